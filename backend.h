@@ -1,0 +1,173 @@
+// backend.h: THE contract between models and machines.
+//
+// A backend is one constant table of functions over plain tensors. The model is written once against this table; cpu/
+// fills it for processors, cuda/ for GPUs. Everything a model does is one of the ops below: what an op computes is
+// written here as a formula, and cpu/ops.c is the same formula in plain C, kept for ever as the meaning.
+//
+// Rules that every backend keeps:
+//  1. Ops only enqueue. Nothing allocates inside an op after the first call with those sizes.
+//  2. A row's result does not depend on its batch. Forward ops give row i the same bits whether it comes alone, among
+//     others, or in another order; the order of every sum is fixed by the sizes of the row's own data, never by thread
+//     count, number of rows or position.
+//  3. Sums over rows (weight gradients) are made of one partial sum per segment of `segment` rows (a sequence), added
+//     in order. So a batch split into micro-batches at sequence boundaries gives the same bits.
+//  4. supports() is asked when a model is loaded. There is no fallback inside a step.
+//  5. Members named _back ADD to gradients of weights and OVERWRITE gradients of activations unless they say otherwise.
+//
+// Letters: n rows of activations, C channels, M and K rows and columns of a weight, H query heads, G key/value heads,
+// D head size, F feed-forward width, V vocabulary. Activations are f32, row-major. A product with a weight is
+// out[n,M] = x[n,K] w[M,K]^T, as in PyTorch's Linear.
+#ifndef LEHR_BACKEND_H
+#define LEHR_BACKEND_H
+
+#include "core/core.h"
+
+// How the numbers of a weight lie. ROWS: row after row. DEVICE: whatever weight_load chose; only matmul and embed
+// read it, and data means nothing outside the backend.
+enum layout { LAYOUT_ROWS, LAYOUT_DEVICE };
+
+// A view of memory; owns nothing, frees nothing. A vector is one row. mats > 1: equal matrices one after the other.
+struct tensor {
+    void *data;
+    enum dtype dtype;
+    enum layout layout;
+    int64_t mats, rows, cols;
+    size_t row_bytes; // from a row to the next; cols may be fewer than it holds (a slice of columns)
+};
+
+static inline bool tensor_present(const struct tensor *t) { return t->data != NULL; }
+static inline struct tensor tensor_f32(float *data, int64_t rows, int64_t cols) {
+    return (struct tensor){data, DTYPE_F32, LAYOUT_ROWS, 1, rows, cols, (size_t)cols * sizeof(float)};
+}
+// Rows [at, at + rows) of a ROWS tensor with mats == 1.
+static inline struct tensor tensor_rows(struct tensor t, int64_t at, int64_t rows) {
+    assert(t.layout == LAYOUT_ROWS && t.mats == 1 && at >= 0 && rows >= 0 && at + rows <= t.rows);
+    t.data = (char *)t.data + (size_t)at * t.row_bytes;
+    t.rows = rows;
+    return t;
+}
+
+enum op {
+    OP_EMBED, OP_EMBED_BACK, OP_RMSNORM, OP_RMSNORM_BACK, OP_MATMUL, OP_MATMUL_DX, OP_MATMUL_DW, OP_ROPE, OP_STORE_ROWS,
+    OP_ATTEND, OP_ATTEND_BACK, OP_GLU, OP_GLU_BACK, OP_ADD, OP_CROSS_ENTROPY, OP_SUM_SQUARES, OP_ADAMW, OP_CAST, OP_COUNT
+};
+const char *op_name(enum op op); // "matmul"
+
+// out[i,:] = scale * table[ids[i],:]                       table [V,C] of any dtype; ids on the device, in [0,V)
+struct embed_args { struct tensor out, table; const int32_t *ids; float scale; };
+// dtable[ids[i],:] += scale * dout[i,:], in order of i     dtable [V,C] f32
+struct embed_back_args { struct tensor dtable, dout; const int32_t *ids; float scale; };
+
+// out = x / sqrt(mean(x^2) + eps) * weight, by rows        weight [1,C] f32; out may be x. (Zhang & Sennrich 2019, eq. 4)
+struct rmsnorm_args { struct tensor out, x, weight; float eps; };
+// dx += d out/d x . dout ; dweight += ... by segments.     dx ADDS: it is the residual stream's gradient
+struct rmsnorm_back_args { struct tensor dx, dweight, dout, x, weight; float eps; int64_t segment; };
+
+// out = scale * x w^T + (accumulate ? out : 0)             out [n,M], x [n,K] f32; w [M,K] of any dtype and layout.
+// The sum over K: chains of fused multiply-adds over blocks of 256 columns, each from zero, block sums added in order.
+// scale 0 means 1, here and below.
+struct matmul_args { struct tensor out, x, w; float scale; bool accumulate; };
+// dx = scale * dout w + (accumulate ? dx : 0)              dx [n,K], dout [n,M], w [M,K] ROWS f32 or bf16
+struct matmul_dx_args { struct tensor dx, dout, w; float scale; bool accumulate; };
+// dw += scale * dout^T x, by segments of rows              dw [M,K] f32, dout [n,M], x [n,K]; n a multiple of segment
+struct matmul_dw_args { struct tensor dw, dout, x; float scale; int64_t segment; };
+
+// Rotates pairs of every head of x [n, heads*D] in place by angle pos[i] * freq[j], j < rotated/2. (Su et al. 2021)
+// ADJACENT pairs (2j, 2j+1); HALVES pairs (j, j + rotated/2). Columns from `rotated` on stay. inverse: by -angle
+// (the backward twin, as a rotation's transpose is its inverse).
+enum rope_pairs { ROPE_ADJACENT, ROPE_HALVES };
+struct rope_args {
+    struct tensor x; const int32_t *pos; const float *freq; // freq on the device, rotated/2 values
+    int64_t head_size, rotated; enum rope_pairs pairs; bool inverse;
+};
+
+// dst[rows[i],:] = src[i,:] with a cast                    dst f32, f16 or bf16 (a KV cache); rows on the device
+struct store_rows_args { struct tensor dst, src; const int32_t *rows; };
+
+// Softmax attention. Row i, head h sees key rows lo[i] <= j < hi[i] of k and v, kv head h / (H/G):
+//   p_j = softmax_j(scale * q[i,h] . k[j,g]) ; out[i,h] = sum_j p_j v[j,g]
+// One op for training (keys are the rows themselves, lo = start of the document), prompt reading and decoding
+// (keys are a cache). q, out [n,H*D] f32; k, v [any, G*D] f32, f16 or bf16. An empty range gives zeros.
+// lse (may be NULL) receives log-sum-exp of the scaled scores, [n,H], for attend_back.
+struct attend_args {
+    struct tensor out, q, k, v; const int32_t *lo, *hi; float *lse;
+    int64_t heads, kv_heads, head_size; float scale; // scale is used as given, never defaulted
+};
+// dq, dk, dv overwritten. k, v f32; rows come in segments, the keys of a row lie inside its own segment.
+struct attend_back_args {
+    struct tensor dq, dk, dv, dout, out, q, k, v; const int32_t *lo, *hi; const float *lse;
+    int64_t heads, kv_heads, head_size; float scale; int64_t segment;
+};
+
+// out = act(gate) * up                                     [n,F]; out may be gate or up. SILU: x/(1+e^-x);
+// GELU: tanh form, .5x(1+tanh(sqrt(2/pi)(x+.044715x^3))). (Shazeer 2020)
+enum glu_kind { GLU_SILU, GLU_GELU };
+struct glu_args { struct tensor out, gate, up; enum glu_kind kind; };
+// dgate and dup may alias dout, gate or up.
+struct glu_back_args { struct tensor dgate, dup, dout, gate, up; enum glu_kind kind; };
+
+// out = a + scale * b (a absent: scale * b)                out may be a or b
+struct add_args { struct tensor out, a, b; float scale; };
+
+// z = logit_scale * logits[i,:];  loss[i] = logsumexp(z) - z[target[i]], 0 where target is -1.
+// grad_scale != 0: logits[i,:] = grad_scale * logit_scale * (softmax(z) - onehot(target)), zeros where target is -1.
+struct cross_entropy_args { float *loss; struct tensor logits; const int32_t *targets; float logit_scale, grad_scale; };
+
+// *out = sum of x^2 in double; chunks of 4096 values summed in order. out on the device.
+struct sum_squares_args { double *out; struct tensor x; };
+
+// AdamW (Loshchilov & Hutter 2019) on gradient g*grad_scale:
+//   m = b1 m + (1-b1) g ; v = b2 v + (1-b2) g^2 ; w -= lr (mh / (sqrt(vh) + eps) + weight_decay w), mh, vh bias-corrected
+// with t = step (from 1). w, g, m, v f32 of one shape; copy (may be absent): bf16, receives the rounded w.
+struct adamw_args {
+    struct tensor w, g, m, v, copy;
+    float lr, beta1, beta2, eps, weight_decay, grad_scale; int64_t step;
+};
+
+// dst = src converted, element by element; same rows and cols. Any dtypes with a conversion; ROWS.
+struct cast_args { struct tensor dst, src; };
+
+struct backend {
+    const char *name; // "cpu"
+    // --- memory. Device addresses are void *; on the CPU they are host addresses.
+    void *(*alloc)(size_t bytes, const char *what, struct err *err); // zeroed; NULL on failure
+    void (*free)(void *p);
+    void (*upload)(void *device, const void *host, size_t bytes);
+    void (*download)(void *host, const void *device, size_t bytes); // waits for what was enqueued
+    void (*copy)(void *device_to, const void *device_from, size_t bytes);
+    void (*zero)(void *device, size_t bytes);
+    // A weight for matmul and embed, from rows in host memory that may be a mapped file. The result may point into
+    // host memory, which must then outlive it; *owned says whether free(result.data) is due.
+    bool (*weight_load)(struct tensor *device, const struct tensor *host, bool *owned, struct err *err);
+    // --- flow
+    void (*begin)(void); // brackets a step: what lies between may be captured and replayed
+    void (*end)(void);
+    void (*sync)(void);
+    void (*report)(struct text *line); // device, threads, kernels chosen: one line
+    bool (*supports)(enum op op, enum dtype dtype); // dtype of the weight, table or cache the op reads
+    // --- ops
+    void (*embed)(const struct embed_args *a);
+    void (*embed_back)(const struct embed_back_args *a);
+    void (*rmsnorm)(const struct rmsnorm_args *a);
+    void (*rmsnorm_back)(const struct rmsnorm_back_args *a);
+    void (*matmul)(const struct matmul_args *a);
+    void (*matmul_dx)(const struct matmul_dx_args *a);
+    void (*matmul_dw)(const struct matmul_dw_args *a);
+    void (*rope)(const struct rope_args *a);
+    void (*store_rows)(const struct store_rows_args *a);
+    void (*attend)(const struct attend_args *a);
+    void (*attend_back)(const struct attend_back_args *a);
+    void (*glu)(const struct glu_args *a);
+    void (*glu_back)(const struct glu_back_args *a);
+    void (*add)(const struct add_args *a);
+    void (*cross_entropy)(const struct cross_entropy_args *a);
+    void (*sum_squares)(const struct sum_squares_args *a);
+    void (*adamw)(const struct adamw_args *a);
+    void (*cast)(const struct cast_args *a);
+};
+
+// level: NULL for the best kernels this processor has, else "plain", "avx2" or "avx512" (refused when not present).
+// NULL with a reason on failure. Starts nothing: the caller has called pool_start.
+const struct backend *backend_cpu(const char *level, struct err *err);
+
+#endif

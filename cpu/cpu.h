@@ -1,0 +1,18 @@
+// cpu.h: what the files of cpu/ share. Nothing outside includes it; the folder's one external symbol is backend_cpu().
+//
+// The plain ops (ops.c) fill every member of the table; a faster file overwrites the members it has. So each level is complete by
+// construction, and a member that a fast file lacks falls to the level below when the table is made, never in a step.
+#ifndef LEHR_CPU_H
+#define LEHR_CPU_H
+
+#include "backend.h"
+
+void cpu_fill_plain(struct backend *b);
+// False when this build or this processor lacks the instructions; then b is untouched.
+bool cpu_fill_avx2(struct backend *b);
+bool cpu_fill_avx512(struct backend *b);
+// 64-byte aligned scratch of one thread, at least `bytes`; grows on first use, contents undefined, valid until the
+// next call with the same thread and slot. slot < 4.
+void *cpu_scratch(int thread, int slot, size_t bytes);
+
+#endif

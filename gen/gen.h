@@ -1,0 +1,95 @@
+// gen: from logits to text.
+//
+// Sampling is Gumbel-max with counter-based noise (design 7): the token at position t is
+//     argmax over v that passed the filters of  log p_t(v) + g(seed, t, v)
+// so, given the seed, the choice at a position is a fixed function of the distribution there: no state to save, and
+// whoever computes the same distribution makes the same choice. Temperature 0 is the plain argmax, ties to the lowest id.
+//
+// Filters form a chain in the order of the table: penalties, top-k, typical, top-p, min-p, temperature, (mirostat replaces
+// the three in the middle). A filter keeps at least one token. --list prints the table.
+#ifndef LEHR_GEN_H
+#define LEHR_GEN_H
+
+#include "core/core.h"
+#include "model/model.h"
+#include "tokenizer/tokenizer.h"
+
+struct sampler_options {
+    double temp;            // 0: greedy. Default 0.8
+    int64_t top_k;          // 0: off. Default 40
+    double top_p, min_p;    // 1 and 0: off. Defaults 0.95, 0.05
+    double typical;         // 1: off (Meister et al. 2022)
+    double repeat_penalty;  // 1: off; divides positive and multiplies negative logits (Keskar et al. 2019)
+    double presence_penalty, frequency_penalty; // 0: off; subtracted once, and per occurrence
+    int64_t repeat_last;    // window of the penalties in tokens; 0: off, -1: all. Default 64
+    int64_t mirostat;       // 0, 1 or 2 (Basu et al. 2021)
+    double mirostat_tau, mirostat_eta; // 5.0, 0.1
+    int64_t seed;           // -1: from the clock, printed
+};
+extern const struct sampler_options sampler_defaults;
+
+struct sampler_filter { // one row per filter, in chain order
+    const char *name, *help;
+};
+extern const struct sampler_filter sampler_filters[];
+extern const int sampler_filter_count;
+
+struct sampler;
+MUST_USE bool sampler_check(const struct sampler_options *o, struct err *err); // ranges; NaN refused
+struct sampler *sampler_new(const struct sampler_options *o, int64_t vocab);   // o checked; seed already resolved
+void sampler_free(struct sampler *s);
+// The token for `position` given logits [V]. -1 with a sentence when the logits have NaN or no finite value.
+int32_t sampler_pick(struct sampler *s, const float *logits, int64_t position, struct err *err);
+void sampler_accept(struct sampler *s, int32_t id);   // the token became part of the text (prompt tokens too)
+// The distribution that sampler_pick draws from: candidates with probabilities, sorted by falling p; for tests and logprobs.
+struct candidate {
+    int32_t id;
+    float logit, p;
+};
+size_t sampler_distribution(struct sampler *s, const float *logits, struct candidate *out); // out: room for V
+
+// --- generating ----------------------------------------------------------------------------------------------------
+
+struct generate_options {
+    int64_t n;                 // tokens to make; -1: until the end token or the context is full
+    bool ignore_eos;
+    const struct opt_words *stop; // texts that end the generation; not printed
+    int64_t logprobs;          // top alternatives reported per token; -1: none
+    bool special;              // print control tokens too
+};
+// One call per chosen token; bytes is text now complete (may be empty), never part of a stop text.
+struct token_event {
+    int32_t id;
+    int64_t position;
+    const char *bytes;
+    size_t n;
+    double logprob;                 // natural log of the model's own p (temperature 1, no filter)
+    const struct candidate *top;    // `logprobs` best by that distribution
+    size_t n_top;
+};
+typedef bool token_fn(void *arg, const struct token_event *e); // false stops
+enum stop_reason { STOP_LENGTH, STOP_END, STOP_TEXT, STOP_CONTEXT, STOP_CALLER };
+struct generate_stats {
+    int64_t prompt_tokens, new_tokens;
+    double prompt_s, new_s, first_s; // first_s: until the first token
+    enum stop_reason why;
+};
+const char *stop_reason_name(enum stop_reason r);
+// Feeds prompt after what is in the session, then samples. False when the session or sampler failed.
+MUST_USE bool generate(struct session *s, const struct tokenizer *t, struct sampler *sampler, const int32_t *prompt,
+                       size_t n_prompt, const struct generate_options *o, token_fn *fn, void *arg,
+                       struct generate_stats *stats, struct err *err);
+
+// --- scoring -------------------------------------------------------------------------------------------------------
+
+// Perplexity by llama.cpp's protocol: chunks of ctx tokens, BOS in front of each when the model has one, only the second half
+// scored; or by a sliding window (stride > 0): windows of ctx every stride tokens, each token scored once.
+struct perplexity {
+    double nll, nll_sq; // sums over scored tokens, nats
+    int64_t tokens, bytes;
+};
+MUST_USE bool perplexity_run(struct session *s, const struct tokenizer *t, const int32_t *ids, size_t n, int64_t ctx,
+                             int64_t stride, int64_t max_chunks, void (*each)(void *arg, const struct perplexity *so_far),
+                             void *arg, struct perplexity *out, struct err *err);
+
+#endif

@@ -1,0 +1,75 @@
+// tokenizer: text to ids and back, and training a byte-level BPE.
+//
+// Three kinds: BPE over bytes with the GPT-2 pre-tokenizer (Radford et al. 2019; merges applied by rank), SPM
+// (SentencePiece BPE as in Llama 2: merges by score, spaces become U+2581, unknown characters fall back to byte tokens),
+// and BYTE, which is a BPE without merges: 256 bytes and one end token. Decoding is exact: for BPE and BYTE,
+// decode(encode(x)) == x for every byte string x.
+//
+// Text never becomes a control token unless the caller asks (TOKENIZE_SPECIAL): spellings such as "<s>" in user text are
+// plain text. Encoding is O(n log n) for every input, also for a megabyte of one letter.
+#ifndef LEHR_TOKENIZER_H
+#define LEHR_TOKENIZER_H
+
+#include "core/core.h"
+#include "formats/formats.h"
+
+enum tokenizer_kind { TOKENIZER_BYTE, TOKENIZER_BPE, TOKENIZER_SPM };
+enum token_type { TOKEN_NORMAL = 1, TOKEN_UNKNOWN = 2, TOKEN_CONTROL = 3, TOKEN_USER = 4, TOKEN_UNUSED = 5, TOKEN_BYTE = 6 };
+
+struct tokenizer; // immutable after making; safe to share between threads
+
+struct ids { // a growable list of token ids; free with ids_free
+    int32_t *id;
+    size_t count, cap;
+};
+void ids_add(struct ids *ids, int32_t id);
+void ids_free(struct ids *ids);
+
+// From the tokenizer.ggml.* keys of a file. Known models: "gpt2" with tokenizer.ggml.pre "gpt-2" (or absent), "llama".
+// Anything else is refused by name. NULL on failure.
+struct tokenizer *tokenizer_from_file(const struct model_file *f, struct err *err);
+// llama2.c's tokenizer.bin for a model of vocab tokens: id 0 unknown, 1 BOS, 2 EOS, 3..258 bytes. NULL on failure.
+struct tokenizer *tokenizer_from_llama2c(const char *path, int64_t vocab, struct err *err);
+// Any of: "byte"; a GGUF file with a tokenizer; a llama2.c tokenizer.bin (vocab needed, else -1).
+struct tokenizer *tokenizer_open(const char *what, int64_t vocab, struct err *err);
+struct tokenizer *tokenizer_byte(void);
+void tokenizer_free(struct tokenizer *t);
+// The tokenizer.ggml.* keys llama.cpp reads.
+void tokenizer_write(const struct tokenizer *t, struct gguf_out *o);
+
+enum tokenizer_kind tokenizer_kind(const struct tokenizer *t);
+const char *tokenizer_kind_name(const struct tokenizer *t); // "bpe gpt-2", "spm", "byte"
+int64_t tokenizer_vocab(const struct tokenizer *t);
+uint64_t tokenizer_hash(const struct tokenizer *t); // of kind, token bytes, merges and special ids
+int32_t tokenizer_bos(const struct tokenizer *t);   // -1 when there is none
+int32_t tokenizer_eos(const struct tokenizer *t);
+bool tokenizer_adds_bos(const struct tokenizer *t); // whether a prompt begins with BOS
+bool tokenizer_is_end(const struct tokenizer *t, int32_t id); // any end-of-generation token
+enum token_type tokenizer_type(const struct tokenizer *t, int32_t id);
+// The token as it stands in the vocabulary (for listings), and as bytes of text (control tokens: empty).
+struct span tokenizer_token(const struct tokenizer *t, int32_t id);
+struct span tokenizer_piece(const struct tokenizer *t, int32_t id);
+// SPM prints no space for the very first token of a text; first says it is that one.
+struct span tokenizer_piece_at(const struct tokenizer *t, int32_t id, bool first);
+
+enum tokenize_flags { TOKENIZE_BOS = 1, TOKENIZE_SPECIAL = 2 }; // add BOS if the model wants one; control spellings count
+// Appends the ids of n bytes to out. Never fails: every byte string has ids.
+void tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, unsigned flags, struct ids *out);
+
+// Streaming decode: bytes that do not yet end a UTF-8 character are held back; invalid ones pass as they are at
+// the next call that shows they cannot complete. 0-initialise.
+struct utf8_hold {
+    char held[4];
+    int n;
+};
+// Appends to out what of held + bytes is complete; flush at the end appends U+FFFD for what is left.
+void utf8_hold_feed(struct utf8_hold *h, const char *bytes, size_t n, struct text *out);
+void utf8_hold_flush(struct utf8_hold *h, struct text *out);
+
+// Training. documents are n spans; vocab >= 257: 256 bytes, merges, and the last id is "<|endoftext|>" (control, EOS and BOS). Uses
+// the pool; the result depends only on the multiset of pre-tokens (ties: the smaller pair of ids). If the text
+// runs out of pairs the vocabulary is smaller than asked. max_bytes: train on about that many bytes, 0 for all,
+// chosen as whole documents spread evenly. (Sennrich et al. 2016; incremental pair counts with a heap.)
+struct tokenizer *tokenizer_train(const struct span *documents, size_t n, int64_t vocab, size_t max_bytes, struct err *err);
+
+#endif
