@@ -1,0 +1,219 @@
+// mem.c: errors, checked sizes, host memory, arenas, texts.
+//
+// Host memory is the one resource whose lack ends the program: a half-made object is harder to get right than a
+// sentence and exit code 1. Everything else that fails is told through struct err. In test builds (LEHR_GUARD)
+// allocations can be frozen, which is how "nothing is allocated after the first step" is held.
+#include "core/core.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+// ---- errors
+
+bool err_set(struct err *err, const char *format, ...) {
+    if (!err) return false;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(err->text, sizeof err->text, format, args);
+    va_end(args);
+    return false;
+}
+
+bool err_in(struct err *err, const char *format, ...) {
+    if (!err) return false;
+    char before[sizeof err->text];
+    va_list args;
+    va_start(args, format);
+    int n = vsnprintf(before, sizeof before, format, args);
+    va_end(args);
+    size_t used = n < 0 ? 0 : (size_t)n >= sizeof before ? sizeof before - 1 : (size_t)n;
+    size_t room = sizeof err->text - 1;
+    if (used + 2 > room) used = room - 2;
+    size_t keep = strlen(err->text);
+    if (used + 2 + keep > room) keep = room - used - 2;
+    memmove(err->text + used + 2, err->text, keep);
+    memcpy(err->text, before, used);
+    memcpy(err->text + used, ": ", 2);
+    err->text[used + 2 + keep] = '\0';
+    return false;
+}
+
+// ---- sizes
+
+bool size_mul(size_t a, size_t b, size_t *out) { return !__builtin_mul_overflow(a, b, out); }
+bool size_add(size_t a, size_t b, size_t *out) { return !__builtin_add_overflow(a, b, out); }
+
+// ---- memory
+
+#ifdef LEHR_GUARD
+static int frozen;
+static long fail_at;
+#endif
+
+void mem_freeze(bool on) {
+#ifdef LEHR_GUARD
+    frozen += on ? 1 : -1;
+    assert(frozen >= 0);
+#else
+    (void)on;
+#endif
+}
+
+void mem_fail_at(long n) {
+#ifdef LEHR_GUARD
+    fail_at = n;
+#else
+    (void)n;
+#endif
+}
+
+static _Noreturn void out_of_memory(size_t bytes, const char *what) {
+    char size[32];
+    fprintf(stderr, "out of memory: %s for the %s could not be had; use a smaller model, context or batch\n",
+            text_bytes(size, (double)bytes), what);
+    exit(1);
+}
+
+static void allocation_due(size_t bytes, const char *what) {
+#ifdef LEHR_GUARD
+    if (frozen) {
+        fprintf(stderr, "allocation of %zu bytes for the %s while allocations are frozen\n", bytes, what);
+        abort();
+    }
+    if (fail_at > 0 && --fail_at == 0) out_of_memory(bytes, what);
+#else
+    (void)bytes, (void)what;
+#endif
+}
+
+void *mem_alloc(size_t bytes, const char *what) {
+    allocation_due(bytes, what);
+    void *p = calloc(bytes ? bytes : 1, 1);
+    if (!p) out_of_memory(bytes, what);
+    return p;
+}
+
+void *mem_array(size_t count, size_t each_bytes, const char *what) {
+    size_t bytes;
+    if (!size_mul(count, each_bytes, &bytes)) out_of_memory(SIZE_MAX, what);
+    return mem_alloc(bytes, what);
+}
+
+void mem_grow(void **p, size_t *cap, size_t need, size_t each_bytes, const char *what) {
+    if (need <= *cap) return;
+    allocation_due(need, what);
+    size_t to = *cap ? *cap : 16, bytes;
+    while (to < need && size_mul(to, 2, &to)) {}
+    if (to < need) to = need;
+    if (!size_mul(to, each_bytes, &bytes)) out_of_memory(SIZE_MAX, what);
+    void *grown = realloc(*p, bytes);
+    if (!grown) out_of_memory(bytes, what);
+    memset((char *)grown + *cap * each_bytes, 0, bytes - *cap * each_bytes);
+    *p = grown;
+    *cap = to;
+}
+
+char *mem_text(const char *text) {
+    size_t n = strlen(text) + 1;
+    return memcpy(mem_alloc(n, "text"), text, n);
+}
+
+void mem_free(void *p) { free(p); }
+
+size_t mem_peak_bytes(void) {
+    struct rusage use;
+    return getrusage(RUSAGE_SELF, &use) ? 0 : (size_t)use.ru_maxrss * 1024;
+}
+
+// One number from a small file such as a cgroup limit; SIZE_MAX for "max" or when it cannot be read.
+static size_t number_in(const char *path) {
+    FILE *f = fopen(path, "r");
+    unsigned long long x;
+    size_t value = SIZE_MAX;
+    if (!f) return value;
+    if (fscanf(f, "%llu", &x) == 1) value = (size_t)x;
+    fclose(f);
+    return value;
+}
+
+size_t mem_available_bytes(void) {
+    size_t available = 0;
+    FILE *f = fopen("/proc/meminfo", "r");
+    if (f) {
+        char line[128];
+        unsigned long long kib;
+        while (fgets(line, sizeof line, f))
+            if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1) available = (size_t)kib * 1024;
+        fclose(f);
+    }
+    size_t limit = number_in("/sys/fs/cgroup/memory.max");
+    size_t used = number_in("/sys/fs/cgroup/memory.current");
+    if (limit != SIZE_MAX && used != SIZE_MAX) {
+        size_t left = limit > used ? limit - used : 0;
+        if (left < available) available = left;
+    }
+    return available;
+}
+
+// ---- arenas
+
+void arena_open(struct arena *a, size_t bytes, const char *what) {
+    size_t size = arena_round(bytes ? bytes : 1);
+    allocation_due(size, what);
+    void *base = NULL;
+    if (posix_memalign(&base, 64, size)) out_of_memory(size, what);
+    memset(base, 0, size);
+    *a = (struct arena){base, 0, size, what};
+}
+
+void *arena_take(struct arena *a, size_t bytes) {
+    size_t n = arena_round(bytes);
+    assert(n <= a->size - a->used);
+    void *p = a->base + a->used;
+    a->used += n;
+    return p;
+}
+
+void arena_reset(struct arena *a) { a->used = 0; }
+
+void arena_close(struct arena *a) {
+    free(a->base);
+    *a = (struct arena){0};
+}
+
+// ---- texts
+
+void text_add(struct text *t, const char *bytes, size_t n) {
+    mem_grow((void **)&t->data, &t->cap, t->len + n + 1, 1, "text");
+    if (n) memcpy(t->data + t->len, bytes, n);
+    t->len += n;
+    t->data[t->len] = '\0';
+}
+
+void text_str(struct text *t, const char *s) { text_add(t, s, strlen(s)); }
+
+void text_fmt(struct text *t, const char *format, ...) {
+    va_list args, again;
+    va_start(args, format);
+    va_copy(again, args);
+    int n = vsnprintf(NULL, 0, format, args);
+    va_end(args);
+    assert(n >= 0);
+    mem_grow((void **)&t->data, &t->cap, t->len + (size_t)n + 1, 1, "text");
+    vsnprintf(t->data + t->len, (size_t)n + 1, format, again);
+    va_end(again);
+    t->len += (size_t)n;
+}
+
+void text_clear(struct text *t) {
+    t->len = 0;
+    if (t->data) t->data[0] = '\0';
+}
+
+void text_free(struct text *t) {
+    mem_free(t->data);
+    *t = (struct text){0};
+}
