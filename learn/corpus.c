@@ -54,8 +54,7 @@ static size_t line_end_before(const char *start, const char *end) {
 static void add_between(struct corpus *c, const char *start, const char *end, bool after_marker) {
     if (after_marker) start += line_end_at(start, end);
     end -= line_end_before(start, end);
-    size_t blank = line_end_before(start, end); // the line before is blank when its end follows another line end
-    if (blank && (end - blank == start || end[-(ptrdiff_t)blank - 1] == '\n')) end -= blank;
+    end -= line_end_before(start, end); // what still ends in a line end had a blank last line
     add_document(c, start, (size_t)(end - start));
 }
 

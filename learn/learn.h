@@ -137,7 +137,8 @@ void tokens_free(struct tokens *t);
 // The tokens are a ring. Epoch e cuts loader_epoch(t, T) windows of T from it, from a place drawn for the epoch, in an order
 // drawn for the epoch; so each token is an input at most once per epoch, fewer than T are left out, others each time. The
 // target of a row is the next token: a document's last row predicts its EOS; EOS as input begins the next document, as its
-// BOS. doc_start: base + the row of this sequence where the row's document begins. Needs t->count > T, which callers check.
+// BOS. A separate BOS is never a target (-1: nothing is learned from it). doc_start: base + the row of this sequence where the
+// row's document begins. Needs t->count > T, which callers check.
 int64_t loader_epoch(const struct tokens *t, int64_t T); // sequences per epoch
 void loader_sequence(const struct tokens *t, int64_t T, uint64_t seed, int64_t s, int32_t base, int32_t *ids,
                      int32_t *targets, int32_t *doc_start);
