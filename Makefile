@@ -25,7 +25,7 @@ ifneq (,$(filter x86_64 amd64,$(ARCH)))
 endif
 
 MODULES := core formats tokenizer cpu model gen learn
-SRC     := $(wildcard $(MODULES:%=%/*.c))
+SRC     := backend.c $(wildcard $(MODULES:%=%/*.c))
 OBJ     := $(SRC:%.c=$(B)/%.o)
 TESTSRC := $(wildcard tests/*.c)
 TESTOBJ := $(TESTSRC:%.c=$(B)/%.o)
