@@ -25,6 +25,7 @@
  *
  * What it does not do: no learning, no weights on choices, no Unicode, no threads.
  */
+#include "stories.h"
 #include "stories_patterns.h"
 #include "stories_words.h"
 
@@ -1346,6 +1347,23 @@ static int run_score(const struct grammar *g, const char *path) {
     return 0;
 }
 
+bool stories_write_file(const char *path, uint64_t seed, size_t bytes, double *nats_per_byte) {
+    struct grammar *g = grammar_new();
+    struct options options = {.n_stories = UINT64_MAX, .seed = seed, .bytes = bytes};
+    FILE *to = fopen(path, "wb");
+    struct corpus corpus = {0};
+    bool fine = to != NULL;
+    if (fine) {
+        corpus = corpus_make(g, &options, to);
+        fine = ferror(to) == 0;
+        fine = fclose(to) == 0 && fine;
+        *nats_per_byte = corpus.nats / (double)(corpus.n_bytes + corpus.n_stories);
+    }
+    free(g);
+    return fine;
+}
+
+#ifndef STORIES_LIBRARY /* ./train links this file without its main */
 int main(int argc, char **argv) {
     struct options options = options_parse(argc, argv);
     if (options.help) {
@@ -1372,3 +1390,4 @@ int main(int argc, char **argv) {
     }
     return status;
 }
+#endif
