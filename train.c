@@ -161,7 +161,7 @@ static void draw_log(const struct log_rows *rows, FILE *to) {
         valid[i] = rows->row[i].val_loss;
         any_valid = any_valid || isfinite(valid[i]);
     }
-    struct series series[2] = {{"training loss", x, loss, rows->count}, {"validation", x, valid, rows->count}};
+    struct series series[2] = {{"training loss", x, loss, rows->count, LOOK_LINE}, {"validation", x, valid, rows->count, LOOK_POINTS}};
     struct plot plot = {"loss in nats per token", "tokens", "", series, any_valid ? 2u : 1u, false};
     int width = term_width();
     plot_terminal(&plot, width > 100 ? 100 : width, 16, to);

@@ -1363,8 +1363,7 @@ bool stories_write_file(const char *path, uint64_t seed, size_t bytes, double *n
     return fine;
 }
 
-#ifndef STORIES_LIBRARY /* ./train links this file without its main */
-int main(int argc, char **argv) {
+int stories_main(int argc, char **argv) {
     struct options options = options_parse(argc, argv);
     if (options.help) {
         options_print_help(stdout);
@@ -1390,4 +1389,7 @@ int main(int argc, char **argv) {
     }
     return status;
 }
+
+#ifndef STORIES_LIBRARY /* ./train links this file without its main */
+int main(int argc, char **argv) { return stories_main(argc, argv); }
 #endif

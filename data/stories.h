@@ -10,4 +10,7 @@
 // probability of what was written, per byte of story text and one end mark each. False when the file cannot be written.
 bool stories_write_file(const char *path, uint64_t seed, size_t bytes, double *nats_per_byte);
 
+// The whole command line program.
+int stories_main(int argc, char **argv);
+
 #endif
