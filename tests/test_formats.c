@@ -1153,27 +1153,28 @@ static struct gguf_out *with_tensor(void) {
     struct gguf_out *o = gguf_out_open(in_folder("x.gguf"), &err);
     cr_assert(o, "%s", err.text);
     gguf_out_tensor(o, "w", DTYPE_F32, 1, eight);
+    remove_folder(); // the file stays open without a name: a test that ends in an abort runs no .fini
     return o;
 }
 
-Test(writer, a_key_after_a_tensor_is_a_bug, .signal = SIGABRT, .fini = remove_folder) { gguf_out_u32(with_tensor(), "k", 1); }
-Test(writer, data_past_a_tensor_is_a_bug, .signal = SIGABRT, .fini = remove_folder) {
+Test(writer, a_key_after_a_tensor_is_a_bug, .signal = SIGABRT) { gguf_out_u32(with_tensor(), "k", 1); }
+Test(writer, data_past_a_tensor_is_a_bug, .signal = SIGABRT) {
     static const char bytes[33];
     gguf_out_data(with_tensor(), bytes, sizeof bytes);
 }
-Test(writer, too_little_data_is_a_bug, .signal = SIGABRT, .fini = remove_folder) {
+Test(writer, too_little_data_is_a_bug, .signal = SIGABRT) {
     struct err err;
     struct gguf_out *o = with_tensor();
     gguf_out_data(o, "short", 5);
     if (gguf_out_commit(o, &err)) cr_log_error("committed");
 }
-Test(writer, a_tensor_after_the_seal_is_a_bug, .signal = SIGABRT, .fini = remove_folder) {
+Test(writer, a_tensor_after_the_seal_is_a_bug, .signal = SIGABRT) {
     static const int64_t eight[4] = {8};
     struct gguf_out *o = with_tensor();
     gguf_out_seal(o);
     gguf_out_tensor(o, "late", DTYPE_F32, 1, eight);
 }
-Test(writer, a_seal_after_data_is_a_bug, .signal = SIGABRT, .fini = remove_folder) {
+Test(writer, a_seal_after_data_is_a_bug, .signal = SIGABRT) {
     struct gguf_out *o = with_tensor();
     gguf_out_data(o, "1234", 4);
     gguf_out_seal(o);
