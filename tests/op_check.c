@@ -326,7 +326,7 @@ static bool call_part(const struct op_run *whole, int64_t from, int64_t count, c
 bool op_check_rows(const struct op_case *c, const struct backend *b, struct err *err) {
     static const int64_t rows_at_once[] = {1, 2, 5, 16, 64}, segments_at_once[] = {1, 3};
     const struct op_shape *s = &c->spec->shapes[c->shape];
-    int64_t unit = c->spec->unit < 0 ? s->segment : 1, units = c->spec->unit < 0 ? 8 : 77; // 77: a tail for every size
+    int64_t unit = c->spec->unit < 0 ? s->segment : 1, units = c->spec->unit < 0 ? 8 : s->n > 77 ? s->n : 77; // 77: a tail for all
     const int64_t *sizes = c->spec->unit < 0 ? segments_at_once : rows_at_once;
     size_t n_sizes = c->spec->unit < 0 ? COUNT_OF(segments_at_once) : COUNT_OF(rows_at_once);
     struct op_run whole, parts;
@@ -365,5 +365,40 @@ bool op_check_threads(const struct op_case *c, const struct backend *b, struct e
     }
     run_close(&one);
     pool_start(before);
+    return good;
+}
+
+// A step that went wrong must show: kernels that clamp with min and max may swallow a NaN, or spill it.
+bool op_check_nan(const struct op_case *c, const struct backend *b, struct err *err) {
+    struct op_run clean, spoiled;
+    if (!run_whole(&clean, c, 0, b, err)) return false;
+    run_open(&spoiled, c, 0);
+    bool good = true;
+    for (int i = 0; i < spoiled.n_bufs && good; i++) {
+        const struct op_buf *in = &spoiled.buf[i];
+        bool wanted = in->role & IN && in->role & BY_ROW && !(in->role & UNREAD) && in->dtype == DTYPE_F32;
+        if (!wanted) continue;
+        run_again(&spoiled);
+        for (int64_t k = 0; k < in->cols; k++) ((float *)(void *)in->data)[k] = NAN; // row 0
+        good = run_call(&spoiled, b, err);
+        bool seen = false, by_row = false;
+        for (int o = 0; o < spoiled.n_bufs && good; o++) {
+            struct op_buf *x = &clean.buf[o], *y = &spoiled.buf[o];
+            if (!(y->role & OUT) || !(y->role & BY_ROW)) continue;
+            by_row = true;
+            double *row = mem_array((size_t)y->cols, sizeof *row, "row");
+            row_to_doubles(y, y->data, 0, row);
+            for (int64_t k = 0; k < y->cols; k++) seen = seen || isnan(row[k]);
+            mem_free(row);
+            for (int64_t k = 1; k < y->rows && good; k++)
+                if (memcmp(x->data + (size_t)k * x->row_bytes, y->data + (size_t)k * y->row_bytes, row_used(y)))
+                    good = err_set(err, "%s: NaN in row 0 of %s changed row %lld of %s", running, in->name, (long long)k, y->name);
+        }
+        bool has_nan = dtype_row(spoiled.dtype)->block_weights == 1; // block formats have none
+        if (good && by_row && !seen && has_nan)
+            good = err_set(err, "%s: NaN in row 0 of %s did not come out", running, in->name);
+    }
+    run_close(&spoiled);
+    run_close(&clean);
     return good;
 }
