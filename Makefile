@@ -33,7 +33,7 @@ TESTOBJ := $(TESTSRC:%.c=$(B)/%.o)
 all: train run ## build ./train and ./run
 train run: %: $(B)/%
 	@cp -f $< $@
-$(B)/train: $(B)/train.o $(OBJ)
+$(B)/train: $(B)/train.o $(B)/data/stories.o $(OBJ)
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 $(B)/run: $(B)/run.o $(OBJ)
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
@@ -43,6 +43,7 @@ $(B)/stories: data/stories.c $(wildcard data/*.h)
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) -O2 -std=c11 $(WARN) -o $@ $< -lm
 
+$(B)/data/stories.o: CPPFLAGS += -DSTORIES_LIBRARY
 $(B)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(OURS) $(CFLAGS) $(ISA_$(basename $(notdir $<))) -c -o $@ $<
@@ -64,4 +65,4 @@ help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
 .PHONY: all test test-binaries asan clean help
--include $(OBJ:.o=.d) $(TESTOBJ:.o=.d) $(B)/train.d $(B)/run.d
+-include $(OBJ:.o=.d) $(TESTOBJ:.o=.d) $(B)/train.d $(B)/run.d $(B)/data/stories.d

@@ -27,7 +27,7 @@ static struct {
         *export_dtype, *plot, *prompt;
     int64_t width, layers, heads, kv_heads, head_size, ffn;
     int64_t seq, batch_tokens, micro_batch, tokens, steps, decay_tokens, seed, threads;
-    int64_t save_every, keep, eval_every, eval_tokens, samples, tokenizer_bytes;
+    int64_t save_every, keep, eval_every, eval_tokens, samples, tokenizer_bytes, story_bytes;
     double time, lr, warmup, decay, final, power_a, power_b, beta1, beta2, eps, weight_decay, clip, guard, valid_share,
         save_seconds, floor;
     bool override, resume, plan, list, help, version, tied, doc_mask;
@@ -35,13 +35,14 @@ static struct {
     .out = "out", .family = "granite", .size = "1M", .tokenizer = "bpe:2048", .schedule = "power",
     .decay_shape = "linear", .dtype = "f32", .device = "auto", .export_dtype = "f32",
     .seq = 256, .seed = 1, .keep = 2, .eval_every = 0, .eval_tokens = 65536, .samples = 3,
-    .decay = 0.2, .power_a = 4, .power_b = -0.51, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1,
+    .story_bytes = 16000000, .decay = 0.2, .power_a = 4, .power_b = -0.51, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1,
     .clip = 1, .guard = 6, .valid_share = 0.05, .save_seconds = 600, .floor = 0, .resume = true, .tied = true, .doc_mask = true,
 };
 
 // clang-format off
 static struct opt table[] = {
     {"--data", OPT_MANY, &o.data, 0, 0, "PATH", "[Data] text to learn: .txt, .jsonl, folders, .tok, - for standard input; the option's name may be left out", 0},
+    {"--story-bytes", OPT_INT, &o.story_bytes, 10000, 1e12, "N", "with no path: how much of our own stories to write and learn", 0},
     {"--valid", OPT_MANY, &o.valid, 0, 0, "PATH", "text to validate on; without it --valid-share of the documents, chosen by their hash", 0},
     {"--valid-share", OPT_REAL, &o.valid_share, 0, 0.5, "X", "share of documents (or of the end of a single one) kept for validation", 0},
     {"--tokenizer", OPT_TEXT, &o.tokenizer, 0, 0, "WHAT", "bpe:N trains one of N tokens on the data; byte; or a GGUF file that carries one", 0},
@@ -160,7 +161,7 @@ static void draw_log(const struct log_rows *rows, FILE *to) {
         valid[i] = rows->row[i].val_loss;
         any_valid = any_valid || isfinite(valid[i]);
     }
-    struct series series[2] = {{"training loss", x, loss, rows->count}, {"validation", x, valid, rows->count}};
+    struct series series[2] = {{"training loss", x, loss, rows->count, LOOK_LINE}, {"validation", x, valid, rows->count, LOOK_POINTS}};
     struct plot plot = {"loss in nats per token", "tokens", "", series, any_valid ? 2u : 1u, false};
     int width = term_width();
     plot_terminal(&plot, width > 100 ? 100 : width, 16, to);
@@ -202,13 +203,13 @@ static void read_corpus(struct corpus *c, const struct opt_words *paths) {
     print_notes(&c->notes);
 }
 
+// Written anew each time: the same seed and size give the same bytes, so a resumed run finds its data again.
 static void make_stories(struct run *r) {
-    struct err err;
     struct text path = {0};
     text_fmt(&path, "%s/stories.txt", o.out);
-    if (!file_exists(path.data) && !stories_write(path.data, 1, (size_t)16 << 20, &r->floor, &err)) fail(1, &err);
-    if (isnan(r->floor)) r->floor = stories_entropy();
-    fprintf(stderr, "data: no text was named, so %s holds stories of our own; their source has %.4f nats per byte\n",
+    if (!stories_write_file(path.data, 1, (size_t)o.story_bytes, &r->floor))
+        refuse(1, "%s: the stories could not be written; is the disk full?", path.data);
+    fprintf(stderr, "data: no text was named, so stories of our own were written to %s; a perfect model would score %.4f nats per byte\n",
             path.data, r->floor);
     mem_grow((void **)&o.data.word, &o.data.cap, 1, sizeof *o.data.word, "data path");
     o.data.word[o.data.count++] = mem_text(path.data);
@@ -275,7 +276,7 @@ static void make_data(struct run *r, const struct model_file *from) {
     }
     corpus_free(&corpus);
     corpus_free(&held_out);
-    if (!o.doc_mask) r->train.eos = r->valid.eos = -1;
+    if (!o.doc_mask) r->train.start = r->valid.start = -1;
     print_tokens("training", &r->train);
     print_tokens("validation", &r->valid);
     if (r->train.count < o.seq + 1)
@@ -410,7 +411,7 @@ static void adopt_options(const struct run_state *saved, const char *path) {
                path, (int)theirs.n, theirs.p, (int)ours.n, ours.p);
     }
     text_free(&now);
-    if (!opt_read_text(table, COUNT_OF(table), saved->options.data, path, &err)) fail(1, &err);
+    if (!opt_read_text(table, COUNT_OF(table), saved->options.data, saved->options.len, path, &err)) fail(1, &err);
 }
 
 // The checkpoint to go on from: --decay-from, or the newest whole one in --out. NULL to start afresh.
@@ -472,8 +473,7 @@ static double evaluate(struct run *r, int64_t tokens) {
             loader_window(&r->valid, T, (w + i) * windows / wanted, (int32_t)(i * T), r->ids + i * T, r->targets + i * T,
                           r->doc_start + i * T);
         train_loss(r->acts, &(struct train_batch){n * T, T, r->ids, r->targets, r->doc_start}, 0, r->losses);
-        for (int64_t i = 0; i < n * T; i++) sum += r->losses[i];
-        scored += n * T;
+        for (int64_t i = 0; i < n * T; i++) sum += r->losses[i], scored += r->targets[i] >= 0;
         w += n;
     }
     return scored ? sum / (double)scored : NAN;
@@ -499,6 +499,7 @@ static double log_evaluation(struct run *r, int64_t tokens) {
 // One step. False when a signal came between micro-batches: the partial gradient is dropped.
 static bool step(struct run *r) {
     int64_t T = o.seq, first = r->state.step * r->n_seq;
+    int64_t scored = 0;
     double start = time_now(), sum = 0, lr = schedule_lr(&r->schedule, (double)r->state.tokens);
     r->backend->begin();
     train_zero_grads(r->acts);
@@ -509,14 +510,15 @@ static bool step(struct run *r) {
                             r->doc_start + i * T);
         train_loss(r->acts, &(struct train_batch){n * T, T, r->ids, r->targets, r->doc_start},
                    1 / (float)o.batch_tokens, r->losses);
-        for (int64_t i = 0; i < n * T; i++) sum += r->losses[i]; // row by row: the split must not show
+        // Row by row, so that the split into micro-batches does not show in the last bits.
+        for (int64_t i = 0; i < n * T; i++) sum += r->losses[i], scored += r->targets[i] >= 0;
         if (stop_wanted) return false;
     }
-    double loss = sum / (double)o.batch_tokens, norm = optimizer_grad_norm(r->optimizer);
+    double loss = sum / (double)(scored ? scored : 1), norm = optimizer_grad_norm(r->optimizer);
     enum guard_verdict verdict = guard_judge(&r->state.guard, loss, norm);
-    if (verdict == GUARD_KEEP) optimizer_step(r->optimizer, lr, norm, r->state.guard.count);
-    r->backend->end();
     r->state.step++;
+    if (verdict == GUARD_KEEP) optimizer_step(r->optimizer, lr, norm, r->state.step - r->state.guard.skipped);
+    r->backend->end();
     r->state.tokens += o.batch_tokens;
     double seconds = time_now() - start;
     r->state.seconds += seconds;
@@ -526,6 +528,8 @@ static bool step(struct run *r) {
     if (verdict != GUARD_KEEP)
         progress_note(&r->progress, "step %lld skipped: %s (loss %g, gradient norm %g)", (long long)r->state.step,
                       guard_name(verdict), loss, norm);
+    if (verdict == GUARD_NOT_FINITE && r->state.guard.in_a_row >= 20)
+        refuse(1, "the loss was not finite 20 steps in a row; the checkpoints in %s are from before: lower --lr", o.out);
     double eta = o.tokens ? (double)(o.tokens - r->state.tokens) / (double)o.batch_tokens * seconds
                           : o.time - r->state.seconds;
     char done[32], speed[32], left[32];

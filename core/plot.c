@@ -381,14 +381,11 @@ void text_html(struct text *t, const char *bytes, size_t n) {
 
 struct frame { // the data area in pixels
     double left, top, width, height;
+    struct axis x, y;
 };
 
-static double frame_x(const struct frame *f, const struct axis *a, double v) {
-    return f->left + f->width * axis_share(a, v);
-}
-static double frame_y(const struct frame *f, const struct axis *a, double v) {
-    return f->top + f->height * (1 - axis_share(a, v));
-}
+static double frame_x(const struct frame *f, double v) { return f->left + f->width * axis_share(&f->x, v); }
+static double frame_y(const struct frame *f, double v) { return f->top + f->height * (1 - axis_share(&f->y, v)); }
 
 static const char *svg_color(const struct plot *p, size_t s) {
     static const char *const colors[COLORS] = {
@@ -404,24 +401,24 @@ static void svg_text(struct text *to, double x, double y, const char *more, cons
     text_str(to, "</text>\n");
 }
 
-static void svg_axes(struct text *to, const struct plot *p, const struct frame *f, const struct axis *x,
-                     const struct axis *y) {
+static void svg_axes(struct text *to, const struct plot *p, const struct frame *f) {
+    const struct axis *x = &f->x, *y = &f->y;
     text_str(to, "<g style=\"stroke:var(--grid,#dfe3e8);stroke-width:1\">\n");
     for (int t = 0; t < y->n_ticks; t++) {
-        double at = frame_y(f, y, y->tick[t].at);
+        double at = frame_y(f, y->tick[t].at);
         text_fmt(to, "<path d=\"M%.1f %.1fH%.1f\"/>\n", f->left, at, f->left + f->width);
     }
     for (int t = 0; t < x->n_ticks; t++) {
-        double at = frame_x(f, x, x->tick[t].at);
+        double at = frame_x(f, x->tick[t].at);
         text_fmt(to, "<path d=\"M%.1f %.1fV%.1f\"/>\n", at, f->top, f->top + f->height);
     }
     text_str(to, "</g>\n<g style=\"fill:var(--muted,#5b6470);font-size:12px\">\n");
     for (int t = 0; t < y->n_ticks; t++) {
-        double at = frame_y(f, y, y->tick[t].at);
+        double at = frame_y(f, y->tick[t].at);
         svg_text(to, f->left - 6, at + 4, " text-anchor=\"end\"", y->tick[t].label);
     }
     for (int t = 0; t < x->n_ticks; t++) {
-        double at = frame_x(f, x, x->tick[t].at);
+        double at = frame_x(f, x->tick[t].at);
         bool last = at > f->left + f->width - 12;
         svg_text(to, at, f->top + f->height + 16, last ? " text-anchor=\"end\"" : " text-anchor=\"middle\"",
                  x->tick[t].label);
@@ -508,24 +505,27 @@ static void pen_add(struct pen *pen, double x, double y) {
     pen->y[1] = y;
 }
 
-static void svg_series(struct text *to, const struct plot *p, size_t s, const struct frame *f, const struct axis *ax,
-                       const struct axis *ay) {
+// As a line, or as points.
+static void svg_series(struct text *to, const struct plot *p, size_t s, const struct frame *f, bool points) {
     const struct series *series = &p->series[s];
-    struct pen pen = {.to = to, .points = series->look == LOOK_POINTS};
-    if (pen.points) {
+    struct pen pen = {.to = to, .points = points};
+    static const char *const styles[] = {
+        [LOOK_LINE] = "stroke-width:2", [LOOK_FAINT] = "stroke-width:1;opacity:.35",
+        [LOOK_POINTS] = "stroke-width:1.2;opacity:.6", [LOOK_DASHED] = "stroke-width:2;stroke-dasharray:5 4",
+    };
+    if (points) {
         text_fmt(to, "<g style=\"fill:%s\">\n", svg_color(p, s));
     } else {
-        text_fmt(to, "<g style=\"fill:none;stroke-linejoin:round;stroke-linecap:round;stroke:%s;stroke-width:%s%s\">\n",
-                 svg_color(p, s), series->look == LOOK_FAINT ? "1;opacity:.35" : "2",
-                 series->look == LOOK_DASHED ? ";stroke-dasharray:5 4" : "");
+        text_fmt(to, "<g style=\"fill:none;stroke-linejoin:round;stroke-linecap:round;stroke:%s;%s\">\n",
+                 svg_color(p, s), styles[series->look]);
     }
     size_t run = 0; // points since the last gap: a lone one would be an invisible line
     double x, y, last_x = 0, last_y = 0;
     for (size_t i = 0; i <= series->n; i++) {
         bool there = i < series->n && point_at(p, series, i, &x, &y);
         if (there) {
-            last_x = frame_x(f, ax, x);
-            last_y = frame_y(f, ay, y);
+            last_x = frame_x(f, x);
+            last_y = frame_y(f, y);
             pen_add(&pen, last_x, last_y);
             run++;
             continue;
@@ -538,13 +538,12 @@ static void svg_series(struct text *to, const struct plot *p, size_t s, const st
 }
 
 void plot_svg(const struct plot *p, int width, int height, struct text *to) {
-    struct axis x, y;
-    bool any = axes_make(p, &x, &y);
     struct frame f = {.left = 58, .top = 52};
+    bool any = axes_make(p, &f.x, &f.y);
     f.width = width < 120 ? 48 : width - 72;
     f.height = height < 160 ? 60 : height - 94;
-    axis_ticks(&y, (int)(f.height / 36));
-    axis_ticks(&x, (int)(f.width / 90));
+    axis_ticks(&f.y, (int)(f.height / 36));
+    axis_ticks(&f.x, (int)(f.width / 90));
     text_fmt(to, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" role=\"img\" "
                  "style=\"font-family:system-ui,sans-serif\">\n<title>", width, height);
     text_html(to, p->title ? p->title : "plot", strlen(p->title ? p->title : "plot"));
@@ -556,8 +555,11 @@ void plot_svg(const struct plot *p, int width, int height, struct text *to) {
     text_free(&heading);
     text_str(to, "</g>\n");
     svg_legend(to, p, 10, 38);
-    svg_axes(to, p, &f, &x, &y);
-    for (size_t s = 0; s < p->n_series; s++) svg_series(to, p, s, &f, &x, &y);
+    svg_axes(to, p, &f);
+    for (size_t s = 0; s < p->n_series; s++) {
+        svg_series(to, p, s, &f, false); // points are joined by a thin line
+        if (p->series[s].look == LOOK_POINTS) svg_series(to, p, s, &f, true);
+    }
     if (!any) {
         svg_text(to, f.left + f.width / 2, f.top + f.height / 2,
                  " text-anchor=\"middle\" style=\"fill:var(--muted,#5b6470);font-size:13px\"", "no data");

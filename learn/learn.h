@@ -181,15 +181,19 @@ MUST_USE bool checkpoint_export(const char *path, const struct model *m, const s
 
 // OUT/log.jsonl: one object per step:
 //   step, tokens, loss (nats per token), lr, grad_norm, dt_ms, tok_per_s, skipped (reason, only then);
-//   evaluations: step, tokens, val_loss, val_bpb... (val_nats_per_byte); flushed line by line.
+//   evaluations: step, tokens, val_loss (nats per token), val_nats_per_byte.
+// Members that are not finite are left out. Losses, lr and grad_norm have all the digits that read back the same, so the
+// logs of equal runs are equal but for dt_ms and tok_per_s. Each line is one write.
 struct log_row {
     int64_t step, tokens;
     double loss, lr, grad_norm, dt_ms, tok_per_s;
-    double val_loss, val_nats_per_byte; // NaN when this row is no evaluation
+    double val_loss, val_nats_per_byte; // NaN when this row is no evaluation, as the five above when it is one
     const char *skipped;                // NULL when kept
 };
 struct log_file;
-// Opens for appending after dropping rows beyond keep_tokens (a resume) and a torn last line.
+// Opens for appending after dropping rows with more than keep_tokens (a resume; -1 drops all) and a torn end. NULL on
+// failure, also when a line in the middle is no row: then the file is untouched. Adding a row allocates nothing; a write
+// error sticks and is told by close, which frees l in any case (NULL is fine).
 struct log_file *log_open(const char *path, int64_t keep_tokens, struct err *err);
 void log_add(struct log_file *l, const struct log_row *row);
 MUST_USE bool log_close(struct log_file *l, struct err *err);
@@ -197,9 +201,11 @@ struct log_rows {
     struct log_row *row;
     size_t count, cap;
 };
+// Absent members are NaN; unknown ones and a torn end are passed over; any other bad line is an error that names it.
 MUST_USE bool log_read(const char *path, struct log_rows *rows, struct err *err);
+void log_rows_free(struct log_rows *rows);
 // One self-contained page: loss, learning rate, gradient norm, tokens/s as SVG, facts as a table, samples. facts: name,
-// value, name, value, ...
+// value, name, value, ...; n_facts counts the strings.
 struct report {
     const char *title;
     const struct log_rows *rows;
