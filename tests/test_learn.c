@@ -864,7 +864,6 @@ Test(checkpoint, exports_are_compared_before_they_are_put_in_place, .init = make
                   dtype_row(dtypes[i])->name, err.text);
         cr_expect(strstr(notes.data, "compared"), "%s", notes.data);
         if (dtypes[i] == DTYPE_F32) cr_expect(strstr(notes.data, "differ by 0 of"), "f32 is exact: %s", notes.data);
-        fprintf(stderr, "%s: %s", dtype_row(dtypes[i])->name, notes.data);
     }
     struct stat before, after;
     cr_assert_eq(stat(in_folder("model.gguf"), &before), 0);
