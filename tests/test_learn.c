@@ -371,13 +371,16 @@ Test(tokens, one_giant_among_many_documents_does_not_spoil_the_split) {
 }
 
 Test(tokens, do_not_depend_on_threads_and_long_documents_equal_their_whole) {
-    struct tokenizer *tok = tokenizer_byte();
     struct corpus c = corpus_of_numbers(500);
-    for (int i = 0; i < 40000; i++) text_fmt(&c.bytes, "%s word%d", i % 50 ? "" : "\n", i);
+    struct err err = {{0}};
+    for (int i = 0; i < 40000; i++)
+        text_fmt(&c.bytes, "%s wor%ld's  thing%s", i % 50 ? "" : "\n\n", (long)(i % 977), i % 3 ? "" : " a thing");
     mem_grow((void **)&c.doc_end, &c.cap_docs, c.n_docs + 1, sizeof *c.doc_end, "test");
     c.doc_end[c.n_docs++] = c.bytes.len;
+    struct span sample = {c.bytes.data, 1 << 16};
+    struct tokenizer *tok = tokenizer_train(&sample, 1, 600, 0, &err);
+    cr_assert_not_null(tok, "%s", err.text);
     struct tokens one, four;
-    struct err err = {{0}};
     cr_assert(tokens_make(&c, tok, 0, &one, NULL, &err));
     pool_start(4);
     cr_assert(tokens_make(&c, tok, 0, &four, NULL, &err));
