@@ -845,3 +845,38 @@ Test(model, stories260k_tells_its_published_story) {
     }
     session_free(s), model_free(m), model_file_close(f);
 }
+
+// Files written by llama.cpp's Python writer, logits computed by its engine (tests/make_model_goldens.py), all in f32.
+Test(model, logits_are_those_of_llama_cpp) {
+    for (size_t f = 0; f < COUNT_OF(both); f++) {
+        char path[64];
+        struct err e = {{0}};
+        struct text golden = {0};
+        snprintf(path, sizeof path, "tests/golden/model_%s.logits", both[f]);
+        cr_assert(file_read_all(path, 1 << 20, &golden, &e), "%s", e.text);
+        int32_t head[2];
+        memcpy(head, golden.data, sizeof head);
+        size_t n = (size_t)head[0], values = n * (size_t)head[1];
+        cr_assert(golden.len == sizeof head + n * sizeof(int32_t) + values * sizeof(float));
+        int32_t *ids = malloc(n * sizeof *ids);
+        float *expected = malloc(values * sizeof *expected);
+        memcpy(ids, golden.data + sizeof head, n * sizeof *ids);
+        memcpy(expected, golden.data + sizeof head + n * sizeof *ids, values * sizeof *expected);
+        snprintf(path, sizeof path, "tests/golden/model_%s.gguf", both[f]);
+        struct model_file *file = open_file(path);
+        struct model *m = model_load(file, cpu(), &e);
+        cr_assert(m && m->config.V == head[1], "%s", e.text);
+        struct session *s = new_session(m, (struct session_options){.all_logits = (int64_t)n});
+        const float *ours = feed(s, ids, (int64_t)n, LOGITS_ALL);
+        double worst = 0, top = 0;
+        for (size_t i = 0; i < values; i++) {
+            worst = fmax(worst, fabs((double)ours[i] - (double)expected[i]));
+            top = fmax(top, fabs((double)expected[i]));
+        }
+        // Two f32 engines: f32 epsilon, square root of the longest sum, ten roundings of the stream per layer, twice.
+        double tolerance = 2 * 0x1p-24 * sqrt((double)m->config.H * (double)m->config.D) * 10 * 2 * top;
+        cr_assert(worst < tolerance, "%s: off by %g, tolerance %g, largest logit %g", both[f], worst, tolerance, top);
+        free(ids), free(expected), text_free(&golden);
+        session_free(s), model_free(m), model_file_close(file);
+    }
+}
