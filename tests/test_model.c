@@ -341,6 +341,29 @@ Test(model, micro_batches_and_threads_change_no_bit) {
     }
 }
 
+// Losses from 1e-20 to 100 in one batch: in floating point their sum would depend on the order.
+Test(model, losses_of_any_size_add_up_the_same) {
+    struct model_config c = tiny("granite");
+    c.logit_divisor = .05f;
+    struct model *m = random_model(&c, DTYPE_F32, 45);
+    struct batch b = random_batch(16, 6, c.V, 46);
+    for (int64_t i = 0; i < b.rows; i += 2) b.targets[i] = b.ids[i]; // what a new tied model guesses
+    struct train_state *t = new_state(m, b.rows, b.T);
+    float *losses = malloc((size_t)b.rows * sizeof *losses);
+    double sum = run_batch(t, &b, 16, 0, losses), expected = 0;
+    float least = INFINITY, most = 0;
+    for (int64_t i = 0; i < b.rows; i++) {
+        expected += (double)losses[i];
+        most = fmaxf(most, losses[i]);
+        if (losses[i] > 0) least = fminf(least, losses[i]);
+    }
+    cr_assert(least < 1e-4f && most > 10, "losses from %g to %g test nothing", (double)least, (double)most);
+    cr_assert(fabs(sum - expected) < 1e-8 * (double)b.rows, "%.12g, expected %.12g", sum, expected);
+    for (int64_t size = 1; size < 16; size++)
+        cr_assert(run_batch(t, &b, size, 0, NULL) == sum, "micro-batches of %lld sequences", (long long)size);
+    free(losses), train_state_free(t), free_batch(&b), model_free(m);
+}
+
 // A vocabulary so large that train_loss cuts the micro-batch into groups by itself.
 Test(model, groups_by_size_of_logits_change_no_bit) {
     struct model_config c = {.family = family_find("granite"), .C = 8, .L = 1, .H = 2, .G = 1, .D = 4, .F = 8,
