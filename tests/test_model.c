@@ -1,8 +1,8 @@
-// test_model.c: what model/ promises: the forward pass is the paper's block, the gradient is its derivative, and how a
-// text or a batch is cut changes no bit.
+// test_model.c: what model/ promises: the forward pass is the paper's block, the gradient is its derivative, and
+// how a text or a batch is cut changes no bit.
 //
-// The oracle is tests/ref_model.c, the same block in double precision. Models are tiny and random, with sizes chosen so
-// that no two letters of the glossary are equal: a mixed-up dimension cannot hide.
+// The oracle is tests/ref_model.c, the same block in double precision. Models are tiny and random, with sizes
+// chosen so that no two letters of the glossary are equal: a mixed-up dimension cannot hide.
 #include "model/internal.h"
 #include "tests/ref_model.h"
 
@@ -39,7 +39,8 @@ static struct model *random_model(const struct model_config *c, enum dtype compu
     for (int i = 0; i < m->n_params; i++) {
         if (m->params[i].init_std != 0) continue;
         float *w = m->params[i].w.data;
-        for (int64_t k = 0; k < m->params[i].cols; k++) w[k] += .2f * (float)rng_normal(seed, 1000 + (uint64_t)i, (uint64_t)k);
+        for (int64_t k = 0; k < m->params[i].cols; k++)
+            w[k] += .2f * (float)rng_normal(seed, 1000 + (uint64_t)i, (uint64_t)k);
     }
     return m;
 }
@@ -240,8 +241,10 @@ Test(model, bf16_products_give_nearly_the_same_gradient) {
         for (int i = 0; i < m->n_params; i++) {
             double ab = 0, aa = 0, bb = 0;
             const float *g = m->params[i].grad.data, *ge = exact->params[i].grad.data;
-            for (int64_t k = 0; k < m->params[i].rows * m->params[i].cols; k++)
-                ab += (double)g[k] * (double)ge[k], aa += (double)g[k] * (double)g[k], bb += (double)ge[k] * (double)ge[k];
+            for (int64_t k = 0; k < m->params[i].rows * m->params[i].cols; k++) {
+                double x = (double)g[k], y = (double)ge[k];
+                ab += x * y, aa += x * x, bb += y * y;
+            }
             cr_assert(ab > .99 * sqrt(aa * bb), "%s %s: cosine %g", both[f], m->params[i].name, ab / sqrt(aa * bb));
         }
         train_state_free(t), train_state_free(te), free_batch(&b), model_free(m), model_free(exact);
@@ -313,8 +316,8 @@ static void same_gradients(struct model *m, const struct batch *b, const int64_t
             struct train_state *t = new_state(m, sizes[i] * b->T, b->T);
             double now = run_batch(t, b, sizes[i], 1.f / (float)b->rows, losses);
             if (first) memcpy(expected, m->grads_block, m->grads_bytes), sum = now;
-            cr_assert(now == sum, "%s, %d threads, %lld sequences: loss %.17g, expected %.17g", m->config.family->name,
-                      threads, (long long)sizes[i], now, sum);
+            cr_assert(now == sum, "%s, %d threads, %lld sequences: loss %.17g, expected %.17g",
+                      m->config.family->name, threads, (long long)sizes[i], now, sum);
             for (int p = 0; p < m->n_params; p++) {
                 size_t at = (size_t)((char *)m->params[p].grad.data - (char *)m->grads_block);
                 size_t bytes = (size_t)(m->params[p].rows * m->params[p].cols) * sizeof(float);
@@ -454,7 +457,8 @@ Test(model, a_few_steps_learn_one_batch_by_heart) {
                     size_t at = (size_t)((char *)p->w.data - (char *)m->weights_block) / sizeof(float);
                     b->adamw(&(struct adamw_args){p->w, p->grad, tensor_f32(mom1 + at, p->rows, p->cols),
                                                   tensor_f32(mom2 + at, p->rows, p->cols), p->w16,
-                                                  (c.mup ? .003f : .01f) * p->lr_scale, .9f, .95f, 1e-8f, 0, 1, step});
+                                                  (c.mup ? .003f : .01f) * p->lr_scale, .9f, .95f, 1e-8f, 0, 1,
+                                                  step});
                 }
             }
             cr_assert(loss < .01, "%s: loss %g after 150 steps", both[f], loss);
@@ -463,7 +467,7 @@ Test(model, a_few_steps_learn_one_batch_by_heart) {
     }
 }
 
-// --- initial weights and sizes ---------------------------------------------------------------------------------------
+// --- initial weights and sizes -------------------------------------------------------------------------------------
 
 Test(model, initial_weights_follow_the_table_and_not_the_threads) {
     struct err e = {{0}};
@@ -587,7 +591,7 @@ Test(model, hostile_configs_are_refused) {
     REFUSED(c.family = NULL);
 }
 
-// --- sessions refuse -------------------------------------------------------------------------------------------------
+// --- sessions refuse -----------------------------------------------------------------------------------------------
 
 Test(model, a_session_refuses_with_a_sentence_and_feeds_nothing) {
     struct model_config c = tiny("llama");
@@ -686,7 +690,8 @@ Test(model, what_is_written_reads_back_as_the_same_model) {
             }
             struct model_config back;
             cr_assert(config_read(&back, file, &e), "%s", e.text);
-            cr_assert(back.m_emb == c.m_emb && back.m_attn == c.m_attn && back.m_res == c.m_res && back.mup == c.mup &&
+            cr_assert(back.m_emb == c.m_emb && back.m_attn == c.m_attn && back.m_res == c.m_res &&
+                      back.mup == c.mup &&
                       back.logit_divisor == c.logit_divisor && back.rope_base == c.rope_base && back.ctx == c.ctx &&
                       back.norm_eps == c.norm_eps && back.base_width == c.base_width && back.tied == c.tied);
             text_free(&notes), model_free(loaded), model_free(again), model_file_close(file);
@@ -835,8 +840,9 @@ Test(model, weights_of_another_model_are_refused) {
     unlink(temporary());
 }
 
-// Greedy text of a model others trained (stories260K of llama2.c), 200 tokens after BOS. The ids spell its published
-// sample word for word: "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. ..."
+// Greedy text of a model others trained (stories260K of llama2.c), 200 tokens after BOS. The ids spell its
+// published sample word for word: "Once upon a time, there was a little girl named Lily. She loved to play outside
+// in the park. ..."
 Test(model, stories260k_tells_its_published_story) {
     const char *path = getenv("LEHR_STORIES260K");
     if (!path) cr_skip_test("LEHR_STORIES260K does not name stories260K.bin");
@@ -869,7 +875,8 @@ Test(model, stories260k_tells_its_published_story) {
     session_free(s), model_free(m), model_file_close(f);
 }
 
-// Files written by llama.cpp's Python writer, logits computed by its engine (tests/make_model_goldens.py), all in f32.
+// Files written by llama.cpp's Python writer, logits computed by its engine (tests/make_model_goldens.py), all in
+// f32.
 Test(model, logits_are_those_of_llama_cpp) {
     for (size_t f = 0; f < COUNT_OF(both); f++) {
         char path[64];
