@@ -87,6 +87,8 @@ void text_add(struct text *t, const char *bytes, size_t n);
 void text_str(struct text *t, const char *s);
 void text_fmt(struct text *t, const char *format, ...) PRINTF_LIKE(2, 3);
 void text_clear(struct text *t);
+// Bytes of the UTF-8 character at the start of n bytes; 0 when there is none (overlong, surrogate, cut off, n == 0).
+size_t utf8_size(const char *bytes, size_t n);
 void text_free(struct text *t);
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -216,7 +218,8 @@ bool json_object(struct json *j);
 bool json_key(struct json *j, char *key, size_t cap); // false at the closing brace; keys longer than cap are an error
 bool json_array(struct json *j);
 bool json_item(struct json *j); // false at the closing bracket
-// Values; false (and the sticky error) when it is not one. Strings are UTF-8, \u escapes decoded, surrogates joined.
+// Values; false (and the sticky error) when it is not one. Strings replace what was in out; they are UTF-8, \u escapes
+// decoded, surrogates joined, whatever is no character replaced by U+FFFD.
 bool json_string(struct json *j, struct text *out);
 bool json_number(struct json *j, double *out);
 bool json_integer(struct json *j, int64_t *out); // no fraction, fits
@@ -268,8 +271,12 @@ struct opt {
 // "--" ends options; "-" is a word; -5 is a number where a value is due. False with one sentence (unknown option: the
 // nearest name). --help is the caller's row.
 MUST_USE bool opt_parse(struct opt *table, size_t n, int argc, char **argv, struct opt_words *rest, struct err *err);
-// A file of `name = value` lines, # comments. Options already given on the command line win.
+// A file of `name = value` lines, # comment lines. Options already given on the command line win; what the file sets
+// counts as given afterwards. Values that begin with a quote are JSON strings. Texts are copied and never freed.
 MUST_USE bool opt_read_file(struct opt *table, size_t n, const char *path, struct err *err);
+// The same for such lines in memory; where names them in errors ("options of ckpt-1000.gguf").
+MUST_USE bool opt_read_text(struct opt *table, size_t n, const char *bytes, size_t n_bytes, const char *where,
+                            struct err *err);
 void opt_write(const struct opt *table, size_t n, struct text *to); // every value as such lines
 void opt_help(const struct opt *table, size_t n, FILE *to);
 // The candidate nearest to word by edit distance, NULL when none is near.
@@ -296,11 +303,14 @@ char *text_count(char buf[32], double x);
 char *text_time(char buf[32], double seconds);
 char *text_bytes(char buf[32], double bytes);
 
-// One series drawn in both places. NaN values are gaps. n may be any size: drawn by column means.
+// One series drawn in both places. NaN and infinite values are gaps. n may be any size: the terminal draws column
+// means, the SVG the extremes of each pixel column. A faint series has the color of the next one and no legend.
+enum series_look { LOOK_LINE, LOOK_FAINT, LOOK_POINTS, LOOK_DASHED };
 struct series {
     const char *name;
     const double *x, *y;
     size_t n;
+    enum series_look look;
 };
 struct plot {
     const char *title, *x_label, *y_label;
@@ -310,5 +320,7 @@ struct plot {
 };
 void plot_terminal(const struct plot *p, int width, int height, FILE *to); // braille or ASCII by locale; legend below
 void plot_svg(const struct plot *p, int width, int height, struct text *to); // a self-contained <svg>, CSS variables for color
+// Adds text escaped for HTML and SVG, also inside quoted attributes; what is no character becomes U+FFFD.
+void text_html(struct text *t, const char *bytes, size_t n);
 
 #endif

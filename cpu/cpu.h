@@ -14,7 +14,8 @@ bool cpu_fill_avx512(struct backend *b);
 // 64-byte aligned scratch of one thread, at least `bytes`; grows on first use, contents undefined, valid until the
 // next call with the same thread and slot. slot < 4.
 void *cpu_scratch(int thread, int slot, size_t bytes);
-// Gives the slot to every thread of the pool, so that no piece allocates. Called by an op before its pool_for.
+// Grows the slot of every thread of the pool to at least `bytes`. Called by an op before pool_for: which threads get a
+// piece is chance, so growing inside a piece could allocate long after the first step.
 void cpu_scratch_reserve(int slot, size_t bytes);
 // The backend's alloc member, for what weight_load makes; the free member releases it.
 void *cpu_alloc(size_t bytes, const char *what, struct err *err);

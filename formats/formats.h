@@ -33,6 +33,8 @@ struct model_file;
 // By magic. Names git-LFS pointers, HTML pages, zip and pickle files, other GGUF versions and truncated downloads as what
 // they are. NULL on failure.
 struct model_file *model_file_open(const char *path, struct err *err);
+// The same for a file in memory, which the caller keeps alive and aligned as malloc does; name serves messages.
+struct model_file *model_file_open_bytes(const void *bytes, size_t n, const char *name, struct err *err);
 void model_file_close(struct model_file *f); // NULL is allowed; all spans and tensor data die with it
 const char *model_file_path(const struct model_file *f);
 const char *model_file_kind(const struct model_file *f); // "GGUF v3", "llama2.c v0"
@@ -52,10 +54,11 @@ MUST_USE bool meta_real(const struct model_file *f, const char *key, bool requir
                         double *value, struct err *err); // also from integers; NaN and infinities are refused
 MUST_USE bool meta_bool(const struct model_file *f, const char *key, bool required, bool *value, struct err *err);
 MUST_USE bool meta_text(const struct model_file *f, const char *key, bool required, struct span *value, struct err *err);
-// Arrays are walked: open, then next_* count times. kind is that of the elements.
+// Arrays are walked: open, then next_* count times. Asking for META_REAL also takes an array of integers; bools are read
+// with meta_next_int as 0 and 1. A u64 beyond INT64_MAX arrives as INT64_MAX. A missing key is an error.
 struct meta_array {
-    enum meta_kind kind;
-    uint32_t type; // element type on disk
+    enum meta_kind kind; // of the elements as found: META_INT also where META_REAL was asked for
+    uint32_t type;       // element type on disk
     uint64_t count, taken;
     const unsigned char *at;
 };
@@ -67,8 +70,11 @@ bool meta_next_int(struct meta_array *a, int64_t *out);
 // Calls fn for every key in file order with a printable value ("[512 texts]" for arrays), for --check.
 void meta_each(const struct model_file *f, void (*fn)(void *arg, const char *key, const char *value), void *arg);
 
-// Writing GGUF v3: keys, then tensor declarations, then the data in the same order, then commit. Errors stick and are
-// told by commit, which replaces the file atomically (core, file_out).
+// Writing GGUF v3: keys, then tensor declarations, then the data in the same order, then commit. Errors (a name too long or
+// twice, rows that are no multiple of their block, a full disk) stick and are told by commit, which replaces the file
+// atomically (core, file_out). A call out of this order is a broken rule of the program: assert. Tensor names pass
+// what the reader accepts: 1 to 64 bytes of UTF-8 without control characters. llama.cpp refuses files that hold
+// tensors it does not expect, so seal checkpoints, not clean exports.
 struct gguf_out;
 struct gguf_out *gguf_out_open(const char *path, struct err *err);
 void gguf_out_u32(struct gguf_out *o, const char *key, uint32_t x);
@@ -87,7 +93,7 @@ void gguf_out_data(struct gguf_out *o, const void *bytes, size_t n);
 // sealed: a last tensor "lehr.seal" (I32) holds a hash of the header and of every tensor, see model_file_seal.
 MUST_USE bool gguf_out_commit(struct gguf_out *o, struct err *err);
 void gguf_out_seal(struct gguf_out *o); // call once, after the last declaration and before the first data
-void gguf_out_abort(struct gguf_out *o);
+void gguf_out_abort(struct gguf_out *o); // NULL is allowed
 // True when the file is sealed and whole. False with the name of the damaged part, or when there is no seal.
 MUST_USE bool model_file_seal(const struct model_file *f, struct err *err);
 

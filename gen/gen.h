@@ -56,6 +56,7 @@ struct generate_options {
     const struct opt_words *stop; // texts that end the generation; not printed
     int64_t logprobs;          // top alternatives reported per token; -1: none
     bool special;              // print control tokens too
+    int64_t prompt_threads;    // threads for reading the prompt; 0: those of the pool
 };
 // One call per chosen token; bytes is text now complete (may be empty), never part of a stop text.
 struct token_event {
@@ -63,7 +64,7 @@ struct token_event {
     int64_t position;
     const char *bytes;
     size_t n;
-    double logprob;                 // natural log of the model's own p (temperature 1, no filter)
+    double logprob;                 // natural log of the model's own p (temperature 1, no filter); NaN unless logprobs >= 0
     const struct candidate *top;    // `logprobs` best by that distribution
     size_t n_top;
 };
@@ -84,6 +85,8 @@ MUST_USE bool generate(struct session *s, const struct tokenizer *t, struct samp
 
 // Perplexity by llama.cpp's protocol: chunks of ctx tokens, BOS in front of each when the model has one, only the second half
 // scored; or by a sliding window (stride > 0): windows of ctx every stride tokens, each token scored once.
+// Logits come in pieces of PERPLEXITY_ROWS: the session needs all_logits of at least that.
+enum { PERPLEXITY_ROWS = 128 };
 struct perplexity {
     double nll, nll_sq; // sums over scored tokens, nats
     int64_t tokens, bytes;

@@ -1,0 +1,30 @@
+// backend.c: the names of the ops, the one thing that all backends share in code.
+//
+// The names stand in reports, refusals ("matmul does not read Q4_0") and the op-case tables of the tests.
+#include "backend.h"
+
+const char *op_name(enum op op) {
+    static const char *const names[] = {
+        [OP_EMBED] = "embed",
+        [OP_EMBED_BACK] = "embed_back",
+        [OP_RMSNORM] = "rmsnorm",
+        [OP_RMSNORM_BACK] = "rmsnorm_back",
+        [OP_MATMUL] = "matmul",
+        [OP_MATMUL_DX] = "matmul_dx",
+        [OP_MATMUL_DW] = "matmul_dw",
+        [OP_ROPE] = "rope",
+        [OP_STORE_ROWS] = "store_rows",
+        [OP_ATTEND] = "attend",
+        [OP_ATTEND_BACK] = "attend_back",
+        [OP_GLU] = "glu",
+        [OP_GLU_BACK] = "glu_back",
+        [OP_ADD] = "add",
+        [OP_CROSS_ENTROPY] = "cross_entropy",
+        [OP_SUM_SQUARES] = "sum_squares",
+        [OP_ADAMW] = "adamw",
+        [OP_CAST] = "cast",
+    };
+    static_assert(COUNT_OF(names) == OP_COUNT, "every op has a name");
+    assert(op >= 0 && op < OP_COUNT);
+    return names[op];
+}

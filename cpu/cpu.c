@@ -1,0 +1,179 @@
+// cpu.c: the processor as a backend: which kernels this machine can run, and memory.
+//
+// Three levels, each complete by itself: plain C (ops.c), AVX2 with FMA and F16C (avx2.c), AVX-512 (avx512.c). A level
+// is the plain table with the members of the faster files written over it, best last. The choice is made once, from
+// what the processor says at run time; nothing is decided inside a step.
+//
+// Device memory is host memory, so upload and download are copies and nothing is ever pending. Memory is asked with
+// calloc: large blocks come lazily zeroed from the kernel, so a cache for a long context costs what is used of it.
+#include "cpu/cpu.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+// ---------------------------------------------------------------------------------------------------------------
+// Memory. The address calloc gave stands in front of the aligned block.
+
+enum { ALIGN = 64 };
+
+void *cpu_alloc(size_t bytes, const char *what, struct err *err) {
+    size_t with_head;
+    unsigned char *given = NULL;
+    // Objects past half the address space cannot be indexed, so no allocator gives them.
+    if (size_add(bytes, 2 * ALIGN, &with_head) && with_head <= PTRDIFF_MAX) given = calloc(1, with_head);
+    if (!given) {
+        err_set(err, "cpu: no memory for the %s: %.1f MiB wanted; use a smaller context, batch or model",
+                what, (double)bytes / 0x1p20);
+        return NULL;
+    }
+    unsigned char *aligned = given + ALIGN + (ALIGN - (uintptr_t)given % ALIGN) % ALIGN;
+    memcpy(aligned - sizeof given, &given, sizeof given);
+    return aligned;
+}
+
+static void cpu_free(void *p) {
+    if (!p) return;
+    void *given;
+    memcpy(&given, (unsigned char *)p - sizeof given, sizeof given);
+    free(given);
+}
+
+// Zero bytes may come with a null address (an empty tensor), which memcpy does not allow.
+static void cpu_copy(void *to, const void *from, size_t bytes) {
+    if (bytes) memmove(to, from, bytes);
+}
+
+static void cpu_zero(void *p, size_t bytes) {
+    if (bytes) memset(p, 0, bytes);
+}
+
+static void cpu_nothing(void) {}
+
+// ---------------------------------------------------------------------------------------------------------------
+// What is read in which dtype, and weights as they lie in the file.
+
+static bool cpu_supports(enum op op, enum dtype dtype) {
+    bool f32 = dtype == DTYPE_F32;
+    bool half = dtype == DTYPE_F16 || dtype == DTYPE_BF16;
+    bool block = dtype == DTYPE_Q8_0 || dtype == DTYPE_Q4_0;
+    switch (op) {
+    case OP_EMBED:
+    case OP_MATMUL:
+    case OP_CAST: return f32 || half || block;
+    case OP_MATMUL_DX: return f32 || dtype == DTYPE_BF16;
+    case OP_STORE_ROWS:
+    case OP_ATTEND: return f32 || half;
+    case OP_COUNT: return false;
+    default: return f32;
+    }
+}
+
+static bool plain_weight_load(struct tensor *device, const struct tensor *host, bool *owned,
+                              struct err *err) {
+    assert(host->layout == LAYOUT_ROWS && host->data);
+    if (!cpu_supports(OP_MATMUL, host->dtype)) {
+        const char *name = host->dtype < DTYPE_COUNT ? dtype_row(host->dtype)->name : "an unknown type";
+        return err_set(err, "cpu: expected weights of F32, F16, BF16, Q8_0 or Q4_0, found %s", name);
+    }
+    size_t need;
+    if (host->mats != 1 || host->rows < 1 || host->cols < 1 ||
+        !dtype_row_bytes(host->dtype, host->cols, &need) || host->row_bytes < need)
+        return err_set(err,
+                       "cpu: expected one matrix of whole %s rows, found %lld of %lld x %lld in rows of %zu bytes",
+                       dtype_row(host->dtype)->name, (long long)host->mats, (long long)host->rows,
+                       (long long)host->cols, host->row_bytes);
+    *device = *host;
+    *owned = false;
+    return true;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Scratch. The one state of this file besides the tables: it belongs to the threads of the pool, of which a process
+// has one. Thread t touches only scratch[t] inside pieces; cpu_scratch_reserve runs while the pool rests.
+
+enum { SCRATCH_THREADS = 1024, SCRATCH_SLOTS = 4 };
+static struct scratch {
+    void *given, *aligned;
+    size_t bytes;
+} scratch[SCRATCH_THREADS][SCRATCH_SLOTS];
+
+void *cpu_scratch(int thread, int slot, size_t bytes) {
+    assert(thread >= 0 && thread < SCRATCH_THREADS);
+    assert(slot >= 0 && slot < SCRATCH_SLOTS);
+    struct scratch *s = &scratch[thread][slot];
+    if (s->bytes < bytes || !s->aligned) {
+        mem_free(s->given);
+        s->bytes = (bytes + 4095) & ~(size_t)4095;
+        s->given = mem_alloc(s->bytes + ALIGN, "scratch of a thread");
+        s->aligned = (unsigned char *)s->given + (ALIGN - (uintptr_t)s->given % ALIGN) % ALIGN;
+    }
+    return s->aligned;
+}
+
+void cpu_scratch_reserve(int slot, size_t bytes) {
+    int threads = pool_threads();
+    for (int t = 0; t < threads; t++) cpu_scratch(t, slot, bytes);
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Levels. report has no argument that says which table it came from, hence one function for each.
+
+static void report(struct text *line, const char *level) {
+    int threads = pool_threads();
+    text_fmt(line, "cpu: %d thread%s, %s kernels", threads, threads == 1 ? "" : "s", level);
+}
+static void plain_report(struct text *line) { report(line, "plain"); }
+static void avx2_report(struct text *line) { report(line, "avx2"); }
+static void avx512_report(struct text *line) { report(line, "avx512"); }
+
+enum level { LEVEL_PLAIN, LEVEL_AVX2, LEVEL_AVX512, LEVEL_COUNT };
+static const struct level_row {
+    const char *name, *needs;
+    void (*report)(struct text *line);
+} level_rows[LEVEL_COUNT] = {
+    [LEVEL_PLAIN] = {"plain", "any processor", plain_report},
+    [LEVEL_AVX2] = {"avx2", "AVX2, FMA and F16C", avx2_report},
+    [LEVEL_AVX512] = {"avx512", "AVX-512 F, BW, DQ and VL", avx512_report},
+};
+
+static bool level_fill(struct backend *b, enum level level) {
+    *b = (struct backend){
+        .name = "cpu",
+        .alloc = cpu_alloc,
+        .free = cpu_free,
+        .upload = cpu_copy,
+        .download = cpu_copy,
+        .copy = cpu_copy,
+        .zero = cpu_zero,
+        .weight_load = plain_weight_load,
+        .begin = cpu_nothing,
+        .end = cpu_nothing,
+        .sync = cpu_nothing,
+        .report = level_rows[level].report,
+        .supports = cpu_supports,
+    };
+    cpu_fill_plain(b);
+    if (level == LEVEL_PLAIN) return true;
+    bool have_avx2 = cpu_fill_avx2(b);
+    return level == LEVEL_AVX2 ? have_avx2 : cpu_fill_avx512(b);
+}
+
+const struct backend *backend_cpu(const char *level, struct err *err) {
+    // Written again with the same values by every call, constant to everybody else.
+    static struct backend tables[LEVEL_COUNT];
+    struct backend made;
+    for (int l = LEVEL_COUNT - 1; l >= 0; l--) {
+        if (level && strcmp(level, level_rows[l].name) != 0) continue;
+        if (level_fill(&made, (enum level)l)) {
+            tables[l] = made;
+            return &tables[l];
+        }
+        if (level) {
+            err_set(err, "cpu: the level %s needs %s, which this processor or this build lacks; leave the level out"
+                    " to get the best there is", level, level_rows[l].needs);
+            return NULL;
+        }
+    }
+    err_set(err, "cpu: expected the level plain, avx2 or avx512, found \"%s\"", level);
+    return NULL;
+}

@@ -1,0 +1,264 @@
+// report.c: OUT/report.html, the run on one page.
+//
+// The page asks the network for nothing (its content policy forbids it), so it can be mailed and archived. What came
+// from outside (facts, samples) is escaped. Light and dark follow the reader's system: plots take their colors from
+// CSS variables. On a phone the plots stand in one column, on a desk in two.
+//
+// What is drawn against tokens: training loss, every step faint and a centred mean over about 1/40 of the run on top
+// (centred, because a trailing mean lags and flatters the start); validation; nats per byte with the entropy of the
+// source as floor where it is known; learning rate; gradient norm (logarithmic); tokens per second.
+#include "learn/learn.h"
+
+#include <math.h>
+#include <string.h>
+
+#define PLOT_WIDTH 480
+#define PLOT_HEIGHT 280
+#define SMOOTH_SHARE 80 // half a window is 1/80 of the rows
+
+static const char page_head[] =
+    "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
+    "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
+    "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
+    "<style>\n"
+    ":root { color-scheme: light dark; --paper: #fbfbfa; --card: #fff; --ink: #1b1f24; --muted: #5b6470;\n"
+    "  --grid: #e3e6ea; --series-1: #1f6fd1; --series-2: #c2410c; --series-3: #15803d; }\n"
+    "@media (prefers-color-scheme: dark) {\n"
+    "  :root { --paper: #14171a; --card: #1c2024; --ink: #e8eaed; --muted: #9aa4af; --grid: #31373d;\n"
+    "    --series-1: #6cabf7; --series-2: #fb9a5b; --series-3: #5fce8a; } }\n"
+    "* { box-sizing: border-box; }\n"
+    "body { margin: 0 auto; padding: 1.2rem; max-width: 68rem; background: var(--paper); color: var(--ink);\n"
+    "  font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }\n"
+    "h1 { font-size: 1.5rem; margin: .2rem 0 1rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .6rem; }\n"
+    ".cards { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); }\n"
+    ".card, pre, table { background: var(--card); border: 1px solid var(--grid); border-radius: 8px; }\n"
+    ".card { padding: .7rem; } svg { display: block; width: 100%; height: auto; }\n"
+    "dl { display: flex; flex-wrap: wrap; gap: .6rem 2.2rem; margin: 0 0 1.4rem; }\n"
+    "dt { color: var(--muted); font-size: .85rem; } dd { margin: 0; font-size: 1.25rem; font-weight: 600;\n"
+    "  font-variant-numeric: tabular-nums; }\n"
+    "table { border-collapse: collapse; width: 100%; font-size: .92rem; }\n"
+    "td { padding: .35rem .7rem; border-top: 1px solid var(--grid); vertical-align: top; white-space: pre-wrap; }\n"
+    "tr:first-child td { border-top: 0; } td:first-child { color: var(--muted); width: 30%; }\n"
+    "pre { padding: .8rem; white-space: pre-wrap; font-size: .88rem; overflow-x: auto; }\n"
+    "</style>\n<title>";
+
+static void add_html(struct text *to, const char *words) { text_html(to, words, strlen(words)); }
+
+// ---------------------------------------------------------------------------------------------------------------
+// Columns of the log as arrays.
+
+struct column {
+    double *x, *y; // tokens, value
+    size_t n;
+};
+
+enum member { LOSS, LR, GRAD_NORM, TOK_PER_S, VAL_LOSS, VAL_NATS_PER_BYTE };
+
+static double member_of(const struct log_row *row, enum member m) {
+    switch (m) {
+    case LOSS: return row->loss;
+    case LR: return row->lr;
+    case GRAD_NORM: return row->grad_norm;
+    case TOK_PER_S: return row->tok_per_s;
+    case VAL_LOSS: return row->val_loss;
+    case VAL_NATS_PER_BYTE: return row->val_nats_per_byte;
+    }
+    return NAN;
+}
+
+static bool is_evaluation(const struct log_row *row) { return isfinite(row->val_loss); }
+
+static double *numbers(size_t n) { return mem_array(n, sizeof(double), "report"); }
+static struct column column_empty(size_t room) { return (struct column){numbers(room), numbers(room), 0}; }
+
+// Rows of one kind: evaluations for the val_ members, steps for the others, where what is not finite is a gap.
+static struct column column_make(const struct log_rows *rows, enum member m) {
+    struct column c = column_empty(rows->count);
+    bool evaluations = m == VAL_LOSS || m == VAL_NATS_PER_BYTE;
+    for (size_t i = 0; i < rows->count; i++) {
+        double y = member_of(&rows->row[i], m);
+        bool step = !is_evaluation(&rows->row[i]) || isfinite(rows->row[i].loss); // a row may be both
+        if (evaluations ? !isfinite(y) : !step) continue;
+        c.x[c.n] = (double)rows->row[i].tokens;
+        c.y[c.n++] = y;
+    }
+    return c;
+}
+
+static void column_free(struct column *c) {
+    mem_free(c->x);
+    mem_free(c->y);
+}
+
+// Means over a centred window that shrinks towards both ends; gaps stay gaps.
+static struct column column_smooth(const struct column *c) {
+    struct column s = column_empty(c->n);
+    double *sum = numbers(c->n + 1), *count = numbers(c->n + 1);
+    s.n = c->n;
+    for (size_t i = 0; i < c->n; i++) {
+        bool there = isfinite(c->y[i]);
+        sum[i + 1] = sum[i] + (there ? c->y[i] : 0);
+        count[i + 1] = count[i] + there;
+    }
+    for (size_t i = 0; i < c->n; i++) {
+        size_t half = c->n / SMOOTH_SHARE, after = c->n - 1 - i;
+        if (half > i) half = i;
+        if (half > after) half = after;
+        s.x[i] = c->x[i];
+        double total = sum[i + half + 1] - sum[i - half], rows = count[i + half + 1] - count[i - half];
+        s.y[i] = isfinite(c->y[i]) ? total / rows : NAN;
+    }
+    mem_free(sum);
+    mem_free(count);
+    return s;
+}
+
+static bool column_any(const struct column *c) {
+    for (size_t i = 0; i < c->n; i++) {
+        if (isfinite(c->y[i])) return true;
+    }
+    return false;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Plots.
+
+static void add_card(struct text *to, const struct plot *p) {
+    text_str(to, "<div class=\"card\">\n");
+    plot_svg(p, PLOT_WIDTH, PLOT_HEIGHT, to);
+    text_str(to, "</div>\n");
+}
+
+static void add_loss(struct text *to, const struct log_rows *rows) {
+    struct column loss = column_make(rows, LOSS), valid = column_make(rows, VAL_LOSS), smooth = column_smooth(&loss);
+    const struct series series[] = {
+        {"each step", loss.x, loss.y, loss.n, LOOK_FAINT},
+        {"training", smooth.x, smooth.y, smooth.n, LOOK_LINE},
+        {"validation", valid.x, valid.y, valid.n, LOOK_POINTS},
+    };
+    add_card(to, &(struct plot){"Loss", "tokens", "nats per token", series, valid.n ? 3 : 2, false});
+    column_free(&loss);
+    column_free(&valid);
+    column_free(&smooth);
+}
+
+static void add_nats_per_byte(struct text *to, const struct log_rows *rows, double floor) {
+    struct column valid = column_make(rows, VAL_NATS_PER_BYTE);
+    if (valid.n) {
+        double x[2] = {fmin(0, valid.x[0]), valid.x[valid.n - 1]}, y[2] = {floor, floor};
+        const struct series series[] = {
+            {"validation", valid.x, valid.y, valid.n, LOOK_POINTS},
+            {"entropy of the source", x, y, 2, LOOK_DASHED},
+        };
+        add_card(to, &(struct plot){"Validation", "tokens", "nats per byte", series, isfinite(floor) ? 2 : 1, false});
+    }
+    column_free(&valid);
+}
+
+// Every step faint, the mean on top; or the values as they are.
+static void add_member(struct text *to, const struct log_rows *rows, enum member m, struct plot plot, bool smoothed) {
+    struct column c = column_make(rows, m), smooth = column_smooth(&c);
+    const struct series series[] = {
+        {"each step", c.x, c.y, c.n, LOOK_FAINT},
+        {NULL, smoothed ? smooth.x : c.x, smoothed ? smooth.y : c.y, c.n, LOOK_LINE},
+    };
+    plot.x_label = "tokens";
+    plot.series = smoothed ? series : series + 1;
+    plot.n_series = smoothed ? 2 : 1;
+    if (column_any(&c)) add_card(to, &plot);
+    column_free(&c);
+    column_free(&smooth);
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Words.
+
+static void add_figure(struct text *to, const char *name, const char *value) {
+    text_fmt(to, "<div><dt>%s</dt><dd>%s</dd></div>\n", name, value);
+}
+
+// The run in a few numbers, all from the log.
+static void add_figures(struct text *to, const struct log_rows *rows, double floor) {
+    char value[64], number[32];
+    int64_t steps = 0, tokens = 0, skipped = 0;
+    double ms = 0, best = INFINITY, last_byte = NAN;
+    for (size_t i = 0; i < rows->count; i++) {
+        const struct log_row *row = &rows->row[i];
+        steps = row->step > steps ? row->step : steps;
+        tokens = row->tokens > tokens ? row->tokens : tokens;
+        skipped += row->skipped != NULL;
+        if (isfinite(row->dt_ms)) ms += row->dt_ms;
+        if (row->val_loss < best) best = row->val_loss;
+        if (isfinite(row->val_nats_per_byte)) last_byte = row->val_nats_per_byte;
+    }
+    text_str(to, "<dl>\n");
+    add_figure(to, "tokens", text_count(number, (double)tokens));
+    snprintf(value, sizeof value, "%lld", (long long)steps);
+    add_figure(to, "steps", value);
+    if (ms > 0) add_figure(to, "time in steps", text_time(number, ms / 1000));
+    if (isfinite(best)) {
+        snprintf(value, sizeof value, "%.4f", best);
+        add_figure(to, "best validation loss, nats per token", value);
+    }
+    if (isfinite(last_byte)) {
+        snprintf(value, sizeof value, "%.4f", last_byte);
+        add_figure(to, "last validation, nats per byte", value);
+    }
+    if (isfinite(floor)) {
+        snprintf(value, sizeof value, "%.4f", floor);
+        add_figure(to, "entropy of the source, nats per byte", value);
+    }
+    if (skipped) {
+        snprintf(value, sizeof value, "%lld", (long long)skipped);
+        add_figure(to, "updates skipped", value);
+    }
+    text_str(to, "</dl>\n");
+}
+
+static void add_facts(struct text *to, const struct report *r) {
+    if (r->n_facts == 0) return;
+    text_str(to, "<h2>Facts</h2>\n<table>\n");
+    for (size_t i = 0; i < r->n_facts; i++) {
+        text_str(to, "<tr><td>");
+        add_html(to, r->facts[2 * i]);
+        text_str(to, "</td><td>");
+        add_html(to, r->facts[2 * i + 1]);
+        text_str(to, "</td></tr>\n");
+    }
+    text_str(to, "</table>\n");
+}
+
+static void add_samples(struct text *to, const struct report *r) {
+    if (r->n_samples) text_str(to, "<h2>Samples</h2>\n");
+    for (size_t i = 0; i < r->n_samples; i++) {
+        text_str(to, "<pre>\n"); // HTML drops the newline that follows the tag, so a sample's own first one stays
+        add_html(to, r->samples[i]);
+        text_str(to, "</pre>\n");
+    }
+}
+
+bool report_write(const char *path, const struct report *r, struct err *err) {
+    assert(r->rows && (r->facts || r->n_facts == 0) && (r->samples || r->n_samples == 0));
+    const char *title = r->title ? r->title : "Training";
+    struct text page = {0};
+    text_str(&page, page_head);
+    add_html(&page, title);
+    text_str(&page, "</title>\n</head>\n<body>\n<h1>");
+    add_html(&page, title);
+    text_str(&page, "</h1>\n");
+    add_figures(&page, r->rows, r->floor_nats_per_byte);
+    text_str(&page, "<div class=\"cards\">\n");
+    add_loss(&page, r->rows);
+    add_nats_per_byte(&page, r->rows, r->floor_nats_per_byte);
+    add_member(&page, r->rows, LR, (struct plot){.title = "Learning rate"}, false);
+    add_member(&page, r->rows, GRAD_NORM, (struct plot){.title = "Gradient norm", .y_log = true}, true);
+    add_member(&page, r->rows, TOK_PER_S, (struct plot){.title = "Tokens per second"}, true);
+    text_str(&page, "</div>\n");
+    add_facts(&page, r);
+    add_samples(&page, r);
+    text_str(&page, "</body>\n</html>\n");
+    struct file_out *f = file_out_open(path, err);
+    if (f) file_out_write(f, page.data, page.len);
+    text_free(&page);
+    return f && file_out_commit(f, err);
+}

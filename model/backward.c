@@ -1,0 +1,114 @@
+// backward.c: the mirror of forward.c, line by line from the bottom up.
+//
+// One buffer carries the gradient of the residual stream from the last layer down to the embedding; each branch
+// ADDS its share to it at its norm. Gradients of weights are added by segments of rows (backend.h, rule 3). What
+// forward did not keep is made again from what it did: outputs of norms and the product of gate and up.
+#include "model/internal.h"
+
+void back_place(struct back *b, const struct model_config *c, int64_t max_rows, struct slab *s) {
+    int64_t n = max_rows, q = c->H * c->D, kv = c->G * c->D;
+    b->dx = slab_tensor(s, DTYPE_F32, n, c->C);
+    b->norm = slab_tensor(s, DTYPE_F32, n, c->C);
+    b->dnorm = slab_tensor(s, DTYPE_F32, n, c->C);
+    b->glu = slab_tensor(s, DTYPE_F32, n, c->F);
+    b->dattended = slab_tensor(s, DTYPE_F32, n, q);
+    b->dq = slab_tensor(s, DTYPE_F32, n, q);
+    b->dk = slab_tensor(s, DTYPE_F32, n, kv);
+    b->dv = slab_tensor(s, DTYPE_F32, n, kv);
+}
+
+// The gradient of out = scale * x w^T: of the weights (always added), then of x (added when `more`).
+static void back_weight(const struct model *m, int w, struct tensor dout, struct tensor x, float scale,
+                        int64_t segment) {
+    m->backend->matmul_dw(&(struct matmul_dw_args){m->params[w].grad, dout, x, scale, segment});
+}
+
+static void back_input(const struct model *m, int w, struct tensor dx, struct tensor dout, float scale, bool more) {
+    m->backend->matmul_dx(&(struct matmul_dx_args){dx, dout, model_product_weight(m, w), scale, more});
+}
+
+static void norm(const struct model *m, struct tensor out, struct tensor x, int weight) {
+    m->backend->rmsnorm(&(struct rmsnorm_args){out, x, m->params[weight].w, m->config.norm_eps});
+}
+
+static void back_norm(const struct model *m, int weight, struct tensor dx, struct tensor dout, struct tensor x,
+                      int64_t segment) {
+    struct param *p = &m->params[weight];
+    m->backend->rmsnorm_back(&(struct rmsnorm_back_args){dx, p->grad, dout, x, p->w, m->config.norm_eps, segment});
+}
+
+static void rotate_back(const struct model *m, struct tensor dx, const int32_t *pos) {
+    const struct model_config *c = &m->config;
+    m->backend->rope(&(struct rope_args){dx, pos, m->rope_freq, c->D, c->D, c->family->pairs, true});
+}
+
+// out = mid + m_res * Wdown (silu(gate) * up), gate = Wgate norm(mid), up = Wup norm(mid).
+// dx: d out on entry, d mid on return. gate and up are overwritten by their gradients.
+static void back_feed_forward(const struct model *m, const struct pass *p, const struct back *s, int64_t l,
+                              int64_t segment) {
+    const struct layer *w = &m->layers[l];
+    const struct layer_acts *y = acts_layer(p->acts, l);
+    float m_res = m->config.m_res;
+    struct tensor dx = tensor_first(s->dx, p->n);       // [n,C]
+    struct tensor mid = tensor_first(y->mid, p->n);     // [n,C]
+    struct tensor gate = tensor_first(y->gate, p->n);   // [n,F]
+    struct tensor up = tensor_first(y->up, p->n);       // [n,F]
+    struct tensor glu = tensor_first(s->glu, p->n);     // [n,F]
+    struct tensor normed = tensor_first(s->norm, p->n); // [n,C]
+    struct tensor dnorm = tensor_first(s->dnorm, p->n); // [n,C]
+
+    m->backend->glu(&(struct glu_args){glu, gate, up, GLU_SILU});
+    back_weight(m, w->down, dx, glu, m_res, segment);
+    back_input(m, w->down, glu, dx, m_res, false); // glu is now its own gradient
+    m->backend->glu_back(&(struct glu_back_args){gate, up, glu, gate, up, GLU_SILU});
+    norm(m, normed, mid, w->ffn_norm);
+    back_weight(m, w->gate, gate, normed, 1, segment);
+    back_weight(m, w->up, up, normed, 1, segment);
+    back_input(m, w->gate, dnorm, gate, 1, false);
+    back_input(m, w->up, dnorm, up, 1, true);
+    back_norm(m, w->ffn_norm, dx, dnorm, mid, segment);
+}
+
+// mid = x + m_res * Wo attend(q, k, v), q = rope(Wq norm(x)), k = rope(Wk norm(x)), v = Wv norm(x).
+// dx: d mid on entry, d x on return.
+static void back_attention(const struct model *m, const struct pass *p, const struct back *s, int64_t l,
+                           int64_t segment) {
+    const struct model_config *c = &m->config;
+    const struct layer *w = &m->layers[l];
+    const struct layer_acts *y = acts_layer(p->acts, l);
+    struct tensor dx = tensor_first(s->dx, p->n);               // [n,C]
+    struct tensor x = tensor_first(y->x, p->n);                 // [n,C]
+    struct tensor q = tensor_first(y->q, p->n);                 // [n,H*D]
+    struct tensor k = tensor_first(y->k, p->n);                 // [n,G*D]
+    struct tensor v = tensor_first(y->v, p->n);                 // [n,G*D]
+    struct tensor attended = tensor_first(y->attended, p->n);   // [n,H*D]
+    struct tensor dattended = tensor_first(s->dattended, p->n); // [n,H*D]
+    struct tensor dq = tensor_first(s->dq, p->n);               // [n,H*D]
+    struct tensor dk = tensor_first(s->dk, p->n);               // [n,G*D]
+    struct tensor dv = tensor_first(s->dv, p->n);               // [n,G*D]
+    struct tensor normed = tensor_first(s->norm, p->n);         // [n,C]
+    struct tensor dnorm = tensor_first(s->dnorm, p->n);         // [n,C]
+
+    back_weight(m, w->o, dx, attended, c->m_res, segment);
+    back_input(m, w->o, dattended, dx, c->m_res, false);
+    m->backend->attend_back(&(struct attend_back_args){dq, dk, dv, dattended, attended, q, k, v, p->lo, p->hi, y->lse,
+                                                       c->H, c->G, c->D, c->m_attn, segment});
+    rotate_back(m, dq, p->pos);
+    rotate_back(m, dk, p->pos);
+    norm(m, normed, x, w->attn_norm);
+    back_weight(m, w->q, dq, normed, 1, segment);
+    back_weight(m, w->k, dk, normed, 1, segment);
+    back_weight(m, w->v, dv, normed, 1, segment);
+    back_input(m, w->q, dnorm, dq, 1, false);
+    back_input(m, w->k, dnorm, dk, 1, true);
+    back_input(m, w->v, dnorm, dv, 1, true);
+    back_norm(m, w->attn_norm, dx, dnorm, x, segment);
+}
+
+void model_backward(const struct model *m, const struct pass *p, struct back *b, int64_t segment) {
+    assert(p->acts->kept && !p->cache_k && p->n % segment == 0);
+    for (int64_t l = m->config.L - 1; l >= 0; l--) {
+        back_feed_forward(m, p, b, l, segment);
+        back_attention(m, p, b, l, segment);
+    }
+}

@@ -1,0 +1,85 @@
+// internal.h: what the files of model/ share. Nothing outside includes it.
+//
+// A pass is one call of model_forward: a batch of rows and where their keys lie. Activations are plain views over
+// one block of device memory (a slab), laid out by one function that is called twice: once to count the bytes, once
+// to place them, so that what --plan promises is what is allocated. Training keeps one set of layer activations per
+// layer; a session has one set that all layers overwrite, with the three views of the residual stream being one
+// buffer.
+#ifndef LEHR_MODEL_INTERNAL_H
+#define LEHR_MODEL_INTERNAL_H
+
+#include "model/model.h"
+
+// Takes pieces of a block of device memory, 64-byte aligned, in call order. base NULL: counts only. A size that
+// does not fit in size_t sets too_big and counts no further.
+struct slab {
+    char *base;
+    size_t used;
+    bool too_big;
+};
+void *slab_take(struct slab *s, int64_t count, size_t each_bytes);
+struct tensor slab_tensor(struct slab *s, enum dtype dtype, int64_t rows, int64_t cols); // ROWS
+
+// What one layer computes for n rows, in order of the block.
+struct layer_acts {
+    struct tensor x;        // [n,C]    the residual stream entering the layer
+    struct tensor q;        // [n,H*D]  queries, rotated
+    struct tensor k, v;     // [n,G*D]  keys (rotated) and values
+    float *lse;             // [n,H]    log-sum-exp of the scores; NULL when no gradient is wanted
+    struct tensor attended; // [n,H*D]
+    struct tensor mid;      // [n,C]    the stream after attention; the same buffer as x in a session
+    struct tensor gate, up; // [n,F]
+};
+
+struct acts {
+    struct layer_acts *layer; // [L] when kept, else [1]
+    bool kept;
+    struct tensor out;        // [n,C]  the stream after the last layer; the same buffer as x in a session
+    struct tensor norm;       // [n,C]  output of the norm in use
+    struct tensor glu;        // [n,F]  silu(gate) * up; the same buffer as gate in a session
+};
+static inline struct layer_acts *acts_layer(const struct acts *a, int64_t l) {
+    return &a->layer[a->kept ? l : 0];
+}
+// Lays out activations for max_rows rows. a->layer must have room for L (kept) or 1 entries.
+void acts_place(struct acts *a, const struct model_config *c, int64_t max_rows, bool kept, struct slab *s);
+
+// One forward pass. All arrays on the device, n entries each.
+struct pass {
+    int64_t n;
+    const int32_t *ids, *pos; // pos: angle of the rotation; only differences matter
+    const int32_t *lo, *hi;   // row i attends to key rows lo[i] <= j < hi[i]
+    const int32_t *kv_rows;   // where the rows' keys go in the cache
+    struct tensor *cache_k, *cache_v; // [L] of [any,G*D]; NULL: the keys are those of the rows themselves
+    struct acts *acts;
+};
+// From ids to acts->out.
+void model_forward(const struct model *m, const struct pass *p);
+// logits[n,V] = scale * head(norm(x)), x [n,C]; norm [n,C] receives the normed rows.
+void model_head(const struct model *m, struct tensor logits, struct tensor norm, struct tensor x, float scale);
+
+// Buffers of a backward pass, all of them gradients but norm and glu, which are made again.
+struct back {
+    struct tensor dx;            // [n,C]    of the residual stream, from the last layer down to the embedding
+    struct tensor norm, dnorm;   // [n,C]    a norm's output and its gradient
+    struct tensor glu;           // [n,F]    first the product, then its gradient
+    struct tensor dattended, dq; // [n,H*D]
+    struct tensor dk, dv;        // [n,G*D]
+};
+void back_place(struct back *b, const struct model_config *c, int64_t max_rows, struct slab *s);
+// The mirror of model_forward: b->dx holds d loss/d acts->out on entry and d loss/d embedded rows on return. ADDS
+// to the gradients of all layer weights, by segments. Overwrites gate and up of every layer. The embedding is the
+// caller's.
+void model_backward(const struct model *m, const struct pass *p, struct back *b, int64_t segment);
+
+// The copy of parameter i that products read: bf16 while training in bf16, else the weights themselves.
+static inline struct tensor model_product_weight(const struct model *m, int i) {
+    const struct param *p = &m->params[i];
+    return tensor_present(&p->w16) ? p->w16 : p->w;
+}
+static inline struct tensor tensor_first(struct tensor t, int64_t n) { return tensor_rows(t, 0, n); }
+
+// Every tensor of the table is in the file with its shape, and nothing else is, but "adam.*" and "lehr.seal".
+MUST_USE bool params_check_file(const struct model_config *c, const struct model_file *f, struct err *err);
+
+#endif

@@ -1,0 +1,411 @@
+// model.c: weights: from a file for running, from a seed for training, and back into a file.
+//
+// Everything walks the table of parameters (config.c), so a tensor is named, shaped, initialised and checked in one
+// row. A model for running points into its file where the backend can read it there; a model for training owns one
+// block of weights (f32, then the bf16 copies that products read) and one of gradients.
+//
+// Initial weights are a pure function of (seed, number of the parameter, number of the element): four normal values
+// come from the four words of one Philox block, so threads and the order of filling do not matter.
+#include "model/internal.h"
+
+#include <math.h>
+#include <string.h>
+
+// --- slabs ---------------------------------------------------------------------------------------------------------
+
+void *slab_take(struct slab *s, int64_t count, size_t each_bytes) {
+    size_t bytes, end;
+    assert(count >= 0);
+    if (s->too_big || !size_mul((size_t)count, each_bytes, &bytes) || !size_add(s->used, bytes, &end) ||
+        end > SIZE_MAX - 63) {
+        s->too_big = true;
+        return NULL;
+    }
+    void *at = s->base ? s->base + s->used : NULL;
+    s->used = arena_round(end);
+    return at;
+}
+
+struct tensor slab_tensor(struct slab *s, enum dtype dtype, int64_t rows, int64_t cols) {
+    size_t row_bytes;
+    if (!dtype_row_bytes(dtype, cols, &row_bytes)) {
+        s->too_big = true;
+        return (struct tensor){0};
+    }
+    void *data = slab_take(s, rows, row_bytes);
+    return (struct tensor){data, dtype, LAYOUT_ROWS, 1, rows, cols, row_bytes};
+}
+
+// --- a model's skeleton --------------------------------------------------------------------------------------------
+
+// Table, indices and rope frequencies; no weights yet. The table's order is that of config_params_table.
+static struct model *skeleton(const struct model_config *c, const struct backend *b, struct err *err) {
+    struct model *m = mem_alloc(sizeof *m, "model");
+    m->config = *c;
+    m->backend = b;
+    m->compute = DTYPE_F32;
+    m->params = config_params_table(c, &m->n_params);
+    m->layers = mem_array((size_t)c->L, sizeof *m->layers, "layer table");
+    int at = 0;
+    m->embed = at++;
+    for (int64_t l = 0; l < c->L; l++, at += 9)
+        m->layers[l] = (struct layer){at, at + 1, at + 2, at + 3, at + 4, at + 5, at + 6, at + 7, at + 8};
+    m->out_norm = at++;
+    m->head = c->tied ? m->embed : at++;
+    assert(at == m->n_params);
+
+    size_t half = (size_t)c->D / 2;
+    m->rope_freq = b->alloc(half * sizeof(float), "rope frequencies", err);
+    if (!m->rope_freq) {
+        model_free(m);
+        return NULL;
+    }
+    float *freq = mem_array(half, sizeof *freq, "rope frequencies");
+    for (size_t j = 0; j < half; j++)
+        freq[j] = (float)pow((double)c->rope_base, -2.0 * (double)j / (double)c->D);
+    b->upload(m->rope_freq, freq, half * sizeof *freq);
+    mem_free(freq);
+    return m;
+}
+
+void model_free(struct model *m) {
+    if (!m) return;
+    for (int i = 0; i < m->n_params; i++)
+        if (m->params[i].owned) m->backend->free(m->params[i].w.data);
+    if (m->weights_block) m->backend->free(m->weights_block);
+    if (m->grads_block) m->backend->free(m->grads_block);
+    if (m->rope_freq) m->backend->free(m->rope_freq);
+    mem_free(m->params);
+    mem_free(m->layers);
+    mem_free(m);
+}
+
+static bool is_norm(const struct param *p) { return p->init_std == 0; }
+
+// --- checking a file against the table -----------------------------------------------------------------------------
+
+static void shape_text(char buf[64], int n_dims, const int64_t size[4]) {
+    int at = snprintf(buf, 64, "[");
+    for (int i = 0; i < n_dims && at < 56; i++) // 4 numbers below 2^31 fit
+        at += snprintf(buf + at, 64 - (size_t)at, "%s%lld", i ? "," : "", (long long)size[i]);
+    snprintf(buf + at, 64 - (size_t)at, "]");
+}
+
+static bool check_tensor(const struct param *p, const struct model_file *f, struct err *err) {
+    const struct file_tensor *t = model_file_tensor(f, p->name);
+    if (!t) return err_set(err, "tensor %s is missing", p->name);
+    bool norm = is_norm(p);
+    int64_t rows = norm ? 1 : t->size[0], cols = norm ? t->size[0] : t->n_dims == 2 ? t->size[1] : 0;
+    if (t->n_dims != (norm ? 1 : 2) || rows != p->rows || cols != p->cols) {
+        char expected[64], found[64];
+        const int64_t size[4] = {norm ? p->cols : p->rows, p->cols, 0, 0};
+        shape_text(expected, norm ? 1 : 2, size);
+        shape_text(found, t->n_dims, t->size);
+        return err_set(err, "tensor %s has shape %s, expected %s", p->name, found, expected);
+    }
+    if (t->dtype == DTYPE_COUNT || t->dtype == DTYPE_I32)
+        return err_set(err, "tensor %s has type %s, which this program does not read", p->name, t->type_name);
+    size_t row_bytes;
+    if (!dtype_row_bytes(t->dtype, p->cols, &row_bytes) || row_bytes * (size_t)p->rows != t->bytes)
+        return err_set(err, "tensor %s has %zu bytes, which is not its shape times its type", p->name, t->bytes);
+    return true;
+}
+
+bool params_check_file(const struct model_config *c, const struct model_file *f, struct err *err) {
+    int n;
+    struct param *table = config_params_table(c, &n);
+    bool good = true;
+    for (int i = 0; i < n && good; i++) good = check_tensor(&table[i], f, err);
+    // All of the table is there; so the file has more tensors only if one is not in the table.
+    size_t tensors = model_file_tensor_count(f);
+    for (size_t j = 0; j < tensors && good && tensors > (size_t)n; j++) {
+        const char *name = model_file_tensor_at(f, j)->name;
+        bool known = strncmp(name, "adam.", 5) == 0 || strcmp(name, "lehr.seal") == 0;
+        for (int i = 0; i < n && !known; i++) known = strcmp(table[i].name, name) == 0;
+        if (!known)
+            good = err_set(err, "tensor %s is not part of a %s model as this program knows it%s", name,
+                           c->family->name,
+                           strcmp(name, "rope_freqs.weight") == 0 ? ": stretched rope is not supported" : "");
+    }
+    mem_free(table);
+    return good;
+}
+
+// --- loading for running -------------------------------------------------------------------------------------------
+
+static struct tensor file_rows(const struct file_tensor *t, const struct param *p) {
+    void *data = (void *)(uintptr_t)t->data; // read only: weight_load and to_f32 take it as such
+    return (struct tensor){data, t->dtype, LAYOUT_ROWS, 1, p->rows, p->cols, t->bytes / (size_t)p->rows};
+}
+
+// Norms are small and read in f32 whatever the file has.
+static void upload_norm(const struct model *m, struct param *p, const struct file_tensor *t) {
+    float *host = mem_array((size_t)p->cols, sizeof *host, "norm");
+    dtype_row(t->dtype)->to_f32(t->data, host, p->cols);
+    m->backend->upload(p->w.data, host, (size_t)p->cols * sizeof *host);
+    mem_free(host);
+}
+
+static bool load_matrix(struct model *m, int i, const struct file_tensor *t, struct err *err) {
+    struct param *p = &m->params[i];
+    const struct backend *b = m->backend;
+    bool looked_up = i == m->embed, multiplied = i != m->embed || m->head == m->embed;
+    if ((looked_up && !b->supports(OP_EMBED, t->dtype)) || (multiplied && !b->supports(OP_MATMUL, t->dtype)))
+        return err_set(err, "tensor %s has type %s, which the %s backend does not read", p->name, t->type_name,
+                       b->name);
+    struct tensor host = file_rows(t, p);
+    return b->weight_load(&p->w, &host, &p->owned, err) || err_in(err, "tensor %s", p->name);
+}
+
+static void place_norms(struct model *m, struct slab *s) {
+    for (int i = 0; i < m->n_params; i++)
+        if (is_norm(&m->params[i])) m->params[i].w = slab_tensor(s, DTYPE_F32, 1, m->params[i].cols);
+}
+
+static bool load_all(struct model *m, const struct model_file *f, struct err *err) {
+    struct slab norms = {0};
+    place_norms(m, &norms);
+    m->weights_bytes = norms.used;
+    m->weights_block = m->backend->alloc(norms.used, "norms", err);
+    if (!m->weights_block) return false;
+    norms = (struct slab){.base = m->weights_block};
+    place_norms(m, &norms);
+    for (int i = 0; i < m->n_params; i++) {
+        const struct file_tensor *t = model_file_tensor(f, m->params[i].name);
+        if (is_norm(&m->params[i])) upload_norm(m, &m->params[i], t);
+        else if (!load_matrix(m, i, t, err)) return false;
+    }
+    return true;
+}
+
+struct model *model_load(const struct model_file *f, const struct backend *b, struct err *err) {
+    struct model_config c;
+    if (!config_read(&c, f, err)) return NULL;
+    struct model *m = NULL;
+    if (params_check_file(&c, f, err) && (m = skeleton(&c, b, err)) && load_all(m, f, err)) return m;
+    model_free(m);
+    err_in(err, "%s", model_file_path(f));
+    return NULL;
+}
+
+// --- making for training -------------------------------------------------------------------------------------------
+
+struct init_job {
+    float *out;
+    uint64_t seed, stream;
+    int64_t first; // element that out[0] is; a multiple of 4
+    int64_t count;
+    float std;
+};
+
+// Elements 4b .. 4b+3 are the two Box-Muller pairs of block b. The uniforms lie in (0,1] with 32 bits, so no value is
+// beyond 6.7 standard deviations.
+static void init_fill(void *arg, int64_t lo, int64_t hi, int thread) {
+    const struct init_job *j = arg;
+    (void)thread;
+    for (int64_t b = lo; b < hi; b++) {
+        uint32_t word[4];
+        rng_block(j->seed, j->stream, (uint64_t)(j->first / 4 + b), word);
+        float value[4];
+        for (int half = 0; half < 2; half++) {
+            double u = ((double)word[2 * half] + 1) * 0x1p-32;
+            float radius = j->std * sqrtf(-2 * logf((float)u));
+            float angle = (float)((double)word[2 * half + 1] * (0x1p-32 * 6.283185307179586));
+            value[2 * half] = radius * cosf(angle);
+            value[2 * half + 1] = radius * sinf(angle);
+        }
+        for (int64_t i = 0; i < 4 && 4 * b + i < j->count; i++) j->out[4 * b + i] = value[i];
+    }
+}
+
+enum { STAGE = 1 << 20 }; // floats that go through host memory at a time
+
+static void init_param(const struct model *m, int i, uint64_t seed, float *stage) {
+    const struct param *p = &m->params[i];
+    int64_t total = p->rows * p->cols;
+    for (int64_t at = 0; at < total; at += STAGE) {
+        int64_t n = total - at < STAGE ? total - at : STAGE;
+        if (is_norm(p)) {
+            for (int64_t k = 0; k < n; k++) stage[k] = 1;
+        } else {
+            struct init_job job = {stage, seed, (uint64_t)i, at, n, p->init_std};
+            pool_for((n + 3) / 4, 4096, init_fill, &job);
+        }
+        m->backend->upload((float *)p->w.data + at, stage, (size_t)n * sizeof *stage);
+    }
+}
+
+// f32 weights in table order, then bf16 copies of what products read.
+static void place_weights(struct model *m, struct slab *s) {
+    for (int i = 0; i < m->n_params; i++)
+        m->params[i].w = slab_tensor(s, DTYPE_F32, m->params[i].rows, m->params[i].cols);
+    for (int i = 0; i < m->n_params && m->compute == DTYPE_BF16; i++) {
+        struct param *p = &m->params[i];
+        bool only_looked_up = i == m->embed && m->head != m->embed;
+        if (!is_norm(p) && !only_looked_up) p->w16 = slab_tensor(s, DTYPE_BF16, p->rows, p->cols);
+    }
+}
+
+static void place_grads(struct model *m, struct slab *s) {
+    for (int i = 0; i < m->n_params; i++)
+        m->params[i].grad = slab_tensor(s, DTYPE_F32, m->params[i].rows, m->params[i].cols);
+}
+
+static bool alloc_trainable(struct model *m, struct err *err) {
+    struct slab weights = {0}, grads = {0};
+    place_weights(m, &weights);
+    place_grads(m, &grads);
+    if (weights.too_big || grads.too_big)
+        return err_set(err, "a model of this size does not fit in an address space");
+    m->weights_bytes = weights.used;
+    m->grads_bytes = grads.used;
+    m->weights_block = m->backend->alloc(weights.used, "weights", err);
+    if (!m->weights_block) return false;
+    m->grads_block = m->backend->alloc(grads.used, "gradients", err);
+    if (!m->grads_block) return false;
+    weights = (struct slab){.base = m->weights_block};
+    grads = (struct slab){.base = m->grads_block};
+    place_weights(m, &weights);
+    place_grads(m, &grads);
+    return true;
+}
+
+struct model *model_new(const struct model_config *c, const struct backend *b, enum dtype compute, uint64_t seed,
+                        struct err *err) {
+    assert(compute == DTYPE_F32 || compute == DTYPE_BF16);
+    static const enum op needs[] = {OP_MATMUL, OP_MATMUL_DX};
+    if (!config_check(c, err)) return NULL;
+    for (size_t i = 0; i < COUNT_OF(needs); i++) {
+        if (b->supports(needs[i], compute)) continue;
+        err_set(err, "the %s backend has no %s for %s weights", b->name, op_name(needs[i]), dtype_row(compute)->name);
+        return NULL;
+    }
+    struct model *m = skeleton(c, b, err);
+    if (!m) return NULL;
+    m->trainable = true;
+    m->compute = compute;
+    if (!alloc_trainable(m, err)) {
+        model_free(m);
+        return NULL;
+    }
+    float *stage = mem_array(STAGE, sizeof *stage, "initial weights");
+    for (int i = 0; i < m->n_params; i++) init_param(m, i, seed, stage);
+    mem_free(stage);
+    model_refresh_copies(m);
+    return m;
+}
+
+void model_refresh_copies(struct model *m) {
+    for (int i = 0; i < m->n_params; i++) {
+        struct param *p = &m->params[i];
+        if (tensor_present(&p->w16)) m->backend->cast(&(struct cast_args){p->w16, p->w});
+    }
+}
+
+// What a checkpoint or a model to continue must agree on. Training-only fields are the caller's.
+static bool same_config(const struct model_config *ours, const struct model_config *file, struct err *err) {
+    if (ours->family != file->family)
+        return err_set(err, "the file is a %s model, expected %s", file->family->name, ours->family->name);
+    const struct {
+        const char *name;
+        double ours, file;
+    } rows[] = {
+        {"width", (double)ours->C, (double)file->C},
+        {"layers", (double)ours->L, (double)file->L},
+        {"query heads", (double)ours->H, (double)file->H},
+        {"key/value heads", (double)ours->G, (double)file->G},
+        {"head size", (double)ours->D, (double)file->D},
+        {"feed-forward width", (double)ours->F, (double)file->F},
+        {"vocabulary", (double)ours->V, (double)file->V},
+        {"tied head", ours->tied, file->tied},
+        {"rope base", (double)ours->rope_base, (double)file->rope_base},
+        {"norm eps", (double)ours->norm_eps, (double)file->norm_eps},
+        {"embedding scale", (double)ours->m_emb, (double)file->m_emb},
+        {"attention scale", (double)ours->m_attn, (double)file->m_attn},
+        {"residual scale", (double)ours->m_res, (double)file->m_res},
+        {"logit scale", (double)ours->logit_divisor, (double)file->logit_divisor},
+    };
+    for (size_t i = 0; i < COUNT_OF(rows); i++)
+        if (fabs(rows[i].ours - rows[i].file) > 1e-6 * fabs(rows[i].ours)) // f32 rounding of a ratio
+            return err_set(err, "the file's %s is %g, the model's %g", rows[i].name, rows[i].file, rows[i].ours);
+    return true;
+}
+
+static void read_param(const struct model *m, const struct param *p, const struct file_tensor *t, float *stage) {
+    size_t row_bytes = t->bytes / (size_t)p->rows;
+    int64_t step = STAGE / p->cols; // config_check keeps cols at STAGE or below
+    assert(step > 0);
+    for (int64_t at = 0; at < p->rows; at += step) {
+        int64_t rows = p->rows - at < step ? p->rows - at : step;
+        dtype_row(t->dtype)->to_f32((const char *)t->data + (size_t)at * row_bytes, stage, rows * p->cols);
+        m->backend->upload((float *)p->w.data + at * p->cols, stage, (size_t)(rows * p->cols) * sizeof *stage);
+    }
+}
+
+bool model_read_weights(struct model *m, const struct model_file *f, struct err *err) {
+    assert(m->trainable);
+    struct model_config c;
+    if (!config_read(&c, f, err)) return false;
+    if (!same_config(&m->config, &c, err) || !params_check_file(&c, f, err))
+        return err_in(err, "%s", model_file_path(f));
+    float *stage = mem_array(STAGE, sizeof *stage, "weights from the file");
+    for (int i = 0; i < m->n_params; i++)
+        read_param(m, &m->params[i], model_file_tensor(f, m->params[i].name), stage);
+    mem_free(stage);
+    model_refresh_copies(m);
+    return true;
+}
+
+// --- writing -------------------------------------------------------------------------------------------------------
+
+static enum dtype written_dtype(const struct param *p, enum dtype matrices) {
+    if (is_norm(p)) return DTYPE_F32;
+    return p->cols % dtype_row(matrices)->block_weights == 0 ? matrices : DTYPE_F16;
+}
+
+void model_declare(const struct model *m, enum dtype matrices, struct gguf_out *o, struct text *notes) {
+    gguf_out_u32(o, "general.file_type", (uint32_t)dtype_row(matrices)->gguf_file_type);
+    if (dtype_row(matrices)->block_weights > 1) gguf_out_u32(o, "general.quantization_version", 2);
+    int fallen = 0;
+    for (int i = 0; i < m->n_params; i++) {
+        const struct param *p = &m->params[i];
+        enum dtype d = written_dtype(p, matrices);
+        const int64_t size[4] = {is_norm(p) ? p->cols : p->rows, p->cols, 0, 0};
+        gguf_out_tensor(o, p->name, d, is_norm(p) ? 1 : 2, size);
+        if (!is_norm(p) && d != matrices && fallen++ == 0 && notes)
+            text_fmt(notes, "%s has rows of %lld weights, no multiple of %d: written as F16 instead of %s\n", p->name,
+                     (long long)p->cols, dtype_row(matrices)->block_weights, dtype_row(matrices)->name);
+    }
+    if (fallen > 1 && notes) text_fmt(notes, "%d more tensors likewise\n", fallen - 1);
+}
+
+// Rows of any dtype come from the device, become f32, then what the file wants.
+static void write_param(const struct model *m, const struct param *p, enum dtype d, float *stage, void *raw,
+                        void *packed, struct gguf_out *o) {
+    const struct dtype_row *from = dtype_row(p->w.dtype), *to = dtype_row(d);
+    assert(p->w.layout == LAYOUT_ROWS);
+    size_t out_bytes;
+    bool whole = dtype_row_bytes(d, p->cols, &out_bytes);
+    assert(whole);
+    (void)whole;
+    int64_t step = STAGE / p->cols;
+    for (int64_t at = 0; at < p->rows; at += step) {
+        int64_t rows = p->rows - at < step ? p->rows - at : step;
+        m->backend->download(raw, (const char *)p->w.data + (size_t)at * p->w.row_bytes,
+                             (size_t)rows * p->w.row_bytes);
+        from->to_f32(raw, stage, rows * p->cols);
+        to->from_f32(stage, packed, rows * p->cols);
+        gguf_out_data(o, packed, (size_t)rows * out_bytes);
+    }
+}
+
+void model_write_data(const struct model *m, enum dtype matrices, struct gguf_out *o) {
+    float *stage = mem_array(STAGE, sizeof *stage, "weights for the file");
+    void *raw = mem_array(STAGE, sizeof(float), "weights for the file");
+    void *packed = mem_array(STAGE, sizeof(float), "weights for the file");
+    for (int i = 0; i < m->n_params; i++)
+        write_param(m, &m->params[i], written_dtype(&m->params[i], matrices), stage, raw, packed, o);
+    mem_free(stage);
+    mem_free(raw);
+    mem_free(packed);
+}

@@ -1,0 +1,175 @@
+// session.c: a KV cache and the activations to feed it.
+//
+// Token t of the text has its keys and values in row t of every layer's cache, so forgetting the end of a text is
+// setting a number, and row t attends to cache rows 0..t. A feed longer than `chunk` is cut into passes; since no
+// row's result depends on the rows beside it, any cut gives the same bits.
+//
+// All device memory is one block: cache, activations of one layer for `chunk` rows, logits. Nothing is allocated by a
+// feed.
+#include "model/internal.h"
+
+struct session {
+    const struct model *m;
+    int64_t ctx, chunk, logit_rows, length;
+    void *block;                     // everything below that lies on the device
+    struct tensor *cache_k, *cache_v; // [L] of [ctx,G*D]
+    struct layer_acts layer;
+    struct acts acts;
+    struct tensor logits;            // [logit_rows,V]
+    int32_t *ids, *pos, *lo, *hi;    // [chunk]; a row's place in the cache is its position
+    int32_t *host_pos, *host_hi;     // [chunk] host
+    float *host_logits;              // [logit_rows,V] host
+};
+
+static void plan(struct session *s, const struct model *m, const struct session_options *o) {
+    s->m = m;
+    s->ctx = o->ctx ? o->ctx : m->config.ctx;
+    s->chunk = o->chunk ? o->chunk : 256;
+    if (s->chunk > s->ctx) s->chunk = s->ctx;
+    s->logit_rows = o->all_logits > 1 ? o->all_logits : 1;
+    s->acts.layer = &s->layer;
+}
+
+static void place(struct session *s, enum dtype kv, struct slab *slab) {
+    const struct model_config *c = &s->m->config;
+    for (int64_t l = 0; l < c->L; l++) {
+        s->cache_k[l] = slab_tensor(slab, kv, s->ctx, c->G * c->D);
+        s->cache_v[l] = slab_tensor(slab, kv, s->ctx, c->G * c->D);
+    }
+    acts_place(&s->acts, c, s->chunk, false, slab);
+    s->logits = slab_tensor(slab, DTYPE_F32, s->logit_rows, c->V);
+    int32_t **ints[] = {&s->ids, &s->pos, &s->lo, &s->hi};
+    for (size_t i = 0; i < COUNT_OF(ints); i++) *ints[i] = slab_take(slab, s->chunk, sizeof(int32_t));
+}
+
+static void take_tables(struct session *s) {
+    size_t L = (size_t)s->m->config.L;
+    s->cache_k = mem_array(L, sizeof *s->cache_k, "cache table");
+    s->cache_v = mem_array(L, sizeof *s->cache_v, "cache table");
+}
+
+size_t session_bytes(const struct model *m, const struct session_options *o) {
+    struct session s = {0};
+    struct slab slab = {0};
+    plan(&s, m, o);
+    take_tables(&s);
+    place(&s, o->kv, &slab);
+    mem_free(s.cache_k);
+    mem_free(s.cache_v);
+    size_t host = 2 * sizeof(int32_t) * (size_t)s.chunk, logits, bytes;
+    if (slab.too_big || !size_mul((size_t)s.logit_rows * sizeof(float), (size_t)m->config.V, &logits) ||
+        !size_add(slab.used, host, &bytes) || !size_add(bytes, logits, &bytes))
+        return SIZE_MAX;
+    return bytes;
+}
+
+static bool check_options(const struct model *m, const struct session_options *o, struct err *err) {
+    const struct backend *b = m->backend;
+    if (o->ctx < 0 || o->ctx > 1 << 30)
+        return err_set(err, "a context of %lld tokens is out of range", (long long)o->ctx);
+    if (o->chunk < 0 || o->chunk > 1 << 24 || o->all_logits < 0 || o->all_logits > 1 << 24)
+        return err_set(err, "chunks of %lld rows with %lld rows of logits are out of range", (long long)o->chunk,
+                       (long long)o->all_logits);
+    if (o->kv != DTYPE_F32 && o->kv != DTYPE_F16 && o->kv != DTYPE_BF16)
+        return err_set(err, "a cache of %s is not possible, expected F32, F16 or BF16", dtype_row(o->kv)->name);
+    if (!b->supports(OP_STORE_ROWS, o->kv) || !b->supports(OP_ATTEND, o->kv))
+        return err_set(err, "the %s backend has no cache of %s", b->name, dtype_row(o->kv)->name);
+    return true;
+}
+
+struct session *session_new(const struct model *m, const struct session_options *o, struct err *err) {
+    static_assert(DTYPE_F32 == 0, "options left at zero ask for an F32 cache");
+    if (!check_options(m, o, err)) return NULL;
+    struct session *s = mem_alloc(sizeof *s, "session");
+    struct slab slab = {0};
+    plan(s, m, o);
+    take_tables(s);
+    place(s, o->kv, &slab);
+    if (slab.too_big || session_bytes(m, o) == SIZE_MAX)
+        err_set(err, "a context of %lld tokens does not fit in an address space", (long long)s->ctx);
+    else s->block = m->backend->alloc(slab.used, "cache and activations of a session", err);
+    if (!s->block) {
+        session_free(s);
+        return NULL;
+    }
+    slab = (struct slab){.base = s->block};
+    place(s, o->kv, &slab); // lo stays zero: every row sees the whole text before it
+    s->host_pos = mem_array((size_t)s->chunk, sizeof *s->host_pos, "positions");
+    s->host_hi = mem_array((size_t)s->chunk, sizeof *s->host_hi, "row ranges");
+    s->host_logits = mem_array((size_t)(s->logit_rows * m->config.V), sizeof *s->host_logits, "logits");
+    return s;
+}
+
+void session_free(struct session *s) {
+    if (!s) return;
+    if (s->block) s->m->backend->free(s->block);
+    mem_free(s->cache_k);
+    mem_free(s->cache_v);
+    mem_free(s->host_pos);
+    mem_free(s->host_hi);
+    mem_free(s->host_logits);
+    mem_free(s);
+}
+
+int64_t session_length(const struct session *s) { return s->length; }
+int64_t session_capacity(const struct session *s) { return s->ctx; }
+
+void session_rewind(struct session *s, int64_t length) {
+    assert(length >= 0 && length <= s->length);
+    s->length = length;
+}
+
+// Rows first .. first + count of the pass to rows `to` .. of the logits.
+static void logits_of(struct session *s, int64_t first, int64_t count, int64_t to) {
+    struct tensor x = tensor_rows(s->acts.out, first, count), normed = tensor_rows(s->acts.norm, 0, count);
+    model_head(s->m, tensor_rows(s->logits, to, count), normed, x, 1 / s->m->config.logit_divisor);
+}
+
+static void feed_chunk(struct session *s, const int32_t *ids, int64_t n) {
+    const struct backend *b = s->m->backend;
+    for (int64_t i = 0; i < n; i++) {
+        s->host_pos[i] = (int32_t)(s->length + i);
+        s->host_hi[i] = (int32_t)(s->length + i + 1);
+    }
+    size_t bytes = (size_t)n * sizeof(int32_t);
+    b->upload(s->ids, ids, bytes);
+    b->upload(s->pos, s->host_pos, bytes);
+    b->upload(s->hi, s->host_hi, bytes);
+    model_forward(s->m, &(struct pass){.n = n, .ids = s->ids, .pos = s->pos, .lo = s->lo, .hi = s->hi,
+                                       .kv_rows = s->pos, .cache_k = s->cache_k, .cache_v = s->cache_v,
+                                       .acts = &s->acts});
+}
+
+static bool check_feed(const struct session *s, const int32_t *ids, int64_t n, enum logits_wanted want,
+                       struct err *err) {
+    if (n < 1) return err_set(err, "nothing to feed: %lld tokens", (long long)n);
+    if (n > s->ctx - s->length)
+        return err_set(err, "the context is full: %lld tokens after %lld, but it holds %lld; use a larger context or"
+                            " a shorter text", (long long)n, (long long)s->length, (long long)s->ctx);
+    if (want == LOGITS_ALL && n > s->logit_rows)
+        return err_set(err, "logits of %lld tokens asked for, but the session keeps %lld rows", (long long)n,
+                       (long long)s->logit_rows);
+    for (int64_t i = 0; i < n; i++)
+        if (ids[i] < 0 || ids[i] >= s->m->config.V)
+            return err_set(err, "token %lld is %d, outside the vocabulary of %lld", (long long)i, ids[i],
+                           (long long)s->m->config.V);
+    return true;
+}
+
+const float *session_feed(struct session *s, const int32_t *ids, int64_t n, enum logits_wanted want,
+                          struct err *err) {
+    if (!check_feed(s, ids, n, want, err)) return NULL;
+    const struct backend *b = s->m->backend;
+    for (int64_t at = 0; at < n; at += s->chunk) {
+        int64_t rows = n - at < s->chunk ? n - at : s->chunk;
+        b->begin();
+        feed_chunk(s, ids + at, rows);
+        if (want == LOGITS_ALL) logits_of(s, 0, rows, at);
+        if (want == LOGITS_LAST && at + rows == n) logits_of(s, rows - 1, 1, 0);
+        b->end();
+        s->length += rows;
+    }
+    int64_t kept = want == LOGITS_ALL ? n : want == LOGITS_LAST ? 1 : 0;
+    if (kept) b->download(s->host_logits, s->logits.data, (size_t)kept * s->logits.row_bytes);
+    return s->host_logits;
+}

@@ -1,0 +1,529 @@
+// run.c: a language model in, text out.
+//
+// options -> model file -> model, tokenizer, session -> one of the modes: generate (default), --bench, --perplexity,
+// --tokenize, --check. Standard output carries the text (or --json lines) and nothing else; what was found, chosen and
+// measured goes to standard error in a few lines. With -p the program never asks anything.
+#include "gen/gen.h"
+
+#include <errno.h>
+#include <locale.h>
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static struct {
+    const char *model, *prompt, *file, *tokenizer, *device, *cpu, *kv, *perplexity;
+    int64_t n, ctx, threads, threads_batch, chunk, logprobs, stride, chunks, bench_prompt, bench_new, repeats;
+    struct opt_words stop;
+    struct sampler_options sampler;
+    bool ignore_eos, json, special, parse_special, echo, bench, tokenize, check, list, version, help, verbose;
+} o = {.device = "auto", .kv = "f32", .n = -1, .logprobs = -1, .echo = true, .bench_prompt = 512, .bench_new = 128, .repeats = 5};
+
+// clang-format off
+static struct opt table[] = {
+    {"-m --model", OPT_TEXT, &o.model, 0, 0, "FILE", "[Model] .gguf or llama2.c .bin, known by its content; without it the model in data/", 0},
+    {"--tokenizer", OPT_TEXT, &o.tokenizer, 0, 0, "FILE", "for files that carry none (llama2.c): tokenizer.bin, a GGUF file, or byte", 0},
+    {"-c --ctx-size --ctx", OPT_INT, &o.ctx, 0, 1 << 24, "N", "context in tokens; 0: the model's, at most 4096", 0},
+    {"--kv --cache-type-k", OPT_TEXT, &o.kv, 0, 0, "TYPE", "cache of keys and values: f32, f16, bf16", 0},
+    {"-p --prompt", OPT_TEXT, &o.prompt, 0, 0, "TEXT", "[Text] what the text begins with", 0},
+    {"-f --file", OPT_TEXT, &o.file, 0, 0, "FILE", "the same from a file; - for standard input", 0},
+    {"-n --predict --n-predict", OPT_INT, &o.n, -1, 1e12, "N", "tokens to make; -1: until the model ends or the context is full", 0},
+    {"--stop -r --reverse-prompt", OPT_MANY, &o.stop, 0, 0, "TEXT", "end when this text appears; may be given several times", 0},
+    {"--ignore-eos", OPT_FLAG, &o.ignore_eos, 0, 0, "", "go on after end tokens", 0},
+    {"--echo --display-prompt", OPT_FLAG, &o.echo, 0, 0, "", "print the prompt before the new text", 0},
+    {"--special", OPT_FLAG, &o.special, 0, 0, "", "print control tokens too", 0},
+    {"--parse-special", OPT_FLAG, &o.parse_special, 0, 0, "", "spellings of control tokens in the prompt become those tokens", 0},
+    {"--temp --temperature", OPT_REAL, &o.sampler.temp, 0, 1000, "X", "[Sampling] 0 takes the likeliest token always", 0},
+    {"--top-k", OPT_INT, &o.sampler.top_k, 0, 1e9, "N", "0: off", 0},
+    {"--top-p", OPT_REAL, &o.sampler.top_p, 0, 1, "X", "1: off", 0},
+    {"--min-p", OPT_REAL, &o.sampler.min_p, 0, 1, "X", "0: off", 0},
+    {"--typical --typical-p", OPT_REAL, &o.sampler.typical, 0, 1, "X", "1: off", 0},
+    {"--repeat-penalty", OPT_REAL, &o.sampler.repeat_penalty, 0.01, 100, "X", "1: off", 0},
+    {"--presence-penalty", OPT_REAL, &o.sampler.presence_penalty, -100, 100, "X", "0: off", 0},
+    {"--frequency-penalty", OPT_REAL, &o.sampler.frequency_penalty, -100, 100, "X", "0: off", 0},
+    {"--repeat-last-n", OPT_INT, &o.sampler.repeat_last, -1, 1e7, "N", "window of the penalties; -1: all", 0},
+    {"--mirostat", OPT_INT, &o.sampler.mirostat, 0, 2, "N", "1 or 2: hold the surprise at --mirostat-tau", 0},
+    {"--mirostat-tau --mirostat-ent", OPT_REAL, &o.sampler.mirostat_tau, 0, 100, "X", "bits", 0},
+    {"--mirostat-eta --mirostat-lr", OPT_REAL, &o.sampler.mirostat_eta, 0, 10, "X", "learning rate", 0},
+    {"-s --seed", OPT_INT, &o.sampler.seed, -1, 9e18, "N", "-1: from the clock, and printed; the same seed gives the same bytes", 0},
+    {"--json", OPT_FLAG, &o.json, 0, 0, "", "[Output] one JSON object per token, and one at the end", 0},
+    {"--logprobs", OPT_INT, &o.logprobs, -1, 1e6, "N", "with the N likeliest tokens and their log-probabilities; implies --json", 0},
+    {"-v --verbose", OPT_FLAG, &o.verbose, 0, 0, "", "print every key of the model file", 0},
+    {"--perplexity", OPT_TEXT, &o.perplexity, 0, 0, "FILE", "[Other modes] score a text in chunks of -c (512), second halves only, as llama.cpp does", 0},
+    {"--stride", OPT_INT, &o.stride, 0, 1 << 24, "N", "instead: a window of -c every N tokens, each token scored once", 0},
+    {"--chunks", OPT_INT, &o.chunks, 0, 1e12, "N", "stop after so many chunks", 0},
+    {"--tokenize", OPT_FLAG, &o.tokenize, 0, 0, "", "print the ids of the prompt and stop", 0},
+    {"--bench", OPT_FLAG, &o.bench, 0, 0, "", "measure prompt reading and generation on random tokens", 0},
+    {"--bench-prompt", OPT_INT, &o.bench_prompt, 0, 1 << 24, "N", "tokens of that prompt", 0},
+    {"--bench-new", OPT_INT, &o.bench_new, 0, 1 << 24, "N", "tokens generated", 0},
+    {"--repeats", OPT_INT, &o.repeats, 1, 1000, "N", "runs of each; the median is told", 0},
+    {"--check", OPT_FLAG, &o.check, 0, 0, "", "examine the file: structure, every weight finite, seal, hash; exit code 3 when it fails", 0},
+    {"--list", OPT_FLAG, &o.list, 0, 0, "", "families, filters and dtypes", 0},
+    {"-t --threads", OPT_INT, &o.threads, 0, 256, "N", "[Machine] 0: physical cores that this process may use", 0},
+    {"-tb --threads-batch", OPT_INT, &o.threads_batch, 0, 256, "N", "threads for reading the prompt; 0: the same", 0},
+    {"-b --batch-size -ub --ubatch-size", OPT_INT, &o.chunk, 0, 1 << 20, "N", "rows of a pass when reading a prompt; never changes the result (0: 256)", 0},
+    {"--device", OPT_TEXT, &o.device, 0, 0, "NAME", "auto or cpu", 0},
+    {"--cpu", OPT_TEXT, &o.cpu, 0, 0, "LEVEL", "plain, avx2 or avx512 instead of the best present", 0},
+    {"--version", OPT_FLAG, &o.version, 0, 0, "", "version and the kernels this machine would use", 0},
+    {"-h --help", OPT_FLAG, &o.help, 0, 0, "", "this text", 0},
+};
+// clang-format on
+
+static volatile sig_atomic_t stop_wanted;
+
+static void on_stop(int signal_number) {
+    (void)signal_number;
+    if (stop_wanted) _exit(130);
+    stop_wanted = 1;
+}
+
+static _Noreturn void fail(int code, const struct err *err) {
+    fflush(stdout);
+    fprintf(stderr, "run: %s\n", err->text);
+    exit(code);
+}
+
+static _Noreturn void refuse(int code, const char *format, ...) PRINTF_LIKE(2, 3);
+static _Noreturn void refuse(int code, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    fputs("run: ", stderr);
+    vfprintf(stderr, format, args);
+    fputc('\n', stderr);
+    va_end(args);
+    exit(code);
+}
+
+struct app {
+    struct model_file *file;
+    struct model *model;
+    struct tokenizer *tokenizer;
+    const struct backend *backend;
+    struct session *session;
+};
+
+// ---- set-up -------------------------------------------------------------------------------------------------------
+
+// The model that ships: beside the program, or in the current folder.
+static const char *shipped_model(const char *program) {
+    static char path[4096];
+    const char *slash = strrchr(program, '/');
+    int folder = slash ? (int)(slash - program) + 1 : 0;
+    snprintf(path, sizeof path, "%.*sdata/stories-1m.gguf", folder, program);
+    if (file_exists(path)) return path;
+    return "data/stories-1m.gguf";
+}
+
+static void open_tokenizer(struct app *a) {
+    struct err err;
+    int64_t vocab = -1;
+    if (!meta_int(a->file, "llama.vocab_size", false, 1, 1 << 30, &vocab, &err)) fail(1, &err);
+    bool carries = meta_kind(a->file, "tokenizer.ggml.model") != META_ABSENT;
+    if (o.tokenizer) {
+        a->tokenizer = tokenizer_open(o.tokenizer, vocab, &err);
+        if (carries) fprintf(stderr, "note: the model carries a tokenizer; --tokenizer %s is used instead\n", o.tokenizer);
+    } else if (carries) {
+        a->tokenizer = tokenizer_from_file(a->file, &err);
+    } else {
+        // llama2.c keeps its tokenizer beside the model; nothing is taken from the current folder unseen.
+        refuse(1, "%s carries no tokenizer: give one by --tokenizer (llama2.c: tokenizer.bin or tok512.bin)", model_file_path(a->file));
+    }
+    if (!a->tokenizer) fail(1, &err);
+}
+
+static void open_model(struct app *a) {
+    struct err err;
+    double start = time_now();
+    a->file = model_file_open(o.model, &err);
+    if (!a->file) fail(1, &err);
+    open_tokenizer(a);
+    a->model = model_load(a->file, a->backend, &err);
+    if (!a->model) fail(1, &err);
+    const struct model_config *c = &a->model->config;
+    if (c->V != tokenizer_vocab(a->tokenizer))
+        refuse(1, "%s: the model has %lld tokens, its tokenizer (%s) %lld: they do not belong together", o.model, (long long)c->V,
+               tokenizer_kind_name(a->tokenizer), (long long)tokenizer_vocab(a->tokenizer));
+    struct text machine = {0};
+    char params[32], bytes[32];
+    a->backend->report(&machine);
+    fprintf(stderr, "%s: %s, %s, %s parameters, %s, tokenizer %s; loaded in %.2f s on %s\n", o.model, model_file_kind(a->file),
+            c->family->name, text_count(params, (double)config_params(c)),
+            text_bytes(bytes, (double)model_file_bytes(a->file)), tokenizer_kind_name(a->tokenizer), time_now() - start,
+            machine.data);
+    text_free(&machine);
+}
+
+static void open_session(struct app *a, int64_t ctx, int64_t all_logits) {
+    struct err err;
+    enum dtype kv = dtype_from_name(o.kv);
+    if (kv != DTYPE_F32 && kv != DTYPE_F16 && kv != DTYPE_BF16) refuse(2, "--kv %s: expected f32, f16 or bf16", o.kv);
+    struct session_options so = {.ctx = ctx, .chunk = o.chunk, .all_logits = all_logits, .kv = kv};
+    size_t need = session_bytes(a->model, &so), have = mem_available_bytes();
+    if (have && need > have) {
+        char n[32], h[32];
+        refuse(1, "a context of %lld tokens needs %s, but %s are free: give a smaller -c, or --kv f16", (long long)ctx,
+               text_bytes(n, (double)need), text_bytes(h, (double)have));
+    }
+    a->session = session_new(a->model, &so, &err);
+    if (!a->session) fail(1, &err);
+}
+
+static int64_t chosen_ctx(const struct app *a) {
+    int64_t ctx = o.ctx ? o.ctx : a->model->config.ctx < 4096 ? a->model->config.ctx : 4096;
+    if (ctx > a->model->config.ctx)
+        fprintf(stderr, "note: a context of %lld tokens is longer than the %lld the model was made for\n", (long long)ctx,
+                (long long)a->model->config.ctx);
+    return ctx;
+}
+
+static void read_prompt(struct text *prompt) {
+    struct err err;
+    if (o.prompt && o.file) refuse(2, "-p and -f both give the prompt; give one");
+    if (o.file) {
+        if (!file_read_all(o.file, (size_t)1 << 30, prompt, &err)) fail(1, &err);
+    } else if (o.prompt) {
+        text_str(prompt, o.prompt);
+    } else {
+        text_str(prompt, "");
+    }
+}
+
+// ---- generate -----------------------------------------------------------------------------------------------------
+
+struct printer {
+    struct app *app;
+    struct text line;
+    bool broken; // standard output is gone
+};
+
+static void put_text(struct printer *p, const char *bytes, size_t n) {
+    if (n && fwrite(bytes, 1, n, stdout) != n) p->broken = true;
+    if (fflush(stdout)) p->broken = true;
+}
+
+static bool print_token(void *arg, const struct token_event *e) {
+    struct printer *p = arg;
+    if (!o.json) {
+        put_text(p, e->bytes, e->n);
+        return !stop_wanted && !p->broken;
+    }
+    struct json_out j;
+    text_clear(&p->line);
+    json_out_open(&j, &p->line);
+    json_out_object(&j, NULL);
+    if (e->id >= 0) json_out_integer(&j, "id", e->id);
+    json_out_integer(&j, "position", e->position);
+    json_out_string(&j, "text", e->bytes, e->n);
+    if (o.logprobs >= 0 && e->id >= 0) {
+        json_out_number(&j, "logprob", e->logprob);
+        json_out_array(&j, "top");
+        for (size_t i = 0; i < e->n_top; i++) {
+            struct span piece = tokenizer_token(p->app->tokenizer, e->top[i].id);
+            json_out_object(&j, NULL);
+            json_out_integer(&j, "id", e->top[i].id);
+            json_out_string(&j, "token", piece.p, piece.n);
+            json_out_number(&j, "logprob", log((double)e->top[i].p));
+            json_out_close(&j, '}');
+        }
+        json_out_close(&j, ']');
+    }
+    json_out_close(&j, '}');
+    text_add(&p->line, "\n", 1);
+    put_text(p, p->line.data, p->line.len);
+    return !stop_wanted && !p->broken;
+}
+
+static void print_summary(struct printer *p, const struct generate_stats *s) {
+    double prompt_speed = s->prompt_s > 0 ? (double)s->prompt_tokens / s->prompt_s : 0;
+    double speed = s->new_s > 0 ? (double)s->new_tokens / s->new_s : 0;
+    if (o.json) {
+        struct json_out j;
+        text_clear(&p->line);
+        json_out_open(&j, &p->line);
+        json_out_object(&j, NULL);
+        json_out_string(&j, "stopped", stop_reason_name(s->why), strlen(stop_reason_name(s->why)));
+        json_out_integer(&j, "prompt_tokens", s->prompt_tokens);
+        json_out_integer(&j, "new_tokens", s->new_tokens);
+        json_out_integer(&j, "seed", o.sampler.seed);
+        json_out_number(&j, "first_token_s", s->first_s);
+        json_out_number(&j, "prompt_tok_per_s", prompt_speed);
+        json_out_number(&j, "tok_per_s", speed);
+        json_out_close(&j, '}');
+        text_add(&p->line, "\n", 1);
+        put_text(p, p->line.data, p->line.len);
+    } else {
+        put_text(p, "\n", 1);
+    }
+    fprintf(stderr, "%lld prompt tokens at %.1f/s, first token after %.0f ms, %lld new at %.1f/s, stopped by %s, seed %lld\n",
+            (long long)s->prompt_tokens, prompt_speed, s->first_s * 1e3, (long long)s->new_tokens, speed,
+            stop_reason_name(s->why), (long long)o.sampler.seed);
+}
+
+static int run_generate(struct app *a) {
+    struct err err;
+    struct text prompt = {0};
+    struct ids ids = {0};
+    read_prompt(&prompt);
+    unsigned flags = TOKENIZE_BOS | (o.parse_special ? TOKENIZE_SPECIAL : 0u);
+    tokenizer_encode(a->tokenizer, prompt.data, prompt.len, flags, &ids);
+    if (!ids.count) { // nothing to begin with: the token that stands before every text
+        int32_t begin = tokenizer_bos(a->tokenizer) >= 0 ? tokenizer_bos(a->tokenizer) : tokenizer_eos(a->tokenizer);
+        if (begin < 0) refuse(2, "this model has no token that begins a text: give a prompt with -p");
+        ids_add(&ids, begin);
+    }
+    int64_t ctx = chosen_ctx(a);
+    if ((int64_t)ids.count > ctx)
+        refuse(1, "the prompt has %zu tokens, the context holds %lld: give a larger -c or a shorter prompt", ids.count, (long long)ctx);
+    open_session(a, ctx, 0);
+    struct sampler *sampler = sampler_new(&o.sampler, a->model->config.V);
+    struct generate_options g = {.n = o.n, .ignore_eos = o.ignore_eos, .stop = &o.stop, .logprobs = o.logprobs, .special = o.special,
+                                 .prompt_threads = o.threads_batch};
+    struct generate_stats stats;
+    struct printer p = {.app = a};
+    if (o.echo && !o.json) put_text(&p, prompt.data, prompt.len);
+    if (o.n != 0 && !generate(a->session, a->tokenizer, sampler, ids.id, ids.count, &g, print_token, &p, &stats, &err)) fail(1, &err);
+    if (o.n == 0) stats = (struct generate_stats){.prompt_tokens = (int64_t)ids.count};
+    print_summary(&p, &stats);
+    bool broken = p.broken;
+    text_free(&p.line);
+    text_free(&prompt);
+    ids_free(&ids);
+    sampler_free(sampler);
+    if (broken && !stop_wanted) {
+        fprintf(stderr, "run: standard output could not be written: %s\n", strerror(errno));
+        return 1;
+    }
+    return stop_wanted ? 130 : 0;
+}
+
+// ---- the other modes ----------------------------------------------------------------------------------------------
+
+static int run_tokenize(struct app *a) {
+    struct text prompt = {0};
+    struct ids ids = {0};
+    if (!o.prompt && !o.file) o.file = "-";
+    read_prompt(&prompt);
+    tokenizer_encode(a->tokenizer, prompt.data, prompt.len, TOKENIZE_BOS | (o.parse_special ? TOKENIZE_SPECIAL : 0u), &ids);
+    struct text line = {0};
+    struct json_out j;
+    json_out_open(&j, &line);
+    if (o.json) json_out_array(&j, NULL);
+    for (size_t i = 0; i < ids.count; i++) {
+        if (o.json) json_out_integer(&j, NULL, ids.id[i]);
+        else text_fmt(&line, i ? " %d" : "%d", ids.id[i]);
+    }
+    if (o.json) json_out_close(&j, ']');
+    text_str(&line, "\n");
+    fwrite(line.data, 1, line.len, stdout);
+    fprintf(stderr, "%zu tokens for %zu bytes\n", ids.count, prompt.len);
+    text_free(&line);
+    text_free(&prompt);
+    ids_free(&ids);
+    return 0;
+}
+
+static void print_perplexity(void *arg, const struct perplexity *p) {
+    progress_line(arg, false, "%lld tokens scored, perplexity %.4f", (long long)p->tokens, exp(p->nll / (double)p->tokens));
+}
+
+static int run_perplexity(struct app *a) {
+    struct err err;
+    struct text text = {0};
+    struct ids ids = {0};
+    struct perplexity p;
+    struct progress progress;
+    int64_t ctx = o.ctx ? o.ctx : a->model->config.ctx < 512 ? a->model->config.ctx : 512;
+    if (ctx < 4) refuse(2, "-c %lld is too small to score a text", (long long)ctx);
+    if (!file_read_all(o.perplexity, (size_t)1 << 32, &text, &err)) fail(1, &err);
+    tokenizer_encode(a->tokenizer, text.data, text.len, TOKENIZE_BOS, &ids);
+    open_session(a, ctx, PERPLEXITY_ROWS);
+    progress_open(&progress, 5);
+    if (!perplexity_run(a->session, a->tokenizer, ids.id, ids.count, ctx, o.stride, o.chunks, print_perplexity, &progress, &p, &err))
+        fail(1, &err);
+    progress_close(&progress);
+    double n = (double)p.tokens, mean = p.nll / n, variance = p.nll_sq / n - mean * mean;
+    double error = exp(mean) * sqrt(fmax(variance, 0) / fmax(n - 1, 1));
+    double per_byte = p.bytes ? p.nll / (double)p.bytes : NAN;
+    if (o.json)
+        printf("{\"perplexity\":%.17g,\"error\":%.17g,\"nats_per_token\":%.17g,\"nats_per_byte\":%.17g,\"tokens\":%lld,\"ctx\":%lld,\"stride\":%lld}\n",
+               exp(mean), error, mean, per_byte, (long long)p.tokens, (long long)ctx, (long long)o.stride);
+    else
+        printf("perplexity %.4f +- %.4f, %.4f nats per token, %.4f nats per byte, %lld tokens scored (%s, context %lld)\n", exp(mean),
+               error, mean, per_byte, (long long)p.tokens, o.stride ? "sliding window" : "second halves of chunks", (long long)ctx);
+    text_free(&text);
+    ids_free(&ids);
+    return 0;
+}
+
+static int by_size(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+// Median of `repeats` runs; fills min and max.
+static double bench_one(struct app *a, const int32_t *ids, int64_t prompt, int64_t fresh, double *min, double *max) {
+    struct err err;
+    double times[1000];
+    for (int64_t i = 0; i < o.repeats; i++) {
+        session_rewind(a->session, 0);
+        double start = time_now();
+        if (prompt && !session_feed(a->session, ids, prompt, LOGITS_LAST, &err)) fail(1, &err);
+        for (int64_t t = 0; t < fresh; t++)
+            if (!session_feed(a->session, ids + t, 1, LOGITS_LAST, &err)) fail(1, &err);
+        times[i] = time_now() - start;
+    }
+    qsort(times, (size_t)o.repeats, sizeof *times, by_size);
+    *min = times[0];
+    *max = times[o.repeats - 1];
+    return times[o.repeats / 2];
+}
+
+// Bytes of weights a generated token reads: all matrices, the head once, one row of an untied embedding.
+static double bytes_per_token(const struct app *a) {
+    double sum = 0;
+    for (size_t i = 0; i < model_file_tensor_count(a->file); i++) {
+        const struct file_tensor *t = model_file_tensor_at(a->file, i);
+        if (a->model->config.tied || strcmp(t->name, "token_embd.weight") != 0) sum += (double)t->bytes;
+    }
+    return sum;
+}
+
+static int run_bench(struct app *a) {
+    int64_t most = o.bench_prompt > o.bench_new ? o.bench_prompt : o.bench_new;
+    if (most < 1) refuse(2, "--bench needs --bench-prompt or --bench-new above 0");
+    int32_t *ids = mem_array((size_t)most, sizeof *ids, "bench tokens");
+    for (int64_t i = 0; i < most; i++) ids[i] = (int32_t)rng_below(1, 0, (uint64_t)i, (uint64_t)a->model->config.V);
+    open_session(a, most, 0);
+    double min, max, flops = config_flops_per_token(&a->model->config, most) / 3;
+    if (o.bench_prompt) {
+        double t = bench_one(a, ids, o.bench_prompt, 0, &min, &max), n = (double)o.bench_prompt;
+        printf("prompt of %lld: %.1f tokens/s (%.1f..%.1f), %.1f GFLOP/s\n", (long long)o.bench_prompt, n / t, n / max, n / min, flops * n / t * 1e-9);
+    }
+    if (o.bench_new) {
+        double t = bench_one(a, ids, 0, o.bench_new, &min, &max), n = (double)o.bench_new;
+        printf("generation of %lld: %.1f tokens/s (%.1f..%.1f), %.2f GB/s of weights\n", (long long)o.bench_new, n / t, n / max,
+               n / min, bytes_per_token(a) * n / t * 1e-9);
+    }
+    mem_free(ids);
+    return 0;
+}
+
+static void print_key(void *arg, const char *key, const char *value) {
+    (void)arg;
+    fprintf(stderr, "  %s = %s\n", key, value);
+}
+
+// Counts weights that are not finite; rows one at a time through the dtype table.
+static int64_t count_bad(const struct file_tensor *t, double *largest) {
+    const struct dtype_row *d = dtype_row(t->dtype);
+    if (!d->to_f32) return 0;
+    int64_t bad = 0, cols = t->size[t->n_dims - 1], rows = (int64_t)(t->bytes / ((size_t)(cols / d->block_weights) * (size_t)d->block_bytes));
+    float *row = mem_array((size_t)cols, sizeof *row, "row of weights");
+    for (int64_t r = 0; r < rows; r++) {
+        d->to_f32((const char *)t->data + (size_t)r * (size_t)(cols / d->block_weights) * (size_t)d->block_bytes, row, cols);
+        for (int64_t i = 0; i < cols; i++) {
+            if (!isfinite(row[i])) bad++;
+            else if (fabs((double)row[i]) > *largest) *largest = fabs((double)row[i]);
+        }
+    }
+    mem_free(row);
+    return bad;
+}
+
+static int run_check(struct app *a) {
+    struct err err;
+    int64_t bad_tensors = 0;
+    uint64_t hash = 0;
+    printf("file: %s, %zu bytes\n", model_file_kind(a->file), model_file_bytes(a->file));
+    for (size_t i = 0; i < model_file_tensor_count(a->file); i++) {
+        const struct file_tensor *t = model_file_tensor_at(a->file, i);
+        double largest = 0;
+        int64_t bad = t->dtype == DTYPE_COUNT ? 0 : count_bad(t, &largest);
+        bad_tensors += bad > 0;
+        hash = hash_bytes(hash_bytes(hash, t->name, strlen(t->name)), t->data, t->bytes);
+        printf("  %-32s %-5s [%lld", t->name, t->type_name, (long long)t->size[0]);
+        for (int d = 1; d < t->n_dims; d++) printf(", %lld", (long long)t->size[d]);
+        printf("] largest %.4g%s\n", largest, bad ? "  NOT FINITE" : "");
+    }
+    printf("hash of all tensors: %016llx\n", (unsigned long long)hash);
+    if (model_file_tensor(a->file, "lehr.seal")) {
+        bool whole = model_file_seal(a->file, &err);
+        printf("seal: %s\n", whole ? "whole" : err.text);
+        if (!whole) return 3;
+    }
+    printf("tokenizer: %s, %lld tokens, hash %016llx\n", tokenizer_kind_name(a->tokenizer), (long long)tokenizer_vocab(a->tokenizer),
+           (unsigned long long)tokenizer_hash(a->tokenizer));
+    // A first forward pass: a model that loads but cannot say a number is not fine.
+    open_session(a, 8, 0);
+    int32_t first = tokenizer_bos(a->tokenizer) >= 0 ? tokenizer_bos(a->tokenizer) : 0;
+    const float *logits = session_feed(a->session, &first, 1, LOGITS_LAST, &err);
+    if (!logits) fail(1, &err);
+    bool finite = true;
+    for (int64_t v = 0; v < a->model->config.V; v++) finite = finite && isfinite(logits[v]);
+    printf("first logits: %s, fingerprint %016llx\n", finite ? "finite" : "NOT FINITE",
+           (unsigned long long)hash_bytes(0, logits, (size_t)a->model->config.V * sizeof *logits));
+    printf("%s\n", bad_tensors || !finite ? "FAILED" : "fine");
+    return bad_tensors || !finite ? 3 : 0;
+}
+
+static void print_list(void) {
+    puts("families");
+    for (int i = 0; i < family_count; i++) printf("  %-12s %s\n", families[i].name, families[i].help);
+    puts("filters, in the order they apply");
+    for (int i = 0; i < sampler_filter_count; i++) printf("  %-12s %s\n", sampler_filters[i].name, sampler_filters[i].help);
+    puts("dtypes");
+    for (int i = 0; i < DTYPE_COUNT; i++)
+        if (dtype_row((enum dtype)i)->to_f32) printf("  %s\n", dtype_row((enum dtype)i)->name);
+}
+
+int main(int argc, char **argv) {
+    struct err err;
+    struct opt_words rest = {0};
+    setlocale(LC_CTYPE, "");
+    o.sampler = sampler_defaults;
+    if (!opt_parse(table, COUNT_OF(table), argc, argv, &rest, &err)) fail(2, &err);
+    if (o.help) {
+        puts("usage: ./run [-m MODEL] [-p TEXT] [options]\n");
+        opt_help(table, COUNT_OF(table), stdout);
+        return 0;
+    }
+    if (o.list) return print_list(), 0;
+    if (rest.count > 1 || (rest.count && o.model)) refuse(2, "%s: one model is expected, given by -m or alone", rest.word[rest.count - 1]);
+    if (rest.count) o.model = rest.word[0];
+    if (strcmp(o.device, "auto") && strcmp(o.device, "cpu")) refuse(1, "--device %s: this build computes on the CPU only", o.device);
+    if (o.logprobs >= 0) o.json = true;
+    if (o.sampler.seed < 0) o.sampler.seed = (int64_t)time(NULL) ^ (int64_t)getpid() << 32;
+    if (!sampler_check(&o.sampler, &err)) fail(2, &err);
+    pool_start((int)o.threads);
+    file_guard_sigbus();
+    signal(SIGPIPE, SIG_IGN);
+    struct sigaction action = {.sa_handler = on_stop};
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    struct app a = {.backend = backend_cpu(o.cpu, &err)};
+    if (!a.backend) fail(1, &err);
+    if (o.version) {
+        struct text machine = {0};
+        a.backend->report(&machine);
+        printf("lehr run: %s\n", machine.data);
+        return 0;
+    }
+    if (!o.model) o.model = shipped_model(argv[0]);
+    open_model(&a);
+    if (o.verbose) meta_each(a.file, print_key, NULL);
+    int code = o.check        ? run_check(&a)
+               : o.tokenize   ? run_tokenize(&a)
+               : o.bench      ? run_bench(&a)
+               : o.perplexity ? run_perplexity(&a)
+                              : run_generate(&a);
+    session_free(a.session);
+    model_free(a.model);
+    tokenizer_free(a.tokenizer);
+    model_file_close(a.file);
+    mem_free(rest.word);
+    pool_start(1);
+    return code;
+}
