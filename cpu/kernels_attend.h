@@ -319,7 +319,8 @@ static void attend(const struct attend_args *a) {
 // Backward.
 
 struct attend_back_room {
-    float *q, *dout;                 // [pairs][Dw]
+    float *q, *dout, *out;           // [pairs][Dw]
+    float *turned;                   // [2][D][32]
     float *scores, *slopes;          // [KEYS / 32][pairs][32]: Q K^T, dout V^T
     float *p, *ds;                   // [pairs][KEYS_WIDE]
     float *keys, *values;            // [KEYS / 32][D][32], transposed
@@ -333,6 +334,8 @@ static size_t attend_back_room(struct attend_back_room *room, float *base, int64
     int64_t used = 0;
     room->q = room_take(base, &used, pairs * wide);
     room->dout = room_take(base, &used, pairs * wide);
+    room->out = room_take(base, &used, pairs * wide);
+    room->turned = room_take(base, &used, 2 * D * PANEL);
     room->scores = room_take(base, &used, pairs * KEYS);
     room->slopes = room_take(base, &used, pairs * KEYS);
     room->p = room_take(base, &used, pairs * KEYS_WIDE);
@@ -345,6 +348,25 @@ static size_t attend_back_room(struct attend_back_room *room, float *base, int64
     room->dq = room_take(base, &used, TILE_ROWS * PANEL);
     room->delta = room_take(base, &used, pairs);
     return (size_t)used * sizeof(float);
+}
+
+// delta = dout . out, in the order in which dout . v is summed, so that a lone key's slope is exactly zero.
+static void deltas(const struct attend_back_room *room, int64_t pairs, int64_t D) {
+    const int64_t wide = round_up(D, PANEL);
+    float *dout = room->turned, *out = dout + D * PANEL, sums[PANEL];
+    for (int64_t i = 0; i < pairs; i += PANEL) {
+        const int64_t count = min_i64(PANEL, pairs - i);
+        panel_transpose(room->dout + i * wide, wide, count, D, dout);
+        panel_transpose(room->out + i * wide, wide, count, D, out);
+        for (int64_t l = 0; l < PANEL; l += VW)
+            for (int64_t k = 0; k < D; k += BLOCK) {
+                vf chain = v_zero();
+                for (int64_t d = k; d < min_i64(D, k + BLOCK); d++)
+                    chain = v_fma(v_load(dout + d * PANEL + l), v_load(out + d * PANEL + l), chain);
+                v_store(sums + l, k ? v_add(v_load(sums + l), chain) : chain);
+            }
+        memcpy(room->delta + i, sums, (size_t)count * sizeof(float));
+    }
 }
 
 // p and ds of one pair for keys [0, end) of a chunk, of which it sees [lo, hi).
@@ -380,10 +402,8 @@ static void attend_back_tile(const struct attend_back_args *a, const struct atte
     if (end <= 0) return;
     queries_copy(&a->q, row, rows, group, g, D, room->q);
     queries_copy(&a->dout, row, rows, group, g, D, room->dout);
-    for (int64_t i = 0; i < pairs; i++) {
-        const int64_t at = (g * group + i % group) * D;
-        room->delta[i] = row_dot(row_f32(&a->dout, row + i / group) + at, row_f32(&a->out, row + i / group) + at, NULL, D);
-    }
+    queries_copy(&a->out, row, rows, group, g, D, room->out);
+    deltas(room, pairs, D);
     const int64_t stored = round_up(round_up(end, TILE_ROWS), VW);
     for (int64_t i = 0; i < pairs; i += TILE_ROWS) {
         const int64_t some = min_i64(TILE_ROWS, pairs - i), whole = round_up(some, 3);

@@ -260,7 +260,7 @@ static void glu(const struct glu_args *a) {
     pool_for(a->out.rows, grain_of_rows(a->out.cols, 1 << 14), glu_piece, (void *)a);
 }
 
-// act = x s ; act' = s + x s (1 - s) u'
+// act = x s ; act' = s + x s (1 - s) u', with 1 - s = e s, e = e^-u, so that nothing cancels where s is near 1.
 static void glu_back_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const struct glu_back_args *a = arg;
     (void)thread;
@@ -272,10 +272,10 @@ static void glu_back_piece(void *arg, int64_t lo, int64_t hi, int thread) {
         for (int64_t c = 0; c < F; c += VW) {
             const int64_t n = F - c;
             const vf x = v_load_n(gate + c, n), u = v_load_n(up + c, n), d = v_load_n(dout + c, n);
-            const vf s = v_sigmoid(gate_inner(a->kind, x));
+            const vf e = v_exp(v_sub(v_zero(), gate_inner(a->kind, x))), s = v_div(one, v_add(one, e));
             vf slope = one;
             if (a->kind == GLU_GELU) slope = v_mul(v_set1(1.5957691216f), v_fma(v_mul(v_set1(0.134145f), x), x, one));
-            const vf act = v_mul(x, s), back = v_fma(v_mul(act, v_sub(one, s)), slope, s);
+            const vf act = v_mul(x, s), back = v_fma(v_mul(v_mul(act, s), e), slope, s);
             v_store_n(dgate + c, v_mul(v_mul(d, u), back), n);
             v_store_n(dup + c, v_mul(d, act), n);
         }
