@@ -63,9 +63,10 @@ static struct corpus corpus_of(size_t n, const char *const *texts) {
     return c;
 }
 
-static struct corpus corpus_of_numbers(int n) {
+// Documents that name the numbers [from, to), in falling order.
+static struct corpus corpus_of_numbers(int from, int to) {
     struct corpus c = {0};
-    for (int i = 0; i < n; i++) {
+    for (int i = to - 1; i >= from; i--) {
         text_fmt(&c.bytes, "document number %d of the test, and a few words more", i * 7919);
         mem_grow((void **)&c.doc_end, &c.cap_docs, c.n_docs + 1, sizeof *c.doc_end, "test");
         c.doc_end[c.n_docs++] = c.bytes.len;
@@ -299,7 +300,7 @@ static bool has_document(const struct tokens *t, const struct tokenizer *tok, co
 
 Test(tokens, a_document_keeps_its_side_whatever_else_there_is) {
     struct tokenizer *tok = tokenizer_byte();
-    struct corpus small = corpus_of_numbers(400), large = corpus_of_numbers(1000);
+    struct corpus small = corpus_of_numbers(0, 400), large = corpus_of_numbers(0, 1000);
     struct tokens a[2], b[2];
     struct err err = {{0}};
     cr_assert(tokens_make(&small, tok, 0.1, &a[0], &a[1], &err) && tokens_make(&large, tok, 0.1, &b[0], &b[1], &err));
@@ -355,7 +356,7 @@ Test(tokens, few_documents_are_cut_by_position) {
 Test(tokens, one_giant_among_many_documents_does_not_spoil_the_split) {
     struct tokenizer *tok = tokenizer_byte();
     for (int which = 0; which < 30; which++) { // some of these giants have a hash on the validation side
-        struct corpus c = corpus_of_numbers(30);
+        struct corpus c = corpus_of_numbers(0, 30);
         for (int i = 0; i < 3000; i++) text_fmt(&c.bytes, "giant %d line %d\n", which, i);
         mem_grow((void **)&c.doc_end, &c.cap_docs, c.n_docs + 1, sizeof *c.doc_end, "test");
         c.doc_end[c.n_docs++] = c.bytes.len;
@@ -371,7 +372,7 @@ Test(tokens, one_giant_among_many_documents_does_not_spoil_the_split) {
 }
 
 Test(tokens, do_not_depend_on_threads_and_long_documents_equal_their_whole) {
-    struct corpus c = corpus_of_numbers(500);
+    struct corpus c = corpus_of_numbers(0, 500);
     struct err err = {{0}};
     for (int i = 0; i < 40000; i++)
         text_fmt(&c.bytes, "%s wor%ld's  thing%s", i % 50 ? "" : "\n\n", (long)(i % 977), i % 3 ? "" : " a thing");
@@ -401,7 +402,7 @@ Test(tokens, do_not_depend_on_threads_and_long_documents_equal_their_whole) {
 
 Test(tokens, a_file_of_tokens_comes_back, .init = make_folder, .fini = remove_folder) {
     struct tokenizer *tok = tokenizer_byte();
-    struct corpus c = corpus_of_numbers(50);
+    struct corpus c = corpus_of_numbers(0, 50);
     struct tokens made, read;
     struct err err = {{0}};
     const char *path = in_folder("a.tok");
@@ -452,7 +453,7 @@ Test(tokens, damaged_files_are_refused, .init = make_folder, .fini = remove_fold
 
 Test(tokens, shards_are_used_as_they_are, .init = make_folder, .fini = remove_folder) {
     struct tokenizer *tok = tokenizer_byte();
-    struct corpus text = corpus_of_numbers(50), c;
+    struct corpus text = corpus_of_numbers(0, 50), c;
     struct tokens whole, train, valid;
     struct err err = {{0}};
     cr_assert(tokens_make(&text, tok, 0, &whole, NULL, &err));
@@ -625,7 +626,7 @@ static void run_open(struct run *x, uint64_t seed) {
     x->optimizer = optimizer_new(x->model, &adamw, &err);
     x->state = train_state_new(x->model, ROWS, T, &err);
     cr_assert(x->optimizer && x->state, "%s", err.text);
-    struct corpus text = corpus_of_numbers(40);
+    struct corpus text = corpus_of_numbers(0, 40);
     cr_assert(tokens_make(&text, x->tokenizer, 0, &x->tokens, NULL, &err));
     x->r.data_hash = x->tokens.hash;
     text_str(&x->r.options, "lr = 0.01\nname = \"x\"\n");
@@ -700,6 +701,32 @@ Test(optimizer, norm_is_that_of_all_gradients_and_clips) {
     ((float *)x.model->params[2].grad.data)[5] = NAN;
     cr_expect(isnan(optimizer_grad_norm(x.optimizer)));
     run_close(&x);
+}
+
+// With eps = 1 the first update is lr g / (|g| + 1), which shows the scale of g; AdamW with a small eps would not.
+Test(optimizer, clips_to_the_global_norm) {
+    static const struct { double clip, value; } cases[] = {{1, 1}, {1, 1e-4}, {0, 1}, {5, 0.5}};
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        struct run x;
+        struct err err = {{0}};
+        run_open(&x, 1);
+        optimizer_free(x.optimizer);
+        x.optimizer = optimizer_new(x.model, &(struct optimizer_options){0.9, 0.95, 1, 0, cases[i].clip}, &err);
+        int64_t count = 0;
+        for (int k = 0; k < x.model->n_params; k++) {
+            struct param *p = &x.model->params[k];
+            for (int64_t j = 0; j < p->rows * p->cols; j++) ((float *)p->grad.data)[j] = (float)cases[i].value;
+            count += p->rows * p->cols;
+        }
+        double norm = optimizer_grad_norm(x.optimizer), g = cases[i].value;
+        cr_assert_float_eq(norm, g * sqrt((double)count), 1e-6 * norm);
+        if (cases[i].clip > 0 && norm > cases[i].clip) g *= cases[i].clip / norm;
+        float before = ((float *)x.model->params[0].w.data)[7];
+        optimizer_step(x.optimizer, 0.5, norm, 1);
+        double moved = (double)before - (double)((float *)x.model->params[0].w.data)[7];
+        cr_expect_float_eq(moved, 0.5 * g / (g + 1), 1e-4 * g + 1e-7, "case %zu: moved by %g", i, moved);
+        run_close(&x);
+    }
 }
 
 Test(optimizer, matrices_decay_and_norms_do_not) {
