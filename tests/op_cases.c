@@ -21,13 +21,17 @@ static struct op_buf *add(struct op_run *r, const char *name, unsigned role, enu
 
 static uint64_t stream_of(const struct op_run *r, const struct op_buf *b) { return (uint64_t)(b - r->buf); }
 
-static void normal(struct op_run *r, struct op_buf *b, double std) {
-    for (int64_t i = 0; i < b->rows * b->cols; i++)
-        b->v[i] = (float)(std * rng_normal(r->seed, stream_of(r, b), (uint64_t)i));
+// Uniform with mean 0 and this standard deviation; four numbers of one block.
+static void spread(struct op_run *r, struct op_buf *b, double std) {
+    uint32_t word[4];
+    for (int64_t i = 0; i < b->rows * b->cols; i++) {
+        if (i % 4 == 0) rng_block(r->seed, stream_of(r, b), (uint64_t)i / 4, word);
+        b->v[i] = (float)(std * sqrt(3) * ((double)word[i % 4] * 0x1p-31 - 1));
+    }
 }
 static struct op_buf *f32(struct op_run *r, const char *name, unsigned role, int64_t rows, int64_t cols) {
     struct op_buf *b = add(r, name, role, DTYPE_F32, rows, cols);
-    normal(r, b, 1);
+    spread(r, b, 1);
     return b;
 }
 static struct op_buf *below(struct op_run *r, const char *name, unsigned role, int64_t rows, int64_t limit) {
@@ -60,7 +64,7 @@ static int64_t terms_attend(const struct op_run *r) { return r->s.n + r->s.K + r
 enum { EMBED_OUT, EMBED_TABLE, EMBED_IDS };
 static void embed_declare(struct op_run *r) {
     f32(r, "out", OUT | BY_ROW, r->s.n, r->s.C);
-    normal(r, add(r, "table", IN | WEIGHT, r->dtype, r->s.M, r->s.C), 1);
+    spread(r, add(r, "table", IN | WEIGHT, r->dtype, r->s.M, r->s.C), 1);
     below(r, "ids", IN | BY_ROW, r->s.n, r->s.M);
 }
 static void embed_call(const struct op_run *r, const struct backend *b) {
@@ -78,7 +82,7 @@ static void embed_back_declare(struct op_run *r) {
     f32(r, "dtable", BOTH, r->s.M, r->s.C);
     f32(r, "dout", IN | BY_ROW, r->s.n, r->s.C);
     below(r, "ids", IN | BY_ROW, r->s.n, r->s.M);
-    f32(r, "table", IN, r->s.M, r->s.C); // only the loss reads it
+    f32(r, "table", IN | UNREAD, r->s.M, r->s.C);
 }
 static void embed_back_call(const struct op_run *r, const struct backend *b) {
     b->embed_back(&(struct embed_back_args){T(r, EMBED_BACK_DTABLE), T(r, EMBED_BACK_DOUT), P(r, EMBED_BACK_IDS),
@@ -166,7 +170,7 @@ enum { MATMUL_OUT, MATMUL_X, MATMUL_W };
 static void matmul_declare(struct op_run *r) {
     f32(r, "out", (r->s.accumulate ? BOTH : OUT) | BY_ROW, r->s.n, r->s.M);
     f32(r, "x", IN | BY_ROW, r->s.n, r->s.K);
-    normal(r, add(r, "w", IN | WEIGHT, r->dtype, r->s.M, r->s.K), 1);
+    spread(r, add(r, "w", IN | WEIGHT, r->dtype, r->s.M, r->s.K), 1);
 }
 static void matmul_call(const struct op_run *r, const struct backend *b) {
     b->matmul(&(struct matmul_args){T(r, MATMUL_OUT), T(r, MATMUL_X), T(r, MATMUL_W), r->s.scale, r->s.accumulate});
@@ -179,8 +183,8 @@ enum { DX_DX, DX_DOUT, DX_W, DX_X };
 static void matmul_dx_declare(struct op_run *r) {
     f32(r, "dx", (r->s.accumulate ? BOTH : OUT) | BY_ROW, r->s.n, r->s.K);
     f32(r, "dout", IN | BY_ROW, r->s.n, r->s.M);
-    normal(r, add(r, "w", IN, r->dtype, r->s.M, r->s.K), 1);
-    f32(r, "x", IN | BY_ROW, r->s.n, r->s.K); // only the loss reads it
+    spread(r, add(r, "w", IN, r->dtype, r->s.M, r->s.K), 1);
+    f32(r, "x", IN | BY_ROW | UNREAD, r->s.n, r->s.K);
 }
 static void matmul_dx_call(const struct op_run *r, const struct backend *b) {
     b->matmul_dx(&(struct matmul_dx_args){T(r, DX_DX), T(r, DX_DOUT), T(r, DX_W), r->s.scale, r->s.accumulate});
@@ -204,7 +208,7 @@ static void matmul_dw_declare(struct op_run *r) {
     f32(r, "dw", BOTH, r->s.M, r->s.K);
     f32(r, "dout", IN | BY_ROW, r->s.n, r->s.M);
     f32(r, "x", IN | BY_ROW, r->s.n, r->s.K);
-    f32(r, "w", IN, r->s.M, r->s.K); // only the loss reads it
+    f32(r, "w", IN | UNREAD, r->s.M, r->s.K);
 }
 static void matmul_dw_call(const struct op_run *r, const struct backend *b) {
     b->matmul_dw(&(struct matmul_dw_args){T(r, DW_DW), T(r, DW_DOUT), T(r, DW_X), r->s.scale, r->s.segment});
@@ -267,7 +271,7 @@ static void round_row(enum dtype to, const double *from, double *into, int64_t n
 
 enum { STORE_DST, STORE_SRC, STORE_ROWS };
 static void store_rows_declare(struct op_run *r) {
-    normal(r, add(r, "dst", BOTH, r->dtype, r->s.M, r->s.C), 1);
+    spread(r, add(r, "dst", BOTH, r->dtype, r->s.M, r->s.C), 1);
     f32(r, "src", IN | BY_ROW, r->s.n, r->s.C);
     struct op_buf *rows = add(r, "rows", IN | BY_ROW | FLAT, DTYPE_I32, r->s.n, 1);
     for (int64_t i = 0; i < r->s.n; i++) rows->v[i] = (double)rng_permute(r->seed, 9, (uint64_t)i, (uint64_t)r->s.M);
@@ -285,7 +289,7 @@ static void store_rows_reference(const struct op_run *r) {
 enum { CAST_DST, CAST_SRC };
 static void cast_declare(struct op_run *r) {
     add(r, "dst", OUT | BY_ROW, r->dtype, r->s.n, r->s.C);
-    normal(r, add(r, "src", IN | BY_ROW, (enum dtype)r->s.mode, r->s.n, r->s.C), 1);
+    spread(r, add(r, "src", IN | BY_ROW, (enum dtype)r->s.mode, r->s.n, r->s.C), 1);
 }
 static void cast_call(const struct op_run *r, const struct backend *b) {
     b->cast(&(struct cast_args){T(r, CAST_DST), T(r, CAST_SRC)});
@@ -338,8 +342,8 @@ enum { ATTEND_Q, ATTEND_K, ATTEND_V, ATTEND_LO, ATTEND_HI, ATTEND_OUT, ATTEND_LS
 static void attend_declare(struct op_run *r) {
     int64_t n = r->s.n, keys = r->s.K ? r->s.K : n;
     f32(r, "q", IN | BY_ROW, n, r->s.H * r->s.D);
-    normal(r, add(r, "k", IN, r->dtype, keys, r->s.G * r->s.D), 1);
-    normal(r, add(r, "v", IN, r->dtype, keys, r->s.G * r->s.D), 1);
+    spread(r, add(r, "k", IN, r->dtype, keys, r->s.G * r->s.D), 1);
+    spread(r, add(r, "v", IN, r->dtype, keys, r->s.G * r->s.D), 1);
     struct op_buf *lo = add(r, "lo", IN | BY_ROW | FLAT, DTYPE_I32, n, 1);
     struct op_buf *hi = add(r, "hi", IN | BY_ROW | FLAT, DTYPE_I32, n, 1);
     ranges_fill(r, (struct ranges){lo->v, hi->v}, 77);
@@ -408,17 +412,19 @@ static double attend_back_loss(const struct op_run *r) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// Gated units. mode: 0 apart, 1 and 2 two ways of sharing memory; M: the kind.
+// Gated units. mode: 0 apart, 1 and 2 two ways of sharing memory; M: the kind; scale: how far gates spread (0: 3).
 
 static double act(const struct op_run *r, double x) {
     if (r->s.M == GLU_SILU) return x / (1 + exp(-x));
     return .5 * x * (1 + tanh(sqrt(2 / 3.14159265358979323846) * (x + .044715 * x * x * x)));
 }
 
+static double gate_spread(const struct op_run *r) { return r->s.scale == 0 ? 3 : (double)r->s.scale; }
+
 enum { GLU_GATE, GLU_UP, GLU_OUT };
 static int glu_to(const struct op_run *r) { return r->s.mode == 0 ? GLU_OUT : r->s.mode == 1 ? GLU_GATE : GLU_UP; }
 static void glu_declare(struct op_run *r) {
-    normal(r, f32(r, "gate", (r->s.mode == 1 ? BOTH : IN) | BY_ROW, r->s.n, r->s.C), 3);
+    spread(r, f32(r, "gate", (r->s.mode == 1 ? BOTH : IN) | BY_ROW, r->s.n, r->s.C), gate_spread(r));
     f32(r, "up", (r->s.mode == 2 ? BOTH : IN) | BY_ROW, r->s.n, r->s.C);
     if (!r->s.mode) f32(r, "out", OUT | BY_ROW, r->s.n, r->s.C);
 }
@@ -434,7 +440,7 @@ enum { GB_DOUT, GB_GATE, GB_UP, GB_DGATE, GB_DUP };
 static void glu_back_declare(struct op_run *r) {
     unsigned dout = r->s.mode == 2 ? BOTH : IN, gate = r->s.mode ? BOTH : IN, up = r->s.mode == 1 ? BOTH : IN;
     f32(r, "dout", dout | BY_ROW, r->s.n, r->s.C);
-    normal(r, f32(r, "gate", gate | BY_ROW, r->s.n, r->s.C), 3);
+    spread(r, f32(r, "gate", gate | BY_ROW, r->s.n, r->s.C), gate_spread(r));
     f32(r, "up", up | BY_ROW, r->s.n, r->s.C);
     if (r->s.mode) return;
     f32(r, "dgate", OUT | BY_ROW, r->s.n, r->s.C);
@@ -456,7 +462,7 @@ static double glu_back_loss(const struct op_run *r) {
 enum { ADD_A, ADD_B, ADD_OUT };
 static int add_to(const struct op_run *r) { return r->s.mode == 1 ? ADD_A : r->s.mode == 2 ? ADD_B : ADD_OUT; }
 static void add_declare(struct op_run *r) {
-    f32(r, "a", (r->s.mode == 1 ? BOTH : IN) | BY_ROW, r->s.n, r->s.C);
+    f32(r, "a", (r->s.mode == 1 ? BOTH : r->s.mode == 3 ? IN | UNREAD : IN) | BY_ROW, r->s.n, r->s.C);
     f32(r, "b", (r->s.mode == 2 ? BOTH : IN) | BY_ROW, r->s.n, r->s.C);
     if (r->s.mode == 0 || r->s.mode == 3) f32(r, "out", OUT | BY_ROW, r->s.n, r->s.C);
 }
@@ -471,12 +477,13 @@ static void add_reference(const struct op_run *r) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// Loss. K is the logit scale in tenths, scale the gradient's (0: loss only, and logits stay as they are).
+// Loss. K is the logit scale in tenths, scale the gradient's (0: loss only, and logits stay as they are), M how far
+// logits spread (0: 4).
 
 enum { CE_LOGITS, CE_TARGETS, CE_LOSS };
 static double ce_logit_scale(const struct op_run *r) { return r->s.K ? (double)((float)r->s.K * .1f) : 1; }
 static void cross_entropy_declare(struct op_run *r) {
-    normal(r, f32(r, "logits", (r->s.scale == 0 ? IN : BOTH) | BY_ROW, r->s.n, r->s.C), 4);
+    spread(r, f32(r, "logits", (r->s.scale == 0 ? IN : BOTH) | BY_ROW, r->s.n, r->s.C), r->s.M ? (double)r->s.M : 4);
     struct op_buf *targets = below(r, "targets", IN | BY_ROW, r->s.n, r->s.C);
     for (int64_t i = 1; i < r->s.n; i += 3) targets->v[i] = -1;
     f32(r, "loss", OUT | BY_ROW | FLAT, r->s.n, 1);
@@ -604,17 +611,18 @@ const struct op_spec op_specs[] = {
             {.n = 1, .K = 600, .M = 40}, {.n = 7, .K = 515, .M = 17},
             {.n = 1, .K = 1, .M = 1, .loaded = true}, {.n = 1, .K = 600, .M = 40, .loaded = true},
             {.n = 3, .K = 257, .M = 33, .scale = .5f, .loaded = true}, {.n = 19, .K = 512, .M = 65, .loaded = true},
-            {.n = 2, .K = 33, .M = 1, .accumulate = true, .loaded = true}, {.n = 65, .K = 96, .M = 48, .loaded = true},
+            {.n = 2, .K = 33, .M = 1, .accumulate = true, .loaded = true}, {.n = 65, .K = 96, .M = 48, .loaded = true}, {.n = 200, .K = 300, .M = 129, .loaded = true},
             {.n = 6, .K = 300, .M = 128, .scale = 3, .accumulate = true, .loaded = true}),
      matmul_declare, matmul_call, .reference = matmul_reference, .terms = terms_K, .unit = 1},
     {OP_MATMUL, "matmul blocks", BLOCKS,
      SHAPES({.n = 1, .K = 32, .M = 1}, {.n = 3, .K = 288, .M = 33, .scale = .5f},
             {.n = 1, .K = 32, .M = 1, .loaded = true}, {.n = 1, .K = 608, .M = 31, .loaded = true},
-            {.n = 5, .K = 256, .M = 65, .accumulate = true, .loaded = true}, {.n = 19, .K = 544, .M = 48, .loaded = true}),
+            {.n = 5, .K = 256, .M = 65, .accumulate = true, .loaded = true}, {.n = 19, .K = 544, .M = 48, .loaded = true},
+            {.n = 200, .K = 320, .M = 97, .loaded = true}),
      matmul_declare, matmul_call, .reference = matmul_reference, .terms = terms_K, .unit = 1},
     {OP_MATMUL_DX, "matmul_dx", BIT(F32) | BIT(BF16),
      SHAPES({.n = 1, .K = 1, .M = 1}, {.n = 3, .K = 31, .M = 33, .scale = .5f}, {.n = 5, .K = 65, .M = 257, .accumulate = true},
-            {.n = 19, .K = 257, .M = 48, .scale = 2, .accumulate = true}, {.n = 2, .K = 17, .M = 600}),
+            {.n = 19, .K = 257, .M = 48, .scale = 2, .accumulate = true}, {.n = 2, .K = 17, .M = 600}, {.n = 140, .K = 80, .M = 90}),
      matmul_dx_declare, matmul_dx_call, .reference = matmul_dx_reference, .loss = matmul_dx_loss,
      .pairs = {{DX_DX, DX_X, 0}}, .n_pairs = 1, .terms = terms_M, .unit = 1},
     {OP_MATMUL_DW, "matmul_dw", BIT(F32),
@@ -630,7 +638,7 @@ const struct op_spec op_specs[] = {
             {.n = 2, .H = 1, .D = 6, .K = 6, .M = 4096, .mode = 3}, {.n = 2, .H = 1, .D = 6, .K = 0, .M = 50, .mode = 1}),
      rope_declare, rope_call, .reference = rope_reference, .terms = terms_few, .unit = 1},
     {OP_STORE_ROWS, "store_rows", FLOATS,
-     SHAPES({.n = 1, .C = 1, .M = 64}, {.n = 5, .C = 33, .M = 80}, {.n = 19, .C = 257, .M = 64}),
+     SHAPES({.n = 1, .C = 1, .M = 80}, {.n = 5, .C = 33, .M = 90}, {.n = 19, .C = 257, .M = 80}),
      store_rows_declare, store_rows_call, .reference = store_rows_reference, .terms = terms_few, .unit = 1},
     // A score's own rounding comes out as a factor of e^error: amplify is the size of the scores.
     {OP_ATTEND, "attend cache", FLOATS,
@@ -638,6 +646,7 @@ const struct op_spec op_specs[] = {
             {.n = 5, .H = 6, .G = 3, .D = 31, .K = 65, .scale = .18f}, {.n = 19, .H = 4, .G = 4, .D = 64, .K = 257, .scale = .125f},
             {.n = 4, .H = 8, .G = 2, .D = 128, .K = 300, .scale = .09f, .mode = 1},
             {.n = 3, .H = 2, .G = 2, .D = 32, .K = 40, .scale = 8, .amplify = 50},
+            {.n = 3, .H = 2, .G = 2, .D = 16, .K = 40, .scale = 500, .amplify = 2000},
             {.n = 1, .H = 2, .G = 1, .D = 64, .K = 1200, .scale = .125f}),
      attend_declare, attend_call, .reference = attend_reference, .terms = terms_attend, .unit = 1},
     {OP_ATTEND, "attend rows", BIT(F32),
@@ -653,10 +662,12 @@ const struct op_spec op_specs[] = {
      .pairs = {{AB_DQ, AB_Q, 0}, {AB_DK, AB_K, 0}, {AB_DV, AB_V, 0}}, .n_pairs = 3, .terms = terms_attend, .unit = -1},
     {OP_GLU, "glu", BIT(F32),
      SHAPES({.n = 1, .C = 1}, {.n = 3, .C = 31, .mode = 1}, {.n = 5, .C = 65, .mode = 2}, {.n = 19, .C = 257},
-            {.n = 2, .C = 33, .M = GLU_GELU}, {.n = 7, .C = 257, .M = GLU_GELU, .mode = 1}),
+            {.n = 2, .C = 33, .M = GLU_GELU}, {.n = 7, .C = 257, .M = GLU_GELU, .mode = 1},
+            {.n = 3, .C = 65, .scale = 100}, {.n = 3, .C = 65, .M = GLU_GELU, .scale = 1000}),
      glu_declare, glu_call, .reference = glu_reference, .terms = terms_few, .unit = 1},
     {OP_GLU_BACK, "glu_back", BIT(F32),
-     SHAPES({.n = 1, .C = 1}, {.n = 3, .C = 31}, {.n = 19, .C = 257}, {.n = 1, .C = 33, .M = GLU_GELU}, {.n = 5, .C = 65, .M = GLU_GELU}),
+     SHAPES({.n = 1, .C = 1}, {.n = 3, .C = 31}, {.n = 19, .C = 257}, {.n = 1, .C = 33, .M = GLU_GELU}, {.n = 5, .C = 65, .M = GLU_GELU},
+            {.n = 2, .C = 33, .scale = 100}, {.n = 2, .C = 33, .M = GLU_GELU, .scale = 1000}),
      glu_back_declare, glu_back_call, .loss = glu_back_loss, .pairs = {{GB_DGATE, GB_GATE, 0}, {GB_DUP, GB_UP, 0}},
      .n_pairs = 2, .terms = terms_few, .unit = 1},
     {OP_GLU_BACK, "glu_back over gate and up", BIT(F32),
@@ -672,11 +683,11 @@ const struct op_spec op_specs[] = {
             {.n = 19, .C = 257, .scale = .22f}, {.n = 7, .C = 33, .scale = 3, .mode = 3}),
      add_declare, add_call, .reference = add_reference, .terms = terms_few, .unit = 1},
     {OP_CROSS_ENTROPY, "cross_entropy", BIT(F32),
-     SHAPES({.n = 1, .C = 1}, {.n = 3, .C = 31}, {.n = 5, .C = 257, .K = 5}),
+     SHAPES({.n = 1, .C = 1}, {.n = 3, .C = 31}, {.n = 5, .C = 257, .K = 5}, {.n = 5, .C = 65, .M = 5000}),
      cross_entropy_declare, cross_entropy_call, .reference = cross_entropy_reference, .terms = terms_C, .unit = 1},
     {OP_CROSS_ENTROPY, "cross_entropy with gradient", BIT(F32),
      SHAPES({.n = 1, .C = 3, .scale = 1}, {.n = 3, .C = 33, .scale = .25f, .K = 20}, {.n = 19, .C = 257, .scale = .5f, .K = 3},
-            {.n = 2, .C = 1000, .scale = 1}),
+            {.n = 2, .C = 1000, .scale = 1}, {.n = 5, .C = 65, .M = 300, .scale = 1, .amplify = 300}),
      cross_entropy_declare, cross_entropy_call, .reference = cross_entropy_reference, .loss = cross_entropy_loss,
      .pairs = {{CE_LOGITS, CE_LOGITS, 1}}, .n_pairs = 1, .terms = terms_C, .unit = 1},
     {OP_SUM_SQUARES, "sum_squares", BIT(F32),

@@ -7,6 +7,7 @@
 //   gradient    a _back op against central differences of the double formula
 //   rows        a batch against the same rows in parts (a row alone; a segment alone), bit for bit
 //   threads     1, 2 and 3 threads, bit for bit
+//   nan         a NaN in a row comes out of that row and of no other
 // Every run also checks that inputs stay, that nothing outside the outputs is written (canaries before the buffer and
 // between rows, an unmapped page right behind it, which catches reads too) and that outputs, filled with NaN
 // before, are all written. Values are a function of the seed, which a failure prints.
@@ -25,6 +26,7 @@ enum role {
     FLAT = 8,       // never with gaps between rows
     WEIGHT = 16,    // goes through weight_load when the shape says `loaded`
     ROW_INDEX = 32, // holds row numbers of the batch
+    UNREAD = 64,    // the op does not read it; the loss may
 };
 
 enum { OP_BUFS = 12, OP_PAIRS = 3 };
@@ -96,6 +98,7 @@ bool op_check_equal(const struct op_case *c, const struct backend *b, const stru
 bool op_check_gradient(const struct op_case *c, const struct backend *b, double *worst, struct err *err);
 bool op_check_rows(const struct op_case *c, const struct backend *b, struct err *err);
 bool op_check_threads(const struct op_case *c, const struct backend *b, struct err *err);
+bool op_check_nan(const struct op_case *c, const struct backend *b, struct err *err);
 // "matmul Q8_0 n 5 K 257 M 33 padded"
 void op_case_name(const struct op_case *c, char *to, size_t size);
 

@@ -139,18 +139,23 @@ static bool run_call(struct op_run *r, const struct backend *b, struct err *err)
 static bool run_untouched(const struct op_run *r, struct err *err) {
     for (int i = 0; i < r->n_bufs; i++) {
         const struct op_buf *b = &r->buf[i];
-        size_t size = b->map_bytes - page_bytes(), front = size - b->bytes, used = row_used(b);
-        for (size_t at = 0; at < size; at++) {
-            if (b->map[at] == b->before[at]) continue;
-            size_t row = at < front ? 0 : (at - front) / b->row_bytes;
-            bool inside = at >= front && at - front - row * b->row_bytes < used;
-            if (inside && (b->role & OUT)) continue;
-            return err_set(err, "%s: %s %s, at byte %lld of row %zu", running, b->name,
-                           inside ? "is an input but was changed" : "was written outside its numbers",
-                           (long long)at - (long long)front - (long long)(row * b->row_bytes), row);
+        size_t front = b->map_bytes - page_bytes() - b->bytes, used = row_used(b);
+        if (memcmp(b->map, b->before, front))
+            return err_set(err, "%s: something was written outside, before the first row of %s", running, b->name);
+        for (int64_t row = 0; row < b->rows; row++) {
+            const unsigned char *now = b->data + (size_t)row * b->row_bytes, *then = b->before + (now - b->map);
+            if (!(b->role & OUT) && memcmp(now, then, used))
+                return err_set(err, "%s: row %lld of %s is an input but was changed", running, (long long)row, b->name);
+            if (row < b->rows - 1 && memcmp(now + used, then + used, b->row_bytes - used))
+                return err_set(err, "%s: something was written outside, behind row %lld of %s", running, (long long)row, b->name);
         }
     }
     return true;
+}
+
+static void run_again(struct op_run *r) {
+    for (int i = 0; i < r->n_bufs; i++)
+        memcpy(r->buf[i].map, r->buf[i].before, r->buf[i].map_bytes - page_bytes());
 }
 
 static bool run_whole(struct op_run *r, const struct op_case *c, int64_t n, const struct backend *b, struct err *err) {
@@ -319,25 +324,26 @@ static bool call_part(const struct op_run *whole, int64_t from, int64_t count, c
 }
 
 bool op_check_rows(const struct op_case *c, const struct backend *b, struct err *err) {
-    static const int64_t rows_at_once[] = {1, 2, 5, 16}, segments_at_once[] = {1, 3};
+    static const int64_t rows_at_once[] = {1, 2, 5, 16, 64}, segments_at_once[] = {1, 3};
     const struct op_shape *s = &c->spec->shapes[c->shape];
-    int64_t unit = c->spec->unit < 0 ? s->segment : 1, units = c->spec->unit < 0 ? 8 : 64;
+    int64_t unit = c->spec->unit < 0 ? s->segment : 1, units = c->spec->unit < 0 ? 8 : s->n > 77 ? s->n : 77; // 77: a tail for all
     const int64_t *sizes = c->spec->unit < 0 ? segments_at_once : rows_at_once;
     size_t n_sizes = c->spec->unit < 0 ? COUNT_OF(segments_at_once) : COUNT_OF(rows_at_once);
     struct op_run whole, parts;
     if (!run_whole(&whole, c, units * unit, b, err)) return false;
+    run_open(&parts, c, units * unit);
     bool good = true;
     for (size_t k = 0; k < n_sizes && good; k++) {
         char what[64];
         snprintf(what, sizeof what, "in parts of %lld row%s", (long long)(sizes[k] * unit), sizes[k] * unit == 1 ? "" : "s");
-        run_open(&parts, c, units * unit);
+        run_again(&parts);
         for (int64_t at = 0; at < units && good; at += sizes[k]) {
             int64_t count = at + sizes[k] < units ? sizes[k] : units - at;
             good = call_part(&parts, at * unit, count * unit, b, err);
         }
         good = good && run_untouched(&parts, err) && same_bits(&whole, &parts, what, err);
-        run_close(&parts);
     }
+    run_close(&parts);
     run_close(&whole);
     return good;
 }
@@ -359,5 +365,40 @@ bool op_check_threads(const struct op_case *c, const struct backend *b, struct e
     }
     run_close(&one);
     pool_start(before);
+    return good;
+}
+
+// A step that went wrong must show: kernels that clamp with min and max may swallow a NaN, or spill it.
+bool op_check_nan(const struct op_case *c, const struct backend *b, struct err *err) {
+    struct op_run clean, spoiled;
+    if (!run_whole(&clean, c, 0, b, err)) return false;
+    run_open(&spoiled, c, 0);
+    bool good = true;
+    for (int i = 0; i < spoiled.n_bufs && good; i++) {
+        const struct op_buf *in = &spoiled.buf[i];
+        bool wanted = in->role & IN && in->role & BY_ROW && !(in->role & UNREAD) && in->dtype == DTYPE_F32;
+        if (!wanted) continue;
+        run_again(&spoiled);
+        for (int64_t k = 0; k < in->cols; k++) ((float *)(void *)in->data)[k] = NAN; // row 0
+        good = run_call(&spoiled, b, err);
+        bool seen = false, by_row = false;
+        for (int o = 0; o < spoiled.n_bufs && good; o++) {
+            struct op_buf *x = &clean.buf[o], *y = &spoiled.buf[o];
+            if (!(y->role & OUT) || !(y->role & BY_ROW)) continue;
+            by_row = true;
+            double *row = mem_array((size_t)y->cols, sizeof *row, "row");
+            row_to_doubles(y, y->data, 0, row);
+            for (int64_t k = 0; k < y->cols; k++) seen = seen || isnan(row[k]);
+            mem_free(row);
+            for (int64_t k = 1; k < y->rows && good; k++)
+                if (memcmp(x->data + (size_t)k * x->row_bytes, y->data + (size_t)k * y->row_bytes, row_used(y)))
+                    good = err_set(err, "%s: NaN in row 0 of %s changed row %lld of %s", running, in->name, (long long)k, y->name);
+        }
+        bool has_nan = dtype_row(spoiled.dtype)->block_weights == 1; // block formats have none
+        if (good && by_row && !seen && has_nan)
+            good = err_set(err, "%s: NaN in row 0 of %s did not come out", running, in->name);
+    }
+    run_close(&spoiled);
+    run_close(&clean);
     return good;
 }

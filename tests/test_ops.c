@@ -54,6 +54,8 @@ static bool has_reference(const struct op_spec *spec) { return spec->reference; 
 static bool has_gradient(const struct op_spec *spec) { return spec->n_pairs > 0; }
 static bool has_rows(const struct op_spec *spec) { return spec->unit != 0; }
 
+static bool by_single_rows(const struct op_spec *spec) { return spec->unit == 1; }
+
 static bool check_equal(const struct op_case *c, const struct backend *b, double *worst, struct err *err) {
     return op_check_equal(c, b, level(0), worst, err);
 }
@@ -64,11 +66,16 @@ static bool check_threads(const struct op_case *c, const struct backend *b, doub
     return (void)worst, op_check_threads(c, b, err);
 }
 
+static bool check_nan(const struct op_case *c, const struct backend *b, double *worst, struct err *err) {
+    return (void)worst, op_check_nan(c, b, err);
+}
+
 static const struct walk reference = {op_check_reference, has_reference, true};
 static const struct walk equal = {check_equal, any, true};
 static const struct walk gradient = {op_check_gradient, has_gradient, false};
 static const struct walk rows = {check_rows, has_rows, false};
 static const struct walk threads = {check_threads, any, false};
+static const struct walk nans = {check_nan, by_single_rows, false};
 
 // ---------------------------------------------------------------------------------------------------------------
 // Each level by each check.
@@ -87,6 +94,9 @@ Test(ops, avx512_rows_do_not_depend_on_their_batch) { walk_level(&rows, 2); }
 Test(ops, plain_gives_the_same_bits_for_any_thread_count) { walk_level(&threads, 0); }
 Test(ops, avx2_gives_the_same_bits_for_any_thread_count) { walk_level(&threads, 1); }
 Test(ops, avx512_gives_the_same_bits_for_any_thread_count) { walk_level(&threads, 2); }
+Test(ops, plain_lets_a_nan_out_of_its_row_and_no_other) { walk_level(&nans, 0); }
+Test(ops, avx2_lets_a_nan_out_of_its_row_and_no_other) { walk_level(&nans, 1); }
+Test(ops, avx512_lets_a_nan_out_of_its_row_and_no_other) { walk_level(&nans, 2); }
 
 // A claim of supports() without a case, or a case against what it says, is a lie of one of them.
 Test(ops, what_is_said_to_be_supported_is_what_the_table_runs) {
@@ -314,6 +324,13 @@ static void gelu_for_silu(const struct glu_back_args *a) {
     other.kind = GLU_GELU;
     good_one()->glu_back(&other);
 }
+static void swallows_nan(const struct glu_args *a) {
+    good_one()->glu(a);
+    for (int64_t i = 0; i < a->out.rows; i++) {
+        float *out = (float *)((char *)a->out.data + (size_t)i * a->out.row_bytes);
+        for (int64_t c = 0; c < a->out.cols; c++) out[c] = isnan(out[c]) ? 0 : out[c];
+    }
+}
 static void reads_behind(const struct matmul_args *a) {
     good_one()->matmul(a);
     volatile const float *behind = (const float *)((const char *)a->x.data + (size_t)(a->x.rows - 1) * a->x.row_bytes) + a->x.cols;
@@ -383,6 +400,11 @@ Test(op_checks, see_a_gradient_that_overwrites) {
 Test(op_checks, see_the_gradient_of_another_function) {
     BROKEN(glu_back, gelu_for_silu);
     cr_assert(fails(&gradient, "glu_back", &broken, false, "differences"));
+}
+Test(op_checks, see_a_swallowed_nan) {
+    BROKEN(glu, swallows_nan);
+    cr_assert_not(fails(&reference, "glu", &broken, false, "expected"));
+    cr_assert(fails(&nans, "glu", &broken, false, "did not come out"));
 }
 Test(op_checks, see_a_read_behind_the_buffer, .signal = SIGSEGV) {
     BROKEN(matmul, reads_behind);
