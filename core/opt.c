@@ -96,7 +96,7 @@ static size_t edit_distance(const char *a, size_t n_a, const char *b, size_t n_b
     return last[n_b];
 }
 
-// Near means at most a third of the word's characters are wrong, or that the word is the beginning of the name.
+// Near means that the word is the beginning of the name, or else that at most a third of its characters are wrong.
 const char *text_nearest(const char *word, const char *const *candidates, size_t n) {
     size_t n_word = strlen(word), best_distance = n_word / 3 + 1;
     const char *best = NULL, *longer = NULL;
@@ -110,7 +110,7 @@ const char *text_nearest(const char *word, const char *const *candidates, size_t
         best_distance = distance;
         best = candidates[i];
     }
-    return best ? best : longer;
+    return longer ? longer : best;
 }
 
 // Up to 60 bytes of a foreign word, fit for a message.

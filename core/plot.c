@@ -19,7 +19,8 @@
 #include <string.h>
 
 #define TICK_CAP 16
-#define HUGEST 1e300 // beyond it differences overflow: treated as infinite
+#define HUGEST 1e300   // beyond it differences overflow: treated as infinite
+#define TINIEST 1e-300 // below it ratios lose digits: treated as zero
 #define COLORS 6
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -43,6 +44,8 @@ static bool point_at(const struct plot *p, const struct series *s, size_t i, dou
     *x = s->x[i];
     *y = s->y[i];
     if (!(fabs(*x) < HUGEST) || !(fabs(*y) < HUGEST)) return false;
+    if (fabs(*x) < TINIEST) *x = 0;
+    if (fabs(*y) < TINIEST) *y = 0;
     if (!p->y_log) return true;
     if (!(*y > 0)) return false;
     *y = log10(*y);
@@ -313,18 +316,47 @@ static void print_x_axis(const struct canvas *c, const struct axis *x, int gutte
     fputc('\n', to);
 }
 
+static int text_columns(const char *s) {
+    int n = 0;
+    for (size_t at = 0, end = strlen(s); at < end; n++) {
+        size_t size = utf8_size(s + at, end - at);
+        at += size ? size : 1;
+    }
+    return n;
+}
+
+// Names that do not fit the width are left out.
 static void print_legend(const struct canvas *c, const struct plot *p, int gutter, FILE *to) {
     bool color = term_color(to);
+    int left = c->columns;
     fprintf(to, "%*s  ", gutter, "");
     for (size_t s = 0; s < p->n_series; s++) {
-        if (!p->series[s].name || p->series[s].look == LOOK_FAINT) continue;
+        const char *name = p->series[s].name;
+        bool dots = c->braille && s == braille_series(p);
         char mark[2] = {series_mark(p, s), 0};
+        if (!name || p->series[s].look == LOOK_FAINT || text_columns(name) + 6 > left) continue;
+        left -= text_columns(name) + 4 + dots;
         if (color) set_color(to, p, (unsigned)s + 1);
-        fputs(c->braille && s == braille_series(p) ? "\u2812\u2812" : mark, to);
+        fputs(dots ? "\u2812\u2812" : mark, to);
         if (color) set_color(to, p, 0);
-        fprintf(to, " %s   ", p->series[s].name);
+        fprintf(to, " %s  ", name);
     }
-    fprintf(to, "%s%s\n", p->x_label ? "x: " : "", p->x_label ? p->x_label : "");
+    bool label = p->x_label && *p->x_label && text_columns(p->x_label) + 3 <= left;
+    fprintf(to, "%s%s\n", label ? "x: " : "", label ? p->x_label : "");
+}
+
+static void print_heading(const struct canvas *c, const struct plot *p, bool any, int gutter, FILE *to) {
+    struct text heading = {0};
+    text_str(&heading, p->title ? p->title : "");
+    if (p->y_label && *p->y_label) text_fmt(&heading, " [%s%s]", p->y_label, p->y_log ? ", logarithmic" : "");
+    if (!any) text_str(&heading, " (no data)");
+    size_t at = 0;
+    for (int left = c->columns; at < heading.len && left > 0; left--) {
+        size_t size = utf8_size(heading.data + at, heading.len - at);
+        at += size ? size : 1;
+    }
+    fprintf(to, "%*s  %.*s\n", gutter, "", (int)at, heading.data);
+    text_free(&heading);
 }
 
 void plot_terminal(const struct plot *p, int width, int height, FILE *to) {
@@ -347,9 +379,7 @@ void plot_terminal(const struct plot *p, int width, int height, FILE *to) {
     for (size_t s = 0; s < p->n_series; s++) {
         if (s != first) canvas_series(&c, p, s, &x, &y);
     }
-    fprintf(to, "%*s  %s", gutter, "", p->title ? p->title : "");
-    if (p->y_label && *p->y_label) fprintf(to, " [%s%s]", p->y_label, p->y_log ? ", logarithmic" : "");
-    fprintf(to, "%s\n", any ? "" : " (no data)");
+    print_heading(&c, p, any, gutter, to);
     print_rows(&c, p, &y, gutter, to);
     print_x_axis(&c, &x, gutter, to);
     print_legend(&c, p, gutter, to);
@@ -427,15 +457,6 @@ static void svg_axes(struct text *to, const struct plot *p, const struct frame *
         svg_text(to, f->left + f->width / 2, f->top + f->height + 33, " text-anchor=\"middle\"", p->x_label);
     }
     text_str(to, "</g>\n");
-}
-
-static double text_columns(const char *s) {
-    double n = 0;
-    for (size_t at = 0, end = strlen(s); at < end; n++) {
-        size_t size = utf8_size(s + at, end - at);
-        at += size ? size : 1;
-    }
-    return n;
 }
 
 static void svg_legend(struct text *to, const struct plot *p, double left, double y) {
