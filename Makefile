@@ -33,29 +33,30 @@ TESTOBJ := $(TESTSRC:%.c=$(B)/%.o)
 all: train run ## build ./train and ./run
 train run: %: $(B)/%
 	@cp -f $< $@
-$(B)/train: $(B)/train.o $(OBJ)
+$(B)/train: $(B)/train.o $(B)/data/stories.o $(OBJ)
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 $(B)/run: $(B)/run.o $(OBJ)
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
-$(B)/tests: $(TESTOBJ) $(OBJ)
+$(B)/suites: $(TESTOBJ) $(OBJ)
 	$(CC) $(LDFLAGS) -o $@ $^ -lcriterion $(LDLIBS)
 $(B)/stories: data/stories.c $(wildcard data/*.h)
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) -O2 -std=c11 $(WARN) -o $@ $< -lm
 
+$(B)/data/stories.o: CPPFLAGS += -DSTORIES_LIBRARY
 $(B)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(OURS) $(CFLAGS) $(ISA_$(basename $(notdir $<))) -c -o $@ $<
 
 test-binaries: ## what `make test` runs, without running it
-	@$(MAKE) --no-print-directory CONFIG=test build/test/tests build/test/train build/test/run build/test/stories
+	@$(MAKE) --no-print-directory CONFIG=test build/test/suites build/test/train build/test/run build/test/stories
 
 test: test-binaries ## build and run every suite (needs Criterion: `make deps`)
-	build/test/tests --jobs 2
+	build/test/suites --jobs 2
 
 asan: ## the suites under AddressSanitizer and UBSan
-	@$(MAKE) --no-print-directory CONFIG=asan build/asan/tests build/asan/train build/asan/run build/asan/stories
-	build/asan/tests --jobs 2
+	@$(MAKE) --no-print-directory CONFIG=asan build/asan/suites build/asan/train build/asan/run build/asan/stories
+	build/asan/suites --jobs 2
 
 clean: ## remove everything built
 	rm -rf build train run
@@ -64,4 +65,4 @@ help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
 .PHONY: all test test-binaries asan clean help
--include $(OBJ:.o=.d) $(TESTOBJ:.o=.d) $(B)/train.d $(B)/run.d
+-include $(OBJ:.o=.d) $(TESTOBJ:.o=.d) $(B)/train.d $(B)/run.d $(B)/data/stories.d

@@ -16,7 +16,7 @@
 
 enum { ALIGN = 64 };
 
-static void *cpu_alloc(size_t bytes, const char *what, struct err *err) {
+void *cpu_alloc(size_t bytes, const char *what, struct err *err) {
     size_t with_head;
     unsigned char *given = NULL;
     // Objects past half the address space cannot be indexed, so no allocator gives them.

@@ -17,5 +17,7 @@ void *cpu_scratch(int thread, int slot, size_t bytes);
 // Grows the slot of every thread of the pool to at least `bytes`. Called by an op before pool_for: which threads get a
 // piece is chance, so growing inside a piece could allocate long after the first step.
 void cpu_scratch_reserve(int slot, size_t bytes);
+// The backend's alloc member, for what weight_load makes; the free member releases it.
+void *cpu_alloc(size_t bytes, const char *what, struct err *err);
 
 #endif

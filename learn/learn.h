@@ -157,19 +157,23 @@ struct run_state { // everything that is not a tensor
     uint64_t seed, data_hash;
     struct guard guard;
     double seconds;             // spent training, for logs
-    struct text options;        // the option table as text, one `name = value` a line
+    struct text options;        // the option table as text, one `name = value` a line; owned by whoever fills it
 };
-// OUT/ckpt-<tokens>.gguf: model + tokenizer + moments + train.* keys, sealed. Keeps the newest `keep` files. False on a full
-// disk and the like: the old files are untouched.
+// OUT/ckpt-<tokens>.gguf: model + tokenizer + moments + train.* keys, sealed. Then removes all but the newest `keep` files
+// (all stay when keep is 0); files that claim more tokens than this one are left alone. Also removes temporaries of
+// killed processes. False on a full disk and the like: the old files are untouched.
 MUST_USE bool checkpoint_save(const char *folder, const struct model *m, const struct tokenizer *t,
                               const struct optimizer *o, const struct run_state *r, int keep, struct err *err);
 // Newest file in folder that is whole (seal); names skipped ones in notes. False when there is none (err empty) or
-// the folder cannot be read. path is owned by the caller.
+// the folder cannot be read. path is owned by the caller. A folder that does not exist holds none.
 MUST_USE bool checkpoint_newest(const char *folder, char **path, struct text *notes, struct err *err);
-// Reads the train.* keys of one checkpoint; the caller then makes the model and reads tensors.
+// Reads the train.* keys of one checkpoint into *r (overwritten); the caller frees r->options, makes the model and reads
+// tensors. o may be NULL.
 MUST_USE bool checkpoint_read_state(const struct model_file *f, struct run_state *r, struct err *err);
 MUST_USE bool checkpoint_read_tensors(const struct model_file *f, struct model *m, struct optimizer *o, struct err *err);
-// The clean model: weights + tokenizer, then read back and compared.
+// The clean model: weights + tokenizer, without training state or seal. It is written beside path, read back, its logits for
+// a fixed text compared with those of m (limits by dtype, told in notes), and only then put in place. Needs memory for a
+// second model: freeing the optimizer and the training state first keeps a run within its plan.
 MUST_USE bool checkpoint_export(const char *path, const struct model *m, const struct tokenizer *t, enum dtype matrices,
                                 struct text *notes, struct err *err);
 
@@ -217,11 +221,18 @@ MUST_USE bool report_write(const char *path, const struct report *r, struct err 
 
 struct plan {
     int64_t params, tokens, steps;
-    size_t weights_bytes, grads_bytes, moments_bytes, activations_bytes, data_bytes, base_bytes, peak_bytes;
+    int64_t batch_tokens;
+    size_t weights_bytes, grads_bytes, moments_bytes, activations_bytes, data_bytes;
+    size_t base_bytes;      // resident when the plan was made
+    size_t scratch_bytes;   // kernels' scratch and tables, as measured
+    size_t peak_bytes;      // all of these, or what the process needed so far if that is more
+    size_t available_bytes; // free memory when the plan was made, 0 when unknown
     size_t checkpoint_bytes;
     double flops, tokens_per_s, seconds; // tokens_per_s from a short real measurement of this very configuration
 };
-// Runs a few real micro-batches and one update on a throw-away model of this config (about 2 seconds) and adds it up.
+// Runs a few real micro-batches and updates on a throw-away model of this config (about 2 seconds) and adds it up. A model
+// that is too large for this is measured at one and two layers. micro_rows: tokens of a micro-batch, a multiple of T.
+// data_bytes: data that is still to come into memory.
 MUST_USE bool plan_make(struct plan *p, const struct model_config *c, const struct backend *b, enum dtype compute,
                         int64_t micro_rows, int64_t T, int64_t batch_tokens, int64_t tokens, size_t data_bytes,
                         struct err *err);

@@ -9,6 +9,8 @@
 
 #include <math.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 struct optimizer {
     struct model *model;
@@ -157,6 +159,17 @@ void optimizer_write_data(const struct optimizer *o, struct gguf_out *out) {
     mem_free(piece);
 }
 
+// Pages of the file that were copied need not stay resident. A hint that destroys nothing, whatever memory it is given.
+static void release_pages(const void *data, size_t bytes) {
+#ifdef MADV_PAGEOUT
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), start = ((uintptr_t)data + page - 1) / page * page;
+    uintptr_t end = ((uintptr_t)data + bytes) / page * page;
+    if (end > start) madvise((void *)start, end - start, MADV_PAGEOUT);
+#else
+    (void)data, (void)bytes;
+#endif
+}
+
 bool optimizer_read(struct optimizer *o, const struct model_file *f, struct err *err) {
     for (int which = 0; which < 2; which++) {
         size_t at = 0;
@@ -177,6 +190,7 @@ bool optimizer_read(struct optimizer *o, const struct model_file *f, struct err 
                                model_file_path(f), name, (long long)p->rows, (long long)p->cols, t->type_name,
                                t->bytes);
             o->model->backend->upload(moment_block(o, which) + at, t->data, t->bytes);
+            release_pages(t->data, t->bytes);
             at += n;
         }
     }

@@ -1,0 +1,299 @@
+// test_programs.c: what a user types, held to what the README promises.
+//
+// These tests run the built programs (build/<config>/train and run, the same objects as this binary) in a scratch folder.
+// Each promise of the design that can be seen from outside has its test here: same bytes for any thread count, resume
+// after kill -9, a full disk, exit codes, hostile files.
+#include "core/core.h"
+#include "formats/formats.h"
+#include "learn/learn.h"
+#include "tests/hostile.h"
+
+#include <criterion/criterion.h>
+#include <fcntl.h>
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#ifndef PROGRAMS
+#define PROGRAMS "build/test"
+#endif
+
+static char scratch[64], origin[4096];
+
+static void make_scratch(void) {
+    strcpy(scratch, "/tmp/lehr-test-XXXXXX");
+    cr_assert(mkdtemp(scratch) != NULL);
+    cr_assert(getcwd(origin, sizeof origin) != NULL);
+}
+
+static void drop_scratch(void) {
+    char command[128];
+    snprintf(command, sizeof command, "rm -rf '%s'", scratch);
+    cr_assert(system(command) == 0);
+}
+
+// Runs a shell command in the scratch folder; $TRAIN, $RUN and $STORIES are the programs. Returns the exit code, or
+// 128 + signal.
+static int shell(const char *format, ...) PRINTF_LIKE(1, 2);
+static int shell(const char *format, ...) {
+    struct text command = {0};
+    char body[4096];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(body, sizeof body, format, args);
+    va_end(args);
+    text_fmt(&command, "cd '%s' && TRAIN='%s/" PROGRAMS "/train' RUN='%s/" PROGRAMS "/run' STORIES='%s/" PROGRAMS "/stories'; %s",
+             scratch, origin, origin, origin, body);
+    int status = system(command.data);
+    text_free(&command);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+static struct text read_file(const char *name) {
+    char path[256];
+    struct text t = {0};
+    struct err err = {""};
+    snprintf(path, sizeof path, "%s/%s", scratch, name);
+    cr_assert(file_read_all(path, (size_t)1 << 30, &t, &err), "%s", err.text);
+    return t;
+}
+
+static bool same_file(const char *a, const char *b) {
+    struct text x = read_file(a), y = read_file(b);
+    bool same = x.len == y.len && memcmp(x.data, y.data, x.len) == 0;
+    text_free(&x);
+    text_free(&y);
+    return same;
+}
+
+// The columns of log.jsonl that do not measure time.
+static struct text learned_columns(const char *log) {
+    struct log_rows rows = {0};
+    struct err err = {""};
+    struct text t = {0};
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", scratch, log);
+    cr_assert(log_read(path, &rows, &err), "%s", err.text);
+    for (size_t i = 0; i < rows.count; i++)
+        text_fmt(&t, "%lld %lld %.17g %.17g %.17g %.17g\n", (long long)rows.row[i].step, (long long)rows.row[i].tokens,
+                 rows.row[i].loss, rows.row[i].lr, rows.row[i].grad_norm, rows.row[i].val_loss);
+    mem_free(rows.row);
+    return t;
+}
+
+static bool same_learning(const char *log_a, const char *log_b) {
+    struct text a = learned_columns(log_a), b = learned_columns(log_b);
+    bool same = a.len > 0 && a.len == b.len && memcmp(a.data, b.data, a.len) == 0;
+    text_free(&a);
+    text_free(&b);
+    return same;
+}
+
+#define TINY "--size 1M --width 32 --layers 2 --heads 2 --kv-heads 1 --ffn 64 --seq 32 --batch-tokens 256 --tokenizer bpe:300 --samples 0"
+
+static void make_corpus(void) {
+    cr_assert(shell("$STORIES --bytes 60000 -s 5 --out corpus.txt 2>/dev/null") == 0);
+}
+
+TestSuite(programs, .init = make_scratch, .fini = drop_scratch, .timeout = 200);
+
+Test(programs, losses_and_model_are_the_same_for_threads_and_micro_batches) {
+    make_corpus();
+    cr_assert(shell("$TRAIN corpus.txt " TINY " --steps 12 -t 1 --micro-batch 1 -o base 2>log") == 0);
+    const char *variants[] = {"-t 2 --micro-batch 1", "-t 3 --micro-batch 2", "-t 1 --micro-batch 8", "-t 2 --micro-batch 8", "-t 3 --micro-batch 3"};
+    for (size_t i = 0; i < COUNT_OF(variants); i++) {
+        cr_assert(shell("rm -rf other; $TRAIN corpus.txt " TINY " --steps 12 %s -o other 2>log", variants[i]) == 0);
+        cr_expect(same_learning("base/log.jsonl", "other/log.jsonl"), "losses differ with %s", variants[i]);
+        cr_expect(same_file("base/model.gguf", "other/model.gguf"), "model differs with %s", variants[i]);
+    }
+    // The control: another seed must not give the same.
+    cr_assert(shell("rm -rf other; $TRAIN corpus.txt " TINY " --steps 12 -s 2 -o other 2>log") == 0);
+    cr_expect(!same_learning("base/log.jsonl", "other/log.jsonl"));
+}
+
+Test(programs, text_is_the_same_for_threads_and_prompt_chunks) {
+    make_corpus();
+    cr_assert(shell("$TRAIN corpus.txt " TINY " --steps 30 -o out 2>log") == 0);
+    cr_assert(shell("$RUN -m out/model.gguf -p 'Once upon a time' -n 60 -s 7 -t 1 -c 128 >a 2>err") == 0);
+    const char *variants[] = {"-t 2", "-t 3", "-t 1 -ub 1", "-t 2 -ub 3", "-tb 2 -t 1"};
+    for (size_t i = 0; i < COUNT_OF(variants); i++) {
+        cr_assert(shell("$RUN -m out/model.gguf -p 'Once upon a time' -n 60 -s 7 -c 128 %s >b 2>err", variants[i]) == 0);
+        cr_expect(same_file("a", "b"), "text differs with %s", variants[i]);
+    }
+    cr_assert(shell("$RUN -m out/model.gguf -p 'Once upon a time' -n 60 -s 8 -c 128 >b 2>err") == 0);
+    cr_expect(!same_file("a", "b"), "another seed gave the same text");
+}
+
+// Starts the run in its own process and kills it after `ms`; true when it had ended by itself before.
+static bool run_and_kill(const char *arguments, int ms) {
+    char program[4200], line[8400];
+    snprintf(program, sizeof program, "%s/" PROGRAMS "/train", origin);
+    snprintf(line, sizeof line, "cd '%s' && exec '%s' %s 2>>log", scratch, program, arguments);
+    pid_t child = fork();
+    cr_assert(child >= 0);
+    if (child == 0) {
+        execl("/bin/sh", "sh", "-c", line, (char *)NULL);
+        _exit(127);
+    }
+    int status;
+    for (int waited = 0; waited < ms; waited++) {
+        if (waitpid(child, &status, WNOHANG) == child) {
+            cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0, "train ended with %d", status);
+            return true;
+        }
+        usleep(1000);
+    }
+    kill(child, SIGKILL);
+    waitpid(child, &status, 0);
+    return false;
+}
+
+Test(programs, killed_twenty_times_the_run_ends_as_if_never_killed) {
+    make_corpus();
+    const char *args = "corpus.txt " TINY " --steps 60 --save-every 3 --eval-every 10 -o killed";
+    cr_assert(shell("$TRAIN corpus.txt " TINY " --steps 60 --save-every 3 --eval-every 10 -o whole 2>log") == 0);
+    int kills = 0, starts = 0;
+    for (; starts < 200; starts++) {
+        int ms = 20 + (int)rng_below(4, 1, (uint64_t)starts, 230);
+        if (kills >= 20) ms = 60000;
+        if (run_and_kill(args, ms)) {
+            if (kills >= 20) break;
+            // Finished before it was killed often enough: begin again from an earlier checkpoint, as after a lost disk.
+            cr_assert(shell("rm -f killed/model.gguf killed/log.jsonl killed/ckpt-*; rm -rf killed/trunk") == 0);
+            continue;
+        }
+        kills++;
+    }
+    cr_expect(kills >= 20, "only %d kills", kills);
+    cr_expect(same_learning("whole/log.jsonl", "killed/log.jsonl"), "losses differ after %d kills", kills);
+    cr_expect(same_file("whole/model.gguf", "killed/model.gguf"), "model differs after %d kills", kills);
+}
+
+Test(programs, an_interrupt_saves_and_the_same_command_goes_on) {
+    make_corpus();
+    cr_assert(shell("$TRAIN corpus.txt " TINY " --steps 40 -o whole 2>log") == 0);
+    cr_expect(shell("timeout -s INT 0.4 $TRAIN corpus.txt " TINY " --steps 400000 -o cut 2>log2; test $? -ge 124 -o $? -eq 130") == 0);
+    cr_expect(shell("ls cut/ckpt-*.gguf >/dev/null") == 0, "an interrupt left no checkpoint");
+    cr_expect(shell("grep -q 'goes on from here' log2") == 0);
+}
+
+Test(programs, flags_that_contradict_the_checkpoint_are_refused_with_both_values) {
+    make_corpus();
+    cr_assert(shell("$TRAIN corpus.txt " TINY " --steps 4 -o out 2>log") == 0);
+    cr_expect(shell("$TRAIN corpus.txt " TINY " --steps 4 --weight-decay 0.3 -o out 2>err") == 2);
+    cr_expect(shell("grep -q 'weight-decay = 0.1' err && grep -q 'weight-decay = 0.3' err") == 0);
+    cr_assert(shell("$STORIES --bytes 50000 -s 6 --out other.txt 2>/dev/null") == 0);
+    cr_expect(shell("$TRAIN other.txt " TINY " --steps 4 -o out 2>err") == 1, "other data was taken without a word");
+}
+
+Test(programs, any_checkpoint_can_be_cooled_down) {
+    make_corpus();
+    cr_assert(shell("$TRAIN corpus.txt " TINY " --schedule wsd --steps 40 --save-every 10 --keep 9 -o trunk 2>log") == 0);
+    cr_expect(shell("$TRAIN --decay-from trunk/ckpt-5120.gguf --decay-tokens 2048 -o branch 2>err") == 0);
+    struct log_rows rows = {0};
+    struct err err;
+    char path[256];
+    snprintf(path, sizeof path, "%s/branch/log.jsonl", scratch);
+    cr_assert(log_read(path, &rows, &err));
+    double last_lr = 1;
+    for (size_t i = 0; i < rows.count; i++)
+        if (!isnan(rows.row[i].lr)) {
+            cr_expect(rows.row[i].tokens > 5120 && rows.row[i].lr <= last_lr);
+            last_lr = rows.row[i].lr;
+        }
+    cr_expect(rows.count >= 8 && rows.row[0].tokens == 5376 && last_lr < 0.003, "last rate %g", last_lr);
+    cr_expect(shell("test -s branch/model.gguf && test -s trunk/trunk/ckpt-*.gguf") == 0);
+}
+
+Test(programs, a_full_disk_loses_nothing_and_says_so) {
+    make_corpus();
+    // A file size limit stands in for the full disk: writes beyond it fail like ENOSPC does.
+    cr_assert(shell("$TRAIN corpus.txt " TINY " --steps 6 --save-every 2 -o out 2>log && cp out/ckpt-1536.gguf good") == 0);
+    cr_expect(shell("trap '' XFSZ; ulimit -f 40; $TRAIN corpus.txt " TINY " --steps 12 --save-every 2 --override -o out 2>err; true") == 0);
+    cr_expect(shell("grep -q 'not saved\\|could not be written' err") == 0, "a failed save was not told");
+    cr_expect(same_file("out/ckpt-1536.gguf", "good"), "the old checkpoint was touched");
+    cr_expect(shell("ls out/*.tmp-* 2>/dev/null | grep -q .") != 0, "a temporary was left behind");
+}
+
+Test(programs, exit_codes_and_streams_are_as_documented) {
+    cr_expect(shell("$RUN --help >out 2>err && test -s out && ! test -s err") == 0);
+    cr_expect(shell("$TRAIN --help >out 2>err && test -s out && ! test -s err") == 0);
+    cr_expect(shell("$RUN --list >out && grep -q granite out && grep -q min-p out") == 0);
+    cr_expect(shell("$TRAIN --list >out && grep -q power out && grep -q 1-sqrt out") == 0);
+    cr_expect(shell("$RUN --tmep 1 >out 2>err") == 2);
+    cr_expect(shell("grep -q -- --temp err && ! test -s out") == 0, "no suggestion for a misspelt flag");
+    cr_expect(shell("$RUN -m nothing.gguf >out 2>err") == 1);
+    cr_expect(shell("$RUN --temp -1 2>err") == 2 && shell("$RUN --top-p 1.5 2>err") == 2 && shell("$RUN -n 12x 2>err") == 2);
+    cr_expect(shell("$RUN -m '%s' 2>err", scratch) == 1, "a folder is no model file");
+    cr_expect(shell(": >empty; $RUN -m empty 2>err") == 1);
+    cr_expect(shell("mkfifo pipe; timeout 5 $RUN -m pipe 2>err") == 1, "a pipe must not block");
+    cr_expect(shell("timeout 5 $RUN -m /dev/zero 2>err") == 1);
+    cr_expect(shell("printf 'version https://git-lfs.github.com/spec/v1\\noid sha256:00\\nsize 5\\n' >lfs; $RUN -m lfs 2>err; grep -qi lfs err") == 0);
+    cr_expect(shell("printf '<!DOCTYPE html><html></html>' >page; $RUN -m page 2>err; grep -qi 'web page' err") == 0);
+}
+
+Test(programs, output_is_text_only_and_json_is_json) {
+    make_corpus();
+    cr_assert(shell("$TRAIN corpus.txt " TINY " --steps 5 -o out 2>log") == 0);
+    cr_assert(shell("$RUN -m out/model.gguf -p Hello -n 10 -s 1 --temp 0 >text 2>err") == 0);
+    cr_expect(shell("head -c 5 text | grep -q Hello && ! grep -q tokens text && grep -q 'seed 1' err") == 0);
+    cr_assert(shell("$RUN -m out/model.gguf -p Hello -n 10 -s 1 --temp 0 --logprobs 3 >lines 2>err") == 0);
+    struct text lines = read_file("lines");
+    int objects = 0;
+    for (char *p = lines.data, *end; *p; p = end + 1) {
+        struct json j;
+        struct err err;
+        end = strchr(p, '\n');
+        cr_assert(end != NULL);
+        json_open(&j, p, (size_t)(end - p));
+        cr_expect(json_skip(&j) && json_done(&j, &err));
+        objects++;
+    }
+    cr_expect(objects >= 11, "%d objects", objects);
+    text_free(&lines);
+    cr_expect(shell("$RUN -m out/model.gguf -p 'a <|endoftext|> b' --tokenize >ids 2>err && ! grep -qw 299 ids") != 0 ||
+              shell("cut -d' ' -f2- ids | grep -qw 299") != 0, "user text became a control token");
+    cr_expect(shell("$RUN -m out/model.gguf --check >report 2>err && grep -q fine report") == 0);
+    cr_expect(shell("$RUN -m out/model.gguf --perplexity corpus.txt -c 64 --chunks 3 >score 2>err && grep -q perplexity score") == 0);
+    cr_expect(shell("$RUN -m out/model.gguf -p Hello -n 3 --stop zzz 2>err >text && $RUN -m out/model.gguf -n 0 2>err") == 0);
+}
+
+// ---- hostile files --------------------------------------------------------------------------------------------------
+
+// Every damaged file is either refused with one sentence and exit code 1, or (where the damage does not show, as in a
+// weight) runs to an end. Variants are spread evenly over all that hostile.c can make of the file.
+static void run_hostile(const char *model, const char *extra, size_t wanted, uint64_t seed) {
+    struct text good = read_file(model);
+    struct hostile h;
+    hostile_open(&h, good.data, good.len, seed, 300);
+    size_t count = hostile_count(&h), n = wanted < count ? wanted : count, refused = 0;
+    for (size_t i = 0; i < n; i++) {
+        struct text bad = {0};
+        char path[128], label[160];
+        snprintf(path, sizeof path, "%s/bad", scratch);
+        hostile_make(&h, i * count / n, &bad, label);
+        FILE *f = fopen(path, "wb");
+        cr_assert(f && fwrite(bad.data, 1, bad.len, f) == bad.len && fclose(f) == 0);
+        int code = shell("ulimit -t 20; $RUN -m bad %s -p Hi -n 3 -c 32 -t 1 >said 2>err", extra);
+        struct text said = read_file("err");
+        cr_expect(code == 0 || code == 1, "%s (seed %llu) ended with %d: %.300s", label, (unsigned long long)seed, code,
+                  said.len ? said.data : "");
+        if (code == 1) cr_expect(said.len > 25 && strstr(said.data, "run: ") != NULL, "%s was refused without a sentence", label);
+        refused += code == 1;
+        text_free(&said);
+        text_free(&bad);
+    }
+    hostile_close(&h);
+    text_free(&good);
+    cr_expect(n >= 500 && refused > n / 4, "%zu of %zu refused", refused, n);
+}
+
+Test(programs, hostile_gguf_files_end_in_a_sentence) {
+    make_corpus();
+    cr_assert(shell("$TRAIN corpus.txt " TINY " --steps 1 -o out 2>log") == 0);
+    run_hostile("out/model.gguf", "", 520, 1);
+}

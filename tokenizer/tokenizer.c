@@ -1,0 +1,299 @@
+// tokenizer.c: a recipe becomes a tokenizer, and the questions one can ask it.
+//
+// Everything a file says is checked here once, so that encoding has nothing left that could fail:
+//   - spellings are unique; only tokens that are no text may be empty
+//   - special ids are -1 or inside the vocabulary
+//   - every byte has ids: a byte token, or for SPM an unknown token
+//   - merges name text tokens and keep their bytes (bpe.c); scores are finite
+// A tokenizer never changes after that; threads share it without locks.
+#include "tokenizer/internal.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define WORD_MARK "\xE2\x96\x81" // U+2581, SentencePiece's space
+
+// ---- the table of spellings
+
+// The slot of a spelling, or the empty one where it belongs.
+static struct token_slot *token_slot(const struct tokenizer *t, const char *spelling, size_t n, uint32_t *tag) {
+    uint64_t hash = hash_bytes(1, spelling, n);
+    *tag = (uint32_t)(hash >> 32);
+    for (size_t at = (size_t)hash & t->table_mask;; at = (at + 1) & t->table_mask) {
+        struct token_slot *slot = &t->table[at];
+        if (!slot->id_plus_1) return slot;
+        if (slot->tag != *tag) continue;
+        struct span s = t->token[slot->id_plus_1 - 1];
+        if (s.n == n && !memcmp(s.p, spelling, n)) return slot;
+    }
+}
+
+int32_t tokenizer_find(const struct tokenizer *t, const char *spelling, size_t n) {
+    uint32_t tag;
+    return n ? (int32_t)token_slot(t, spelling, n, &tag)->id_plus_1 - 1 : -1;
+}
+
+static bool table_make(struct tokenizer *t, struct err *err) {
+    size_t slots = 16;
+    while (slots < 2 * t->n) slots *= 2;
+    t->table = mem_array(slots, sizeof *t->table, "token table");
+    t->table_mask = slots - 1;
+    for (size_t i = 0; i < t->n; i++) {
+        struct span s = t->token[i];
+        if (!s.n) {
+            if (t->type[i] == TOKEN_NORMAL) return err_set(err, "token %zu is empty, yet said to be text", i);
+            continue;
+        }
+        uint32_t tag;
+        struct token_slot *slot = token_slot(t, s.p, s.n, &tag);
+        if (slot->id_plus_1)
+            return err_set(err, "tokens %u and %zu are spelled alike, \"%.*s\"; every token needs its own spelling",
+                           slot->id_plus_1 - 1, i, s.n < 60 ? (int)s.n : 60, s.p);
+        *slot = (struct token_slot){tag, (uint32_t)i + 1};
+    }
+    return true;
+}
+
+// ---- making
+
+static bool recipe_ids_good(const struct recipe *r, struct err *err) {
+    if (r->n == 0 || r->n > VOCAB_MAX)
+        return err_set(err, "expected 1 to %zu tokens, found %zu", VOCAB_MAX, r->n);
+    const struct {
+        const char *name;
+        int64_t id;
+    } special[] = {{"BOS", r->bos}, {"EOS", r->eos}, {"EOT", r->eot}, {"unknown", r->unknown}};
+    for (size_t i = 0; i < COUNT_OF(special); i++)
+        if (special[i].id < -1 || special[i].id >= (int64_t)r->n)
+            return err_set(err, "the %s token has id %lld, the vocabulary ends at %zu", special[i].name,
+                           (long long)special[i].id, r->n - 1);
+    return true;
+}
+
+// Types for a file that has none: what the spellings and the special ids say.
+static unsigned char type_guess(const struct recipe *r, size_t i) {
+    if ((int64_t)i == r->unknown) return TOKEN_UNKNOWN;
+    if ((int64_t)i == r->bos || (int64_t)i == r->eos || (int64_t)i == r->eot) return TOKEN_CONTROL;
+    return r->kind == TOKENIZER_SPM && byte_token_value(r->tokens[i]) >= 0 ? TOKEN_BYTE : TOKEN_NORMAL;
+}
+
+static bool tokens_copy(struct tokenizer *t, const struct recipe *r, struct err *err) {
+    size_t bytes = 0;
+    for (size_t i = 0; i < r->n; i++) {
+        if (r->tokens[i].n > PIECE_MAX)
+            return err_set(err, "token %zu has %zu bytes, at most %zu make sense", i, r->tokens[i].n, PIECE_MAX);
+        if (!size_add(bytes, 2 * r->tokens[i].n, &bytes)) return err_set(err, "the tokens are too long together");
+    }
+    t->n = r->n;
+    t->token = mem_array(t->n, sizeof *t->token, "tokens");
+    t->piece = mem_array(t->n, sizeof *t->piece, "token pieces");
+    t->type = mem_array(t->n, 1, "token types");
+    t->bytes = mem_alloc(bytes, "token bytes");
+    char *at = t->bytes;
+    for (size_t i = 0; i < t->n; i++) {
+        size_t n = r->tokens[i].n;
+        if (n) memcpy(at, r->tokens[i].p, n);
+        t->token[i] = (struct span){at, n};
+        at += n;
+        unsigned char type = r->types ? r->types[i] : type_guess(r, i);
+        if (type == 0) type = TOKEN_NORMAL; // "undefined" in some files
+        if (type > TOKEN_BYTE) return err_set(err, "token %zu has type %d, known are 1 to %d", i, type, TOKEN_BYTE);
+        // "<0xZZ>" is no byte, whatever the file says: plain text.
+        if (t->kind == TOKENIZER_SPM && type == TOKEN_BYTE && byte_token_value(t->token[i]) < 0) type = TOKEN_NORMAL;
+        t->type[i] = type;
+    }
+    if (!r->scores) return true;
+    t->score = mem_array(t->n, sizeof *t->score, "token scores");
+    for (size_t i = 0; i < t->n; i++) {
+        if (!isfinite(r->scores[i])) return err_set(err, "token %zu has a score that is no finite number", i);
+        t->score[i] = r->scores[i] + 0.0f; // makes -0 equal 0 in bits too
+    }
+    return true;
+}
+
+// What a token stands for in text, written at out (room for its spelling); its length.
+static size_t piece_write(const struct tokenizer *t, size_t i, char *out) {
+    struct span s = t->token[i];
+    unsigned char type = t->type[i];
+    if (type == TOKEN_CONTROL || type == TOKEN_UNKNOWN) return 0;
+    size_t n = 0;
+    if (t->kind == TOKENIZER_SPM) {
+        if (type == TOKEN_BYTE) {
+            *out = (char)byte_token_value(s);
+            return 1;
+        }
+        for (size_t at = 0; type != TOKEN_USER && at < s.n; n++) {
+            bool mark = s.n - at >= 3 && !memcmp(s.p + at, WORD_MARK, 3);
+            out[n] = mark ? ' ' : s.p[at];
+            at += mark ? 3 : 1;
+        }
+        if (type != TOKEN_USER) return n;
+    } else if (type != TOKEN_USER && bytes_unspell(s.p, s.n, out, &n)) {
+        return n;
+    }
+    if (s.n) memcpy(out, s.p, s.n); // stands for itself
+    return s.n;
+}
+
+static void pieces_make(struct tokenizer *t) {
+    const struct span last = t->token[t->n - 1];
+    char *at = t->bytes + (last.p + last.n - t->bytes);
+    for (size_t i = 0; i < t->n; i++) {
+        size_t n = piece_write(t, i, at);
+        t->piece[i] = (struct span){at, n};
+        at += n;
+    }
+}
+
+static bool bytes_find(struct tokenizer *t, struct err *err) {
+    for (int i = 0; i < 256; i++) t->byte_id[i] = -1;
+    if (t->kind == TOKENIZER_SPM) {
+        for (size_t i = t->n; i-- > 0;)
+            if (t->type[i] == TOKEN_BYTE) t->byte_id[byte_token_value(t->token[i])] = (int32_t)i;
+    } else {
+        for (int i = 0; i < 256; i++) {
+            char spelling[4], byte = (char)i;
+            int32_t id = tokenizer_find(t, spelling, utf8_encode(byte_spelling((unsigned char)i), spelling));
+            if (id >= 0 && t->piece[id].n == 1 && t->piece[id].p[0] == byte) t->byte_id[i] = id;
+        }
+    }
+    for (int i = 0; i < 256; i++)
+        if (t->byte_id[i] < 0 && (t->kind != TOKENIZER_SPM || t->unknown < 0))
+            return err_set(err, "byte 0x%02X has no token, so that some texts could not be told%s", i,
+                           t->kind == TOKENIZER_SPM ? " (there is no unknown token either)" : "");
+    return true;
+}
+
+static int special_order(const void *a, const void *b) {
+    const struct special_token *x = a, *y = b;
+    size_t n = x->text.n < y->text.n ? x->text.n : y->text.n;
+    int order = memcmp(x->text.p, y->text.p, n);
+    return order ? order : (x->text.n > y->text.n) - (x->text.n < y->text.n);
+}
+
+static void special_list_make(const struct tokenizer *t, bool control, struct special_list *list) {
+    list->token = mem_array(t->n, sizeof *list->token, "special tokens");
+    for (size_t i = 0; i < t->n; i++) {
+        bool is = t->type[i] == TOKEN_USER || (control && (t->type[i] == TOKEN_CONTROL || t->type[i] == TOKEN_UNKNOWN));
+        if (is && t->token[i].n > 0 && t->token[i].n <= SPECIAL_MAX)
+            list->token[list->count++] = (struct special_token){t->token[i], (int32_t)i};
+    }
+    if (list->count) qsort(list->token, list->count, sizeof *list->token, special_order);
+    size_t at = 0;
+    for (size_t c = 0; c < 256; c++) {
+        list->first[c] = at;
+        while (at < list->count && (unsigned char)list->token[at].text.p[0] == c) at++;
+    }
+    list->first[256] = at;
+}
+
+// Whether no token has a space behind another character, and how long a token of text can be.
+static void spm_facts(struct tokenizer *t) {
+    t->cuts_at_spaces = true;
+    for (size_t i = 0; i < t->n; i++) {
+        unsigned char type = t->type[i];
+        if (type == TOKEN_CONTROL || type == TOKEN_UNKNOWN || type == TOKEN_BYTE) continue;
+        struct span s = t->token[i];
+        if (s.n > t->longest) t->longest = s.n;
+        for (size_t at = 1; at + 3 <= s.n; at++)
+            if (!memcmp(s.p + at, WORD_MARK, 3) && (at < 3 || memcmp(s.p + at - 3, WORD_MARK, 3) != 0))
+                t->cuts_at_spaces = false;
+    }
+}
+
+static uint64_t hash_make(const struct tokenizer *t) {
+    int64_t head[] = {t->kind, (int64_t)t->n, t->bos, t->eos, t->eot, t->unknown, t->adds_bos, t->space_prefix};
+    uint64_t h = hash_bytes(0, head, sizeof head);
+    for (size_t i = 0; i < t->n; i++) {
+        h = hash_bytes(h ^ t->type[i], t->token[i].p, t->token[i].n);
+        if (t->score) h = hash_bytes(h, &t->score[i], sizeof t->score[i]);
+    }
+    for (size_t i = 0; i < t->n_rules; i++) {
+        int32_t rule[3] = {t->rules[i].left, t->rules[i].right, t->rules[i].result};
+        h = hash_bytes(h, rule, sizeof rule);
+    }
+    return h;
+}
+
+struct tokenizer *tokenizer_make(const struct recipe *r, struct err *err) {
+    struct tokenizer *t = mem_alloc(sizeof *t, "tokenizer");
+    *t = (struct tokenizer){.kind = r->kind, .adds_bos = r->adds_bos && r->bos >= 0, .space_prefix = r->space_prefix,
+                            .bos = (int32_t)r->bos, .eos = (int32_t)r->eos, .eot = (int32_t)r->eot,
+                            .unknown = (int32_t)r->unknown};
+    bool good = recipe_ids_good(r, err) && tokens_copy(t, r, err) && table_make(t, err);
+    if (good) {
+        pieces_make(t);
+        good = bytes_find(t, err) && (t->kind == TOKENIZER_SPM || bpe_rules_make(t, r, err));
+    }
+    if (!good) {
+        tokenizer_free(t);
+        return NULL;
+    }
+    special_list_make(t, true, &t->special);
+    special_list_make(t, false, &t->user);
+    if (t->kind == TOKENIZER_SPM) spm_facts(t);
+    t->hash = hash_make(t);
+    return t;
+}
+
+void tokenizer_free(struct tokenizer *t) {
+    if (!t) return;
+    mem_free(t->token);
+    mem_free(t->piece);
+    mem_free(t->bytes);
+    mem_free(t->type);
+    mem_free(t->score);
+    mem_free(t->table);
+    mem_free(t->rules);
+    mem_free(t->rule_slots);
+    mem_free(t->special.token);
+    mem_free(t->user.token);
+    mem_free(t);
+}
+
+// ---- questions
+
+enum tokenizer_kind tokenizer_kind(const struct tokenizer *t) { return t->kind; }
+
+const char *tokenizer_kind_name(const struct tokenizer *t) {
+    return t->kind == TOKENIZER_SPM ? "spm" : t->kind == TOKENIZER_BPE ? "bpe gpt-2" : "byte";
+}
+
+int64_t tokenizer_vocab(const struct tokenizer *t) { return (int64_t)t->n; }
+uint64_t tokenizer_hash(const struct tokenizer *t) { return t->hash; }
+int32_t tokenizer_bos(const struct tokenizer *t) { return t->bos; }
+int32_t tokenizer_eos(const struct tokenizer *t) { return t->eos; }
+bool tokenizer_adds_bos(const struct tokenizer *t) { return t->adds_bos; }
+
+static bool in_vocabulary(const struct tokenizer *t, int32_t id) { return id >= 0 && (size_t)id < t->n; }
+
+bool tokenizer_is_end(const struct tokenizer *t, int32_t id) {
+    // Chat models end a turn with a token of their own, which files often do not name.
+    static const char *const ends[] = {"<|endoftext|>", "<|end_of_text|>", "<|im_end|>",    "<|eot_id|>",
+                                       "<|eom_id|>",    "<|end|>",         "<end_of_turn>", "<|endofturn|>"};
+    if (!in_vocabulary(t, id)) return false;
+    if (id == t->eos || id == t->eot) return true;
+    if (t->type[id] != TOKEN_CONTROL && t->type[id] != TOKEN_USER) return false;
+    for (size_t i = 0; i < COUNT_OF(ends); i++)
+        if (t->token[id].n == strlen(ends[i]) && !memcmp(t->token[id].p, ends[i], t->token[id].n)) return true;
+    return false;
+}
+
+enum token_type tokenizer_type(const struct tokenizer *t, int32_t id) {
+    return in_vocabulary(t, id) ? (enum token_type)t->type[id] : TOKEN_UNUSED;
+}
+
+struct span tokenizer_token(const struct tokenizer *t, int32_t id) {
+    return in_vocabulary(t, id) ? t->token[id] : (struct span){"", 0};
+}
+
+struct span tokenizer_piece(const struct tokenizer *t, int32_t id) {
+    return in_vocabulary(t, id) ? t->piece[id] : (struct span){"", 0};
+}
+
+struct span tokenizer_piece_at(const struct tokenizer *t, int32_t id, bool first) {
+    struct span s = tokenizer_piece(t, id);
+    bool drop = first && t->kind == TOKENIZER_SPM && t->space_prefix && s.n && s.p[0] == ' ' && t->type[id] != TOKEN_BYTE;
+    return drop ? (struct span){s.p + 1, s.n - 1} : s;
+}
