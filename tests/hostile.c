@@ -1,10 +1,11 @@
-// hostile: see hostile.h. The walk over the good file is written apart from the reader under test on purpose: it trusts the
-// file, which the test made itself, and notes where each number stands.
+// hostile: see hostile.h. The walk over the good file is written apart from the reader under test
+// on purpose: it trusts the file, which the test made itself, and notes where each number stands.
 //
 // Variants, in this order:
 //   1. every noted number set to each value of `extremes`, cut to its width
 //   2. every noted number one more and one less
-//   3. every noted 4-byte type set to 0..15 (value and element types confuse there), and every noted byte of a name to
+//   3. every noted 4-byte type set to 0..15 (value and element types confuse there), and every
+//   noted byte of a name to
 //      NUL, escape and 0xff
 //   4. the file cut at 16 places, doubled, and with 1, 31 and 4096 bytes added
 //   5. n_flips times 1 to 8 random bits flipped
@@ -14,9 +15,31 @@
 #include <string.h>
 
 static const uint64_t extremes[] = {
-    0, 1, 2, 7, 255, 65535, 65536, 1u << 20, (1u << 20) + 1, 0x7fffffff, 0x80000000, 0xffffffff, 0x100000000,
-    0x0fffffffffffffff, 0x1fffffffffffffff, 0x2000000000000000, 0x3fffffffffffffff, 0x4000000000000000, 0x7fffffffffffffff,
-    0x8000000000000000, 0x8000000000000001, 0xffffffffffffffe0, 0xfffffffffffffff7, 0xfffffffffffffff8, 0xffffffffffffffff,
+    0,
+    1,
+    2,
+    7,
+    255,
+    65535,
+    65536,
+    1u << 20,
+    (1u << 20) + 1,
+    0x7fffffff,
+    0x80000000,
+    0xffffffff,
+    0x100000000,
+    0x0fffffffffffffff,
+    0x1fffffffffffffff,
+    0x2000000000000000,
+    0x3fffffffffffffff,
+    0x4000000000000000,
+    0x7fffffffffffffff,
+    0x8000000000000000,
+    0x8000000000000001,
+    0xffffffffffffffe0,
+    0xfffffffffffffff7,
+    0xfffffffffffffff8,
+    0xffffffffffffffff,
 };
 #define N_EXTREMES COUNT_OF(extremes)
 #define N_STEPS 2
@@ -48,9 +71,11 @@ static void give_up(const char *why) {
     abort();
 }
 
-static uint64_t note(struct hostile *h, size_t *at, size_t width, const char *label, uint64_t number) {
+static uint64_t note(struct hostile *h, size_t *at, size_t width, const char *label,
+                     uint64_t number) {
     if (*at + width > h->n) give_up("ends early");
-    mem_grow((void **)&h->fields, &h->cap_fields, h->n_fields + 1, sizeof *h->fields, "hostile fields");
+    mem_grow((void **)&h->fields, &h->cap_fields, h->n_fields + 1, sizeof *h->fields,
+             "hostile fields");
     struct hostile_field *f = &h->fields[h->n_fields++];
     f->at = *at, f->width = width;
     snprintf(f->label, sizeof f->label, "%s %llu", label, (unsigned long long)number);
@@ -70,13 +95,18 @@ static void note_text(struct hostile *h, size_t *at, const char *label, uint64_t
 static void note_value(struct hostile *h, size_t *at, uint64_t number) {
     static const size_t width[] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
     uint64_t type = note(h, at, 4, "value type of key", number);
-    if (type == 8) note_text(h, at, "text of key", number);
-    else if (type != 9) note(h, at, width[type], "value of key", number);
+    if (type == 8)
+        note_text(h, at, "text of key", number);
+    else if (type != 9)
+        note(h, at, width[type], "value of key", number);
     else {
-        uint64_t item = note(h, at, 4, "element type of key", number), n = note(h, at, 8, "array length of key", number);
+        uint64_t item = note(h, at, 4, "element type of key", number),
+                 n = note(h, at, 8, "array length of key", number);
         for (uint64_t i = 0; i < n; i++) {
-            if (item == 8) note_text(h, at, "array text of key", number);
-            else note(h, at, width[item], "array element of key", number);
+            if (item == 8)
+                note_text(h, at, "array text of key", number);
+            else
+                note(h, at, width[item], "array element of key", number);
         }
     }
 }
@@ -84,7 +114,8 @@ static void note_value(struct hostile *h, size_t *at, uint64_t number) {
 static void note_gguf(struct hostile *h) {
     size_t at = 4;
     note(h, &at, 4, "version", 0);
-    uint64_t n_tensors = note(h, &at, 8, "tensor count", 0), n_keys = note(h, &at, 8, "key count", 0);
+    uint64_t n_tensors = note(h, &at, 8, "tensor count", 0),
+             n_keys = note(h, &at, 8, "key count", 0);
     for (uint64_t i = 0; i < n_keys; i++) {
         note_text(h, &at, "name of key", i);
         note_value(h, &at, i);
@@ -106,7 +137,8 @@ void hostile_open(struct hostile *h, const void *good, size_t n, uint64_t seed, 
         note_gguf(h);
         return;
     }
-    static const char *const words[] = {"dim", "hidden", "layers", "heads", "kv heads", "vocabulary", "context"};
+    static const char *const words[] = {"dim",      "hidden",     "layers", "heads",
+                                        "kv heads", "vocabulary", "context"};
     size_t at = 0;
     for (size_t i = 0; i < COUNT_OF(words); i++) note(h, &at, 4, words[i], i);
     h->header_bytes = at;
@@ -137,17 +169,20 @@ static void overwrite(struct text *t, const struct hostile_field *f, uint64_t x)
 
 static void spoil_field(const struct hostile_field *f, size_t k, struct text *t, char label[160]) {
     uint64_t was = 0;
-    for (size_t i = 0; i < f->width && i < 8; i++) was |= (uint64_t)(unsigned char)t->data[f->at + i] << (8 * i);
-    uint64_t x = k < N_EXTREMES ? extremes[k] : k == N_EXTREMES ? was + 1 : k == N_EXTREMES + 1 ? was - 1
-                                                                                        : k - N_EXTREMES - N_STEPS;
+    for (size_t i = 0; i < f->width && i < 8; i++)
+        was |= (uint64_t)(unsigned char)t->data[f->at + i] << (8 * i);
+    uint64_t x = k < N_EXTREMES        ? extremes[k]
+                 : k == N_EXTREMES     ? was + 1
+                 : k == N_EXTREMES + 1 ? was - 1
+                                       : k - N_EXTREMES - N_STEPS;
     if (f->width > 8) {
         t->data[f->at + f->width / 2] = (char)bad_letters[k];
         snprintf(label, 160, "%s: a byte becomes 0x%02x", f->label, bad_letters[k]);
         return;
     }
     overwrite(t, f, x);
-    snprintf(label, 160, "%s (%zu bytes at %zu): %llu becomes %llu", f->label, f->width, f->at, (unsigned long long)was,
-             (unsigned long long)x);
+    snprintf(label, 160, "%s (%zu bytes at %zu): %llu becomes %llu", f->label, f->width, f->at,
+             (unsigned long long)was, (unsigned long long)x);
 }
 
 static void spoil_length(const struct hostile *h, size_t k, struct text *t, char label[160]) {
@@ -171,7 +206,8 @@ static void spoil_bits(const struct hostile *h, size_t k, struct text *t, char l
         size_t bit = rng_below(h->seed, k, draw++, within * 8);
         t->data[bit / 8] = (char)((unsigned char)t->data[bit / 8] ^ (1u << bit % 8));
     }
-    snprintf(label, 160, "flip %zu of seed %llu: %llu bits", k, (unsigned long long)h->seed, (unsigned long long)flips);
+    snprintf(label, 160, "flip %zu of seed %llu: %llu bits", k, (unsigned long long)h->seed,
+             (unsigned long long)flips);
 }
 
 void hostile_make(const struct hostile *h, size_t i, struct text *bytes, char label[160]) {
@@ -185,8 +221,10 @@ void hostile_make(const struct hostile *h, size_t i, struct text *bytes, char la
         }
         i -= n;
     }
-    if (i < N_CUTS + N_TAILS) spoil_length(h, i, bytes, label);
-    else spoil_bits(h, i - N_CUTS - N_TAILS, bytes, label);
+    if (i < N_CUTS + N_TAILS)
+        spoil_length(h, i, bytes, label);
+    else
+        spoil_bits(h, i - N_CUTS - N_TAILS, bytes, label);
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -197,7 +235,9 @@ struct walk {
     uint64_t sum;
 };
 
-static void walk_bytes(struct walk *w, const void *p, size_t n) { w->sum = hash_bytes(w->sum, p, n); }
+static void walk_bytes(struct walk *w, const void *p, size_t n) {
+    w->sum = hash_bytes(w->sum, p, n);
+}
 
 static void walk_array(struct walk *w, const char *key) {
     static const enum meta_kind kinds[] = {META_TEXT, META_REAL, META_INT, META_BOOL};
@@ -208,9 +248,12 @@ static void walk_array(struct walk *w, const char *key) {
         double d;
         int64_t x;
         if (!meta_array_open(w->f, key, kinds[i], &a, &err)) continue;
-        if (kinds[i] == META_TEXT) while (meta_next_text(&a, &s)) walk_bytes(w, s.p, s.n);
-        else if (kinds[i] == META_REAL) while (meta_next_real(&a, &d)) walk_bytes(w, &d, sizeof d);
-        else while (meta_next_int(&a, &x)) walk_bytes(w, &x, sizeof x);
+        if (kinds[i] == META_TEXT)
+            while (meta_next_text(&a, &s)) walk_bytes(w, s.p, s.n);
+        else if (kinds[i] == META_REAL)
+            while (meta_next_real(&a, &d)) walk_bytes(w, &d, sizeof d);
+        else
+            while (meta_next_int(&a, &x)) walk_bytes(w, &x, sizeof x);
     }
 }
 
@@ -234,7 +277,8 @@ uint64_t hostile_walk(const struct model_file *f) {
     meta_each(f, walk_key, &w);
     for (size_t i = 0; i < model_file_tensor_count(f); i++) {
         const struct file_tensor *t = model_file_tensor_at(f, i);
-        if (model_file_tensor(f, t->name) != t) give_up("has a tensor that its own name does not find");
+        if (model_file_tensor(f, t->name) != t)
+            give_up("has a tensor that its own name does not find");
         walk_bytes(&w, t->data, t->bytes);
         walk_bytes(&w, t->type_name, strlen(t->type_name));
     }

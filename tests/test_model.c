@@ -1,8 +1,8 @@
-// test_model.c: what model/ promises: the forward pass is the paper's block, the gradient is its derivative, and how a
-// text or a batch is cut changes no bit.
+// test_model.c: what model/ promises: the forward pass is the paper's block, the gradient is its derivative, and
+// how a text or a batch is cut changes no bit.
 //
-// The oracle is tests/ref_model.c, the same block in double precision. Models are tiny and random, with sizes chosen so
-// that no two letters of the glossary are equal: a mixed-up dimension cannot hide.
+// The oracle is tests/ref_model.c, the same block in double precision. Models are tiny and random, with sizes
+// chosen so that no two letters of the glossary are equal: a mixed-up dimension cannot hide.
 #include "model/internal.h"
 #include "tests/ref_model.h"
 
@@ -39,7 +39,8 @@ static struct model *random_model(const struct model_config *c, enum dtype compu
     for (int i = 0; i < m->n_params; i++) {
         if (m->params[i].init_std != 0) continue;
         float *w = m->params[i].w.data;
-        for (int64_t k = 0; k < m->params[i].cols; k++) w[k] += .2f * (float)rng_normal(seed, 1000 + (uint64_t)i, (uint64_t)k);
+        for (int64_t k = 0; k < m->params[i].cols; k++)
+            w[k] += .2f * (float)rng_normal(seed, 1000 + (uint64_t)i, (uint64_t)k);
     }
     return m;
 }
@@ -240,8 +241,10 @@ Test(model, bf16_products_give_nearly_the_same_gradient) {
         for (int i = 0; i < m->n_params; i++) {
             double ab = 0, aa = 0, bb = 0;
             const float *g = m->params[i].grad.data, *ge = exact->params[i].grad.data;
-            for (int64_t k = 0; k < m->params[i].rows * m->params[i].cols; k++)
-                ab += (double)g[k] * (double)ge[k], aa += (double)g[k] * (double)g[k], bb += (double)ge[k] * (double)ge[k];
+            for (int64_t k = 0; k < m->params[i].rows * m->params[i].cols; k++) {
+                double x = (double)g[k], y = (double)ge[k];
+                ab += x * y, aa += x * x, bb += y * y;
+            }
             cr_assert(ab > .99 * sqrt(aa * bb), "%s %s: cosine %g", both[f], m->params[i].name, ab / sqrt(aa * bb));
         }
         train_state_free(t), train_state_free(te), free_batch(&b), model_free(m), model_free(exact);
@@ -313,8 +316,8 @@ static void same_gradients(struct model *m, const struct batch *b, const int64_t
             struct train_state *t = new_state(m, sizes[i] * b->T, b->T);
             double now = run_batch(t, b, sizes[i], 1.f / (float)b->rows, losses);
             if (first) memcpy(expected, m->grads_block, m->grads_bytes), sum = now;
-            cr_assert(now == sum, "%s, %d threads, %lld sequences: loss %.17g, expected %.17g", m->config.family->name,
-                      threads, (long long)sizes[i], now, sum);
+            cr_assert(now == sum, "%s, %d threads, %lld sequences: loss %.17g, expected %.17g",
+                      m->config.family->name, threads, (long long)sizes[i], now, sum);
             for (int p = 0; p < m->n_params; p++) {
                 size_t at = (size_t)((char *)m->params[p].grad.data - (char *)m->grads_block);
                 size_t bytes = (size_t)(m->params[p].rows * m->params[p].cols) * sizeof(float);
@@ -339,6 +342,29 @@ Test(model, micro_batches_and_threads_change_no_bit) {
             free_batch(&b), model_free(m);
         }
     }
+}
+
+// Losses from 1e-20 to 100 in one batch: in floating point their sum would depend on the order.
+Test(model, losses_of_any_size_add_up_the_same) {
+    struct model_config c = tiny("granite");
+    c.logit_divisor = .05f;
+    struct model *m = random_model(&c, DTYPE_F32, 45);
+    struct batch b = random_batch(16, 6, c.V, 46);
+    for (int64_t i = 0; i < b.rows; i += 2) b.targets[i] = b.ids[i]; // what a new tied model guesses
+    struct train_state *t = new_state(m, b.rows, b.T);
+    float *losses = malloc((size_t)b.rows * sizeof *losses);
+    double sum = run_batch(t, &b, 16, 0, losses), expected = 0;
+    float least = INFINITY, most = 0;
+    for (int64_t i = 0; i < b.rows; i++) {
+        expected += (double)losses[i];
+        most = fmaxf(most, losses[i]);
+        if (losses[i] > 0) least = fminf(least, losses[i]);
+    }
+    cr_assert(least < 1e-4f && most > 10, "losses from %g to %g test nothing", (double)least, (double)most);
+    cr_assert(fabs(sum - expected) < 1e-8 * (double)b.rows, "%.12g, expected %.12g", sum, expected);
+    for (int64_t size = 1; size < 16; size++)
+        cr_assert(run_batch(t, &b, size, 0, NULL) == sum, "micro-batches of %lld sequences", (long long)size);
+    free(losses), train_state_free(t), free_batch(&b), model_free(m);
 }
 
 // A vocabulary so large that train_loss cuts the micro-batch into groups by itself.
@@ -431,7 +457,8 @@ Test(model, a_few_steps_learn_one_batch_by_heart) {
                     size_t at = (size_t)((char *)p->w.data - (char *)m->weights_block) / sizeof(float);
                     b->adamw(&(struct adamw_args){p->w, p->grad, tensor_f32(mom1 + at, p->rows, p->cols),
                                                   tensor_f32(mom2 + at, p->rows, p->cols), p->w16,
-                                                  (c.mup ? .003f : .01f) * p->lr_scale, .9f, .95f, 1e-8f, 0, 1, step});
+                                                  (c.mup ? .003f : .01f) * p->lr_scale, .9f, .95f, 1e-8f, 0, 1,
+                                                  step});
                 }
             }
             cr_assert(loss < .01, "%s: loss %g after 150 steps", both[f], loss);
@@ -440,7 +467,7 @@ Test(model, a_few_steps_learn_one_batch_by_heart) {
     }
 }
 
-// --- initial weights and sizes ---------------------------------------------------------------------------------------
+// --- initial weights and sizes -------------------------------------------------------------------------------------
 
 Test(model, initial_weights_follow_the_table_and_not_the_threads) {
     struct err e = {{0}};
@@ -564,7 +591,7 @@ Test(model, hostile_configs_are_refused) {
     REFUSED(c.family = NULL);
 }
 
-// --- sessions refuse -------------------------------------------------------------------------------------------------
+// --- sessions refuse -----------------------------------------------------------------------------------------------
 
 Test(model, a_session_refuses_with_a_sentence_and_feeds_nothing) {
     struct model_config c = tiny("llama");
@@ -663,7 +690,8 @@ Test(model, what_is_written_reads_back_as_the_same_model) {
             }
             struct model_config back;
             cr_assert(config_read(&back, file, &e), "%s", e.text);
-            cr_assert(back.m_emb == c.m_emb && back.m_attn == c.m_attn && back.m_res == c.m_res && back.mup == c.mup &&
+            cr_assert(back.m_emb == c.m_emb && back.m_attn == c.m_attn && back.m_res == c.m_res &&
+                      back.mup == c.mup &&
                       back.logit_divisor == c.logit_divisor && back.rope_base == c.rope_base && back.ctx == c.ctx &&
                       back.norm_eps == c.norm_eps && back.base_width == c.base_width && back.tied == c.tied);
             text_free(&notes), model_free(loaded), model_free(again), model_file_close(file);
@@ -812,8 +840,9 @@ Test(model, weights_of_another_model_are_refused) {
     unlink(temporary());
 }
 
-// Greedy text of a model others trained (stories260K of llama2.c), 200 tokens after BOS. The ids spell its published
-// sample word for word: "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. ..."
+// Greedy text of a model others trained (stories260K of llama2.c), 200 tokens after BOS. The ids spell its
+// published sample word for word: "Once upon a time, there was a little girl named Lily. She loved to play outside
+// in the park. ..."
 Test(model, stories260k_tells_its_published_story) {
     const char *path = getenv("LEHR_STORIES260K");
     if (!path) cr_skip_test("LEHR_STORIES260K does not name stories260K.bin");
@@ -844,4 +873,40 @@ Test(model, stories260k_tells_its_published_story) {
         cr_assert(id == story[i], "token %zu is %d, expected %d", i, id, story[i]);
     }
     session_free(s), model_free(m), model_file_close(f);
+}
+
+// Files written by llama.cpp's Python writer, logits computed by its engine (tests/make_model_goldens.py), all in
+// f32.
+Test(model, logits_are_those_of_llama_cpp) {
+    for (size_t f = 0; f < COUNT_OF(both); f++) {
+        char path[64];
+        struct err e = {{0}};
+        struct text golden = {0};
+        snprintf(path, sizeof path, "tests/golden/model_%s.logits", both[f]);
+        cr_assert(file_read_all(path, 1 << 20, &golden, &e), "%s", e.text);
+        int32_t head[2];
+        memcpy(head, golden.data, sizeof head);
+        size_t n = (size_t)head[0], values = n * (size_t)head[1];
+        cr_assert(golden.len == sizeof head + n * sizeof(int32_t) + values * sizeof(float));
+        int32_t *ids = malloc(n * sizeof *ids);
+        float *expected = malloc(values * sizeof *expected);
+        memcpy(ids, golden.data + sizeof head, n * sizeof *ids);
+        memcpy(expected, golden.data + sizeof head + n * sizeof *ids, values * sizeof *expected);
+        snprintf(path, sizeof path, "tests/golden/model_%s.gguf", both[f]);
+        struct model_file *file = open_file(path);
+        struct model *m = model_load(file, cpu(), &e);
+        cr_assert(m && m->config.V == head[1], "%s", e.text);
+        struct session *s = new_session(m, (struct session_options){.all_logits = (int64_t)n});
+        const float *ours = feed(s, ids, (int64_t)n, LOGITS_ALL);
+        double worst = 0, top = 0;
+        for (size_t i = 0; i < values; i++) {
+            worst = fmax(worst, fabs((double)ours[i] - (double)expected[i]));
+            top = fmax(top, fabs((double)expected[i]));
+        }
+        // Two f32 engines: f32 epsilon, square root of the longest sum, ten roundings of the stream per layer, twice.
+        double tolerance = 2 * 0x1p-24 * sqrt((double)m->config.H * (double)m->config.D) * 10 * 2 * top;
+        cr_assert(worst < tolerance, "%s: off by %g, tolerance %g, largest logit %g", both[f], worst, tolerance, top);
+        free(ids), free(expected), text_free(&golden);
+        session_free(s), model_free(m), model_file_close(file);
+    }
 }

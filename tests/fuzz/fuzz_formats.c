@@ -1,7 +1,9 @@
 // A libFuzzer target for every reader of model files:
-//     clang -g -O1 -fsanitize=fuzzer,address,undefined -I. -D_GNU_SOURCE tests/fuzz/fuzz_formats.c tests/hostile.c \
-//           formats/*.c core/*.c -lm -pthread -o fuzz_formats && ./fuzz_formats -max_len=65536 CORPUS
-// A file either opens and can be walked to its last byte, or is refused with a sentence; anything else is a finding.
+//     clang -g -O1 -fsanitize=fuzzer,address,undefined -I. -D_GNU_SOURCE tests/fuzz/fuzz_formats.c
+//           tests/hostile.c formats/*.c core/*.c -lm -pthread -o fuzz_formats
+//     ./fuzz_formats -max_len=65536 CORPUS
+// A file either opens and can be walked to its last byte, or is refused with a sentence; anything
+// else is a finding.
 #include "tests/hostile.h"
 
 #include <stdlib.h>
