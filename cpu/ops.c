@@ -205,10 +205,19 @@ struct panel {
     float at[CHAIN][LANES]; // [term][output]
 };
 
-// sum[l] += (chain from zero over the terms of x[t] * panel[t][l])
+// sum[l] += (chain from zero over the terms of x[t] * panel[t][l]). Eight terms of a lane at a time, in their order: left
+// to itself gcc 12 keeps the chains in memory between terms (step matmul F32: 3.6 against 16.8 GFLOP/s, `bench_ops plain
+// 2 matmul` on two cores of a Xeon, November 2026).
 static void chain_product(const float *x, const struct panel *w, int64_t terms, float sum[LANES]) {
     float chain[LANES] = {0};
-    for (int64_t t = 0; t < terms; t++)
+    int64_t t = 0;
+    for (; t + 8 <= terms; t += 8)
+        for (int l = 0; l < LANES; l++) {
+            float run = chain[l];
+            for (int k = 0; k < 8; k++) run = x[t + k] * w->at[t + k][l] + run;
+            chain[l] = run;
+        }
+    for (; t < terms; t++)
         for (int l = 0; l < LANES; l++) chain[l] = x[t] * w->at[t][l] + chain[l];
     for (int l = 0; l < LANES; l++) sum[l] += chain[l];
 }
