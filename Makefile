@@ -37,7 +37,7 @@ $(B)/train: $(B)/train.o $(B)/data/stories.o $(OBJ)
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 $(B)/run: $(B)/run.o $(OBJ)
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
-$(B)/tests: $(TESTOBJ) $(OBJ)
+$(B)/suites: $(TESTOBJ) $(OBJ)
 	$(CC) $(LDFLAGS) -o $@ $^ -lcriterion $(LDLIBS)
 $(B)/stories: data/stories.c $(wildcard data/*.h)
 	@mkdir -p $(@D)
@@ -49,14 +49,14 @@ $(B)/%.o: %.c
 	$(CC) $(CPPFLAGS) $(OURS) $(CFLAGS) $(ISA_$(basename $(notdir $<))) -c -o $@ $<
 
 test-binaries: ## what `make test` runs, without running it
-	@$(MAKE) --no-print-directory CONFIG=test build/test/tests build/test/train build/test/run build/test/stories
+	@$(MAKE) --no-print-directory CONFIG=test build/test/suites build/test/train build/test/run build/test/stories
 
 test: test-binaries ## build and run every suite (needs Criterion: `make deps`)
-	build/test/tests --jobs 2
+	build/test/suites --jobs 2
 
 asan: ## the suites under AddressSanitizer and UBSan
-	@$(MAKE) --no-print-directory CONFIG=asan build/asan/tests build/asan/train build/asan/run build/asan/stories
-	build/asan/tests --jobs 2
+	@$(MAKE) --no-print-directory CONFIG=asan build/asan/suites build/asan/train build/asan/run build/asan/stories
+	build/asan/suites --jobs 2
 
 clean: ## remove everything built
 	rm -rf build train run

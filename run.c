@@ -19,7 +19,7 @@ static struct {
     int64_t n, ctx, threads, threads_batch, chunk, logprobs, stride, chunks, bench_prompt, bench_new, repeats;
     struct opt_words stop;
     struct sampler_options sampler;
-    bool ignore_eos, json, special, parse_special, echo, bench, tokenize, check, list, version, help, verbose, greedy;
+    bool ignore_eos, json, special, parse_special, echo, bench, tokenize, check, list, version, help, verbose;
 } o = {.device = "auto", .kv = "f32", .n = -1, .logprobs = -1, .echo = true, .bench_prompt = 512, .bench_new = 128, .repeats = 5};
 
 // clang-format off
@@ -279,7 +279,8 @@ static int run_generate(struct app *a) {
         refuse(1, "the prompt has %zu tokens, the context holds %lld: give a larger -c or a shorter prompt", ids.count, (long long)ctx);
     open_session(a, ctx, 0);
     struct sampler *sampler = sampler_new(&o.sampler, a->model->config.V);
-    struct generate_options g = {.n = o.n, .ignore_eos = o.ignore_eos, .stop = &o.stop, .logprobs = o.logprobs, .special = o.special};
+    struct generate_options g = {.n = o.n, .ignore_eos = o.ignore_eos, .stop = &o.stop, .logprobs = o.logprobs, .special = o.special,
+                                 .prompt_threads = o.threads_batch};
     struct generate_stats stats;
     struct printer p = {.app = a};
     if (o.echo && !o.json) put_text(&p, prompt.data, prompt.len);
@@ -435,16 +436,19 @@ static int64_t count_bad(const struct file_tensor *t, double *largest) {
 static int run_check(struct app *a) {
     struct err err;
     int64_t bad_tensors = 0;
-    printf("file: %s, %zu bytes, hash %016llx\n", model_file_kind(a->file), model_file_bytes(a->file), (unsigned long long)0);
+    uint64_t hash = 0;
+    printf("file: %s, %zu bytes\n", model_file_kind(a->file), model_file_bytes(a->file));
     for (size_t i = 0; i < model_file_tensor_count(a->file); i++) {
         const struct file_tensor *t = model_file_tensor_at(a->file, i);
         double largest = 0;
         int64_t bad = t->dtype == DTYPE_COUNT ? 0 : count_bad(t, &largest);
         bad_tensors += bad > 0;
+        hash = hash_bytes(hash_bytes(hash, t->name, strlen(t->name)), t->data, t->bytes);
         printf("  %-32s %-5s [%lld", t->name, t->type_name, (long long)t->size[0]);
         for (int d = 1; d < t->n_dims; d++) printf(", %lld", (long long)t->size[d]);
         printf("] largest %.4g%s\n", largest, bad ? "  NOT FINITE" : "");
     }
+    printf("hash of all tensors: %016llx\n", (unsigned long long)hash);
     if (model_file_tensor(a->file, "lehr.seal")) {
         bool whole = model_file_seal(a->file, &err);
         printf("seal: %s\n", whole ? "whole" : err.text);

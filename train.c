@@ -40,7 +40,7 @@ static struct {
 };
 
 // clang-format off
-static struct opt table[] = {
+static struct opt table[] = { // --data stays first: words without an option go there
     {"--data", OPT_MANY, &o.data, 0, 0, "PATH", "[Data] text to learn: .txt, .jsonl, folders, .tok, - for standard input; the option's name may be left out", 0},
     {"--story-bytes", OPT_INT, &o.story_bytes, 10000, 1e12, "N", "with no path: how much of our own stories to write and learn", 0},
     {"--valid", OPT_MANY, &o.valid, 0, 0, "PATH", "text to validate on; without it --valid-share of the documents, chosen by their hash", 0},
@@ -104,6 +104,18 @@ static struct opt table[] = {
     {"-h --help", OPT_FLAG, &o.help, 0, 0, "", "this text", 0},
 };
 // clang-format on
+
+// What the options came to: every number a step depends on, with nothing left open. Kept in checkpoints after the options.
+static struct {
+    int64_t tokens, batch_tokens, decay_tokens; // tokens 0: not placed yet, --time will
+    double lr, warmup;
+} amount;
+static struct opt amounts[] = {
+    {"--tokens", OPT_INT, &amount.tokens, 0, 0, "", "", 0},   {"--batch-tokens", OPT_INT, &amount.batch_tokens, 0, 0, "", "", 0},
+    {"--decay-tokens", OPT_INT, &amount.decay_tokens, 0, 0, "", "", 0}, {"--lr", OPT_REAL, &amount.lr, 0, 0, "", "", 0},
+    {"--warmup", OPT_REAL, &amount.warmup, 0, 0, "", "", 0},
+};
+static const char amounts_follow[] = "# what these came to\n";
 
 // What a resumed run may change without changing what is learned.
 static const char *const free_options[] = {
@@ -211,6 +223,7 @@ static void make_stories(struct run *r) {
         refuse(1, "%s: the stories could not be written; is the disk full?", path.data);
     fprintf(stderr, "data: no text was named, so stories of our own were written to %s; a perfect model would score %.4f nats per byte\n",
             path.data, r->floor);
+    o.floor = r->floor; // a resumed run reads the file and still knows it
     mem_grow((void **)&o.data.word, &o.data.cap, 1, sizeof *o.data.word, "data path");
     o.data.word[o.data.count++] = mem_text(path.data);
     text_free(&path);
@@ -286,10 +299,8 @@ static void make_data(struct run *r, const struct model_file *from) {
 
 static struct model_config make_config(const struct run *r) {
     struct err err;
-    const struct family *family = family_find(o.family);
-    if (!family) refuse(2, "--family %s is unknown; --list names the families", o.family);
     struct model_config c;
-    if (!config_from_size(&c, family, o.size, tokenizer_vocab(r->tokenizer), o.seq, &err)) fail(2, &err);
+    if (!config_from_size(&c, family_find(o.family), o.size, tokenizer_vocab(r->tokenizer), o.seq, &err)) fail(2, &err);
     if (o.width) c.C = o.width;
     if (o.layers) c.L = o.layers;
     if (o.heads) c.H = o.heads;
@@ -320,16 +331,34 @@ static double default_lr(const struct model_config *c, bool power, double D) {
     return lr < 1e-4 ? 1e-4 : lr > 4e-3 ? 4e-3 : lr;
 }
 
+static int64_t micro_sequences(int64_t batch_tokens) {
+    int64_t n = o.micro_batch ? o.micro_batch : o.seq >= 4096 ? 1 : 4096 / o.seq, all = batch_tokens / o.seq;
+    return n > all && all > 0 ? all : n;
+}
+
 static double measured_tokens_per_s(const struct run *r, const struct model_config *c, struct plan *plan) {
     struct err err;
-    int64_t batch = o.batch_tokens ? o.batch_tokens : 8 * o.seq;
-    int64_t micro = o.micro_batch ? o.micro_batch * o.seq : batch < 4096 ? batch : 4096 / o.seq > 0 ? 4096 / o.seq * o.seq : o.seq;
+    int64_t batch = amount.batch_tokens ? amount.batch_tokens : 8 * o.seq, micro = micro_sequences(batch) * o.seq;
     size_t data_bytes = (size_t)(r->train.count + r->valid.count) * (r->train.t16 ? 2 : 4);
-    if (!plan_make(plan, c, r->backend, dtype_from_name(o.dtype), micro, o.seq, batch, o.tokens, data_bytes, &err)) fail(1, &err);
+    if (!plan_make(plan, c, r->backend, dtype_from_name(o.dtype), micro, o.seq, batch, amount.tokens, data_bytes, &err)) fail(1, &err);
     return plan->tokens_per_s;
 }
 
-// Fills in what the user left open, as numbers that go into the checkpoint: from here on nothing is "auto".
+static int64_t whole_batches(double tokens) {
+    double steps = ceil(tokens / (double)amount.batch_tokens);
+    return (int64_t)(steps < 1 ? 1 : steps) * amount.batch_tokens;
+}
+
+// How much in all: from --tokens, --steps or the clock. 0: the clock decides later.
+static void resolve_tokens(double expected) {
+    bool phase = schedule_find(o.schedule)->decays;
+    amount.tokens = o.steps ? o.steps * amount.batch_tokens : o.tokens ? whole_batches((double)o.tokens) : 0;
+    // A schedule that needs its horizon gets the expected one; power and wsd place their decay by the clock.
+    if (!amount.tokens && !phase) amount.tokens = whole_batches(expected);
+    if (amount.tokens && phase) amount.decay_tokens = (int64_t)(o.decay * (double)amount.tokens);
+}
+
+// Turns what the user said, or left open, into numbers: from here on nothing is "auto".
 static void resolve_amounts(struct run *r, const struct model_config *c) {
     if (o.steps && o.tokens) refuse(2, "--steps and --tokens both say how much; give one");
     if (!o.steps && !o.tokens && o.time <= 0) o.time = 120;
@@ -338,42 +367,33 @@ static void resolve_amounts(struct run *r, const struct model_config *c) {
         struct plan plan;
         expected = o.time * measured_tokens_per_s(r, c, &plan);
     }
-    if (!o.batch_tokens) o.batch_tokens = o.steps ? step_law_batch(2e6, o.seq) : step_law_batch(expected, o.seq);
-    if (o.batch_tokens % o.seq)
-        refuse(2, "--batch-tokens %lld is no multiple of --seq %lld", (long long)o.batch_tokens, (long long)o.seq);
-    if (o.steps) o.tokens = o.steps * o.batch_tokens, o.steps = 0;
-    if (o.tokens) {
-        o.tokens = (o.tokens + o.batch_tokens - 1) / o.batch_tokens * o.batch_tokens;
-        expected = (double)o.tokens;
-    }
-    const struct schedule_row *kind = schedule_find(o.schedule);
-    if (!kind) refuse(2, "--schedule %s is unknown; --list names them", o.schedule);
-    if (!decay_find(o.decay_shape)) refuse(2, "--decay-shape %s is unknown; --list names them", o.decay_shape);
-    // A schedule that needs its horizon gets the expected one; power and wsd place their decay by the clock.
-    if (!o.tokens && !kind->decays) {
-        o.tokens = (int64_t)(expected / (double)o.batch_tokens + 0.5) * o.batch_tokens;
-        o.time = 0;
-    }
-    if (o.lr == 0) o.lr = default_lr(c, strcmp(o.schedule, "power") == 0, expected);
-    if (o.warmup < 0) o.warmup = 0;
-    else if (o.warmup == 0) o.warmup = fmax(0.02 * expected, fmin(50 * (double)o.batch_tokens, 0.1 * expected));
-    else if (o.warmup < 1) o.warmup *= expected;
-    o.warmup = ceil(o.warmup / (double)o.batch_tokens) * (double)o.batch_tokens;
+    amount.batch_tokens = o.batch_tokens ? o.batch_tokens : step_law_batch(o.steps ? 2e6 : expected, o.seq);
+    if (amount.batch_tokens % o.seq)
+        refuse(2, "--batch-tokens %lld is no multiple of --seq %lld", (long long)amount.batch_tokens, (long long)o.seq);
+    resolve_tokens(expected);
+    if (amount.tokens) expected = (double)amount.tokens;
+    double batch = (double)amount.batch_tokens;
+    amount.lr = o.lr > 0 ? o.lr : default_lr(c, strcmp(o.schedule, "power") == 0, expected);
+    amount.warmup = o.warmup < 0    ? 0
+                    : o.warmup == 0 ? fmax(0.02 * expected, fmin(50 * batch, 0.1 * expected))
+                    : o.warmup < 1  ? o.warmup * expected
+                                    : o.warmup;
+    amount.warmup = ceil(amount.warmup / batch) * batch;
 }
 
 static void make_schedule(struct run *r) {
-    double total = o.tokens ? (double)o.tokens : INFINITY;
     r->schedule = (struct schedule){
-        .kind = schedule_find(o.schedule), .lr = o.lr, .total = total, .warmup = o.warmup,
-        .decay = o.tokens ? (o.decay_tokens ? (double)o.decay_tokens : floor(o.decay * total)) : 0,
-        .shape = decay_find(o.decay_shape), .final = o.final, .power_a = o.power_a, .power_b = o.power_b,
-        .batch = (double)o.batch_tokens,
+        .kind = schedule_find(o.schedule), .lr = amount.lr, .total = amount.tokens ? (double)amount.tokens : INFINITY,
+        .warmup = amount.warmup, .decay = (double)amount.decay_tokens, .shape = decay_find(o.decay_shape), .final = o.final,
+        .power_a = o.power_a, .power_b = o.power_b, .batch = (double)amount.batch_tokens,
     };
 }
 
 static void keep_options(struct run *r) {
     text_clear(&r->state.options);
     opt_write(table, COUNT_OF(table), &r->state.options);
+    text_str(&r->state.options, amounts_follow);
+    opt_write(amounts, COUNT_OF(amounts), &r->state.options);
 }
 
 // ---- resuming -----------------------------------------------------------------------------------------------------
@@ -406,12 +426,17 @@ static void adopt_options(const struct run_state *saved, const char *path) {
         if (!table[i].given || is_free(name, n) || o.override) continue;
         struct span ours = option_line(&now, name, n), theirs = option_line(&saved->options, name, n);
         if (!theirs.n || (ours.n == theirs.n && memcmp(ours.p, theirs.p, ours.n) == 0)) continue;
-        if (strncmp(name, "steps", n) == 0) continue; // kept as tokens; compared there
         refuse(2, "%s was started with `%.*s`, now `%.*s` is asked for; leave it out, use another --out, or force it with --override",
                path, (int)theirs.n, theirs.p, (int)ours.n, ours.p);
     }
     text_free(&now);
-    if (!opt_read_text(table, COUNT_OF(table), saved->options.data, saved->options.len, path, &err)) fail(1, &err);
+    const char *all = saved->options.data, *split = strstr(all, amounts_follow);
+    if (!split) refuse(1, "%s does not say how its run was set up; it was not written by this program", path);
+    size_t n = (size_t)(split - all);
+    if (!opt_read_text(table, COUNT_OF(table), all, n, path, &err) ||
+        !opt_read_text(amounts, COUNT_OF(amounts), split, saved->options.len - n, path, &err))
+        fail(1, &err);
+    if (o.override && (o.tokens || o.steps)) resolve_tokens(0);
 }
 
 // The checkpoint to go on from: --decay-from, or the newest whole one in --out. NULL to start afresh.
@@ -432,19 +457,18 @@ static struct model_file *find_checkpoint(struct run *r) {
     adopt_options(&r->state, path);
     o.out = chosen_out;
     r->resumed_at = r->state.tokens;
+    r->floor = o.floor > 0 ? o.floor : NAN;
     fprintf(stderr, "resume: %s, step %lld, %lld tokens\n", path, (long long)r->state.step, (long long)r->state.tokens);
     mem_free(path);
     return f;
 }
 
 static void branch_off(struct run *r) {
-    if (!o.decay_tokens) o.decay_tokens = r->state.tokens / 4;
-    o.decay_tokens = (o.decay_tokens + o.batch_tokens - 1) / o.batch_tokens * o.batch_tokens;
-    o.tokens = r->state.tokens + o.decay_tokens;
-    o.time = 0;
-    if ((double)o.decay_tokens < 0.05 * (double)o.tokens)
+    amount.decay_tokens = whole_batches(o.decay_tokens ? (double)o.decay_tokens : 0.25 * (double)r->state.tokens);
+    amount.tokens = r->state.tokens + amount.decay_tokens;
+    if ((double)amount.decay_tokens < 0.05 * (double)amount.tokens)
         fprintf(stderr, "note: a decay of %.1f%% of the tokens is short; 10%% to 20%% is usual\n",
-                100 * (double)o.decay_tokens / (double)o.tokens);
+                100 * (double)amount.decay_tokens / (double)amount.tokens);
     if (!schedule_find(o.schedule)->decays)
         refuse(2, "--decay-from needs a schedule with a decay phase; %s has none", o.schedule);
 }
@@ -509,7 +533,7 @@ static bool step(struct run *r) {
             loader_sequence(&r->train, T, r->state.seed, first + s + i, (int32_t)(i * T), r->ids + i * T, r->targets + i * T,
                             r->doc_start + i * T);
         train_loss(r->acts, &(struct train_batch){n * T, T, r->ids, r->targets, r->doc_start},
-                   1 / (float)o.batch_tokens, r->losses);
+                   1 / (float)amount.batch_tokens, r->losses);
         // Row by row, so that the split into micro-batches does not show in the last bits.
         for (int64_t i = 0; i < n * T; i++) sum += r->losses[i], scored += r->targets[i] >= 0;
         if (stop_wanted) return false;
@@ -519,10 +543,10 @@ static bool step(struct run *r) {
     r->state.step++;
     if (verdict == GUARD_KEEP) optimizer_step(r->optimizer, lr, norm, r->state.step - r->state.guard.skipped);
     r->backend->end();
-    r->state.tokens += o.batch_tokens;
+    r->state.tokens += amount.batch_tokens;
     double seconds = time_now() - start;
     r->state.seconds += seconds;
-    struct log_row row = {r->state.step, r->state.tokens, loss, lr, norm, seconds * 1e3, (double)o.batch_tokens / seconds,
+    struct log_row row = {r->state.step, r->state.tokens, loss, lr, norm, seconds * 1e3, (double)amount.batch_tokens / seconds,
                           NAN, NAN, verdict == GUARD_KEEP ? NULL : guard_name(verdict)};
     log_add(r->log, &row);
     if (verdict != GUARD_KEEP)
@@ -530,25 +554,25 @@ static bool step(struct run *r) {
                       guard_name(verdict), loss, norm);
     if (verdict == GUARD_NOT_FINITE && r->state.guard.in_a_row >= 20)
         refuse(1, "the loss was not finite 20 steps in a row; the checkpoints in %s are from before: lower --lr", o.out);
-    double eta = o.tokens ? (double)(o.tokens - r->state.tokens) / (double)o.batch_tokens * seconds
+    double eta = amount.tokens ? (double)(amount.tokens - r->state.tokens) / (double)amount.batch_tokens * seconds
                           : o.time - r->state.seconds;
     char done[32], speed[32], left[32];
     progress_line(&r->progress, r->state.step == 1, "step %lld | %s tokens | loss %.4f | lr %.2e | norm %.3f | %s tok/s | eta %s",
                   (long long)r->state.step, text_count(done, (double)r->state.tokens), loss, lr, norm,
-                  text_count(speed, (double)o.batch_tokens / seconds), text_time(left, eta > 0 ? eta : 0));
+                  text_count(speed, (double)amount.batch_tokens / seconds), text_time(left, eta > 0 ? eta : 0));
     return true;
 }
 
 // With --time: once the trunk has used its share of the clock, the rest of the time at the pace so far becomes the decay. From then
 // on the run has an end in tokens, kept in checkpoints like any other option.
 static void place_decay(struct run *r) {
-    if (o.tokens || r->state.seconds < o.time * (1 - o.decay)) return;
+    if (amount.tokens || r->state.seconds < o.time * (1 - o.decay)) return;
     double pace = (double)r->state.tokens / r->state.seconds;
-    int64_t steps = (int64_t)(pace * (o.time - r->state.seconds) / (double)o.batch_tokens + 0.5);
-    o.decay_tokens = (steps < 1 ? 1 : steps) * o.batch_tokens;
-    o.tokens = r->state.tokens + o.decay_tokens;
+    int64_t steps = (int64_t)(pace * (o.time - r->state.seconds) / (double)amount.batch_tokens + 0.5);
+    amount.decay_tokens = (steps < 1 ? 1 : steps) * amount.batch_tokens;
+    amount.tokens = r->state.tokens + amount.decay_tokens;
     make_schedule(r);
-    progress_note(&r->progress, "decay begins: %lld tokens to go, %lld in all", (long long)o.decay_tokens, (long long)o.tokens);
+    progress_note(&r->progress, "decay begins: %lld tokens to go, %lld in all", (long long)amount.decay_tokens, (long long)amount.tokens);
 }
 
 static bool decay_begins(const struct run *r) {
@@ -558,11 +582,11 @@ static bool decay_begins(const struct run *r) {
     return now >= at && now < at + s->batch && r->state.tokens > r->resumed_at;
 }
 
-static bool finished(const struct run *r) { return o.tokens && r->state.tokens >= o.tokens; }
+static bool finished(const struct run *r) { return amount.tokens && r->state.tokens >= amount.tokens; }
 
 static void loop(struct run *r) {
     int64_t eval_every = o.eval_every;
-    double expected_steps = o.tokens ? (double)o.tokens / (double)o.batch_tokens : 0, last_eval = 0;
+    double expected_steps = amount.tokens ? (double)amount.tokens / (double)amount.batch_tokens : 0, last_eval = 0;
     bool guarded = false;
     while (!finished(r) && !stop_wanted) {
         if (!step(r)) break;
@@ -650,8 +674,8 @@ static void write_report(struct run *r, char **samples, double final_per_byte) {
     text_fmt(&facts[0], "%s, %lld parameters: %lld blocks of %lld channels, %lld heads (%lld kv), vocabulary %lld",
              c->family->name, (long long)config_params(c), (long long)c->L, (long long)c->C, (long long)c->H,
              (long long)c->G, (long long)c->V);
-    text_fmt(&facts[1], "%lld in %lld steps of %lld", (long long)r->state.tokens, (long long)r->state.step, (long long)o.batch_tokens);
-    text_fmt(&facts[2], "%s, peak %g, warmup %.0f tokens, decay %s over %.0f tokens", o.schedule, o.lr, o.warmup, o.decay_shape,
+    text_fmt(&facts[1], "%lld in %lld steps of %lld", (long long)r->state.tokens, (long long)r->state.step, (long long)amount.batch_tokens);
+    text_fmt(&facts[2], "%s, peak %g, warmup %.0f tokens, decay %s over %.0f tokens", o.schedule, amount.lr, amount.warmup, o.decay_shape,
              r->schedule.decay);
     text_fmt(&facts[3], "%.1f s", r->state.seconds);
     text_fmt(&facts[4], "%.4f", final_per_byte);
@@ -698,12 +722,16 @@ static void parse_options(int argc, char **argv) {
     for (size_t i = 0; i < rest.count; i++) {
         mem_grow((void **)&o.data.word, &o.data.cap, o.data.count + 1, sizeof *o.data.word, "data path");
         o.data.word[o.data.count++] = rest.word[i];
+        table[0].given = true;
     }
     mem_free(rest.word);
     if (o.config && !opt_read_file(table, COUNT_OF(table), o.config, &err)) fail(1, &err);
     enum dtype compute = dtype_from_name(o.dtype), out = dtype_from_name(o.export_dtype);
     if (compute != DTYPE_F32 && compute != DTYPE_BF16) refuse(2, "--dtype %s: expected f32 or bf16", o.dtype);
     if (out == DTYPE_COUNT || !dtype_row(out)->from_f32) refuse(2, "--export-dtype %s is unknown; --list names them", o.export_dtype);
+    if (!schedule_find(o.schedule)) refuse(2, "--schedule %s is unknown; --list names them", o.schedule);
+    if (!decay_find(o.decay_shape)) refuse(2, "--decay-shape %s is unknown; --list names them", o.decay_shape);
+    if (!family_find(o.family)) refuse(2, "--family %s is unknown; --list names them", o.family);
     if (strcmp(o.device, "auto") && strcmp(o.device, "cpu"))
         refuse(1, "--device %s: this build computes on the CPU only", o.device);
 }
@@ -729,8 +757,8 @@ static void print_start(const struct run *r) {
             c->family->name, text_count(params, (double)config_params(c)), (long long)c->L, (long long)c->C,
             (long long)c->H, (long long)c->D, (long long)c->G, (long long)c->F, (long long)c->V);
     fprintf(stderr, "learning: %s, %s %g, batch of %s tokens, warmup %.0f tokens, %s%s\n", o.schedule,
-            strcmp(o.schedule, "power") == 0 ? "cap" : "peak", o.lr, text_count(batch, (double)o.batch_tokens), o.warmup,
-            o.tokens ? text_count(tokens, (double)o.tokens) : "until the clock says decay", o.tokens ? " tokens" : "");
+            strcmp(o.schedule, "power") == 0 ? "cap" : "peak", amount.lr, text_count(batch, (double)amount.batch_tokens), amount.warmup,
+            amount.tokens ? text_count(tokens, (double)amount.tokens) : "until the clock says decay", amount.tokens ? " tokens" : "");
 }
 
 int main(int argc, char **argv) {
@@ -783,13 +811,12 @@ int main(int argc, char **argv) {
             return 0;
         }
         resolve_amounts(&r, &config);
-        r.state = (struct run_state){.batch_tokens = o.batch_tokens, .T = o.seq, .seed = (uint64_t)o.seed,
+        r.state = (struct run_state){.batch_tokens = amount.batch_tokens, .T = o.seq, .seed = (uint64_t)o.seed,
                                      .data_hash = r.train.hash, .guard = {.limit = o.guard}};
     }
     make_schedule(&r);
-    r.n_seq = o.batch_tokens / o.seq;
-    r.micro_seq = o.micro_batch ? o.micro_batch : o.seq >= 4096 ? 1 : 4096 / o.seq;
-    if (r.micro_seq > r.n_seq) r.micro_seq = r.n_seq;
+    r.n_seq = amount.batch_tokens / o.seq;
+    r.micro_seq = micro_sequences(amount.batch_tokens);
     r.model = model_new(&config, r.backend, dtype_from_name(o.dtype), (uint64_t)o.seed, &err);
     if (!r.model) fail(1, &err);
     allocate(&r);

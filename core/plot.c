@@ -348,7 +348,7 @@ void plot_terminal(const struct plot *p, int width, int height, FILE *to) {
         if (s != first) canvas_series(&c, p, s, &x, &y);
     }
     fprintf(to, "%*s  %s", gutter, "", p->title ? p->title : "");
-    if (p->y_label) fprintf(to, " [%s%s]", p->y_label, p->y_log ? ", logarithmic" : "");
+    if (p->y_label && *p->y_label) fprintf(to, " [%s%s]", p->y_label, p->y_log ? ", logarithmic" : "");
     fprintf(to, "%s\n", any ? "" : " (no data)");
     print_rows(&c, p, &y, gutter, to);
     print_x_axis(&c, &x, gutter, to);
@@ -550,7 +550,7 @@ void plot_svg(const struct plot *p, int width, int height, struct text *to) {
     text_str(to, "</title>\n<g style=\"fill:var(--ink,#1b1f24);font-size:14px;font-weight:600\">\n");
     struct text heading = {0};
     text_str(&heading, p->title ? p->title : "");
-    if (p->y_label) text_fmt(&heading, " (%s)", p->y_label);
+    if (p->y_label && *p->y_label) text_fmt(&heading, " (%s)", p->y_label);
     svg_text(to, 8, 18, "", heading.data);
     text_free(&heading);
     text_str(to, "</g>\n");

@@ -1,1 +1,468 @@
-static void fill_attend(struct backend *b) { (void)b; }
+// kernels_attend.h: attention, forward and backward. Part of kernels.h.
+//
+// Both products of attention are the tile kernel of kernels_matmul.h. A tile of queries is up to TILE_PAIRS pairs (row, head)
+// which share a kv head and the first key `lo`; pair = row * group + head in group, so that grouped heads share the
+// keys they read. Keys come in chunks of KEYS counted from lo:
+//
+//   scores = Q K^T, vectors across keys (K transposed 32 keys at a time), a chain over the head size
+//   m = max, p = exp(scores - m), l = sum p            within the chunk
+//   o = P V, vectors across the head size, a chain over the chunk's keys
+//   chunks are joined in order: (m, l, o) with e^(m - new m)   (Dao 2023, FlashAttention-2, section 3.1)
+//
+// A pair's numbers depend on its own keys only: others in the tile add keys that are masked, p = 0, and adding
+// 0 changes nothing. So a row alone, in a batch, or with its chunks spread over threads gives the same bits.
+//
+// Backward (same paper, section 3.1.2): p again from the saved log-sum-exp, then with delta = dout . out
+//   dv += P^T dout ; ds = scale p (dout V^T - delta) ; dq += ds K ; dk += ds^T Q
+// by chunks of keys counted from the segment's start, tiles of queries in order inside; one piece is one segment and kv head.
+
+enum {
+    KEYS = 256,       // of a chunk
+    KEYS_WIDE = 272,  // the same rounded up to whole tiles, then to whole vectors
+    TILE_PAIRS = 96,
+    SPLIT_ROWS = 16,  // up to so many rows the chunks are pieces of their own
+};
+static_assert(KEYS_WIDE % VW == 0 && (int)KEYS_WIDE >= (KEYS + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS, "a row of keys has room");
+static_assert((int)TILE_PAIRS % (int)TILE_ROWS == 0 && (int)KEYS <= (int)BLOCK, "tiles divide chunks");
+
+INLINE int64_t round_up(int64_t n, int64_t to) { return ceil_div(n, to) * to; }
+
+// Q K^T for `rows` pairs from pair i0 and one panel of 32 keys, into sum[rows][32].
+static void scores_of(const float *q, int64_t stride, int64_t i0, int64_t rows, const float *keys, int64_t D, float *sum) {
+    const struct left left = {q, stride, false};
+    for (int64_t k = 0; k < D; k += BLOCK)
+        tile_run(&left, i0, rows, k, min_i64(BLOCK, D - k), keys + k * PANEL, PANEL, PANEL, sum, k > 0);
+}
+
+// Keys (or values) [j, j + count) of one kv head, transposed: to[D][32]. `rows` has room for [32][D].
+static void keys_transpose(const struct tensor *t, int64_t j, int64_t count, int64_t at, int64_t D, float *rows, float *to) {
+    const size_t bytes = t->dtype == DTYPE_F32 ? 4 : 2;
+    const char *from = (const char *)t->data + (size_t)j * t->row_bytes + (size_t)at * bytes;
+    if (t->dtype == DTYPE_F32) {
+        panel_transpose((const float *)(const void *)from, row_stride(t), count, D, to);
+        return;
+    }
+    for (int64_t l = 0; l < count; l++) to_floats(t->dtype, from + (size_t)l * t->row_bytes, rows + l * D, D);
+    panel_transpose(rows, D, count, D, to);
+}
+
+// to[count][32] = columns [at, at + cols) of rows [j, j + count); the rest of the 32 zeros.
+static void values_copy(const struct tensor *t, int64_t j, int64_t count, int64_t at, int64_t cols, float *to) {
+    const size_t bytes = t->dtype == DTYPE_F32 ? 4 : 2;
+    const char *from = (const char *)t->data + (size_t)j * t->row_bytes + (size_t)at * bytes;
+    if (t->dtype == DTYPE_F32) {
+        panel_copy((const float *)(const void *)from, row_stride(t), count, cols, to);
+        return;
+    }
+    for (int64_t k = 0; k < count; k++, from += t->row_bytes, to += PANEL) {
+        to_floats(t->dtype, from, to, min_i64(PANEL, cols));
+        for (int64_t l = cols; l < PANEL; l++) to[l] = 0;
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Forward.
+
+struct attend_job {
+    const struct attend_args *a;
+    const int32_t *first; // row where a tile starts; one more at the end
+    int64_t tiles, pairs_max, chunks, part_stride;
+    float *parts; // of the split way: [row][head][chunk][part_stride] = o[D], m, l
+};
+
+static float *room_take(float *base, int64_t *used, int64_t count) {
+    float *at = base ? base + *used : NULL;
+    *used += count;
+    return at;
+}
+
+// One thread's memory: q[pairs][Dw], scores[KEYS / 32][pairs][32], p[pairs][KEYS], keys[D][32], rows[32][D],
+// values[KEYS][32], o[Dw / 32][pairs][32], sum_o[pairs][Dw], m l sum_m sum_l[pairs].
+struct attend_room {
+    float *q, *scores, *p, *keys, *rows, *values, *o, *sum_o, *m, *l, *sum_m, *sum_l;
+};
+// Lays the room out from `base`, which may be NULL to learn the size; returns that size in bytes.
+static size_t attend_room(struct attend_room *room, float *base, int64_t pairs, int64_t D) {
+    const int64_t wide = round_up(D, PANEL);
+    int64_t used = 0;
+    room->q = room_take(base, &used, pairs * wide);
+    room->scores = room_take(base, &used, pairs * KEYS);
+    room->p = room_take(base, &used, pairs * KEYS);
+    room->keys = room_take(base, &used, D * PANEL);
+    room->rows = room_take(base, &used, D * PANEL);
+    room->values = room_take(base, &used, KEYS * PANEL);
+    room->o = room_take(base, &used, pairs * wide);
+    room->sum_o = room_take(base, &used, pairs * wide);
+    room->m = room_take(base, &used, pairs);
+    room->l = room_take(base, &used, pairs);
+    room->sum_m = room_take(base, &used, pairs);
+    room->sum_l = room_take(base, &used, pairs);
+    return (size_t)used * sizeof(float);
+}
+
+// The softmax of one pair's chunk: scores of n keys to p, zeros up to `end`.
+static void softmax_chunk(const float *scores, int64_t next_panel, int64_t n, int64_t end, float scale, float *p, float *most,
+                          float *sum) {
+    const vf k = v_set1(scale);
+    vf m = v_set1(-INFINITY);
+    for (int64_t c = 0; c < n; c += VW)
+        m = v_max(m, v_first_or(v_mul(k, v_load(scores + c / PANEL * next_panel + c % PANEL)), n - c, -INFINITY));
+    *most = fold_max(m);
+    const vf shift = v_set1(*most);
+    struct lanes s;
+    for (int v = 0; v < LANE_VECTORS; v++) s.at[v] = v_zero();
+    int64_t c = 0;
+    for (; c < n; c += LANES)
+#pragma GCC unroll 8
+        for (int v = 0; v < LANE_VECTORS; v++) {
+            const int64_t at = c + v * VW;
+            if (at >= n) break;
+            const vf z = v_mul(k, v_load(scores + at / PANEL * next_panel + at % PANEL));
+            const vf e = v_first_or(v_exp(v_sub(z, shift)), n - at, 0);
+            s.at[v] = v_add(s.at[v], e);
+            v_store(p + at, e);
+        }
+    for (c = round_up(n, VW); c < end; c += VW) v_store(p + c, v_zero());
+    *sum = fold_add(&s);
+}
+
+// o, m and l of chunk [from, from + KEYS) for pairs of rows [row, row + rows), kv head g; q is in place.
+static void attend_chunk(const struct attend_args *a, const struct attend_room *room, int64_t pairs_max, int64_t row,
+                         int64_t rows, int64_t g, int64_t from) {
+    const int64_t group = a->heads / a->kv_heads, D = a->head_size, wide = round_up(D, PANEL), pairs = rows * group;
+    int64_t limit[(1 << 10) / 3 + 1], most = 0; // keys of this chunk that each subtile sees
+    for (int64_t i = 0; i < pairs; i += TILE_ROWS) {
+        int64_t keys = 0;
+        for (int64_t r = i / group; r < rows && r * group < i + TILE_ROWS; r++) keys = max_i64(keys, a->hi[row + r] - from);
+        limit[i / TILE_ROWS] = min_i64(keys, KEYS);
+        most = max_i64(most, limit[i / TILE_ROWS]);
+    }
+    for (int64_t j = 0; j < most; j += PANEL) {
+        keys_transpose(&a->k, from + j, min_i64(PANEL, most - j), g * D, D, room->rows, room->keys);
+        for (int64_t i = 0; i < pairs; i += TILE_ROWS)
+            if (j < limit[i / TILE_ROWS])
+                scores_of(room->q, wide, i, round_up(min_i64(TILE_ROWS, pairs - i), 3), room->keys, D,
+                          room->scores + j * pairs_max + i * PANEL);
+    }
+    for (int64_t i = 0; i < pairs; i++) {
+        const int64_t n = min_i64(KEYS, a->hi[row + i / group] - from);
+        if (n > 0)
+            softmax_chunk(room->scores + i * PANEL, pairs_max * PANEL, n, limit[i / TILE_ROWS], a->scale, room->p + i * KEYS,
+                          &room->m[i], &room->l[i]);
+        else
+            memset(room->p + i * KEYS, 0, KEYS * sizeof(float));
+    }
+    for (int64_t d = 0; d < D && most > 0; d += PANEL) {
+        const struct left left = {room->p, KEYS, false};
+        values_copy(&a->v, from, most, g * D + d, min_i64(PANEL, D - d), room->values);
+        for (int64_t i = 0; i < pairs; i += TILE_ROWS)
+            tile_run(&left, i, round_up(min_i64(TILE_ROWS, pairs - i), 3), 0, max_i64(0, limit[i / TILE_ROWS]), room->values,
+                     PANEL, PANEL, room->o + d * pairs_max + i * PANEL, false);
+    }
+}
+
+// Joins a chunk's (m, l, o) to what was summed before; o's pieces of 32 are `next_panel` apart.
+static void attend_join(float *sum_m, float *sum_l, float *sum_o, float m, float l, const float *o, int64_t next_panel, int64_t D) {
+    if (*sum_l == 0) { // the first
+        *sum_m = m, *sum_l = l;
+        for (int64_t d = 0; d < D; d += PANEL) memcpy(sum_o + d, o + d / PANEL * next_panel, PANEL * sizeof(float));
+        return;
+    }
+    const float now = m > *sum_m ? m : *sum_m;
+    float e[2][VW];
+    v_store(e[0], v_exp(v_set1(*sum_m - now)));
+    v_store(e[1], v_exp(v_set1(m - now)));
+    const vf old_by = v_set1(e[0][0]), new_by = v_set1(e[1][0]);
+    for (int64_t d = 0; d < D; d += VW) {
+        const vf part = v_mul(new_by, v_load(o + d / PANEL * next_panel + d % PANEL));
+        v_store(sum_o + d, v_fma(old_by, v_load(sum_o + d), part));
+    }
+    const float kept = *sum_l * e[0][0], added = l * e[1][0];
+    *sum_l = kept + added;
+    *sum_m = now;
+}
+
+static void attend_write(const struct attend_args *a, int64_t i, int64_t h, float m, float l, const float *o) {
+    float *out = row_f32(&a->out, i) + h * a->head_size;
+    const vf by = v_set1(l > 0 || l != l ? 1 / l : 0);
+    for (int64_t d = 0; d < a->head_size; d += VW)
+        v_store_n(out + d, l == 0 ? v_zero() : v_mul(by, v_load(o + d)), a->head_size - d);
+    if (a->lse) a->lse[i * a->heads + h] = l == 0 ? -INFINITY : (float)((double)m + log((double)l));
+}
+
+static void queries_copy(const struct tensor *q, int64_t row, int64_t rows, int64_t group, int64_t g, int64_t D, float *to) {
+    const int64_t wide = round_up(D, PANEL), pairs = rows * group;
+    for (int64_t i = 0; i < pairs; i++, to += wide) {
+        memcpy(to, row_f32(q, row + i / group) + (g * group + i % group) * D, (size_t)D * sizeof(float));
+        memset(to + D, 0, (size_t)(wide - D) * sizeof(float));
+    }
+    memset(to, 0, (size_t)((round_up(pairs, TILE_ROWS) - pairs) * wide) * sizeof(float));
+}
+
+// A piece is a range of (tile, kv head).
+static void attend_piece(void *arg, int64_t lo, int64_t hi, int thread) {
+    const struct attend_job *job = arg;
+    const struct attend_args *a = job->a;
+    const int64_t G = a->kv_heads, group = a->heads / G, D = a->head_size, wide = round_up(D, PANEL), P = job->pairs_max;
+    struct attend_room room;
+    const size_t bytes = attend_room(&room, NULL, P, D);
+    attend_room(&room, cpu_scratch(thread, SLOT_A, bytes), P, D);
+    for (int64_t t = lo; t < hi; t++) {
+        const int64_t row = job->first[t / G], rows = job->first[t / G + 1] - row, pairs = rows * group, g = t % G;
+        int64_t end = a->lo[row];
+        for (int64_t i = row; i < row + rows; i++) {
+            assert(a->hi[i] <= a->lo[i] || (a->lo[i] >= 0 && a->hi[i] <= a->k.rows));
+            end = max_i64(end, a->hi[i]);
+        }
+        for (int64_t i = 0; i < pairs; i++) room.sum_m[i] = -INFINITY, room.sum_l[i] = 0;
+        queries_copy(&a->q, row, rows, group, g, D, room.q);
+        for (int64_t from = a->lo[row]; from < end; from += KEYS) {
+            attend_chunk(a, &room, P, row, rows, g, from);
+            for (int64_t i = 0; i < pairs; i++)
+                if (a->hi[row + i / group] > from)
+                    attend_join(&room.sum_m[i], &room.sum_l[i], room.sum_o + i * wide, room.m[i], room.l[i],
+                                room.o + i * PANEL, P * PANEL, D);
+        }
+        for (int64_t i = 0; i < pairs; i++)
+            attend_write(a, row + i / group, g * group + i % group, room.sum_m[i], room.sum_l[i], room.sum_o + i * wide);
+    }
+}
+
+// The split way: a piece is a range of (tile, kv head, chunk); then one of (row, head) to join them.
+static void attend_split_piece(void *arg, int64_t lo, int64_t hi, int thread) {
+    const struct attend_job *job = arg;
+    const struct attend_args *a = job->a;
+    const int64_t G = a->kv_heads, group = a->heads / G, D = a->head_size, P = job->pairs_max;
+    struct attend_room room;
+    const size_t bytes = attend_room(&room, NULL, P, D);
+    attend_room(&room, cpu_scratch(thread, SLOT_A, bytes), P, D);
+    for (int64_t t = lo; t < hi; t++) {
+        const int64_t chunk = t % job->chunks, g = t / job->chunks % G, tile = t / job->chunks / G;
+        const int64_t row = job->first[tile], rows = job->first[tile + 1] - row, from = a->lo[row] + chunk * KEYS;
+        bool any = false;
+        for (int64_t i = row; i < row + rows; i++) any |= a->hi[i] > from;
+        if (!any) continue;
+        queries_copy(&a->q, row, rows, group, g, D, room.q);
+        attend_chunk(a, &room, P, row, rows, g, from);
+        for (int64_t i = 0; i < rows * group; i++) {
+            const int64_t pair = (row + i / group) * a->heads + g * group + i % group;
+            float *part = job->parts + (pair * job->chunks + chunk) * job->part_stride;
+            for (int64_t d = 0; d < D; d += PANEL)
+                memcpy(part + d, room.o + d * P + i * PANEL, PANEL * sizeof(float));
+            part[job->part_stride - 2] = room.m[i], part[job->part_stride - 1] = room.l[i];
+        }
+    }
+}
+
+static void attend_join_piece(void *arg, int64_t lo, int64_t hi, int thread) {
+    const struct attend_job *job = arg;
+    const struct attend_args *a = job->a;
+    float *o = cpu_scratch(thread, SLOT_B, (size_t)round_up(a->head_size, PANEL) * sizeof(float));
+    for (int64_t p = lo; p < hi; p++) {
+        const int64_t i = p / a->heads;
+        float m = -INFINITY, l = 0;
+        for (int64_t c = 0; a->lo[i] + c * KEYS < a->hi[i]; c++) {
+            const float *part = job->parts + (p * job->chunks + c) * job->part_stride;
+            attend_join(&m, &l, o, part[job->part_stride - 2], part[job->part_stride - 1], part, PANEL, a->head_size);
+        }
+        attend_write(a, i, p % a->heads, m, l, o);
+    }
+}
+
+static void attend(const struct attend_args *a) {
+    assert(a->heads > 0 && a->kv_heads > 0 && a->heads % a->kv_heads == 0 && a->head_size > 0);
+    assert(is_f32(&a->out) && is_f32(&a->q) && same_shape(&a->out, &a->q) && same_shape(&a->k, &a->v));
+    assert(a->q.cols == a->heads * a->head_size && a->k.cols == a->kv_heads * a->head_size);
+    const int64_t n = a->q.rows, group = a->heads / a->kv_heads, D = a->head_size, wide = round_up(D, PANEL);
+    const int64_t rows_each = max_i64(1, TILE_PAIRS / group);
+    assert(group <= 1 << 10);
+    if (n == 0) return;
+    struct attend_job job = {.a = a, .pairs_max = round_up(rows_each * group, TILE_ROWS), .part_stride = wide + 2};
+    // Tiles: neighbours that begin at the same key.
+    const bool split = n <= SPLIT_ROWS;
+    job.chunks = ceil_div(a->k.rows, KEYS) + 1; // by the capacity of the cache, so that the room stays while a text grows
+    const size_t list = arena_round((size_t)(n + 1) * sizeof(int32_t));
+    const size_t parts = split ? (size_t)(n * a->heads * job.chunks * job.part_stride) * sizeof(float) : 0;
+    char *shared = cpu_scratch(0, SLOT_SHARED, list + parts);
+    int32_t *first = (int32_t *)(void *)shared;
+    job.parts = (float *)(void *)(shared + list);
+    int64_t longest = 0;
+    for (int64_t i = 0; i < n; i++) {
+        if (i == 0 || a->lo[i] != a->lo[i - 1] || i - first[job.tiles - 1] >= rows_each) first[job.tiles++] = (int32_t)i;
+        longest = max_i64(longest, (int64_t)a->hi[i] - a->lo[i]);
+    }
+    first[job.tiles] = (int32_t)n;
+    job.first = first;
+    struct attend_room room;
+    cpu_scratch_reserve(SLOT_A, attend_room(&room, NULL, job.pairs_max, D));
+    cpu_scratch_reserve(SLOT_B, (size_t)wide * sizeof(float));
+    if (split && longest > KEYS) {
+        job.chunks = ceil_div(longest, KEYS);
+        pool_for(job.tiles * a->kv_heads * job.chunks, 1, attend_split_piece, &job);
+        pool_for(n * a->heads, max_i64(1, 32 / job.chunks), attend_join_piece, &job);
+    } else {
+        pool_for(job.tiles * a->kv_heads, max_i64(1, (1 << 15) / max_i64(1, longest * D * min_i64(job.pairs_max, n * group))),
+                 attend_piece, &job);
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Backward.
+
+struct attend_back_room {
+    float *q, *dout;                 // [pairs][Dw]
+    float *scores, *slopes;          // [KEYS / 32][pairs][32]: Q K^T, dout V^T
+    float *p, *ds;                   // [pairs][KEYS_WIDE]
+    float *keys, *values;            // [KEYS / 32][D][32], transposed
+    float *lines;                    // [Dw / 32][KEYS][32], keys as they are
+    float *dk, *dv;                  // [Dw / 32][KEYS_WIDE][32]
+    float *dq;                       // [TILE_ROWS][32]
+    float *delta;                    // [pairs]
+};
+static size_t attend_back_room(struct attend_back_room *room, float *base, int64_t pairs, int64_t D) {
+    const int64_t wide = round_up(D, PANEL);
+    int64_t used = 0;
+    room->q = room_take(base, &used, pairs * wide);
+    room->dout = room_take(base, &used, pairs * wide);
+    room->scores = room_take(base, &used, pairs * KEYS);
+    room->slopes = room_take(base, &used, pairs * KEYS);
+    room->p = room_take(base, &used, pairs * KEYS_WIDE);
+    room->ds = room_take(base, &used, pairs * KEYS_WIDE);
+    room->keys = room_take(base, &used, KEYS * D);
+    room->values = room_take(base, &used, KEYS * D);
+    room->lines = room_take(base, &used, KEYS * wide);
+    room->dk = room_take(base, &used, KEYS_WIDE * wide);
+    room->dv = room_take(base, &used, KEYS_WIDE * wide);
+    room->dq = room_take(base, &used, TILE_ROWS * PANEL);
+    room->delta = room_take(base, &used, pairs);
+    return (size_t)used * sizeof(float);
+}
+
+// p and ds of one pair for keys [0, end) of a chunk, of which it sees [lo, hi).
+static void slopes_chunk(const float *scores, const float *slopes, int64_t next_panel, int64_t lo, int64_t hi, int64_t end,
+                         float scale, float lse, float delta, float *p, float *ds) {
+    const vf k = v_set1(scale), shift = v_set1(lse), d = v_set1(delta);
+    for (int64_t c = 0; c < end; c += VW) {
+        vf e = v_zero(), s = v_zero();
+        if (c + VW > lo && c < hi) {
+            const int64_t at = c / PANEL * next_panel + c % PANEL;
+            e = v_exp(v_sub(v_mul(k, v_load(scores + at)), shift));
+            s = v_mul(v_mul(k, e), v_sub(v_load(slopes + at), d));
+            e = v_first_or(e, hi - c, 0), s = v_first_or(s, hi - c, 0);
+            if (c < lo) {
+                float keep[2][VW];
+                v_store(keep[0], e), v_store(keep[1], s);
+                for (int64_t l = 0; l < lo - c; l++) keep[0][l] = keep[1][l] = 0;
+                e = v_load(keep[0]), s = v_load(keep[1]);
+            }
+        }
+        v_store(p + c, e);
+        v_store(ds + c, s);
+    }
+}
+
+// One tile of queries, rows [row, row + rows), against the chunk of keys [from, from + count).
+static void attend_back_tile(const struct attend_back_args *a, const struct attend_back_room *room, int64_t P, int64_t row,
+                             int64_t rows, int64_t g, int64_t from, int64_t count) {
+    const int64_t H = a->heads, group = H / a->kv_heads, D = a->head_size, wide = round_up(D, PANEL), pairs = rows * group;
+    int64_t end = 0; // keys of the chunk that anybody here sees
+    for (int64_t r = row; r < row + rows; r++)
+        if (a->hi[r] > a->lo[r] && a->lo[r] < from + count) end = max_i64(end, min_i64(count, a->hi[r] - from));
+    if (end <= 0) return;
+    queries_copy(&a->q, row, rows, group, g, D, room->q);
+    queries_copy(&a->dout, row, rows, group, g, D, room->dout);
+    for (int64_t i = 0; i < pairs; i++) {
+        const int64_t at = (g * group + i % group) * D;
+        room->delta[i] = row_dot(row_f32(&a->dout, row + i / group) + at, row_f32(&a->out, row + i / group) + at, NULL, D);
+    }
+    const int64_t stored = round_up(round_up(end, TILE_ROWS), VW);
+    for (int64_t i = 0; i < pairs; i += TILE_ROWS) {
+        const int64_t some = min_i64(TILE_ROWS, pairs - i), whole = round_up(some, 3);
+        int64_t limit = 0;
+        for (int64_t r = i / group; r < rows && r * group < i + TILE_ROWS; r++) limit = max_i64(limit, a->hi[row + r] - from);
+        limit = min_i64(limit, end);
+        for (int64_t j = 0; j < limit; j += PANEL) {
+            scores_of(room->q, wide, i, whole, room->keys + j * D, D, room->scores + j * P + i * PANEL);
+            scores_of(room->dout, wide, i, whole, room->values + j * D, D, room->slopes + j * P + i * PANEL);
+        }
+        for (int64_t r = i; r < i + some; r++) {
+            const int64_t at = row + r / group;
+            slopes_chunk(room->scores + r * PANEL, room->slopes + r * PANEL, P * PANEL, a->lo[at] - from,
+                         min_i64(end, a->hi[at] - from), stored, a->scale, a->lse[at * H + g * group + r % group], room->delta[r],
+                         room->p + r * KEYS_WIDE, room->ds + r * KEYS_WIDE);
+        }
+        const struct left ds = {room->ds, KEYS_WIDE, false};
+        for (int64_t d = 0; d < D && limit > 0; d += PANEL) {
+            tile_run(&ds, i, whole, 0, limit, room->lines + d * KEYS, PANEL, PANEL, room->dq, false);
+            for (int64_t r = 0; r < some; r++)
+                sums_write(room->dq + r * PANEL, 1, min_i64(PANEL, D - d),
+                           row_f32(&a->dq, row + (i + r) / group) + (g * group + (i + r) % group) * D + d, 0, 1, true);
+        }
+    }
+    // Pairs before the first that sees a key have zeros there.
+    for (int64_t j = 0; j < end; j += TILE_ROWS) {
+        int64_t first = 0;
+        while (first < rows - 1 && a->hi[row + first] - from <= j) first++;
+        first *= group;
+        const struct left p = {room->p + first * KEYS_WIDE, KEYS_WIDE, true}, ds = {room->ds + first * KEYS_WIDE, KEYS_WIDE, true};
+        for (int64_t d = 0; d < D; d += PANEL)
+            for (int64_t r = 0; r < pairs - first; r += BLOCK) { // more than one block only with very many heads
+                const int64_t terms = min_i64(BLOCK, pairs - first - r);
+                const int64_t to = d * KEYS_WIDE + j * PANEL, b = (first + r) * wide + d;
+                tile_run(&p, j, TILE_ROWS, r, terms, room->dout + b, wide, PANEL, room->dv + to, true);
+                tile_run(&ds, j, TILE_ROWS, r, terms, room->q + b, wide, PANEL, room->dk + to, true);
+            }
+    }
+}
+
+static void attend_back_piece(void *arg, int64_t lo, int64_t hi, int thread) {
+    const struct attend_back_args *a = arg;
+    const int64_t G = a->kv_heads, group = a->heads / G, D = a->head_size, wide = round_up(D, PANEL);
+    const int64_t rows_each = max_i64(1, TILE_PAIRS / group), P = round_up(rows_each * group, TILE_ROWS);
+    struct attend_back_room room;
+    const size_t bytes = attend_back_room(&room, NULL, P, D);
+    attend_back_room(&room, cpu_scratch(thread, SLOT_A, bytes), P, D);
+    for (int64_t t = lo; t < hi; t++) {
+        const int64_t start = t / G * a->segment, end = start + a->segment, g = t % G;
+        for (int64_t i = start; i < end; i++)
+            memset(row_f32(&a->dq, i) + g * group * D, 0, (size_t)(group * D) * sizeof(float));
+        for (int64_t from = start; from < end; from += KEYS) {
+            const int64_t count = min_i64(KEYS, end - from);
+            for (int64_t j = 0; j < count; j += PANEL) {
+                keys_transpose(&a->k, from + j, min_i64(PANEL, count - j), g * D, D, NULL, room.keys + j * D);
+                keys_transpose(&a->v, from + j, min_i64(PANEL, count - j), g * D, D, NULL, room.values + j * D);
+            }
+            for (int64_t d = 0; d < D; d += PANEL)
+                values_copy(&a->k, from, count, g * D + d, min_i64(PANEL, D - d), room.lines + d * KEYS);
+            memset(room.dk, 0, (size_t)(KEYS_WIDE * wide) * sizeof(float));
+            memset(room.dv, 0, (size_t)(KEYS_WIDE * wide) * sizeof(float));
+            for (int64_t row = start; row < end; row += rows_each)
+                attend_back_tile(a, &room, P, row, min_i64(rows_each, end - row), g, from, count);
+            for (int64_t j = 0; j < count; j++)
+                for (int64_t d = 0; d < D; d += PANEL) {
+                    const size_t n = (size_t)min_i64(PANEL, D - d) * sizeof(float);
+                    memcpy(row_f32(&a->dk, from + j) + g * D + d, room.dk + d * KEYS_WIDE + j * PANEL, n);
+                    memcpy(row_f32(&a->dv, from + j) + g * D + d, room.dv + d * KEYS_WIDE + j * PANEL, n);
+                }
+        }
+    }
+}
+
+static void attend_back(const struct attend_back_args *a) {
+    assert(a->heads > 0 && a->kv_heads > 0 && a->heads % a->kv_heads == 0 && a->head_size > 0);
+    assert(is_f32(&a->dq) && is_f32(&a->dout) && is_f32(&a->out) && is_f32(&a->q) && a->lse);
+    assert(same_shape(&a->dq, &a->q) && same_shape(&a->dout, &a->q) && same_shape(&a->out, &a->q));
+    assert(is_f32(&a->dk) && is_f32(&a->dv) && is_f32(&a->k) && is_f32(&a->v));
+    assert(same_shape(&a->dk, &a->k) && same_shape(&a->dv, &a->v) && same_shape(&a->k, &a->v));
+    assert(a->q.cols == a->heads * a->head_size && a->k.cols == a->kv_heads * a->head_size);
+    assert(a->k.rows == a->q.rows && a->segment > 0 && a->q.rows % a->segment == 0);
+    const int64_t group = a->heads / a->kv_heads, rows_each = max_i64(1, TILE_PAIRS / group);
+    struct attend_back_room room;
+    cpu_scratch_reserve(SLOT_A, attend_back_room(&room, NULL, round_up(rows_each * group, TILE_ROWS), a->head_size));
+    pool_for(a->q.rows / a->segment * a->kv_heads, 1, attend_back_piece, (void *)a);
+}
+
+static void fill_attend(struct backend *b) {
+    b->attend = attend;
+    b->attend_back = attend_back;
+}

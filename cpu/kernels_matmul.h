@@ -297,36 +297,50 @@ static void matmul_dx(const struct matmul_dx_args *a) {
 // ---------------------------------------------------------------------------------------------------------------
 // dw[M,K] += scale * (sum of the segment's rows of dout^T x), segment after segment.
 
+// A piece is some rows of dw times a few panels of x. Both factors lie in memory along the wrong side, so both are copied, a
+// block of 256 terms at a time: the panels once per piece, a tile's columns of dout once per block and all panels.
+enum { GRADIENT_PANELS = 4 };
 struct weight_gradient {
     const struct matmul_dw_args *a;
-    int64_t rows_each, row_blocks;
+    int64_t rows_each, row_blocks, panels_each;
 };
+
+// to[k][PANEL] = cols numbers of rows k of x, the rest zeros.
+static void panel_copy(const float *x, int64_t stride, int64_t terms, int64_t cols, float *to) {
+    for (int64_t k = 0; k < terms; k++, x += stride, to += PANEL)
+        for (int64_t j = 0; j < PANEL; j += VW)
+            v_store(to + j, cols - j >= VW ? v_load(x + j) : v_load_n(x + j, max_i64(0, cols - j)));
+}
 
 static void matmul_dw_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const struct weight_gradient *g = arg;
     const struct matmul_dw_args *a = g->a;
-    const struct left left = {a->dout.data, row_stride(&a->dout), true};
-    float *buf = cpu_scratch(thread, SLOT_A, BLOCK * PANEL * sizeof(float));
-    float *sum = cpu_scratch(thread, SLOT_B, (size_t)g->rows_each * PANEL * sizeof(float));
+    float *buf = cpu_scratch(thread, SLOT_A, GRADIENT_PANELS * BLOCK * PANEL * sizeof(float));
+    float *sums = cpu_scratch(thread, SLOT_B, (size_t)g->rows_each * GRADIENT_PANELS * PANEL * sizeof(float));
+    float copy[BLOCK * (TILE_ROWS + VW)];
     for (int64_t t = lo; t < hi; t++) {
-        const int64_t panel = t / g->row_blocks, first = t % g->row_blocks * g->rows_each;
-        const int64_t rows = min_i64(g->rows_each, a->dw.rows - first), cols = min_i64(PANEL, a->dw.cols - panel * PANEL);
-        for (int64_t start = 0; start < a->x.rows; start += a->segment) {
-            for (int64_t k = 0; k < a->segment; k += BLOCK) {
-                const int64_t terms = min_i64(BLOCK, a->segment - k);
-                for (int64_t r = 0; r < terms; r++) {
-                    const float *x = row_f32(&a->x, start + k + r) + panel * PANEL;
-                    for (int64_t j = 0; j < PANEL; j += VW)
-                        v_store(buf + r * PANEL + j, cols - j >= VW ? v_load(x + j) : v_load_n(x + j, max_i64(0, cols - j)));
-                }
-                const bool last = k + terms == a->segment;
-                const int64_t step = last ? TILE_ROWS : rows;
-                for (int64_t i = 0; i < rows; i += step) {
-                    const int64_t count = min_i64(step, rows - i);
-                    tile_run(&left, first + i, count, start + k, terms, buf, PANEL, cols, sum + i * PANEL, k > 0);
+        const int64_t first = t % g->row_blocks * g->rows_each, rows = min_i64(g->rows_each, a->dw.rows - first);
+        const int64_t col = t / g->row_blocks * g->panels_each * PANEL;
+        const int64_t cols = min_i64(g->panels_each * PANEL, a->dw.cols - col);
+        for (int64_t k = 0, terms; k < a->x.rows; k += terms) {
+            const int64_t in = k % a->segment; // blocks begin anew with every segment
+            terms = min_i64(BLOCK, a->segment - in);
+            const bool last = in + terms == a->segment;
+            for (int64_t p = 0; p * PANEL < cols; p++)
+                panel_copy(row_f32(&a->x, k) + col + p * PANEL, row_stride(&a->x), terms, cols - p * PANEL, buf + p * BLOCK * PANEL);
+            for (int64_t i = 0; i < rows; i += TILE_ROWS) {
+                const int64_t count = min_i64(TILE_ROWS, rows - i);
+                const float *from = row_f32(&a->dout, k) + first + i;
+                for (int64_t r = 0; r < terms; r++, from += row_stride(&a->dout))
+                    v_store(copy + r * TILE_ROWS, v_load_n(from, count));
+                for (int64_t p = 0; p * PANEL < cols; p++) {
+                    const struct left left = {copy, TILE_ROWS, true};
+                    float *sum = sums + p * g->rows_each * PANEL + i * PANEL;
+                    const int64_t width = min_i64(PANEL, cols - p * PANEL);
+                    tile_run(&left, 0, ceil_div(count, 3) * 3, 0, terms, buf + p * BLOCK * PANEL, PANEL, width, sum, in > 0);
                     if (last)
-                        sums_write(sum + i * PANEL, count, cols, row_f32(&a->dw, first + i) + panel * PANEL,
-                                   row_stride(&a->dw), one_if_zero(a->scale), true);
+                        sums_write(sum, count, width, row_f32(&a->dw, first + i) + col + p * PANEL, row_stride(&a->dw),
+                                   one_if_zero(a->scale), true);
                 }
             }
         }
@@ -338,12 +352,13 @@ static void matmul_dw(const struct matmul_dw_args *a) {
     assert(a->dout.rows == a->x.rows && a->dw.rows == a->dout.cols && a->dw.cols == a->x.cols);
     assert(a->segment > 0 && a->x.rows % a->segment == 0);
     const int64_t panels = ceil_div(a->dw.cols, PANEL);
-    int64_t rows = min_i64(max_i64(a->dw.rows * panels / 32, 60), 240);
-    struct weight_gradient g = {.a = a, .rows_each = ceil_div(rows, 12) * 12};
+    struct weight_gradient g = {.a = a, .panels_each = panels > 8 ? GRADIENT_PANELS : 2};
+    const int64_t groups = ceil_div(panels, g.panels_each);
+    g.rows_each = ceil_div(min_i64(max_i64(a->dw.rows * groups / 16, 48), 240), 12) * 12;
     g.row_blocks = ceil_div(a->dw.rows, g.rows_each);
-    cpu_scratch_reserve(SLOT_A, BLOCK * PANEL * sizeof(float));
-    cpu_scratch_reserve(SLOT_B, (size_t)g.rows_each * PANEL * sizeof(float));
-    pool_for(panels * g.row_blocks, 1, matmul_dw_piece, &g);
+    cpu_scratch_reserve(SLOT_A, GRADIENT_PANELS * BLOCK * PANEL * sizeof(float));
+    cpu_scratch_reserve(SLOT_B, (size_t)g.rows_each * GRADIENT_PANELS * PANEL * sizeof(float));
+    pool_for(groups * g.row_blocks, 1, matmul_dw_piece, &g);
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -611,12 +626,11 @@ static void unpack_row(const struct tensor *w, int64_t id, float *out) {
     const unsigned char *panel = (const unsigned char *)w->data + (size_t)(id / PANEL) * panel_bytes(w);
     const int64_t l = id % PANEL;
     for (int64_t k = 0; k < w->cols; k++) {
-        const unsigned char *number = panel + (size_t)(k * PANEL + l) * (w->dtype == DTYPE_F32 ? 4 : 2);
         uint16_t half;
         if (w->dtype == DTYPE_F32) {
-            memcpy(&out[k], number, sizeof out[k]);
+            memcpy(&out[k], panel + (k * PANEL + l) * 4, sizeof out[k]);
         } else if (w->dtype == DTYPE_F16 || w->dtype == DTYPE_BF16) {
-            memcpy(&half, number, sizeof half);
+            memcpy(&half, panel + (k * PANEL + l) * 2, sizeof half);
             out[k] = w->dtype == DTYPE_F16 ? f16_to_f32(half) : bf16_to_f32(half);
         } else {
             const unsigned char *block = panel + k / QK * (w->dtype == DTYPE_Q8_0 ? PANEL * 34 : PANEL * 18);

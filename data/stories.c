@@ -18,7 +18,7 @@
  *   {table}   a fresh word; never twice the same in one beat, never one that a slot holds
  *   <slot>    the remembered word, drawn when first written; <slot.1> its next field
  *   <H.he>    forms of a person: he his him himself girl; <he> alone means the hero, H
- *   {a}       "a" or "an" by the letter that follows; swallows the space after it
+ *   {a}       "a" or "an" by the word that follows; swallows the space after it
  *   A capital first letter ({A}, {Num}, <He>, <Hide>) writes one.
  *   A pattern may begin with guards: "&P " needs slot P to be known, "!P " needs it unknown.
  * Plot signs: words are beats, "/" begins a paragraph, "?x" tells beat x or not, "x|y" one of both.
@@ -595,7 +595,8 @@ static void write_text(struct story *s, const char *text, size_t n) {
     }
     char first = text[0];
     if (s->article) {
-        bool vowel = strchr("aeiouAEIOU", first) != NULL;
+        bool silent_h = n >= 6 && strncmp(text, "honest", 6) == 0;
+        bool vowel = silent_h || strchr("aeiouAEIOU", first) != NULL;
         write_byte(s, s->capital ? 'A' : 'a');
         if (vowel && !s->dead) {
             write_byte(s, 'n');

@@ -1,15 +1,19 @@
 // GGUF: the writer, and the seal that lets a checkpoint be checked byte for byte.
 //
-// Keys collect in memory as their final bytes, tensors as a list; the first data byte (or commit) closes the header and
-// writes it. From then on data streams straight to the file in declared order, each tensor padded to the alignment, as
-// llama.cpp expects: offsets without holes, padding behind the last tensor too. Nothing exists at the path until commit.
+// Keys collect in memory as their final bytes, tensors as a list; the first data byte (or commit)
+// closes the header and writes it. From then on data streams straight to the file in declared
+// order, each tensor padded to the alignment, as llama.cpp expects: offsets without holes, padding
+// behind the last tensor too. Nothing exists at the path until commit.
 //
-// The seal is a last tensor "lehr.seal" (I32, so that every GGUF reader can list it) of little-endian u64 hashes:
-//     [0] header: every byte before the tensor data | [1..n] tensor i-1 | [n+1] the hashes before it
-// Data may arrive in any pieces, so hashes run over fixed pieces of SEAL_PIECE bytes and start from the number of the part:
-// two tensors that swapped places are noticed. Padding is not hashed but must be zero, and the file must end with the
-// seal's own padding: any flipped bit of a sealed file, and any lost or added byte, is found.
-// What the seal does not do: protect against someone who wants to forge it.
+// The seal is a last tensor "lehr.seal" (I32, so that every GGUF reader can list it) of
+// little-endian u64 hashes:
+//     [0] header: every byte before the tensor data | [1..n] tensor i-1 | [n+1] the hashes before
+//     it
+// Data may arrive in any pieces, so hashes run over fixed pieces of SEAL_PIECE bytes and start from
+// the number of the part: two tensors that swapped places are noticed. Padding is not hashed but
+// must be zero, and the file must end with the seal's own padding: any flipped bit of a sealed
+// file, and any lost or added byte, is found. What the seal does not do: protect against someone
+// who wants to forge it.
 #include "formats/internal.h"
 
 #include <inttypes.h>
@@ -20,7 +24,9 @@
 #define SEAL_PIECE 65536
 #define HASH_BYTES 8
 
-static size_t gap_after(uint64_t at, size_t alignment) { return (size_t)((alignment - at % alignment) % alignment); }
+static size_t gap_after(uint64_t at, size_t alignment) {
+    return (size_t)((alignment - at % alignment) % alignment);
+}
 
 // ---------------------------------------------------------------------------------------------------------------
 // Hashing a part that arrives in pieces.
@@ -53,9 +59,12 @@ static void seal_hash_add(struct seal_hash *s, const unsigned char *p, size_t n)
     }
 }
 
-static uint64_t seal_hash_end(struct seal_hash *s) { return hash_bytes(s->hash, s->piece, s->used); }
+static uint64_t seal_hash_end(struct seal_hash *s) {
+    return hash_bytes(s->hash, s->piece, s->used);
+}
 
-static uint64_t seal_hash_whole(struct seal_hash *s, uint64_t part, const unsigned char *p, size_t n) {
+static uint64_t seal_hash_whole(struct seal_hash *s, uint64_t part, const unsigned char *p,
+                                size_t n) {
     seal_hash_begin(s, part);
     seal_hash_add(s, p, n);
     return seal_hash_end(s);
@@ -80,7 +89,7 @@ struct gguf_out {
     struct text keys; // the bytes of all key-value pairs
     struct out_key {
         size_t at, n; // the name inside keys
-    } *key;
+    } * key;
     size_t n_keys, cap_keys;
     struct out_tensor *tensors;
     size_t n_tensors, cap_tensors;
@@ -132,7 +141,8 @@ static void put_key(struct gguf_out *o, const char *key, enum gguf_type type) {
     assert(!o->n_tensors && !o->in_data && "keys come before tensors");
     size_t n = strlen(key);
     assert(n <= KEY_BYTES_MAX && !name_problem((struct span){key, n}));
-    mem_grow((void **)&o->key, &o->cap_keys, o->n_keys + 1, sizeof *o->key, "names of metadata keys");
+    mem_grow((void **)&o->key, &o->cap_keys, o->n_keys + 1, sizeof *o->key,
+             "names of metadata keys");
     text_int(&o->keys, n, 8);
     o->key[o->n_keys++] = (struct out_key){o->keys.len, n};
     text_add(&o->keys, key, n);
@@ -140,12 +150,18 @@ static void put_key(struct gguf_out *o, const char *key, enum gguf_type type) {
 }
 
 static uint64_t f32_bits(float x) {
-    union { float f; uint32_t u; } v = {.f = x};
+    union {
+        float f;
+        uint32_t u;
+    } v = {.f = x};
     return v.u;
 }
 
 static uint64_t f64_bits(double x) {
-    union { double d; uint64_t u; } v = {.d = x};
+    union {
+        double d;
+        uint64_t u;
+    } v = {.d = x};
     return v.u;
 }
 
@@ -154,16 +170,29 @@ static void put_number(struct gguf_out *o, const char *key, enum gguf_type type,
     text_int(&o->keys, bits, gguf_type_bytes(type));
 }
 
-void gguf_out_u32(struct gguf_out *o, const char *key, uint32_t x) { put_number(o, key, GGUF_U32, x); }
-void gguf_out_u64(struct gguf_out *o, const char *key, uint64_t x) { put_number(o, key, GGUF_U64, x); }
-void gguf_out_i32(struct gguf_out *o, const char *key, int32_t x) { put_number(o, key, GGUF_I32, (uint32_t)x); }
-void gguf_out_f32(struct gguf_out *o, const char *key, float x) { put_number(o, key, GGUF_F32, f32_bits(x)); }
-void gguf_out_f64(struct gguf_out *o, const char *key, double x) { put_number(o, key, GGUF_F64, f64_bits(x)); }
-void gguf_out_bool(struct gguf_out *o, const char *key, bool x) { put_number(o, key, GGUF_BOOL, x); }
+void gguf_out_u32(struct gguf_out *o, const char *key, uint32_t x) {
+    put_number(o, key, GGUF_U32, x);
+}
+void gguf_out_u64(struct gguf_out *o, const char *key, uint64_t x) {
+    put_number(o, key, GGUF_U64, x);
+}
+void gguf_out_i32(struct gguf_out *o, const char *key, int32_t x) {
+    put_number(o, key, GGUF_I32, (uint32_t)x);
+}
+void gguf_out_f32(struct gguf_out *o, const char *key, float x) {
+    put_number(o, key, GGUF_F32, f32_bits(x));
+}
+void gguf_out_f64(struct gguf_out *o, const char *key, double x) {
+    put_number(o, key, GGUF_F64, f64_bits(x));
+}
+void gguf_out_bool(struct gguf_out *o, const char *key, bool x) {
+    put_number(o, key, GGUF_BOOL, x);
+}
 
 static void put_text(struct gguf_out *o, const char *bytes, size_t n) {
     if (n > TEXT_BYTES_MAX) {
-        out_fail(o, "a text of %zu bytes is longer than the %" PRIu64 " that readers accept", n, TEXT_BYTES_MAX);
+        out_fail(o, "a text of %zu bytes is longer than the %" PRIu64 " that readers accept", n,
+                 TEXT_BYTES_MAX);
         n = 0;
     }
     text_int(&o->keys, n, 8);
@@ -196,16 +225,20 @@ void gguf_out_i32s(struct gguf_out *o, const char *key, const int32_t *x, size_t
     for (size_t i = 0; i < n; i++) text_int(&o->keys, (uint32_t)x[i], 4);
 }
 
-void gguf_out_tensor(struct gguf_out *o, const char *name, enum dtype dtype, int n_dims, const int64_t size[4]) {
+void gguf_out_tensor(struct gguf_out *o, const char *name, enum dtype dtype, int n_dims,
+                     const int64_t size[4]) {
     assert(!o->in_data && !o->sealed && "tensors are declared before the seal and before data");
     assert(dtype < DTYPE_COUNT && n_dims >= 1 && n_dims <= DIMS_MAX);
-    struct out_tensor t = {.type = dtype_row(dtype)->gguf_type, .n_dims = n_dims, .offset = o->data_bytes};
+    struct out_tensor t = {
+        .type = dtype_row(dtype)->gguf_type, .n_dims = n_dims, .offset = o->data_bytes};
     size_t n = strlen(name);
     char shown[SHOWN];
     span_shown((struct span){name, n}, shown, sizeof shown);
-    const char *why = n > TENSOR_NAME_MAX ? "is longer than 64 bytes" : name_problem((struct span){name, n});
+    const char *why =
+        n > TENSOR_NAME_MAX ? "is longer than 64 bytes" : name_problem((struct span){name, n});
     if (why) out_fail(o, "the tensor name '%s' %s", shown, why);
-    if (o->n_tensors == TENSORS_MAX) out_fail(o, "there are more than %" PRIu64 " tensors", TENSORS_MAX);
+    if (o->n_tensors == TENSORS_MAX)
+        out_fail(o, "there are more than %" PRIu64 " tensors", TENSORS_MAX);
     struct err problem;
     if (!ggml_tensor_bytes(ggml_type_by_id(t.type), n_dims, size, &t.bytes, &problem))
         out_fail(o, "tensor '%s': %s", shown, problem.text);
@@ -213,7 +246,8 @@ void gguf_out_tensor(struct gguf_out *o, const char *name, enum dtype dtype, int
     memcpy(t.name, name, n);
     memcpy(t.size, size, (size_t)n_dims * sizeof *size);
     size_t end;
-    if (!size_add((size_t)o->data_bytes, t.bytes, &end) || !size_add(end, gap_after(end, ALIGNMENT_DEFAULT), &end)) {
+    if (!size_add((size_t)o->data_bytes, t.bytes, &end) ||
+        !size_add(end, gap_after(end, ALIGNMENT_DEFAULT), &end)) {
         out_fail(o, "the tensors up to '%s' have more bytes than any file can", shown);
         return;
     }
@@ -236,12 +270,14 @@ static void check_duplicates(struct gguf_out *o) {
     size_t n = o->n_keys + o->n_tensors, twice;
     struct name_row *rows = mem_array(n, sizeof *rows, "names to write");
     struct name_index index;
-    for (size_t i = 0; i < o->n_keys; i++) rows[i] = (struct name_row){o->keys.data + o->key[i].at, o->key[i].n, i};
+    for (size_t i = 0; i < o->n_keys; i++)
+        rows[i] = (struct name_row){o->keys.data + o->key[i].at, o->key[i].n, i};
     name_index_open(&index, rows, o->n_keys, &twice);
     char shown[SHOWN];
     if (twice < o->n_keys)
         out_fail(o, "key '%s' is written twice",
-                 span_shown((struct span){o->keys.data + o->key[twice].at, o->key[twice].n}, shown, sizeof shown));
+                 span_shown((struct span){o->keys.data + o->key[twice].at, o->key[twice].n}, shown,
+                            sizeof shown));
     for (size_t i = 0; i < o->n_tensors; i++)
         rows[i] = (struct name_row){o->tensors[i].name, strlen(o->tensors[i].name), i};
     name_index_open(&index, rows, o->n_tensors, &twice);
@@ -271,10 +307,12 @@ static void write_header(struct gguf_out *o) {
         text_int(&h, t->offset, 8);
     }
     if (h.len > HEADER_BYTES_MAX)
-        out_fail(o, "its header of %zu bytes is longer than the %zu that readers accept", h.len, HEADER_BYTES_MAX);
+        out_fail(o, "its header of %zu bytes is longer than the %zu that readers accept", h.len,
+                 HEADER_BYTES_MAX);
     for (size_t gap = gap_after(h.len, ALIGNMENT_DEFAULT); gap; gap--) text_int(&h, 0, 1);
     if (!o->failed) file_out_write(o->file, h.data, h.len);
-    text_int(&o->seal, seal_hash_whole(&o->hash, 0, (const unsigned char *)h.data, h.len), HASH_BYTES);
+    text_int(&o->seal, seal_hash_whole(&o->hash, 0, (const unsigned char *)h.data, h.len),
+             HASH_BYTES);
     text_free(&h);
     begin_part(o);
 }
@@ -286,7 +324,8 @@ static void put_data(struct gguf_out *o, const void *bytes, size_t n) {
     if (o->sealed) seal_hash_add(&o->hash, bytes, n);
     o->now_bytes += n;
     if (o->now_bytes < o->tensors[o->now].bytes) return;
-    file_out_write(o->file, zeros, gap_after(o->now_bytes, ALIGNMENT_DEFAULT)); // each tensor begins aligned
+    file_out_write(o->file, zeros,
+                   gap_after(o->now_bytes, ALIGNMENT_DEFAULT)); // each tensor begins aligned
     text_int(&o->seal, seal_hash_end(&o->hash), HASH_BYTES);
     o->now++;
     o->now_bytes = 0;
@@ -304,15 +343,18 @@ void gguf_out_data(struct gguf_out *o, const void *bytes, size_t n) {
 bool gguf_out_commit(struct gguf_out *o, struct err *err) {
     if (!o->in_data) write_header(o);
     if (!o->failed) {
-        assert(o->now == o->n_tensors - o->sealed && !o->now_bytes && "a declared tensor has no or not all data");
+        assert(o->now == o->n_tensors - o->sealed && !o->now_bytes &&
+               "a declared tensor has no or not all data");
         if (o->sealed) {
-            uint64_t whole = seal_hash_whole(&o->hash, o->now + 1, (const unsigned char *)o->seal.data, o->seal.len);
+            uint64_t whole = seal_hash_whole(&o->hash, o->now + 1,
+                                             (const unsigned char *)o->seal.data, o->seal.len);
             text_int(&o->seal, whole, HASH_BYTES);
             put_data(o, o->seal.data, o->seal.len);
         }
     }
     bool good = !o->failed;
-    if (good) good = file_out_commit(o->file, err);
+    if (good)
+        good = file_out_commit(o->file, err);
     else {
         file_out_abort(o->file);
         if (err) *err = o->err;
@@ -332,42 +374,56 @@ static bool is_padding(const struct model_file *f, size_t from, size_t to) {
     return true;
 }
 
-// The tensor with the hashes, NULL with a sentence. Everything the loop in model_file_seal relies on is checked here.
+// The tensor with the hashes, NULL with a sentence. Everything the loop in model_file_seal relies
+// on is checked here.
 static const struct file_tensor *find_seal(const struct model_file *f, struct err *err) {
     const struct file_tensor *t = model_file_tensor(f, SEAL_NAME);
-    const char *path = f->map.path;
+    const char *path = path_end(f->map.path);
     if (!t || strcmp(f->kind, "GGUF v3")) {
-        err_set(err, "%s: has no seal (tensor " SEAL_NAME "), so nothing says whether it is whole", path);
+        err_set(err, "%s: has no seal (tensor " SEAL_NAME "), so nothing says whether it is whole",
+                path);
         return NULL;
     }
     size_t n = f->n_tensors - 1;
-    if (t != &f->tensors[n] || t->dtype != DTYPE_I32 || t->n_dims != 1 || t->bytes != (n + 2) * HASH_BYTES ||
-        f->alignment != ALIGNMENT_DEFAULT) {
-        err_set(err, "%s: its seal is not the one of this file: expected %zu hashes in the last tensor", path, n + 2);
+    if (t != &f->tensors[n] || t->dtype != DTYPE_I32 || t->n_dims != 1 ||
+        t->bytes != (n + 2) * HASH_BYTES || f->alignment != ALIGNMENT_DEFAULT) {
+        err_set(err,
+                "%s: its seal is not the one of this file: expected %zu hashes in the last tensor",
+                path, n + 2);
         return NULL;
     }
     return t;
 }
 
-static bool check_parts(const struct model_file *f, const unsigned char *seal, struct seal_hash *h, struct err *err) {
+static bool check_parts(const struct model_file *f, const unsigned char *seal, struct seal_hash *h,
+                        struct err *err) {
     size_t n = f->n_tensors - 1;
-    const char *path = f->map.path;
-    if (seal_hash_whole(h, n + 1, seal, (n + 1) * HASH_BYTES) != bytes_int(seal + (n + 1) * HASH_BYTES, HASH_BYTES))
+    const char *path = path_end(f->map.path);
+    if (seal_hash_whole(h, n + 1, seal, (n + 1) * HASH_BYTES) !=
+        bytes_int(seal + (n + 1) * HASH_BYTES, HASH_BYTES))
         return err_set(err, "%s: the seal itself is damaged", path);
     if (seal_hash_whole(h, 0, f->map.data, f->data_at) != bytes_int(seal, HASH_BYTES))
-        return err_set(err, "%s: the header is damaged: use an older checkpoint or download it again", path);
+        return err_set(
+            err, "%s: the header is damaged: use an older checkpoint or download it again", path);
     size_t at = f->data_at; // where the next tensor has to begin
     for (size_t i = 0; i <= n; i++) {
         const struct file_tensor *t = &f->tensors[i];
         const unsigned char *data = t->data;
         size_t begin = (size_t)(data - f->map.data);
-        if (!is_padding(f, at, begin)) return err_set(err, "%s: the bytes before tensor '%s' are damaged", path, t->name);
-        if (i < n && seal_hash_whole(h, i + 1, data, t->bytes) != bytes_int(seal + (i + 1) * HASH_BYTES, HASH_BYTES))
-            return err_set(err, "%s: tensor '%s' is damaged: use an older checkpoint or download it again", path, t->name);
+        if (!is_padding(f, at, begin))
+            return err_set(err, "%s: the bytes before tensor '%s' are damaged", path, t->name);
+        if (i < n && seal_hash_whole(h, i + 1, data, t->bytes) !=
+                         bytes_int(seal + (i + 1) * HASH_BYTES, HASH_BYTES))
+            return err_set(
+                err, "%s: tensor '%s' is damaged: use an older checkpoint or download it again",
+                path, t->name);
         at = begin + t->bytes;
     }
     if (!is_padding(f, at, f->map.size) || gap_after(f->map.size, ALIGNMENT_DEFAULT))
-        return err_set(err, "%s: the end of the file is damaged: bytes are missing or were added after the seal", path);
+        return err_set(
+            err,
+            "%s: the end of the file is damaged: bytes are missing or were added after the seal",
+            path);
     return true;
 }
 

@@ -1,8 +1,9 @@
 // formats/internal.h: what the readers and the writer share; nobody outside formats/ includes it.
 //
-// An open file is a map plus two tables, keys and tensors, in file order, each with an index sorted by name: a hostile
-// file can neither flood a hash table nor make the check for duplicates quadratic. The tables point into the map. The
-// llama2.c reader makes up key bytes in GGUF's own layout and has them read like those of a file, so there is one decoder.
+// An open file is a map plus two tables, keys and tensors, in file order, each with an index sorted
+// by name: a hostile file can neither flood a hash table nor make the check for duplicates
+// quadratic. The tables point into the map. The llama2.c reader makes up key bytes in GGUF's own
+// layout and has them read like those of a file, so there is one decoder.
 #ifndef LEHR_FORMATS_INTERNAL_H
 #define LEHR_FORMATS_INTERNAL_H
 
@@ -14,40 +15,56 @@
 #define KEY_BYTES_MAX 65535
 #define TENSOR_NAME_MAX 64
 #define DIMS_MAX 4
-#define DIM_LIMIT ((int64_t)1 << 31)            // sizes are below it
-#define HEADER_BYTES_MAX ((size_t)256 << 20)    // keys and tensor infos
-#define TEXT_BYTES_MAX ((uint64_t)64 << 20)     // one text value
+#define DIM_LIMIT ((int64_t)1 << 31)         // sizes are below it
+#define HEADER_BYTES_MAX ((size_t)256 << 20) // keys and tensor infos
+#define TEXT_BYTES_MAX ((uint64_t)64 << 20)  // one text value
 #define ALIGNMENT_DEFAULT 32
 #define ALIGNMENT_MIN 8
 #define ALIGNMENT_MAX 65536
 
 enum gguf_type {
-    GGUF_U8, GGUF_I8, GGUF_U16, GGUF_I16, GGUF_U32, GGUF_I32, GGUF_F32, GGUF_BOOL, GGUF_TEXT, GGUF_ARRAY,
-    GGUF_U64, GGUF_I64, GGUF_F64, GGUF_TYPE_COUNT
+    GGUF_U8,
+    GGUF_I8,
+    GGUF_U16,
+    GGUF_I16,
+    GGUF_U32,
+    GGUF_I32,
+    GGUF_F32,
+    GGUF_BOOL,
+    GGUF_TEXT,
+    GGUF_ARRAY,
+    GGUF_U64,
+    GGUF_I64,
+    GGUF_F64,
+    GGUF_TYPE_COUNT
 };
-static_assert(GGUF_U32 == 4 && GGUF_TEXT == 8 && GGUF_ARRAY == 9 && GGUF_F64 == 12, "value types as on disk");
+static_assert(GGUF_U32 == 4 && GGUF_TEXT == 8 && GGUF_ARRAY == 9 && GGUF_F64 == 12,
+              "value types as on disk");
 
 // Bytes of one value on disk, 0 for texts, arrays and unknown types; and what a reader sees it as.
 size_t gguf_type_bytes(uint32_t type);
 enum meta_kind gguf_type_kind(uint32_t type);
 
-// Every tensor type that a GGUF may hold, whether or not we multiply it: enough to check sizes and to name it.
+// Every tensor type that a GGUF may hold, whether or not we multiply it: enough to check sizes and
+// to name it.
 struct ggml_type {
     uint32_t id;
     const char *name;
     int32_t block_weights, block_bytes;
 };
 const struct ggml_type *ggml_type_by_id(uint32_t id); // NULL when unknown
-// Bytes on disk; false with a sentence that says which dimension is wrong or that the product does not fit.
-MUST_USE bool ggml_tensor_bytes(const struct ggml_type *t, int n_dims, const int64_t *size, size_t *bytes,
-                                struct err *err);
+// Bytes on disk; false with a sentence that says which dimension is wrong or that the product does
+// not fit.
+MUST_USE bool ggml_tensor_bytes(const struct ggml_type *t, int n_dims, const int64_t *size,
+                                size_t *bytes, struct err *err);
 
 struct meta_entry {
     struct span key;
     uint32_t type;      // enum gguf_type
     uint32_t item_type; // of an array's elements
     uint64_t count;     // elements of an array, bytes of a text
-    const unsigned char *at; // the value; for texts the bytes behind the length, for arrays the first element
+    const unsigned char
+        *at; // the value; for texts the bytes behind the length, for arrays the first element
 };
 
 struct name_row {
@@ -61,7 +78,7 @@ struct name_index {
 };
 
 struct model_file {
-    struct file_map map;  // for a file in memory only data, size and path are set
+    struct file_map map; // for a file in memory only data, size and path are set
     bool mapped;
     char kind[16];
     struct meta_entry *keys;
@@ -70,13 +87,14 @@ struct model_file {
     struct file_tensor *tensors;
     size_t n_tensors, cap_tensors;
     struct name_index tensor_index;
-    size_t data_at;      // where tensor data begin: all before is "the header"
+    size_t data_at; // where tensor data begin: all before is "the header"
     size_t alignment;
     struct text made_up; // key bytes that the llama2.c reader wrote itself
 };
 
-// The one cursor through which every byte of a header is read. The first problem sticks: err keeps it, `at` stops
-// there, and every later take returns NULL or zero. The three noun fields only serve the sentence.
+// The one cursor through which every byte of a header is read. The first problem sticks: err keeps
+// it, `at` stops there, and every later take returns NULL or zero. The three noun fields only serve
+// the sentence.
 struct cursor {
     const unsigned char *bytes;
     size_t size, at;
@@ -88,7 +106,8 @@ struct cursor {
     struct span name; // of that key or tensor, once known
 };
 bool cursor_refuse(struct cursor *c, const char *format, ...) PRINTF_LIKE(2, 3); // false
-const unsigned char *cursor_take(struct cursor *c, uint64_t n, const char *what); // NULL when n bytes are not there
+const unsigned char *cursor_take(struct cursor *c, uint64_t n,
+                                 const char *what); // NULL when n bytes are not there
 uint64_t cursor_int(struct cursor *c, size_t width, const char *what);
 struct span cursor_text(struct cursor *c, uint64_t max, const char *what);
 
@@ -96,23 +115,29 @@ struct span cursor_text(struct cursor *c, uint64_t max, const char *what);
 uint64_t bytes_int(const unsigned char *p, size_t width);
 void text_int(struct text *t, uint64_t x, size_t width);
 
-// Sorts the n names in rows (taken over, freed by name_index_close). duplicate: an entry that occurs twice, or n.
+// Sorts the n names in rows (taken over, freed by name_index_close). duplicate: an entry that
+// occurs twice, or n.
 void name_index_open(struct name_index *x, struct name_row *rows, size_t n, size_t *duplicate);
 void name_index_close(struct name_index *x);
-size_t name_index_find(const struct name_index *x, const char *name, size_t n, size_t absent); // its i, or absent
+size_t name_index_find(const struct name_index *x, const char *name, size_t n,
+                       size_t absent); // its i, or absent
 
-// A name or text of a file made fit for a terminal: control bytes and broken UTF-8 become '?', what does not fit is cut
-// and marked. Returns buf.
+// A name or text of a file made fit for a terminal: control bytes and broken UTF-8 become '?', what
+// does not fit is cut and marked. Returns buf.
 #define SHOWN 96
 char *span_shown(struct span s, char *buf, size_t cap);
-// NULL when a name is fine, else why not ("is empty", "holds a control character"): names end up in messages and in
-// C strings, so neither NUL nor escape codes may be in them.
+// The end of a path is what tells files apart, and a message has room for that much.
+const char *path_end(const char *path);
+// NULL when a name is fine, else why not ("is empty", "holds a control character"): names end up in
+// messages and in C strings, so neither NUL nor escape codes may be in them.
 const char *name_problem(struct span s);
 
-// Readers fill f from f->map; false with a sentence. Whatever they left in f, model_file_close frees.
+// Readers fill f from f->map; false with a sentence. Whatever they left in f, model_file_close
+// frees.
 MUST_USE bool gguf_read(struct model_file *f, struct err *err);
 MUST_USE bool gguf_read_keys(struct cursor *c, uint64_t n, struct model_file *f);
 MUST_USE bool llama2c_read(struct model_file *f, struct err *err);
-bool llama2c_looks_like(const unsigned char *bytes, size_t n); // seven integers in range; the size is not looked at
+bool llama2c_looks_like(const unsigned char *bytes,
+                        size_t n); // seven integers in range; the size is not looked at
 
 #endif

@@ -1,12 +1,15 @@
-// llama2.c .bin, version 0: seven integers and then every weight in fp32, grouped by kind rather than by layer.
+// llama2.c .bin, version 0: seven integers and then every weight in fp32, grouped by kind rather
+// than by layer.
 //
-//     i32 dim, hidden, layers, heads, kv heads, vocabulary (negative: the classifier is not shared), context
-//     embedding [V,d] | attention norm L[d] | wq L[d,d] | wk, wv L[kv,d] | wo L[d,d] | ffn norm L[d]
-//     | w1 gate L[h,d] | w2 down L[d,h] | w3 up L[h,d] | final norm [d] | cos, sin of RoPE, unused | classifier [V,d]
+//     i32 dim, hidden, layers, heads, kv heads, vocabulary (negative: the classifier is not
+//     shared), context embedding [V,d] | attention norm L[d] | wq L[d,d] | wk, wv L[kv,d] | wo
+//     L[d,d] | ffn norm L[d] | w1 gate L[h,d] | w2 down L[d,h] | w3 up L[h,d] | final norm [d] |
+//     cos, sin of RoPE, unused | classifier [V,d]
 //
-// There is no magic, so the file must prove itself twice: all seven numbers in range and consistent, and a size that is to
-// the byte what they imply. The model is presented as GGUF's "llama": RoPE pairs are adjacent there too, so the rows of wq
-// and wk stay where they are, and every tensor is a pointer into the map.
+// There is no magic, so the file must prove itself twice: all seven numbers in range and
+// consistent, and a size that is to the byte what they imply. The model is presented as GGUF's
+// "llama": RoPE pairs are adjacent there too, so the rows of wq and wk stay where they are, and
+// every tensor is a pointer into the map.
 #include "formats/internal.h"
 
 #include <inttypes.h>
@@ -26,9 +29,10 @@ static bool read_shape(const unsigned char *p, size_t n, struct shape *s) {
     int64_t x[7];
     for (size_t i = 0; i < 7; i++) x[i] = (int32_t)bytes_int(p + 4 * i, 4);
     *s = (struct shape){x[0], x[1], x[2], x[3], x[4], x[5] < 0 ? -x[5] : x[5], x[6], x[5] > 0};
-    return s->dim >= 2 && s->dim <= 1 << 18 && s->hidden >= 1 && s->hidden <= 1 << 20 && s->layers >= 1 &&
-           s->layers <= 1024 && s->heads >= 1 && s->dim % s->heads == 0 && s->dim / s->heads % 2 == 0 && s->kv_heads >= 1 &&
-           s->heads % s->kv_heads == 0 && s->vocab >= 1 && s->vocab <= 1 << 22 && s->context >= 1 && s->context <= 1 << 24;
+    return s->dim >= 2 && s->dim <= 1 << 18 && s->hidden >= 1 && s->hidden <= 1 << 20 &&
+           s->layers >= 1 && s->layers <= 1024 && s->heads >= 1 && s->dim % s->heads == 0 &&
+           s->dim / s->heads % 2 == 0 && s->kv_heads >= 1 && s->heads % s->kv_heads == 0 &&
+           s->vocab >= 1 && s->vocab <= 1 << 22 && s->context >= 1 && s->context <= 1 << 24;
 }
 
 bool llama2c_looks_like(const unsigned char *bytes, size_t n) {
@@ -36,7 +40,8 @@ bool llama2c_looks_like(const unsigned char *bytes, size_t n) {
     return read_shape(bytes, n, &s);
 }
 
-// The file in order. A part with a layer is there once per layer, one after the other; one without name is skipped.
+// The file in order. A part with a layer is there once per layer, one after the other; one without
+// name is skipped.
 struct part {
     const char *name;
     bool per_layer;
@@ -67,14 +72,17 @@ static size_t list_parts(const struct shape *s, struct part part[PARTS]) {
 }
 
 static bool part_bytes(const struct part *p, size_t *bytes) {
-    return size_mul((size_t)(p->rows ? p->rows : 1), (size_t)p->cols, bytes) && size_mul(*bytes, sizeof(float), bytes);
+    return size_mul((size_t)(p->rows ? p->rows : 1), (size_t)p->cols, bytes) &&
+           size_mul(*bytes, sizeof(float), bytes);
 }
 
-static bool file_bytes(const struct shape *s, const struct part *part, size_t n_parts, size_t *total) {
+static bool file_bytes(const struct shape *s, const struct part *part, size_t n_parts,
+                       size_t *total) {
     *total = HEADER_BYTES;
     for (size_t i = 0; i < n_parts; i++) {
         size_t bytes;
-        if (!part_bytes(&part[i], &bytes) || !size_mul(bytes, part[i].per_layer ? (size_t)s->layers : 1, &bytes) ||
+        if (!part_bytes(&part[i], &bytes) ||
+            !size_mul(bytes, part[i].per_layer ? (size_t)s->layers : 1, &bytes) ||
             !size_add(*total, bytes, total))
             return false;
     }
@@ -84,7 +92,8 @@ static bool file_bytes(const struct shape *s, const struct part *part, size_t n_
 // ---------------------------------------------------------------------------------------------------------------
 // Keys, written as GGUF would have them and then read by its reader.
 
-static uint64_t put_key(struct text *t, const char *key, uint32_t type, const void *bytes, size_t n) {
+static uint64_t put_key(struct text *t, const char *key, uint32_t type, const void *bytes,
+                        size_t n) {
     text_int(t, strlen(key), 8);
     text_str(t, key);
     text_int(t, type, 4);
@@ -100,7 +109,10 @@ static uint64_t put_u32(struct text *t, const char *key, int64_t x) {
 }
 
 static uint64_t put_f32(struct text *t, const char *key, float x) {
-    union { float f; uint32_t u; } v = {.f = x};
+    union {
+        float f;
+        uint32_t u;
+    } v = {.f = x};
     unsigned char bytes[4];
     for (int i = 0; i < 4; i++) bytes[i] = (unsigned char)(v.u >> (8 * i));
     return put_key(t, key, GGUF_F32, bytes, 4);
@@ -122,7 +134,8 @@ static bool make_keys(struct model_file *f, const struct shape *s) {
     n += put_f32(t, "llama.rope.freq_base", 10000.0f);
     n += put_u32(t, "llama.rope.dimension_count", s->dim / s->heads);
     n += put_u32(t, "llama.vocab_size", s->vocab);
-    struct cursor c = {.bytes = (const unsigned char *)t->data, .size = t->len, .file_size = t->len};
+    struct cursor c = {
+        .bytes = (const unsigned char *)t->data, .size = t->len, .file_size = t->len};
     return gguf_read_keys(&c, n, f) && c.at == t->len;
 }
 
@@ -130,8 +143,10 @@ static bool make_keys(struct model_file *f, const struct shape *s) {
 
 static void add_tensor(struct model_file *f, const struct part *p, int64_t layer, size_t *at) {
     struct file_tensor *t = &f->tensors[f->n_tensors++];
-    if (p->per_layer) snprintf(t->name, sizeof t->name, "blk.%" PRId64 ".%s.weight", layer, p->name);
-    else snprintf(t->name, sizeof t->name, "%s", p->name);
+    if (p->per_layer)
+        snprintf(t->name, sizeof t->name, "blk.%" PRId64 ".%s.weight", layer, p->name);
+    else
+        snprintf(t->name, sizeof t->name, "%s", p->name);
     t->dtype = DTYPE_F32;
     t->type_name = dtype_row(DTYPE_F32)->name;
     t->n_dims = p->rows ? 2 : 1;
@@ -143,16 +158,19 @@ static void add_tensor(struct model_file *f, const struct part *p, int64_t layer
     *at += t->bytes;
 }
 
-static void make_tensors(struct model_file *f, const struct shape *s, const struct part *part, size_t n_parts) {
+static void make_tensors(struct model_file *f, const struct shape *s, const struct part *part,
+                         size_t n_parts) {
     f->tensors = mem_array((size_t)s->layers * n_parts, sizeof *f->tensors, "table of tensors");
     size_t at = HEADER_BYTES;
     for (size_t i = 0; i < n_parts; i++) {
         size_t bytes;
         bool fits = part_bytes(&part[i], &bytes);
         assert(fits);
-        if (!part[i].name) at += bytes;
+        if (!part[i].name)
+            at += bytes;
         else
-            for (int64_t l = 0; l < (part[i].per_layer ? s->layers : 1); l++) add_tensor(f, &part[i], l, &at);
+            for (int64_t l = 0; l < (part[i].per_layer ? s->layers : 1); l++)
+                add_tensor(f, &part[i], l, &at);
     }
     assert(at == f->map.size);
     struct name_row *rows = mem_array(f->n_tensors, sizeof *rows, "index of tensors");
@@ -171,14 +189,18 @@ bool llama2c_read(struct model_file *f, struct err *err) {
     size_t n_parts = list_parts(&s, part), expected;
     if (!file_bytes(&s, part, n_parts, &expected)) expected = SIZE_MAX;
     if (expected != f->map.size)
-        return err_set(err, "begins like a llama2.c .bin (dim %" PRId64 ", %" PRId64 " layers, %" PRId64 " heads, vocabulary %"
-                            PRId64 ") but has %zu bytes where those numbers ask for %zu: %s", s.dim, s.layers, s.heads,
-                       s.vocab, f->map.size, expected, f->map.size < expected ? "it is truncated, download it again"
-                                                                              : "it is something else or damaged");
+        return err_set(err,
+                       "begins like a llama2.c .bin (dim %" PRId64 ", %" PRId64 " layers, %" PRId64
+                       " heads, vocabulary %" PRId64
+                       ") but has %zu bytes where those numbers ask for %zu: %s",
+                       s.dim, s.layers, s.heads, s.vocab, f->map.size, expected,
+                       f->map.size < expected ? "it is truncated, download it again"
+                                              : "it is something else or damaged");
     snprintf(f->kind, sizeof f->kind, "llama2.c v0");
     f->data_at = HEADER_BYTES;
     f->alignment = sizeof(float);
-    if (!make_keys(f, &s)) return err_set(err, "a key made up for a llama2.c .bin does not read back");
+    if (!make_keys(f, &s))
+        return err_set(err, "a key made up for a llama2.c .bin does not read back");
     make_tensors(f, &s, part, n_parts);
     return true;
 }

@@ -1,9 +1,10 @@
 // An open model file of any format: recognising it, finding keys and tensors, reading values.
 //
-// The first bytes decide, never the name: GGUF goes to gguf_read.c, seven plausible integers to llama2c.c, and everything
-// else that people are known to pass by mistake (a git-LFS pointer, a saved web page, a pickle, ...) is called what it is.
-// All doubt about the bytes ends at open: the accessors below work on checked tables and only answer whether a key exists,
-// has the type asked for and lies in the range that the caller can use.
+// The first bytes decide, never the name: GGUF goes to gguf_read.c, seven plausible integers to
+// llama2c.c, and everything else that people are known to pass by mistake (a git-LFS pointer, a
+// saved web page, a pickle, ...) is called what it is. All doubt about the bytes ends at open: the
+// accessors below work on checked tables and only answer whether a key exists, has the type asked
+// for and lies in the range that the caller can use.
 #include "formats/internal.h"
 
 #include <inttypes.h>
@@ -11,7 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-bool span_is(struct span s, const char *text) { return s.n == strlen(text) && (!s.n || !memcmp(s.p, text, s.n)); }
+bool span_is(struct span s, const char *text) {
+    return s.n == strlen(text) && (!s.n || !memcmp(s.p, text, s.n));
+}
 
 void text_int(struct text *t, uint64_t x, size_t width) {
     char bytes[8];
@@ -23,7 +26,8 @@ void text_int(struct text *t, uint64_t x, size_t width) {
 // ---------------------------------------------------------------------------------------------------------------
 // Names fit for messages and C strings.
 
-// Bytes of the well-formed UTF-8 character at p (n > 0 bytes there) that is no control character; 0 when it is none.
+// Bytes of the well-formed UTF-8 character at p (n > 0 bytes there) that is no control character; 0
+// when it is none.
 static size_t printable(const unsigned char *p, size_t n) {
     if (p[0] < 0x80) return p[0] >= 0x20 && p[0] != 0x7f;
     size_t len = p[0] >= 0xf0 ? 4 : p[0] >= 0xe0 ? 3 : 2;
@@ -33,7 +37,8 @@ static size_t printable(const unsigned char *p, size_t n) {
         if ((p[i] & 0xc0) != 0x80) return 0;
         code = code << 6 | (p[i] & 0x3f);
     }
-    static const uint32_t least[] = {0, 0, 0xa0, 0x800, 0x10000}; // 0x80 to 0x9f are control characters
+    static const uint32_t least[] = {0, 0, 0xa0, 0x800,
+                                     0x10000}; // 0x80 to 0x9f are control characters
     return code >= least[len] && code <= 0x10ffff && !(code >= 0xd800 && code <= 0xdfff) ? len : 0;
 }
 
@@ -56,8 +61,10 @@ char *span_shown(struct span s, char *buf, size_t cap) {
             memcpy(buf + used, mark, sizeof mark);
             return buf;
         }
-        if (step) memcpy(buf + used, s.p + at, step);
-        else buf[used] = '?';
+        if (step)
+            memcpy(buf + used, s.p + at, step);
+        else
+            buf[used] = '?';
         used += step ? step : 1;
         at += step ? step : 1;
     }
@@ -66,8 +73,9 @@ char *span_shown(struct span s, char *buf, size_t cap) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// The index: names sorted by bytes. libc's qsort stays at n log n here (merge, intro or smooth sort, none quadratic on
-// glibc and musl), and comparing costs at most the bytes of the names, which are bytes of the file.
+// The index: names sorted by bytes. libc's qsort stays at n log n here (merge, intro or smooth
+// sort, none quadratic on glibc and musl), and comparing costs at most the bytes of the names,
+// which are bytes of the file.
 
 static int compare_names(const char *a, size_t a_n, const char *b, size_t b_n) {
     int order = memcmp(a, b, a_n < b_n ? a_n : b_n);
@@ -77,7 +85,9 @@ static int compare_names(const char *a, size_t a_n, const char *b, size_t b_n) {
 static int by_name(const void *a, const void *b) {
     const struct name_row *x = a, *y = b;
     int order = compare_names(x->p, x->n, y->p, y->n);
-    return order ? order : (x->i > y->i) - (x->i < y->i); // equal names by place: the report does not depend on qsort
+    return order ? order
+                 : (x->i > y->i) -
+                       (x->i < y->i); // equal names by place: the report does not depend on qsort
 }
 
 void name_index_open(struct name_index *x, struct name_row *rows, size_t n, size_t *duplicate) {
@@ -85,7 +95,8 @@ void name_index_open(struct name_index *x, struct name_row *rows, size_t n, size
     if (n) qsort(rows, n, sizeof *rows, by_name);
     *duplicate = n;
     for (size_t i = 1; i < n && *duplicate == n; i++)
-        if (!compare_names(rows[i - 1].p, rows[i - 1].n, rows[i].p, rows[i].n)) *duplicate = rows[i].i;
+        if (!compare_names(rows[i - 1].p, rows[i - 1].n, rows[i].p, rows[i].n))
+            *duplicate = rows[i].i;
 }
 
 void name_index_close(struct name_index *x) {
@@ -99,8 +110,10 @@ size_t name_index_find(const struct name_index *x, const char *name, size_t n, s
         size_t mid = lo + (hi - lo) / 2;
         int order = compare_names(x->rows[mid].p, x->rows[mid].n, name, n);
         if (!order) return x->rows[mid].i;
-        if (order < 0) lo = mid + 1;
-        else hi = mid;
+        if (order < 0)
+            lo = mid + 1;
+        else
+            hi = mid;
     }
     return absent;
 }
@@ -138,31 +151,45 @@ static bool refuse_unknown(const unsigned char *p, size_t n, struct err *err) {
         size_t n;
         const char *sentence;
     } known[] = {
-        {"version https://git-lfs", 23, "is a git-LFS pointer, not the model it points to: fetch the file itself (git lfs pull)"},
-        {"PK\3\4", 4, "is a zip archive, perhaps a PyTorch or NumPy file: unpack it or convert the model to GGUF"},
+        {"version https://git-lfs", 23,
+         "is a git-LFS pointer, not the model it points to: fetch the file itself (git lfs pull)"},
+        {"PK\3\4", 4,
+         "is a zip archive, perhaps a PyTorch or NumPy file: unpack it or convert the model to "
+         "GGUF"},
         {"\x80\2", 2, "is a Python pickle: convert the model to GGUF"},
         {"\x80\3", 2, "is a Python pickle: convert the model to GGUF"},
         {"\x80\4", 2, "is a Python pickle: convert the model to GGUF"},
         {"\x80\5", 2, "is a Python pickle: convert the model to GGUF"},
-        {"24ka", 4, "is a llama2.c file of version 1 or 2: export it again as version 0 or convert it to GGUF"},
+        {"24ka", 4,
+         "is a llama2.c file of version 1 or 2: export it again as version 0 or convert it to "
+         "GGUF"},
         {"lmgg", 4, "is a ggml file from before GGUF: get or convert a GGUF"},
         {"fmgg", 4, "is a ggml file from before GGUF: get or convert a GGUF"},
         {"tjgg", 4, "is a ggml file from before GGUF: get or convert a GGUF"},
         {"\x1f\x8b", 2, "is compressed with gzip: unpack it first"},
         {"\x28\xb5\x2f\xfd", 4, "is compressed with zstd: unpack it first"},
-        {"\xfd" "7zXZ", 5, "is compressed with xz: unpack it first"},
+        {"\xfd"
+         "7zXZ",
+         5, "is compressed with xz: unpack it first"},
         {"\x89HDF", 4, "is an HDF5 file: convert the model to GGUF"},
         {"\x93NUMPY", 6, "is a NumPy array: convert the model to GGUF"},
     };
     for (size_t i = 0; i < COUNT_OF(known); i++)
         if (begins(p, n, known[i].magic, known[i].n)) return err_set(err, "%s", known[i].sentence);
     if (looks_like_markup(p, n))
-        return err_set(err, "is a web page, not a model: the download went to a page about the file (or an error), not to the file");
-    if (looks_like_safetensors(p, n)) return err_set(err, "is a safetensors file: convert the model to GGUF");
-    if (n < 8) return err_set(err, "has only %zu bytes, too few for any model: download it again", n);
-    if (p[0] == '{') return err_set(err, "is JSON text, not a model: name the file with the weights");
-    return err_set(err, "is no model file that this program knows: expected GGUF or llama2.c .bin, found the bytes "
-                        "%02x %02x %02x %02x %02x %02x %02x %02x", p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7]);
+        return err_set(err, "is a web page, not a model: the download went to a page about the "
+                            "file (or an error), not to the file");
+    if (looks_like_safetensors(p, n))
+        return err_set(err, "is a safetensors file: convert the model to GGUF");
+    if (n < 8)
+        return err_set(err, "has only %zu bytes, too few for any model: download it again", n);
+    if (p[0] == '{')
+        return err_set(err, "is JSON text, not a model: name the file with the weights");
+    return err_set(
+        err,
+        "is no model file that this program knows: expected GGUF or llama2.c .bin, found the bytes "
+        "%02x %02x %02x %02x %02x %02x %02x %02x",
+        p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7]);
 }
 
 static bool recognise(struct model_file *f, struct err *err) {
@@ -176,8 +203,7 @@ static bool recognise(struct model_file *f, struct err *err) {
     return refuse_unknown(p, n, err);
 }
 
-// The end of a path is what tells files apart, and a message has room for that much.
-static const char *path_end(const char *path) {
+const char *path_end(const char *path) {
     size_t n = strlen(path), most = 160;
     return n > most ? path + n - most : path;
 }
@@ -201,7 +227,8 @@ struct model_file *model_file_open(const char *path, struct err *err) {
     return opened(f, err);
 }
 
-struct model_file *model_file_open_bytes(const void *bytes, size_t n, const char *name, struct err *err) {
+struct model_file *model_file_open_bytes(const void *bytes, size_t n, const char *name,
+                                         struct err *err) {
     assert(name && (bytes || !n));
     struct model_file *f = mem_alloc(sizeof *f, "model file");
     f->map = (struct file_map){bytes, n, mem_text(name)};
@@ -215,8 +242,10 @@ void model_file_close(struct model_file *f) {
     mem_free(f->keys);
     mem_free(f->tensors);
     text_free(&f->made_up);
-    if (f->mapped) file_map_close(&f->map);
-    else mem_free(f->map.path);
+    if (f->mapped)
+        file_map_close(&f->map);
+    else
+        mem_free(f->map.path);
     mem_free(f);
 }
 
@@ -250,39 +279,61 @@ static const struct meta_entry *find_key(const struct model_file *f, const char 
 }
 
 // False when there is nothing to read, *ok then says whether that is fine.
-static bool present(const struct model_file *f, const struct meta_entry *e, const char *key, bool required, bool *ok,
-                    struct err *err) {
+static bool present(const struct model_file *f, const struct meta_entry *e, const char *key,
+                    bool required, bool *ok, struct err *err) {
     if (e) return true;
-    *ok = !required || err_set(err, "%s has no key '%s', which this model needs: convert it again with a newer converter",
-                               path_end(f->map.path), key);
+    *ok = !required ||
+          err_set(
+              err,
+              "%s has no key '%s', which this model needs: convert it again with a newer converter",
+              path_end(f->map.path), key);
     return false;
 }
 
-static bool refuse_kind(const struct model_file *f, const char *key, enum meta_kind expected, uint32_t type, struct err *err) {
-    return err_set(err, "%s: key '%s' should be %s but is %s", path_end(f->map.path), key, kind_words[expected],
-                   kind_words[gguf_type_kind(type)]);
+static bool refuse_kind(const struct model_file *f, const char *key, enum meta_kind expected,
+                        uint32_t type, struct err *err) {
+    return err_set(err, "%s: key '%s' should be %s but is %s", path_end(f->map.path), key,
+                   kind_words[expected], kind_words[gguf_type_kind(type)]);
 }
 
-// An integer of any width; a u64 beyond INT64_MAX arrives as INT64_MAX, which no caller's range includes by accident.
+// An integer of any width; a u64 beyond INT64_MAX arrives as INT64_MAX, which no caller's range
+// includes by accident.
 static int64_t value_int(uint32_t type, const unsigned char *p) {
     uint64_t x = bytes_int(p, gguf_type_bytes(type));
     switch (type) {
-    case GGUF_I8: return (int8_t)x;
-    case GGUF_I16: return (int16_t)x;
-    case GGUF_I32: return (int32_t)x;
-    case GGUF_I64: return (int64_t)x;
-    default: return x > INT64_MAX ? INT64_MAX : (int64_t)x;
+    case GGUF_I8:
+        return (int8_t)x;
+    case GGUF_I16:
+        return (int16_t)x;
+    case GGUF_I32:
+        return (int32_t)x;
+    case GGUF_I64:
+        return (int64_t)x;
+    default:
+        return x > INT64_MAX ? INT64_MAX : (int64_t)x;
     }
 }
 
 static double value_real(uint32_t type, const unsigned char *p) {
-    union { uint32_t u; float f; } single;
-    union { uint64_t u; double d; } twice;
+    union {
+        uint32_t u;
+        float f;
+    } single;
+    union {
+        uint64_t u;
+        double d;
+    } twice;
     switch (type) {
-    case GGUF_F32: single.u = (uint32_t)bytes_int(p, 4); return (double)single.f;
-    case GGUF_F64: twice.u = bytes_int(p, 8); return twice.d;
-    case GGUF_U64: return (double)bytes_int(p, 8);
-    default: return (double)value_int(type, p);
+    case GGUF_F32:
+        single.u = (uint32_t)bytes_int(p, 4);
+        return (double)single.f;
+    case GGUF_F64:
+        twice.u = bytes_int(p, 8);
+        return twice.d;
+    case GGUF_U64:
+        return (double)bytes_int(p, 8);
+    default:
+        return (double)value_int(type, p);
     }
 }
 
@@ -291,8 +342,8 @@ enum meta_kind meta_kind(const struct model_file *f, const char *key) {
     return e ? gguf_type_kind(e->type) : META_ABSENT;
 }
 
-bool meta_int(const struct model_file *f, const char *key, bool required, int64_t min, int64_t max, int64_t *value,
-              struct err *err) {
+bool meta_int(const struct model_file *f, const char *key, bool required, int64_t min, int64_t max,
+              int64_t *value, struct err *err) {
     const struct meta_entry *e = find_key(f, key);
     bool ok;
     if (!present(f, e, key, required, &ok, err)) return ok;
@@ -300,14 +351,14 @@ bool meta_int(const struct model_file *f, const char *key, bool required, int64_
     int64_t x = value_int(e->type, e->at);
     bool over = e->type == GGUF_U64 && bytes_int(e->at, 8) > INT64_MAX;
     if (over || x < min || x > max)
-        return err_set(err, "%s: key '%s' is %" PRId64 "%s, expected %" PRId64 " to %" PRId64, path_end(f->map.path), key, x,
-                       over ? " or more" : "", min, max);
+        return err_set(err, "%s: key '%s' is %" PRId64 "%s, expected %" PRId64 " to %" PRId64,
+                       path_end(f->map.path), key, x, over ? " or more" : "", min, max);
     *value = x;
     return true;
 }
 
-bool meta_real(const struct model_file *f, const char *key, bool required, double min, double max, double *value,
-               struct err *err) {
+bool meta_real(const struct model_file *f, const char *key, bool required, double min, double max,
+               double *value, struct err *err) {
     const struct meta_entry *e = find_key(f, key);
     bool ok;
     if (!present(f, e, key, required, &ok, err)) return ok;
@@ -315,12 +366,14 @@ bool meta_real(const struct model_file *f, const char *key, bool required, doubl
     if (kind != META_REAL && kind != META_INT) return refuse_kind(f, key, META_REAL, e->type, err);
     double x = value_real(e->type, e->at);
     if (!isfinite(x) || x < min || x > max)
-        return err_set(err, "%s: key '%s' is %g, expected %g to %g", path_end(f->map.path), key, x, min, max);
+        return err_set(err, "%s: key '%s' is %g, expected %g to %g", path_end(f->map.path), key, x,
+                       min, max);
     *value = x;
     return true;
 }
 
-bool meta_bool(const struct model_file *f, const char *key, bool required, bool *value, struct err *err) {
+bool meta_bool(const struct model_file *f, const char *key, bool required, bool *value,
+               struct err *err) {
     const struct meta_entry *e = find_key(f, key);
     bool ok;
     if (!present(f, e, key, required, &ok, err)) return ok;
@@ -329,7 +382,8 @@ bool meta_bool(const struct model_file *f, const char *key, bool required, bool 
     return true;
 }
 
-bool meta_text(const struct model_file *f, const char *key, bool required, struct span *value, struct err *err) {
+bool meta_text(const struct model_file *f, const char *key, bool required, struct span *value,
+               struct err *err) {
     const struct meta_entry *e = find_key(f, key);
     bool ok;
     if (!present(f, e, key, required, &ok, err)) return ok;
@@ -338,8 +392,8 @@ bool meta_text(const struct model_file *f, const char *key, bool required, struc
     return true;
 }
 
-bool meta_array_open(const struct model_file *f, const char *key, enum meta_kind kind, struct meta_array *a,
-                     struct err *err) {
+bool meta_array_open(const struct model_file *f, const char *key, enum meta_kind kind,
+                     struct meta_array *a, struct err *err) {
     assert(kind == META_BOOL || kind == META_INT || kind == META_REAL || kind == META_TEXT);
     const struct meta_entry *e = find_key(f, key);
     bool ok;
@@ -347,8 +401,8 @@ bool meta_array_open(const struct model_file *f, const char *key, enum meta_kind
     if (e->type != GGUF_ARRAY) return refuse_kind(f, key, META_ARRAY, e->type, err);
     enum meta_kind found = gguf_type_kind(e->item_type);
     if (found != kind && !(kind == META_REAL && found == META_INT))
-        return err_set(err, "%s: each element of key '%s' should be %s but is %s", path_end(f->map.path), key,
-                       kind_words[kind], kind_words[found]);
+        return err_set(err, "%s: each element of key '%s' should be %s but is %s",
+                       path_end(f->map.path), key, kind_words[kind], kind_words[found]);
     *a = (struct meta_array){.kind = found, .type = e->item_type, .count = e->count, .at = e->at};
     return true;
 }
@@ -382,20 +436,31 @@ bool meta_next_int(struct meta_array *a, int64_t *out) {
 }
 
 static void show_value(const struct meta_entry *e, char *buf, size_t cap) {
-    static const char *const items[] = {"things", "bools", "integers", "numbers", "texts", "arrays"};
+    static const char *const items[] = {"things",  "bools", "integers",
+                                        "numbers", "texts", "arrays"};
     switch (gguf_type_kind(e->type)) {
-    case META_BOOL: snprintf(buf, cap, "%s", e->at[0] ? "true" : "false"); break;
-    case META_INT:
-        if (e->type == GGUF_U64) snprintf(buf, cap, "%" PRIu64, bytes_int(e->at, 8));
-        else snprintf(buf, cap, "%" PRId64, value_int(e->type, e->at));
+    case META_BOOL:
+        snprintf(buf, cap, "%s", e->at[0] ? "true" : "false");
         break;
-    case META_REAL: snprintf(buf, cap, "%.9g", value_real(e->type, e->at)); break;
-    case META_TEXT: span_shown((struct span){(const char *)e->at, (size_t)e->count}, buf, cap); break;
-    default: snprintf(buf, cap, "[%" PRIu64 " %s]", e->count, items[gguf_type_kind(e->item_type)]);
+    case META_INT:
+        if (e->type == GGUF_U64)
+            snprintf(buf, cap, "%" PRIu64, bytes_int(e->at, 8));
+        else
+            snprintf(buf, cap, "%" PRId64, value_int(e->type, e->at));
+        break;
+    case META_REAL:
+        snprintf(buf, cap, "%.9g", value_real(e->type, e->at));
+        break;
+    case META_TEXT:
+        span_shown((struct span){(const char *)e->at, (size_t)e->count}, buf, cap);
+        break;
+    default:
+        snprintf(buf, cap, "[%" PRIu64 " %s]", e->count, items[gguf_type_kind(e->item_type)]);
     }
 }
 
-void meta_each(const struct model_file *f, void (*fn)(void *arg, const char *key, const char *value), void *arg) {
+void meta_each(const struct model_file *f,
+               void (*fn)(void *arg, const char *key, const char *value), void *arg) {
     struct text key = {0};
     for (size_t i = 0; i < f->n_keys; i++) {
         char value[200];

@@ -56,6 +56,7 @@ struct generate_options {
     const struct opt_words *stop; // texts that end the generation; not printed
     int64_t logprobs;          // top alternatives reported per token; -1: none
     bool special;              // print control tokens too
+    int64_t prompt_threads;    // threads for reading the prompt; 0: those of the pool
 };
 // One call per chosen token; bytes is text now complete (may be empty), never part of a stop text.
 struct token_event {

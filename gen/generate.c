@@ -77,7 +77,10 @@ bool generate(struct session *s, const struct tokenizer *t, struct sampler *samp
     *stats = (struct generate_stats){.prompt_tokens = (int64_t)n_prompt, .why = STOP_LENGTH};
     double start = time_now();
     bool fine = true, first_of_text = session_length(s) == 0 && n_prompt <= 1; // no text before the first new token
+    int threads = pool_threads();
+    if (o->prompt_threads) pool_start((int)o->prompt_threads);
     const float *logits = session_feed(s, prompt, (int64_t)n_prompt, LOGITS_LAST, err);
+    if (o->prompt_threads) pool_start(threads);
     fine = logits != NULL;
     for (size_t i = 0; fine && i < n_prompt; i++) sampler_accept(sampler, prompt[i]);
     stats->prompt_s = time_now() - start;

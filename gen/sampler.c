@@ -296,10 +296,8 @@ int32_t sampler_pick(struct sampler *s, const float *logits, int64_t position, s
         double x = l->c[i].logit + rng_gumbel((uint64_t)s->o.seed, (uint64_t)position, (uint64_t)l->c[i].id);
         if (x > best) best = x, chosen = i;
     }
-    if (s->o.mirostat && s->o.temp > 0) {
-        softmax(l); // sorted already: mirostat sorted it
-        s->mu -= s->o.mirostat_eta * (-log2((double)l->c[chosen].p) - s->o.mirostat_tau);
-    }
+    // p is still that of the distribution before the cut, as in the paper's algorithm 1.
+    if (s->o.mirostat && s->o.temp > 0) s->mu -= s->o.mirostat_eta * (-log2((double)l->c[chosen].p) - s->o.mirostat_tau);
     return l->c[chosen].id;
 }
 

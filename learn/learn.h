@@ -205,7 +205,7 @@ struct log_rows {
 MUST_USE bool log_read(const char *path, struct log_rows *rows, struct err *err);
 void log_rows_free(struct log_rows *rows);
 // One self-contained page: loss, learning rate, gradient norm, tokens/s as SVG, facts as a table, samples. facts: name,
-// value, name, value, ...; n_facts counts the strings.
+// value, name, value, ...; n_facts counts the pairs.
 struct report {
     const char *title;
     const struct log_rows *rows;

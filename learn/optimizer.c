@@ -159,11 +159,15 @@ void optimizer_write_data(const struct optimizer *o, struct gguf_out *out) {
     mem_free(piece);
 }
 
-// Pages of the file that were copied need not stay resident; they are the file's and come back when read again.
+// Pages of the file that were copied need not stay resident. A hint that destroys nothing, whatever memory it is given.
 static void release_pages(const void *data, size_t bytes) {
+#ifdef MADV_PAGEOUT
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), start = ((uintptr_t)data + page - 1) / page * page;
     uintptr_t end = ((uintptr_t)data + bytes) / page * page;
-    if (end > start) madvise((void *)start, end - start, MADV_DONTNEED);
+    if (end > start) madvise((void *)start, end - start, MADV_PAGEOUT);
+#else
+    (void)data, (void)bytes;
+#endif
 }
 
 bool optimizer_read(struct optimizer *o, const struct model_file *f, struct err *err) {

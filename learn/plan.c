@@ -4,20 +4,19 @@
 // holds already, plus the kernels' scratch and tables, which only running shows: resident size after a few real
 // micro-batches and updates, less the blocks. Time is the mean of those micro-batches and updates.
 //
-// A model whose micro-batch would take too long, or that does not fit, is measured at one and two layers and with fewer
-// sequences; cost is linear in both, so the rest follows.
+// A model whose micro-batch would take too long is measured with fewer sequences; one that is large, or does not fit, at
+// one and two layers. Cost is linear in both, so the rest follows.
 #include "learn/learn.h"
 
 #include <math.h>
-#include <string.h>
 #include <unistd.h>
 
 #ifdef __GLIBC__
 #include <malloc.h>
 #endif
 
-static const double micro_flops_most = 1e11; // about a second on two cores
-static const double micro_seconds = 1.2, update_seconds = 0.3;
+static const double sequence_flops_most = 2e10; // of a forward and backward pass: seconds on a slow machine
+static const double micro_seconds = 1, update_seconds = 0.3;
 
 // Resident size of the process now; its peak where the system does not tell.
 static size_t resident_bytes(void) {
@@ -59,7 +58,7 @@ static size_t blocks_sum(const struct plan *p) {
 // --- measuring -------------------------------------------------------------------------------------------------------
 
 struct measured {
-    double micro_s, update_s; // one micro-batch of `rows`, one update
+    double row_s, update_s; // one row of a micro-batch, one update
     size_t scratch_bytes;
 };
 
@@ -79,80 +78,99 @@ static struct batch_rows random_rows(int64_t rows, int64_t T, int64_t V) {
     return r;
 }
 
-static void time_steps(struct model *m, struct train_state *state, struct optimizer *o, int64_t rows, int64_t T,
-                       struct measured *out) {
-    struct batch_rows r = random_rows(rows, T, m->config.V);
-    struct train_batch batch = {rows, T, r.ids, r.targets, r.doc_start};
-    float scale = 1 / (float)rows;
-    int64_t n = 0, step = 0;
+static double time_loss(struct train_state *state, const struct train_batch *batch) {
+    double start = time_now();
+    train_loss(state, batch, 1 / (float)batch->rows, NULL);
+    return time_now() - start;
+}
+
+// Seconds per row: mean over about a second of micro-batches, after one that touches every page.
+static double time_rows(struct train_state *state, const struct train_batch *batch) {
+    double sum = 0;
+    int n = 0;
+    time_loss(state, batch);
+    while (sum < micro_seconds && n < 200) {
+        sum += time_loss(state, batch);
+        n++;
+    }
+    return sum / (double)n / (double)batch->rows;
+}
+
+static double time_update(struct model *m, struct optimizer *o) {
+    double start = 0, now = 0;
+    int64_t n = -1; // the first one touches the moments and is not counted
+    while (n < 1 || (now - start < update_seconds && n < 200)) {
+        double norm = optimizer_grad_norm(o);
+        optimizer_step(o, 1e-4, isfinite(norm) ? norm : 1, n + 2);
+        m->backend->zero(m->grads_block, m->grads_bytes);
+        m->backend->sync();
+        now = time_now();
+        if (++n == 0) start = now;
+    }
+    return (now - start) / (double)n;
+}
+
+// As many whole sequences, at most max_rows, as half a second takes if one takes sequence_s.
+static int64_t rows_to_measure(double sequence_s, int64_t max_rows, int64_t T) {
+    double sequences = 0.5 * micro_seconds / fmax(sequence_s, 1e-9);
+    if (sequences >= (double)(max_rows / T)) return max_rows;
+    return sequences < 1 ? T : (int64_t)sequences * T;
+}
+
+static bool time_model(struct model *m, struct optimizer *o, int64_t max_rows, int64_t T, struct measured *out,
+                       struct err *err) {
+    struct train_state *state = train_state_new(m, T, T, err);
+    if (!state) return false;
+    struct batch_rows r = random_rows(max_rows, T, m->config.V);
+    struct train_batch batch = {T, T, r.ids, r.targets, r.doc_start};
     train_zero_grads(state);
-    train_loss(state, &batch, scale, NULL); // touches every page once
-    double start = time_now(), now;
-    do {
-        train_loss(state, &batch, scale, NULL);
-        n++;
-        now = time_now();
-    } while (now - start < micro_seconds && n < 200);
-    out->micro_s = (now - start) / (double)n;
-    double norm = optimizer_grad_norm(o);
-    optimizer_step(o, 1e-4, isfinite(norm) ? norm : 1, ++step);
-    n = 0;
-    start = time_now();
-    do {
-        norm = optimizer_grad_norm(o);
-        optimizer_step(o, 1e-4, isfinite(norm) ? norm : 1, ++step);
-        train_zero_grads(state);
-        n++;
-        now = time_now();
-    } while (now - start < update_seconds && n < 200);
-    out->update_s = (now - start) / (double)n;
+    time_loss(state, &batch);
+    int64_t rows = rows_to_measure(time_loss(state, &batch), max_rows, T);
+    train_state_free(state);
+    state = train_state_new(m, rows, T, err);
+    if (state) {
+        batch.rows = rows;
+        out->row_s = time_rows(state, &batch);
+        out->update_s = time_update(m, o);
+        struct plan parts = {0};
+        blocks(&parts, &m->config, m->compute, rows, T);
+        size_t known = blocks_sum(&parts), now = resident_bytes();
+        out->scratch_bytes = now > out->scratch_bytes + known ? now - out->scratch_bytes - known : 0;
+    }
+    train_state_free(state);
     mem_free(r.ids);
     mem_free(r.targets);
     mem_free(r.doc_start);
-}
-
-static bool measure(const struct model_config *c, const struct backend *b, enum dtype compute, int64_t rows, int64_t T,
-                    struct measured *out, struct err *err) {
-    struct plan parts = {0};
-    blocks(&parts, c, compute, rows, T);
-    size_t before = resident_bytes();
-    struct model *m = model_new(c, b, compute, 1, err);
-    struct optimizer_options options = {.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1, .clip = 1};
-    struct optimizer *o = m ? optimizer_new(m, &options, err) : NULL;
-    struct train_state *state = o ? train_state_new(m, rows, T, err) : NULL;
-    if (state) {
-        time_steps(m, state, o, rows, T, out);
-        size_t grown = resident_bytes() - before, known = blocks_sum(&parts);
-        out->scratch_bytes = grown > known && grown < SIZE_MAX / 2 ? grown - known : 0;
-    }
-    train_state_free(state);
-    optimizer_free(o);
-    model_free(m);
     return state != NULL;
 }
 
-// Measures c itself, or one and two layers of it when that is too much; scaled to micro_rows.
+static bool measure(const struct model_config *c, const struct backend *b, enum dtype compute, int64_t max_rows,
+                    int64_t T, struct measured *out, struct err *err) {
+    struct optimizer_options options = {.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1, .clip = 1};
+    out->scratch_bytes = resident_bytes(); // what is there before
+    struct model *m = model_new(c, b, compute, 1, err);
+    struct optimizer *o = m ? optimizer_new(m, &options, err) : NULL;
+    bool fine = o && time_model(m, o, max_rows, T, out, err);
+    optimizer_free(o);
+    model_free(m);
+    return fine;
+}
+
+// Measures c itself, or one and two layers of it when that is too much.
 static bool measure_scaled(const struct model_config *c, const struct backend *b, enum dtype compute, int64_t micro_rows,
                            int64_t T, bool fits, struct measured *out, struct err *err) {
-    double sequence_flops = config_flops_per_token(c, T) * (double)T;
-    int64_t most = (int64_t)(micro_flops_most / sequence_flops) * T;
-    int64_t rows = most < T ? T : most < micro_rows ? most : micro_rows;
-    if (fits && sequence_flops <= 2 * micro_flops_most) {
-        if (!measure(c, b, compute, rows, T, out, err)) return false;
-    } else {
-        struct model_config shallow = *c;
-        struct measured at[2];
-        for (int i = 0; i < 2; i++) {
-            shallow.L = i + 1;
-            if (!measure(&shallow, b, compute, T, T, &at[i], err)) return false;
-        }
-        rows = T;
-        double layers = (double)(c->L - 1);
-        out->micro_s = at[0].micro_s + layers * fmax(at[1].micro_s - at[0].micro_s, 0);
-        out->update_s = at[0].update_s + layers * fmax(at[1].update_s - at[0].update_s, 0);
-        out->scratch_bytes = at[1].scratch_bytes;
+    if (fits && (c->L <= 2 || config_flops_per_token(c, T) * (double)T <= sequence_flops_most))
+        return measure(c, b, compute, micro_rows, T, out, err);
+    struct model_config shallow = *c;
+    struct measured at[2];
+    for (int i = 0; i < 2; i++) {
+        shallow.L = i + 1;
+        if (!measure(&shallow, b, compute, T, T, &at[i], err)) return false;
     }
-    out->micro_s *= (double)micro_rows / (double)rows;
+    double more = (double)(c->L - 1);
+    out->row_s = at[0].row_s + more * fmax(at[1].row_s - at[0].row_s, 0);
+    out->update_s = at[0].update_s + more * fmax(at[1].update_s - at[0].update_s, 0);
+    out->scratch_bytes = at[0].scratch_bytes > at[1].scratch_bytes ? at[0].scratch_bytes : at[1].scratch_bytes; // some stays
     return true;
 }
 
@@ -177,7 +195,7 @@ bool plan_make(struct plan *p, const struct model_config *c, const struct backen
     p->peak_bytes = p->base_bytes + blocks_sum(p) + p->scratch_bytes + data_bytes;
     size_t so_far = mem_peak_bytes(); // reading the data may have needed more than training will
     if (p->peak_bytes < so_far) p->peak_bytes = so_far;
-    double step_s = seen.micro_s * (double)batch_tokens / (double)micro_rows + seen.update_s;
+    double step_s = seen.row_s * (double)batch_tokens + seen.update_s;
     p->tokens_per_s = (double)batch_tokens / step_s;
     p->seconds = (double)tokens / p->tokens_per_s;
     return true;

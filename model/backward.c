@@ -1,8 +1,8 @@
 // backward.c: the mirror of forward.c, line by line from the bottom up.
 //
-// One buffer carries the gradient of the residual stream from the last layer down to the embedding; each branch ADDS its
-// share to it at its norm. Gradients of weights are added by segments of rows (backend.h, rule 3). What forward did not
-// keep is made again from what it did: outputs of norms and the product of gate and up.
+// One buffer carries the gradient of the residual stream from the last layer down to the embedding; each branch
+// ADDS its share to it at its norm. Gradients of weights are added by segments of rows (backend.h, rule 3). What
+// forward did not keep is made again from what it did: outputs of norms and the product of gate and up.
 #include "model/internal.h"
 
 void back_place(struct back *b, const struct model_config *c, int64_t max_rows, struct slab *s) {

@@ -3,14 +3,14 @@
 // A family is a row; a size is a row; a bound is a row; a file key that would change what the model computes and that
 // we do not compute is a row too, and refused by name: a model must never run with a feature of its file left out.
 //
-// Sizes. The name counts all weights of the tied model with the vocabulary of its row (what other people's models of that
-// name have: GPT-2 and MiniCPM count so too); a smaller vocabulary makes a smaller model of the same width and depth.
-// Width and depth grow together as in MiniCPM's wind-tunnel family (Hu et al. 2024, table 2): L from C/32 when small to
-// C/64 when large. Head size 64 from 70M up, 32 below, 16 for widths under 96. Two query heads share a key head, four
-// from 1B up. F is 8/3 C rounded up to a multiple of 32, so that a SwiGLU has the weights of a plain 4 C layer.
+// Sizes. The name counts all weights of the tied model with the vocabulary of its row, as GPT-2's 124M does; another
+// vocabulary makes a smaller or larger model of the same width and depth. Width and depth grow together, in the
+// manner of MiniCPM's wind-tunnel family (Hu et al. 2024): L from C/32 when small to C/64 when large. Head size 64 from 70M up, 32 below, 16 for widths under 96. Two query heads
+// share a key head, four from 1B up. F is 8/3 C rounded up to a multiple of 32, so that a SwiGLU has the weights of
+// a plain 4 C layer.
 //
-// Multipliers and initialisation of granite: muP in the dialect of PowerLM (Shen et al. 2024, table 1), base width 256;
-// residual multiplier 1.4/sqrt(L) (MiniCPM). At C < 256 the width ratio is below one, which is the same rule.
+// Multipliers and initialisation of granite: muP in the dialect of PowerLM (Shen et al. 2024, table 1), base width
+// 256; residual multiplier 1.4/sqrt(L) (MiniCPM). At C < 256 the width ratio is below one, which is the same rule.
 #include "model/internal.h"
 
 #include <math.h>

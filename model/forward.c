@@ -1,12 +1,14 @@
-// forward.c: the forward pass, once, for training, for reading a prompt and for decoding, on every backend and family.
+// forward.c: the forward pass, once, for training, for reading a prompt and for decoding, on every backend and
+// family.
 //
-// Reads like the block in model.h. The three uses differ in two things only: where a row's keys and values lie (among
-// the rows of the pass, or in a cache that they are first stored into), and whether each layer has its own activations
-// (kept for backward.c) or all share one set. Nothing here allocates, and no row's result depends on the other rows of
-// the pass but through attention (backend.h, rule 2), so cutting a text into passes changes no bit.
+// Reads like the block in model.h. The three uses differ in two things only: where a row's keys and values lie
+// (among the rows of the pass, or in a cache that they are first stored into), and whether each layer has its own
+// activations (kept for backward.c) or all share one set. Nothing here allocates, and no row's result depends on
+// the other rows of the pass but through attention (backend.h, rule 2), so cutting a text into passes changes no
+// bit.
 //
-// Kept for backward, bytes per row and layer: 4 (2 C + 2 H D + 2 G D + H + 2 F). What is cheap to make again from that
-// is not kept: outputs of norms and the product of gate and up.
+// Kept for backward, bytes per row and layer: 4 (2 C + 2 H D + 2 G D + H + 2 F). What is cheap to make again from
+// that is not kept: outputs of norms and the product of gate and up.
 #include "model/internal.h"
 
 void acts_place(struct acts *a, const struct model_config *c, int64_t max_rows, bool kept, struct slab *s) {

@@ -1,16 +1,17 @@
 // internal.h: what the files of model/ share. Nothing outside includes it.
 //
-// A pass is one call of model_forward: a batch of rows and where their keys lie. Activations are plain views over one block
-// of device memory (a slab), laid out by one function that is called twice: once to count the bytes, once to place them,
-// so that what --plan promises is what is allocated. Training keeps one set of layer activations per layer; a
-// session has one set that all layers overwrite, with the three views of the residual stream being one buffer.
+// A pass is one call of model_forward: a batch of rows and where their keys lie. Activations are plain views over
+// one block of device memory (a slab), laid out by one function that is called twice: once to count the bytes, once
+// to place them, so that what --plan promises is what is allocated. Training keeps one set of layer activations per
+// layer; a session has one set that all layers overwrite, with the three views of the residual stream being one
+// buffer.
 #ifndef LEHR_MODEL_INTERNAL_H
 #define LEHR_MODEL_INTERNAL_H
 
 #include "model/model.h"
 
-// Takes pieces of a block of device memory, 64-byte aligned, in call order. base NULL: counts only. A size that does not
-// fit in size_t sets too_big and counts no further.
+// Takes pieces of a block of device memory, 64-byte aligned, in call order. base NULL: counts only. A size that
+// does not fit in size_t sets too_big and counts no further.
 struct slab {
     char *base;
     size_t used;
@@ -66,8 +67,9 @@ struct back {
     struct tensor dk, dv;        // [n,G*D]
 };
 void back_place(struct back *b, const struct model_config *c, int64_t max_rows, struct slab *s);
-// The mirror of model_forward: b->dx holds d loss/d acts->out on entry and d loss/d embedded rows on return. ADDS to the
-// gradients of all layer weights, by segments. Overwrites gate and up of every layer. The embedding is the caller's.
+// The mirror of model_forward: b->dx holds d loss/d acts->out on entry and d loss/d embedded rows on return. ADDS
+// to the gradients of all layer weights, by segments. Overwrites gate and up of every layer. The embedding is the
+// caller's.
 void model_backward(const struct model *m, const struct pass *p, struct back *b, int64_t segment);
 
 // The copy of parameter i that products read: bf16 while training in bf16, else the weights themselves.

@@ -1,11 +1,11 @@
 // model.c: weights: from a file for running, from a seed for training, and back into a file.
 //
-// Everything walks the table of parameters (config.c), so a tensor is named, shaped, initialised and checked in one row.
-// A model for running points into its file where the backend can read it there; a model for training owns one block of
-// weights (f32, then the bf16 copies that products read) and one of gradients.
+// Everything walks the table of parameters (config.c), so a tensor is named, shaped, initialised and checked in one
+// row. A model for running points into its file where the backend can read it there; a model for training owns one
+// block of weights (f32, then the bf16 copies that products read) and one of gradients.
 //
-// Initial weights are a pure function of (seed, number of the parameter, number of the element): four normal values come
-// from the four words of one Philox block, so threads and the order of filling do not matter.
+// Initial weights are a pure function of (seed, number of the parameter, number of the element): four normal values
+// come from the four words of one Philox block, so threads and the order of filling do not matter.
 #include "model/internal.h"
 
 #include <math.h>
@@ -82,7 +82,7 @@ void model_free(struct model *m) {
 
 static bool is_norm(const struct param *p) { return p->init_std == 0; }
 
-// --- checking a file against the table -------------------------------------------------------------------------------
+// --- checking a file against the table -----------------------------------------------------------------------------
 
 static void shape_text(char buf[64], int n_dims, const int64_t size[4]) {
     int at = snprintf(buf, 64, "[");
@@ -255,7 +255,8 @@ static bool alloc_trainable(struct model *m, struct err *err) {
     struct slab weights = {0}, grads = {0};
     place_weights(m, &weights);
     place_grads(m, &grads);
-    if (weights.too_big || grads.too_big) return err_set(err, "a model of this size does not fit in an address space");
+    if (weights.too_big || grads.too_big)
+        return err_set(err, "a model of this size does not fit in an address space");
     m->weights_bytes = weights.used;
     m->grads_bytes = grads.used;
     m->weights_block = m->backend->alloc(weights.used, "weights", err);

@@ -47,11 +47,12 @@ struct model_config {
 // sizes. By one rule; the result may then be overridden field by field and goes through config_check.
 MUST_USE bool config_from_size(struct model_config *c, const struct family *family, const char *size, int64_t vocab,
                                int64_t ctx, struct err *err);
-// Derived fields that follow from the others (m_attn, logit_divisor, ...) for a model made from scratch.
+// For a model made from scratch: fields that are 0 among H, G, D, F, rope_base, norm_eps, init_std and base_width by the
+// size rule (an override of C sets H, G, D and F to 0 first), then what always follows: mup and the multipliers.
 void config_derive(struct model_config *c);
 MUST_USE bool config_check(const struct model_config *c, struct err *err); // every bound a forward pass relies on
 MUST_USE bool config_read(struct model_config *c, const struct model_file *f, struct err *err);
-void config_write(const struct model_config *c, struct gguf_out *o);
+void config_write(const struct model_config *c, struct gguf_out *o); // general.architecture, general.name, <arch>.*
 int64_t config_params(const struct model_config *c);     // all weights; a tied head counts once
 double config_flops_per_token(const struct model_config *c, int64_t T); // forward + backward: 6 N + 6 L H D T (causal halved)
 
@@ -101,7 +102,9 @@ MUST_USE bool model_read_weights(struct model *m, const struct model_file *f, st
 void model_refresh_copies(struct model *m); // bf16 copies from the f32 weights
 void model_free(struct model *m);
 // Declares and writes all parameters: matrices as `matrices` (rows that are no multiple of its block fall back to
-// Q8_0 or F16, told in notes), norms as F32. Two calls around the caller's own keys: declare, then data.
+// F16, told in notes), norms as F32. model_declare also writes the keys general.file_type and, for block formats,
+// general.quantization_version, so it comes after the caller's own keys and before any other tensor. model_write_data
+// asserts that weights lie as ROWS: those of a trainable model do.
 void model_declare(const struct model *m, enum dtype matrices, struct gguf_out *o, struct text *notes);
 void model_write_data(const struct model *m, enum dtype matrices, struct gguf_out *o);
 
@@ -135,7 +138,8 @@ struct train_batch {
     int64_t rows, T;
     const int32_t *ids, *targets, *doc_start;
 };
-// Activations kept for backward, sized for max_rows of sequences of T.
+// Activations kept for backward, sized for max_rows of sequences of T, or for fewer sequences when their logits would pass
+// 64 MB: then train_loss works a micro-batch off in groups, which changes no bit.
 struct train_state;
 size_t train_state_bytes(const struct model_config *c, int64_t max_rows, int64_t T);
 struct train_state *train_state_new(struct model *m, int64_t max_rows, int64_t T, struct err *err);

@@ -1,8 +1,8 @@
 // session.c: a KV cache and the activations to feed it.
 //
-// Token t of the text has its keys and values in row t of every layer's cache, so forgetting the end of a text is setting
-// a number, and row t attends to cache rows 0..t. A feed longer than `chunk` is cut into passes; since no row's result
-// depends on the rows beside it, any cut gives the same bits.
+// Token t of the text has its keys and values in row t of every layer's cache, so forgetting the end of a text is
+// setting a number, and row t attends to cache rows 0..t. A feed longer than `chunk` is cut into passes; since no
+// row's result depends on the rows beside it, any cut gives the same bits.
 //
 // All device memory is one block: cache, activations of one layer for `chunk` rows, logits. Nothing is allocated by a
 // feed.
@@ -65,7 +65,8 @@ size_t session_bytes(const struct model *m, const struct session_options *o) {
 
 static bool check_options(const struct model *m, const struct session_options *o, struct err *err) {
     const struct backend *b = m->backend;
-    if (o->ctx < 0 || o->ctx > 1 << 30) return err_set(err, "a context of %lld tokens is out of range", (long long)o->ctx);
+    if (o->ctx < 0 || o->ctx > 1 << 30)
+        return err_set(err, "a context of %lld tokens is out of range", (long long)o->ctx);
     if (o->chunk < 0 || o->chunk > 1 << 24 || o->all_logits < 0 || o->all_logits > 1 << 24)
         return err_set(err, "chunks of %lld rows with %lld rows of logits are out of range", (long long)o->chunk,
                        (long long)o->all_logits);
@@ -143,8 +144,8 @@ static bool check_feed(const struct session *s, const int32_t *ids, int64_t n, e
                        struct err *err) {
     if (n < 1) return err_set(err, "nothing to feed: %lld tokens", (long long)n);
     if (n > s->ctx - s->length)
-        return err_set(err, "the context is full: %lld tokens after %lld, but it holds %lld; use a larger context or a "
-                            "shorter text", (long long)n, (long long)s->length, (long long)s->ctx);
+        return err_set(err, "the context is full: %lld tokens after %lld, but it holds %lld; use a larger context or"
+                            " a shorter text", (long long)n, (long long)s->length, (long long)s->ctx);
     if (want == LOGITS_ALL && n > s->logit_rows)
         return err_set(err, "logits of %lld tokens asked for, but the session keeps %lld rows", (long long)n,
                        (long long)s->logit_rows);
@@ -155,7 +156,8 @@ static bool check_feed(const struct session *s, const int32_t *ids, int64_t n, e
     return true;
 }
 
-const float *session_feed(struct session *s, const int32_t *ids, int64_t n, enum logits_wanted want, struct err *err) {
+const float *session_feed(struct session *s, const int32_t *ids, int64_t n, enum logits_wanted want,
+                          struct err *err) {
     if (!check_feed(s, ids, n, want, err)) return NULL;
     const struct backend *b = s->m->backend;
     for (int64_t at = 0; at < n; at += s->chunk) {

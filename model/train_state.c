@@ -1,12 +1,12 @@
 // train_state.c: one micro-batch: forward, loss, backward.
 //
-// A micro-batch is worked off in groups of whole sequences, so few that the logits of a group stay within LOGITS_BYTES
-// (one sequence at the least). Groups are invisible in the results:
+// A micro-batch is worked off in groups of whole sequences, so few that the logits of a group stay within
+// LOGITS_BYTES (one sequence at the least). Groups are invisible in the results:
 //   - every sum over rows in a weight's gradient is one partial sum per sequence, added in order (backend.h, rule 3);
 //   - a tied embedding gets two shares, as the head and as the embedding. Both are added sequence by sequence,
 //     first the one, then the other, so that their order too is that of the sequences alone;
-//   - losses are rounded to 2^-26 nats before they are added in double, which makes the sum exact (below 2^27 nats), so
-//     the caller may add up micro-batches of any size and get the same bits.
+//   - losses are rounded to 2^-26 nats before they are added in double, which makes the sum exact (below 2^27 nats),
+//     so the caller may add up micro-batches of any size and get the same bits.
 // The same three make a batch independent of how the caller cuts it into micro-batches.
 #include "model/internal.h"
 

@@ -1,6 +1,6 @@
-// ref_model.h: the block of model/model.h once more, in double precision and without any cleverness: one row, one head,
-// one sum at a time, written from the formulas and sharing no line with model/. The tests hold forward.c to it, and
-// differentiate it numerically to hold backward.c to it.
+// ref_model.h: the block of model/model.h once more, in double precision and without any cleverness: one row, one
+// head, one sum at a time, written from the formulas and sharing no line with model/. The tests hold forward.c to
+// it, and differentiate it numerically to hold backward.c to it.
 #ifndef LEHR_REF_MODEL_H
 #define LEHR_REF_MODEL_H
 
@@ -14,7 +14,8 @@ struct ref_model {
 // Copies the weights of a trainable f32 model whose memory is host memory.
 struct ref_model *ref_new(const struct model *m);
 void ref_free(struct ref_model *r);
-// One sequence of T tokens; logits [T,V], already divided by logit_divisor. Row i sees rows doc_start[i] .. i; NULL: all.
+// One sequence of T tokens; logits [T,V], already divided by logit_divisor. Row i sees rows doc_start[i] .. i;
+// NULL: all.
 void ref_logits(const struct ref_model *r, const int32_t *ids, const int32_t *doc_start, int64_t T, double *logits);
 // Sum of losses over sequences of T tokens; targets of -1 do not count.
 double ref_loss(const struct ref_model *r, const int32_t *ids, const int32_t *targets, const int32_t *doc_start,

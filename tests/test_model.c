@@ -1,8 +1,8 @@
-// test_model.c: what model/ promises: the forward pass is the paper's block, the gradient is its derivative, and how a
-// text or a batch is cut changes no bit.
+// test_model.c: what model/ promises: the forward pass is the paper's block, the gradient is its derivative, and
+// how a text or a batch is cut changes no bit.
 //
-// The oracle is tests/ref_model.c, the same block in double precision. Models are tiny and random, with sizes chosen so
-// that no two letters of the glossary are equal: a mixed-up dimension cannot hide.
+// The oracle is tests/ref_model.c, the same block in double precision. Models are tiny and random, with sizes
+// chosen so that no two letters of the glossary are equal: a mixed-up dimension cannot hide.
 #include "model/internal.h"
 #include "tests/ref_model.h"
 
@@ -39,7 +39,8 @@ static struct model *random_model(const struct model_config *c, enum dtype compu
     for (int i = 0; i < m->n_params; i++) {
         if (m->params[i].init_std != 0) continue;
         float *w = m->params[i].w.data;
-        for (int64_t k = 0; k < m->params[i].cols; k++) w[k] += .2f * (float)rng_normal(seed, 1000 + (uint64_t)i, (uint64_t)k);
+        for (int64_t k = 0; k < m->params[i].cols; k++)
+            w[k] += .2f * (float)rng_normal(seed, 1000 + (uint64_t)i, (uint64_t)k);
     }
     return m;
 }
@@ -240,8 +241,10 @@ Test(model, bf16_products_give_nearly_the_same_gradient) {
         for (int i = 0; i < m->n_params; i++) {
             double ab = 0, aa = 0, bb = 0;
             const float *g = m->params[i].grad.data, *ge = exact->params[i].grad.data;
-            for (int64_t k = 0; k < m->params[i].rows * m->params[i].cols; k++)
-                ab += (double)g[k] * (double)ge[k], aa += (double)g[k] * (double)g[k], bb += (double)ge[k] * (double)ge[k];
+            for (int64_t k = 0; k < m->params[i].rows * m->params[i].cols; k++) {
+                double x = (double)g[k], y = (double)ge[k];
+                ab += x * y, aa += x * x, bb += y * y;
+            }
             cr_assert(ab > .99 * sqrt(aa * bb), "%s %s: cosine %g", both[f], m->params[i].name, ab / sqrt(aa * bb));
         }
         train_state_free(t), train_state_free(te), free_batch(&b), model_free(m), model_free(exact);
@@ -313,8 +316,8 @@ static void same_gradients(struct model *m, const struct batch *b, const int64_t
             struct train_state *t = new_state(m, sizes[i] * b->T, b->T);
             double now = run_batch(t, b, sizes[i], 1.f / (float)b->rows, losses);
             if (first) memcpy(expected, m->grads_block, m->grads_bytes), sum = now;
-            cr_assert(now == sum, "%s, %d threads, %lld sequences: loss %.17g, expected %.17g", m->config.family->name,
-                      threads, (long long)sizes[i], now, sum);
+            cr_assert(now == sum, "%s, %d threads, %lld sequences: loss %.17g, expected %.17g",
+                      m->config.family->name, threads, (long long)sizes[i], now, sum);
             for (int p = 0; p < m->n_params; p++) {
                 size_t at = (size_t)((char *)m->params[p].grad.data - (char *)m->grads_block);
                 size_t bytes = (size_t)(m->params[p].rows * m->params[p].cols) * sizeof(float);
@@ -339,6 +342,29 @@ Test(model, micro_batches_and_threads_change_no_bit) {
             free_batch(&b), model_free(m);
         }
     }
+}
+
+// Losses from 1e-20 to 100 in one batch: in floating point their sum would depend on the order.
+Test(model, losses_of_any_size_add_up_the_same) {
+    struct model_config c = tiny("granite");
+    c.logit_divisor = .05f;
+    struct model *m = random_model(&c, DTYPE_F32, 45);
+    struct batch b = random_batch(16, 6, c.V, 46);
+    for (int64_t i = 0; i < b.rows; i += 2) b.targets[i] = b.ids[i]; // what a new tied model guesses
+    struct train_state *t = new_state(m, b.rows, b.T);
+    float *losses = malloc((size_t)b.rows * sizeof *losses);
+    double sum = run_batch(t, &b, 16, 0, losses), expected = 0;
+    float least = INFINITY, most = 0;
+    for (int64_t i = 0; i < b.rows; i++) {
+        expected += (double)losses[i];
+        most = fmaxf(most, losses[i]);
+        if (losses[i] > 0) least = fminf(least, losses[i]);
+    }
+    cr_assert(least < 1e-4f && most > 10, "losses from %g to %g test nothing", (double)least, (double)most);
+    cr_assert(fabs(sum - expected) < 1e-8 * (double)b.rows, "%.12g, expected %.12g", sum, expected);
+    for (int64_t size = 1; size < 16; size++)
+        cr_assert(run_batch(t, &b, size, 0, NULL) == sum, "micro-batches of %lld sequences", (long long)size);
+    free(losses), train_state_free(t), free_batch(&b), model_free(m);
 }
 
 // A vocabulary so large that train_loss cuts the micro-batch into groups by itself.
@@ -420,6 +446,7 @@ Test(model, a_few_steps_learn_one_batch_by_heart) {
             int64_t scored = 0;
             for (int64_t i = 0; i < batch.rows; i++) {
                 batch.doc_start[i] = (int32_t)(i / 8 * 8);
+                if (i % 8 == 0) batch.ids[i] = (int32_t)(i / 8); // equal first tokens could not tell their targets
                 scored += batch.targets[i] >= 0;
             }
             double loss = 0;
@@ -430,7 +457,8 @@ Test(model, a_few_steps_learn_one_batch_by_heart) {
                     size_t at = (size_t)((char *)p->w.data - (char *)m->weights_block) / sizeof(float);
                     b->adamw(&(struct adamw_args){p->w, p->grad, tensor_f32(mom1 + at, p->rows, p->cols),
                                                   tensor_f32(mom2 + at, p->rows, p->cols), p->w16,
-                                                  (c.mup ? .003f : .01f) * p->lr_scale, .9f, .95f, 1e-8f, 0, 1, step});
+                                                  (c.mup ? .003f : .01f) * p->lr_scale, .9f, .95f, 1e-8f, 0, 1,
+                                                  step});
                 }
             }
             cr_assert(loss < .01, "%s: loss %g after 150 steps", both[f], loss);
@@ -439,7 +467,7 @@ Test(model, a_few_steps_learn_one_batch_by_heart) {
     }
 }
 
-// --- initial weights and sizes ---------------------------------------------------------------------------------------
+// --- initial weights and sizes -------------------------------------------------------------------------------------
 
 Test(model, initial_weights_follow_the_table_and_not_the_threads) {
     struct err e = {{0}};
@@ -563,7 +591,7 @@ Test(model, hostile_configs_are_refused) {
     REFUSED(c.family = NULL);
 }
 
-// --- sessions refuse -------------------------------------------------------------------------------------------------
+// --- sessions refuse -----------------------------------------------------------------------------------------------
 
 Test(model, a_session_refuses_with_a_sentence_and_feeds_nothing) {
     struct model_config c = tiny("llama");
@@ -586,4 +614,299 @@ Test(model, a_session_refuses_with_a_sentence_and_feeds_nothing) {
     cr_assert(!session_new(m, &(struct session_options){.kv = DTYPE_Q8_0}, &e) && strstr(e.text, "Q8_0"));
     cr_assert(!session_new(m, &(struct session_options){.ctx = -1}, &e));
     session_free(s), session_free(NULL), model_free(m), model_free(NULL);
+}
+
+// --- files ---------------------------------------------------------------------------------------------------------
+
+static char *temporary(void) {
+    static char path[64];
+    snprintf(path, sizeof path, "/tmp/lehr-test-model-%ld.gguf", (long)getpid());
+    return path;
+}
+
+static struct model_file *open_file(const char *path) {
+    struct err e = {{0}};
+    struct model_file *f = model_file_open(path, &e);
+    cr_assert(f, "%s", e.text);
+    return f;
+}
+
+static void write_model(const struct model *m, enum dtype matrices, struct text *notes) {
+    struct err e = {{0}};
+    struct gguf_out *o = gguf_out_open(temporary(), &e);
+    cr_assert(o, "%s", e.text);
+    config_write(&m->config, o);
+    model_declare(m, matrices, o, notes);
+    model_write_data(m, matrices, o);
+    cr_assert(gguf_out_commit(o, &e), "%s", e.text);
+}
+
+// Largest difference of the logits of 12 tokens, relative to the largest logit.
+static double logits_apart(const struct model *a, const struct model *b) {
+    enum { N = 12 };
+    int32_t ids[N];
+    random_ids(ids, N, a->config.V, 80);
+    struct session *sa = new_session(a, (struct session_options){.all_logits = N});
+    struct session *sb = new_session(b, (struct session_options){.all_logits = N});
+    const float *za = feed(sa, ids, N, LOGITS_ALL), *zb = feed(sb, ids, N, LOGITS_ALL);
+    double worst = 0, top = 0;
+    for (int64_t i = 0; i < N * a->config.V; i++) {
+        worst = fmax(worst, fabs((double)za[i] - (double)zb[i]));
+        top = fmax(top, fabs((double)za[i]));
+    }
+    session_free(sa), session_free(sb);
+    return worst / top;
+}
+
+Test(model, what_is_written_reads_back_as_the_same_model) {
+    static const struct {
+        enum dtype dtype;
+        double apart; // F32: the same bits; else a few roundings of the format, on logits
+    } rows[] = {{DTYPE_F32, 0}, {DTYPE_F16, .003}, {DTYPE_BF16, .03}, {DTYPE_Q8_0, .03}, {DTYPE_Q4_0, .4}};
+    for (size_t f = 0; f < COUNT_OF(both); f++) {
+        struct model_config c = tiny(both[f]);
+        if (c.tied) c.C = 64, c.F = 96; // llama keeps rows of 40 and 72 weights, which are no multiple of a block
+        config_derive(&c);
+        struct model *m = random_model(&c, DTYPE_F32, 81);
+        for (size_t i = 0; i < COUNT_OF(rows); i++) {
+            struct err e = {{0}};
+            struct text notes = {0};
+            write_model(m, rows[i].dtype, &notes);
+            bool fell = notes.len && strstr(notes.data, "F16");
+            cr_assert(fell == (!c.tied && dtype_row(rows[i].dtype)->block_weights > 1), "%s", notes.data);
+            struct model_file *file = open_file(temporary());
+            struct model *loaded = model_load(file, cpu(), &e);
+            cr_assert(loaded, "%s", e.text);
+            double apart = logits_apart(m, loaded);
+            cr_assert(apart <= rows[i].apart && (apart > 0) == (i > 0), "%s %s: apart by %g", both[f],
+                      dtype_row(rows[i].dtype)->name, apart);
+            struct model *again = model_new(&c, cpu(), DTYPE_BF16, 1, &e);
+            cr_assert(again && model_read_weights(again, file, &e), "%s", e.text);
+            if (i == 0) {
+                for (int p = 0; p < m->n_params; p++)
+                    cr_assert(memcmp(m->params[p].w.data, again->params[p].w.data,
+                                     (size_t)(m->params[p].rows * m->params[p].cols) * sizeof(float)) == 0);
+                cr_assert(logits_apart(m, again) < .03 && logits_apart(m, again) > 0); // reads bf16 copies
+            }
+            struct model_config back;
+            cr_assert(config_read(&back, file, &e), "%s", e.text);
+            cr_assert(back.m_emb == c.m_emb && back.m_attn == c.m_attn && back.m_res == c.m_res &&
+                      back.mup == c.mup &&
+                      back.logit_divisor == c.logit_divisor && back.rope_base == c.rope_base && back.ctx == c.ctx &&
+                      back.norm_eps == c.norm_eps && back.base_width == c.base_width && back.tied == c.tied);
+            text_free(&notes), model_free(loaded), model_free(again), model_file_close(file);
+        }
+        model_free(m);
+    }
+    unlink(temporary());
+}
+
+// A file of zeros with one thing wrong.
+struct wrong {
+    const char *skip, *reshape, *extra; // names of tensors
+    enum dtype norms;                   // 0 = F32
+    void (*keys)(struct gguf_out *o);   // more keys
+    const char *says;                   // expected in the refusal
+    const char *arch;                   // instead of the family's
+};
+
+static void write_wrong(const struct model_config *c, const struct wrong *w) {
+    struct err e = {{0}};
+    struct gguf_out *o = gguf_out_open(temporary(), &e);
+    cr_assert(o, "%s", e.text);
+    if (w->arch) gguf_out_text(o, "general.architecture", w->arch, strlen(w->arch));
+    else config_write(c, o);
+    if (w->keys) w->keys(o);
+    int n;
+    struct param *p = config_params_table(c, &n);
+    const float zeros[64] = {0};
+    for (int pass = 0; pass < 2; pass++) {
+        for (int i = 0; i < n + (w->extra != NULL); i++) {
+            const char *name = i < n ? p[i].name : w->extra;
+            if (w->skip && strcmp(name, w->skip) == 0) continue;
+            int64_t rows = i < n ? p[i].rows : 1, cols = i < n ? p[i].cols : 3;
+            if (w->reshape && strcmp(name, w->reshape) == 0) cols += 8;
+            bool vector = rows == 1;
+            enum dtype d = vector ? w->norms : DTYPE_F32;
+            const int64_t size[4] = {vector ? cols : rows, cols, 0, 0};
+            if (pass == 0) gguf_out_tensor(o, name, d, vector ? 1 : 2, size);
+            else
+                for (int64_t k = 0; k < rows * cols; k++)
+                    gguf_out_data(o, zeros, (size_t)dtype_row(d)->block_bytes);
+        }
+    }
+    mem_free(p);
+    cr_assert(gguf_out_commit(o, &e), "%s", e.text);
+}
+
+static void keys_experts(struct gguf_out *o) { gguf_out_u32(o, "llama.expert_count", 8); }
+static void keys_scaling(struct gguf_out *o) { gguf_out_text(o, "llama.rope.scaling.type", "linear", 6); }
+static void keys_factor(struct gguf_out *o) { gguf_out_f32(o, "llama.rope.scaling.factor", 8); }
+static void keys_window(struct gguf_out *o) { gguf_out_u32(o, "llama.attention.sliding_window", 16); }
+static void keys_multiplier(struct gguf_out *o) { gguf_out_f32(o, "llama.residual_scale", .22f); }
+static void keys_softcap(struct gguf_out *o) { gguf_out_f32(o, "llama.final_logit_softcapping", 30); }
+static void keys_encoder(struct gguf_out *o) { gguf_out_bool(o, "llama.attention.causal", false); }
+static void keys_type(struct gguf_out *o) { gguf_out_text(o, "llama.expert_count", "8", 1); }
+static void keys_off(struct gguf_out *o) { // all of them saying "off"
+    gguf_out_u32(o, "llama.expert_count", 0);
+    gguf_out_text(o, "llama.rope.scaling.type", "none", 4);
+    gguf_out_f32(o, "llama.rope.scaling.factor", 1);
+    gguf_out_u32(o, "llama.attention.sliding_window", 4096);
+    gguf_out_f32(o, "llama.residual_scale", 1);
+    gguf_out_bool(o, "llama.attention.causal", true);
+}
+
+Test(model, files_with_something_else_inside_are_refused_by_name) {
+    static const struct wrong rows[] = {
+        {0},
+        {.keys = keys_off},
+        {.norms = DTYPE_F16},
+        {.extra = "adam.m.token_embd.weight"},
+        {.extra = "lehr.seal"},
+        {.skip = "blk.1.attn_k.weight", .says = "blk.1.attn_k.weight is missing"},
+        {.skip = "token_embd.weight", .says = "token_embd.weight is missing"},
+        {.skip = "output_norm.weight", .says = "output_norm.weight is missing"},
+        {.reshape = "blk.0.ffn_down.weight", .says = "blk.0.ffn_down.weight has shape [40,72], expected [40,64]"},
+        {.reshape = "blk.1.ffn_norm.weight", .says = "blk.1.ffn_norm.weight has shape [48], expected [40]"},
+        {.reshape = "token_embd.weight", .says = "token_embd.weight has shape [47,48], expected [47,40]"},
+        {.norms = DTYPE_I32, .says = "type I32"},
+        {.extra = "rope_freqs.weight", .says = "rope_freqs.weight"},
+        {.extra = "blk.0.attn_q.bias", .says = "blk.0.attn_q.bias"},
+        {.extra = "blk.2.attn_q.weight", .says = "blk.2.attn_q.weight"},
+        {.keys = keys_experts, .says = "llama.expert_count is 8"},
+        {.keys = keys_scaling, .says = "llama.rope.scaling.type is 'linear'"},
+        {.keys = keys_factor, .says = "llama.rope.scaling.factor is 8"},
+        {.keys = keys_window, .says = "sliding_window is 16"},
+        {.keys = keys_multiplier, .says = "llama.residual_scale is 0.22"},
+        {.keys = keys_softcap, .says = "llama.final_logit_softcapping is 30"},
+        {.keys = keys_encoder, .says = "llama.attention.causal is false"},
+        {.keys = keys_type, .says = "llama.expert_count"},
+        {.arch = "gpt5", .says = "'gpt5' is not known; known are llama, granite"},
+        {.arch = "", .says = "known are llama, granite"},
+        {.arch = "llama", .says = "llama.embedding_length"},
+    };
+    struct model_config c = tiny("llama");
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        struct err e = {{0}};
+        write_wrong(&c, &rows[i]);
+        struct model_file *f = open_file(temporary());
+        struct model *m = model_load(f, cpu(), &e), *t = model_new(&c, cpu(), DTYPE_F32, 1, &e);
+        cr_assert((m == NULL) == (rows[i].says != NULL), "row %zu: %s", i, e.text);
+        cr_assert(!rows[i].says || strstr(e.text, rows[i].says), "row %zu: %s", i, e.text);
+        e.text[0] = 0;
+        cr_assert(model_read_weights(t, f, &e) == (rows[i].says == NULL), "row %zu: %s", i, e.text);
+        cr_assert(!rows[i].says || strstr(e.text, rows[i].says), "row %zu: %s", i, e.text);
+        model_free(m), model_free(t), model_file_close(f);
+    }
+    unlink(temporary());
+}
+
+Test(model, files_with_hostile_numbers_are_refused) {
+    struct model_config good = tiny("llama");
+    struct model_config bad[13];
+    for (size_t i = 0; i < COUNT_OF(bad); i++) bad[i] = good;
+    bad[0].C = 0, bad[1].L = 0xffffffff, bad[2].L = 1000, bad[3].H = 0, bad[4].G = 4, bad[5].D = 13;
+    bad[6].F = 0xffffffff, bad[7].V = 46, bad[8].ctx = 0, bad[9].norm_eps = NAN, bad[10].rope_base = INFINITY;
+    bad[11].C = 0xffffffff, bad[12].L = 3;
+    for (size_t i = 0; i < COUNT_OF(bad); i++) {
+        struct err e = {{0}};
+        struct gguf_out *o = gguf_out_open(temporary(), &e);
+        config_write(&bad[i], o);
+        struct model *m = model_new(&good, cpu(), DTYPE_F32, 1, &e);
+        model_declare(m, DTYPE_F32, o, NULL);
+        model_write_data(m, DTYPE_F32, o);
+        cr_assert(gguf_out_commit(o, &e), "%s", e.text);
+        struct model_file *f = open_file(temporary());
+        cr_assert(!model_load(f, cpu(), &e) && e.text[0], "row %zu was accepted", i);
+        model_free(m), model_file_close(f);
+    }
+    unlink(temporary());
+}
+
+Test(model, weights_of_another_model_are_refused) {
+    struct err e = {{0}};
+    struct model_config c = tiny("granite"), other = c;
+    struct model *m = random_model(&c, DTYPE_F32, 90);
+    write_model(m, DTYPE_F32, NULL);
+    struct model_file *f = open_file(temporary());
+    other.m_res = .22f;
+    struct model *n = random_model(&other, DTYPE_F32, 90);
+    cr_assert(!model_read_weights(n, f, &e) && strstr(e.text, "residual scale"), "%s", e.text);
+    model_free(n);
+    other = c, other.H = 2, other.G = 1, other.D = 16; // the same shapes
+    n = random_model(&other, DTYPE_F32, 90);
+    cr_assert(!model_read_weights(n, f, &e) && strstr(e.text, "heads"), "%s", e.text);
+    model_free(n), model_free(m), model_file_close(f);
+    unlink(temporary());
+}
+
+// Greedy text of a model others trained (stories260K of llama2.c), 200 tokens after BOS. The ids spell its
+// published sample word for word: "Once upon a time, there was a little girl named Lily. She loved to play outside
+// in the park. ..."
+Test(model, stories260k_tells_its_published_story) {
+    const char *path = getenv("LEHR_STORIES260K");
+    if (!path) cr_skip_test("LEHR_STORIES260K does not name stories260K.bin");
+    static const int32_t story[] = {
+        403, 407, 261, 378, 432, 383, 286, 261, 376, 298, 315, 421, 395, 317, 426, 338, 401, 396, 267, 337,
+        410, 408, 419, 292, 411, 322, 265, 282, 295, 433, 426, 385, 328, 432, 358, 394, 261, 370, 432, 352,
+        266, 268, 388, 426, 338, 391, 266, 267, 337, 335, 312, 432, 398, 312, 286, 267, 414, 270, 333, 415,
+        426, 13, 438, 310, 439, 419, 357, 336, 432, 313, 438, 310, 432, 278, 316, 439, 419, 298, 414, 267, 265,
+        282, 295, 433, 426, 436, 317, 286, 296, 418, 269, 279, 292, 416, 439, 413, 409, 416, 327, 263, 415,
+        294, 267, 400, 426, 338, 336, 432, 313, 442, 391, 267, 337, 335, 364, 420, 268, 388, 432, 398, 359,
+        280, 303, 439, 413, 272, 417, 264, 312, 426, 436, 13, 438, 310, 286, 296, 418, 269, 279, 292, 416, 439,
+        413, 409, 416, 327, 263, 415, 294, 267, 400, 426, 338, 336, 432, 313, 442, 439, 423, 262, 304, 420,
+        422, 432, 317, 426, 359, 279, 292, 416, 439, 413, 409, 416, 327, 263, 415, 294, 267, 400, 426, 436, 13,
+        438, 310, 279, 292, 416, 439, 413, 391, 267, 281, 421, 427, 311, 357, 432, 384, 358,
+    };
+    struct err e = {{0}};
+    pool_start(2);
+    struct model_file *f = open_file(path);
+    struct model *m = model_load(f, cpu(), &e);
+    cr_assert(m, "%s", e.text);
+    struct session *s = new_session(m, (struct session_options){0});
+    int32_t id = 1; // BOS
+    for (size_t i = 0; i < COUNT_OF(story); i++) {
+        const float *z = feed(s, &id, 1, LOGITS_LAST);
+        id = 0;
+        for (int32_t v = 1; v < (int32_t)m->config.V; v++)
+            if (z[v] > z[id]) id = v;
+        cr_assert(id == story[i], "token %zu is %d, expected %d", i, id, story[i]);
+    }
+    session_free(s), model_free(m), model_file_close(f);
+}
+
+// Files written by llama.cpp's Python writer, logits computed by its engine (tests/make_model_goldens.py), all in
+// f32.
+Test(model, logits_are_those_of_llama_cpp) {
+    for (size_t f = 0; f < COUNT_OF(both); f++) {
+        char path[64];
+        struct err e = {{0}};
+        struct text golden = {0};
+        snprintf(path, sizeof path, "tests/golden/model_%s.logits", both[f]);
+        cr_assert(file_read_all(path, 1 << 20, &golden, &e), "%s", e.text);
+        int32_t head[2];
+        memcpy(head, golden.data, sizeof head);
+        size_t n = (size_t)head[0], values = n * (size_t)head[1];
+        cr_assert(golden.len == sizeof head + n * sizeof(int32_t) + values * sizeof(float));
+        int32_t *ids = malloc(n * sizeof *ids);
+        float *expected = malloc(values * sizeof *expected);
+        memcpy(ids, golden.data + sizeof head, n * sizeof *ids);
+        memcpy(expected, golden.data + sizeof head + n * sizeof *ids, values * sizeof *expected);
+        snprintf(path, sizeof path, "tests/golden/model_%s.gguf", both[f]);
+        struct model_file *file = open_file(path);
+        struct model *m = model_load(file, cpu(), &e);
+        cr_assert(m && m->config.V == head[1], "%s", e.text);
+        struct session *s = new_session(m, (struct session_options){.all_logits = (int64_t)n});
+        const float *ours = feed(s, ids, (int64_t)n, LOGITS_ALL);
+        double worst = 0, top = 0;
+        for (size_t i = 0; i < values; i++) {
+            worst = fmax(worst, fabs((double)ours[i] - (double)expected[i]));
+            top = fmax(top, fabs((double)expected[i]));
+        }
+        // Two f32 engines: f32 epsilon, square root of the longest sum, ten roundings of the stream per layer, twice.
+        double tolerance = 2 * 0x1p-24 * sqrt((double)m->config.H * (double)m->config.D) * 10 * 2 * top;
+        cr_assert(worst < tolerance, "%s: off by %g, tolerance %g, largest logit %g", both[f], worst, tolerance, top);
+        free(ids), free(expected), text_free(&golden);
+        session_free(s), model_free(m), model_file_close(file);
+    }
 }

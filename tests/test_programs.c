@@ -184,7 +184,7 @@ Test(programs, an_interrupt_saves_and_the_same_command_goes_on) {
 Test(programs, flags_that_contradict_the_checkpoint_are_refused_with_both_values) {
     make_corpus();
     cr_assert(shell("$TRAIN corpus.txt " TINY " --steps 4 -o out 2>log") == 0);
-    cr_expect(shell("$TRAIN corpus.txt " TINY " --steps 8 --weight-decay 0.3 -o out 2>err") == 2);
+    cr_expect(shell("$TRAIN corpus.txt " TINY " --steps 4 --weight-decay 0.3 -o out 2>err") == 2);
     cr_expect(shell("grep -q 'weight-decay = 0.1' err && grep -q 'weight-decay = 0.3' err") == 0);
     cr_assert(shell("$STORIES --bytes 50000 -s 6 --out other.txt 2>/dev/null") == 0);
     cr_expect(shell("$TRAIN other.txt " TINY " --steps 4 -o out 2>err") == 1, "other data was taken without a word");
@@ -233,7 +233,7 @@ Test(programs, exit_codes_and_streams_are_as_documented) {
     cr_expect(shell("mkfifo pipe; timeout 5 $RUN -m pipe 2>err") == 1, "a pipe must not block");
     cr_expect(shell("timeout 5 $RUN -m /dev/zero 2>err") == 1);
     cr_expect(shell("printf 'version https://git-lfs.github.com/spec/v1\\noid sha256:00\\nsize 5\\n' >lfs; $RUN -m lfs 2>err; grep -qi lfs err") == 0);
-    cr_expect(shell("printf '<!DOCTYPE html><html></html>' >page; $RUN -m page 2>err; grep -qi html err") == 0);
+    cr_expect(shell("printf '<!DOCTYPE html><html></html>' >page; $RUN -m page 2>err; grep -qi 'web page' err") == 0);
 }
 
 Test(programs, output_is_text_only_and_json_is_json) {
@@ -278,7 +278,7 @@ static void run_hostile(const char *model, const char *extra, size_t wanted, uin
         hostile_make(&h, i * count / n, &bad, label);
         FILE *f = fopen(path, "wb");
         cr_assert(f && fwrite(bad.data, 1, bad.len, f) == bad.len && fclose(f) == 0);
-        int code = shell("ulimit -t 20; $RUN -m bad %s -p Hi -n 3 -c 32 -t 1 >out 2>err", extra);
+        int code = shell("ulimit -t 20; $RUN -m bad %s -p Hi -n 3 -c 32 -t 1 >said 2>err", extra);
         struct text said = read_file("err");
         cr_expect(code == 0 || code == 1, "%s (seed %llu) ended with %d: %.300s", label, (unsigned long long)seed, code,
                   said.len ? said.data : "");
