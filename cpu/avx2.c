@@ -7,6 +7,7 @@
 #include "cpu/cpu.h"
 
 #if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#include <cpuid.h>
 #include <immintrin.h>
 
 #define VW 8
@@ -96,7 +97,7 @@ INLINE vf v_reduce_angle(double pos, vf freq, vf *quarter) {
     const __m256d p = _mm256_set1_pd(pos), lo = _mm256_mul_pd(p, _mm256_cvtps_pd(_mm256_castps256_ps128(freq)));
     const __m256d hi = _mm256_mul_pd(p, _mm256_cvtps_pd(_mm256_extractf128_ps(freq, 1)));
     const __m256d inv = _mm256_set1_pd(0.63661977236758134308), half_pi = _mm256_set1_pd(1.57079632679489661923);
-    const int nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    enum { nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC };
     const __m256d ql = _mm256_round_pd(_mm256_mul_pd(lo, inv), nearest);
     const __m256d qh = _mm256_round_pd(_mm256_mul_pd(hi, inv), nearest);
     const __m128 rl = _mm256_cvtpd_ps(_mm256_fnmadd_pd(ql, half_pi, lo));
@@ -116,8 +117,13 @@ INLINE void v_square_double(double *sums, vf x) {
     _mm256_storeu_pd(sums + 4, _mm256_fmadd_pd(hi, hi, _mm256_loadu_pd(sums + 4)));
 }
 
+// Not every compiler's __builtin_cpu_supports knows F16C: bit 29 of the third word of leaf 1.
+INLINE bool kernels_f16c(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && c >> 29 & 1;
+}
 INLINE bool kernels_processor(void) {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && kernels_f16c();
 }
 
 #include "cpu/kernels.h"

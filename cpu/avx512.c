@@ -8,6 +8,7 @@
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__) &&           \
     defined(__FMA__) && defined(__F16C__)
+#include <cpuid.h>
 #include <immintrin.h>
 
 #define VW 16
@@ -107,7 +108,7 @@ INLINE vf v_reduce_angle(double pos, vf freq, vf *quarter) {
     const __m512d p = _mm512_set1_pd(pos), lo = _mm512_mul_pd(p, _mm512_cvtps_pd(_mm512_castps512_ps256(freq)));
     const __m512d hi = _mm512_mul_pd(p, _mm512_cvtps_pd(_mm512_extractf32x8_ps(freq, 1)));
     const __m512d inv = _mm512_set1_pd(0.63661977236758134308), half_pi = _mm512_set1_pd(1.57079632679489661923);
-    const int nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    enum { nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC };
     const __m512d ql = _mm512_roundscale_pd(_mm512_mul_pd(lo, inv), nearest);
     const __m512d qh = _mm512_roundscale_pd(_mm512_mul_pd(hi, inv), nearest);
     const __m256 rl = _mm512_cvtpd_ps(_mm512_fnmadd_pd(ql, half_pi, lo));
@@ -127,9 +128,14 @@ INLINE void v_square_double(double *sums, vf x) {
     _mm512_storeu_pd(sums + 8, _mm512_fmadd_pd(hi, hi, _mm512_loadu_pd(sums + 8)));
 }
 
+// Not every compiler's __builtin_cpu_supports knows F16C: bit 29 of the third word of leaf 1.
+INLINE bool kernels_f16c(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && c >> 29 & 1;
+}
 INLINE bool kernels_processor(void) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma") && kernels_f16c();
 }
 
 #include "cpu/kernels.h"

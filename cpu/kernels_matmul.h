@@ -66,6 +66,7 @@ static_assert(PANEL % TILE_COLS == 0, "a tile's columns divide a panel");
 
 INLINE void tile_any(int groups, const float *a, ptrdiff_t rs, ptrdiff_t cs, const float *b, ptrdiff_t ldb, int64_t terms,
                      float *c, bool add) {
+    assert(groups >= 1 && groups <= TILE_GROUPS);
     switch (groups) {
     case 1: TILE_BODY(GROUPS_1); break;
     case 2: TILE_BODY(GROUPS_2); break;
@@ -73,7 +74,6 @@ INLINE void tile_any(int groups, const float *a, ptrdiff_t rs, ptrdiff_t cs, con
     case 3: TILE_BODY(GROUPS_3); break;
     case 4: TILE_BODY(GROUPS_4); break;
 #endif
-    default: assert(!"groups of a tile"); break;
     }
 }
 // A by rows: a[i][k], rows rs apart.
