@@ -1,9 +1,9 @@
 // avx2.c: the kernels for processors with AVX2, FMA and F16C.
 //
-// Only the vector words stand here: a vector `vf` of VW floats and what can be done with it. What the ops do with them is in
-// kernels.h, the same source for avx512.c. "Bodies in a header" is the accepted exception to the style sheet: the same
-// lines are compiled once per instruction set, and so cannot drift apart. On other machines this file compiles to
-// a function that says no.
+// Only the vector words stand here: a vector `vf` of VW floats and what can be done with it. What
+// the ops do with them is in kernels.h, the same source for avx512.c. "Bodies in a header" is the
+// accepted exception to the style sheet: the same lines are compiled once per instruction set, and
+// so cannot drift apart. On other machines this file compiles to a function that says no.
 #include "cpu/cpu.h"
 
 #if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
@@ -19,13 +19,16 @@ typedef __m256 vf;
 typedef __m256i vi;
 
 INLINE vi v_first(int64_t n) {
-    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(n > 8 ? 8 : n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(n > 8 ? 8 : n)),
+                              _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 INLINE vf v_zero(void) { return _mm256_setzero_ps(); }
 INLINE vf v_set1(float x) { return _mm256_set1_ps(x); }
 INLINE vf v_load(const float *p) { return _mm256_loadu_ps(p); }
 INLINE void v_store(float *p, vf x) { _mm256_storeu_ps(p, x); }
-INLINE vf v_load_n(const float *p, int64_t n) { return _mm256_maskload_ps(p, v_first(n)); } // the rest 0
+INLINE vf v_load_n(const float *p, int64_t n) {
+    return _mm256_maskload_ps(p, v_first(n));
+} // the rest 0
 INLINE void v_store_n(float *p, vf x, int64_t n) { _mm256_maskstore_ps(p, v_first(n), x); }
 INLINE vf v_first_or(vf x, int64_t n, float rest) { // lanes below n (may be negative) from x
     return _mm256_blendv_ps(_mm256_set1_ps(rest), x, _mm256_castsi256_ps(v_first(n < 0 ? 0 : n)));
@@ -37,12 +40,14 @@ INLINE vf v_div(vf a, vf b) { return _mm256_div_ps(a, b); }
 INLINE vf v_max(vf a, vf b) { return _mm256_max_ps(a, b); } // b when either is NaN
 INLINE vf v_min(vf a, vf b) { return _mm256_min_ps(a, b); }
 INLINE vf v_sqrt(vf a) { return _mm256_sqrt_ps(a); }
-INLINE vf v_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }  // a b + c
+INLINE vf v_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }   // a b + c
 INLINE vf v_fnma(vf a, vf b, vf c) { return _mm256_fnmadd_ps(a, b, c); } // c - a b
 INLINE vf v_zero_below(vf x, vf key, float limit) { // x where key >= limit or key is NaN, else 0
     return _mm256_and_ps(_mm256_cmp_ps(key, _mm256_set1_ps(limit), _CMP_NLT_UQ), x);
 }
-INLINE vf v_round(vf a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+INLINE vf v_round(vf a) {
+    return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
 INLINE vf v_exp2_whole(vf n) { // 2^n for whole n in [-126, 127]
     const vi e = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
     return _mm256_castsi256_ps(_mm256_slli_epi32(e, 23));
@@ -53,7 +58,9 @@ INLINE vf v_load_f16(const void *p) { return _mm256_cvtph_ps(_mm_loadu_si128(p))
 INLINE vf v_load_bf16(const void *p) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(p)), 16));
 }
-INLINE vf v_load_i8(const void *p) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p))); }
+INLINE vf v_load_i8(const void *p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p)));
+}
 INLINE vi v_load_nibbles(const void *p) { return _mm256_loadu_si256(p); }
 INLINE vi v_next_nibble(vi w) { return _mm256_srli_epi32(w, 4); }
 INLINE vf v_nibble(vi w) { // low nibble of each lane, minus 8
@@ -63,20 +70,24 @@ INLINE vf v_nibble(vi w) { // low nibble of each lane, minus 8
 INLINE void v_store_bf16(void *p, vf x) { // round to nearest even; NaN stays NaN
     const vi u = _mm256_castps_si256(x);
     const vi odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
-    vi r = _mm256_srli_epi32(_mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
+    vi r = _mm256_srli_epi32(_mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))),
+                             16);
     const vi quiet = _mm256_or_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(0x40));
     r = _mm256_blendv_epi8(r, quiet, _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q)));
-    _mm_storeu_si128(p, _mm_packus_epi32(_mm256_castsi256_si128(r), _mm256_extracti128_si256(r, 1)));
+    _mm_storeu_si128(p,
+                     _mm_packus_epi32(_mm256_castsi256_si128(r), _mm256_extracti128_si256(r, 1)));
 }
 
 // Transposes VW rows of VW floats: `stride` floats apart at src, `to` floats apart at dst.
 INLINE void v_transpose(const float *src, ptrdiff_t stride, float *dst, ptrdiff_t to) {
     __m256 r[8], t[8];
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) { // rows i and i + 4 side by side, so that the rest stays inside 128 bits
+    for (int i = 0; i < 4;
+         i++) { // rows i and i + 4 side by side, so that the rest stays inside 128 bits
         const float *p = src + (ptrdiff_t)i * stride, *q = src + (ptrdiff_t)(i + 4) * stride;
         r[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(q), 1);
-        r[i + 4] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p + 4)), _mm_loadu_ps(q + 4), 1);
+        r[i + 4] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p + 4)),
+                                        _mm_loadu_ps(q + 4), 1);
     }
 #pragma GCC unroll 2
     for (int h = 0; h < 8; h += 4) {
@@ -94,16 +105,19 @@ INLINE void v_transpose(const float *src, ptrdiff_t stride, float *dst, ptrdiff_
 // Angles are taken and reduced in double: at position 100000 a float angle is off by 0.004.
 // pos freq - q pi/2 for the nearest whole q; *quarter = q mod 4 (0..3).
 INLINE vf v_reduce_angle(double pos, vf freq, vf *quarter) {
-    const __m256d p = _mm256_set1_pd(pos), lo = _mm256_mul_pd(p, _mm256_cvtps_pd(_mm256_castps256_ps128(freq)));
+    const __m256d p = _mm256_set1_pd(pos),
+                  lo = _mm256_mul_pd(p, _mm256_cvtps_pd(_mm256_castps256_ps128(freq)));
     const __m256d hi = _mm256_mul_pd(p, _mm256_cvtps_pd(_mm256_extractf128_ps(freq, 1)));
-    const __m256d inv = _mm256_set1_pd(0.63661977236758134308), half_pi = _mm256_set1_pd(1.57079632679489661923);
+    const __m256d inv = _mm256_set1_pd(0.63661977236758134308),
+                  half_pi = _mm256_set1_pd(1.57079632679489661923);
     enum { nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC };
     const __m256d ql = _mm256_round_pd(_mm256_mul_pd(lo, inv), nearest);
     const __m256d qh = _mm256_round_pd(_mm256_mul_pd(hi, inv), nearest);
     const __m128 rl = _mm256_cvtpd_ps(_mm256_fnmadd_pd(ql, half_pi, lo));
     const __m128 rh = _mm256_cvtpd_ps(_mm256_fnmadd_pd(qh, half_pi, hi));
     const __m128i il = _mm256_cvtpd_epi32(ql), ih = _mm256_cvtpd_epi32(qh);
-    const vi q = _mm256_and_si256(_mm256_inserti128_si256(_mm256_castsi128_si256(il), ih, 1), _mm256_set1_epi32(3));
+    const vi q = _mm256_and_si256(_mm256_inserti128_si256(_mm256_castsi128_si256(il), ih, 1),
+                                  _mm256_set1_epi32(3));
     *quarter = _mm256_cvtepi32_ps(q);
     return _mm256_insertf128_ps(_mm256_castps128_ps256(rl), rh, 1);
 }
@@ -112,7 +126,8 @@ INLINE vf v_select_eq(vf key, float value, vf yes, vf no) {
 }
 // sums[0..VW) += x^2 in double
 INLINE void v_square_double(double *sums, vf x) {
-    const __m256d lo = _mm256_cvtps_pd(_mm256_castps256_ps128(x)), hi = _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1));
+    const __m256d lo = _mm256_cvtps_pd(_mm256_castps256_ps128(x)),
+                  hi = _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1));
     _mm256_storeu_pd(sums, _mm256_fmadd_pd(lo, lo, _mm256_loadu_pd(sums)));
     _mm256_storeu_pd(sums + 4, _mm256_fmadd_pd(hi, hi, _mm256_loadu_pd(sums + 4)));
 }

@@ -1,61 +1,76 @@
 // kernels_attend.h: attention, forward and backward. Part of kernels.h.
 //
-// Both products of attention are the tile kernel of kernels_matmul.h. A tile of queries is up to TILE_PAIRS pairs (row, head)
-// which share a kv head and the first key `lo`; pair = row * group + head in group, so that grouped heads share the
-// keys they read. Keys come in chunks of KEYS counted from lo:
+// Both products of attention are the tile kernel of kernels_matmul.h. A tile of queries is up to
+// TILE_PAIRS pairs (row, head) which share a kv head and the first key `lo`; pair = row * group +
+// head in group, so that grouped heads share the keys they read. Keys come in chunks of KEYS
+// counted from lo:
 //
-//   scores = Q K^T, vectors across keys (K transposed 32 keys at a time), a chain over the head size
-//   m = max, p = exp(scores - m), l = sum p            within the chunk
-//   o = P V, vectors across the head size, a chain over the chunk's keys
-//   chunks are joined in order: (m, l, o) with e^(m - new m)   (Dao 2023, FlashAttention-2, section 3.1)
+//   scores = Q K^T, vectors across keys (K transposed 32 keys at a time), a chain over the head
+//   size m = max, p = exp(scores - m), l = sum p            within the chunk o = P V, vectors
+//   across the head size, a chain over the chunk's keys chunks are joined in order: (m, l, o) with
+//   e^(m - new m)   (Dao 2023, FlashAttention-2, section 3.1)
 //
-// A pair's numbers depend on its own keys only: others in the tile add keys that are masked, p = 0, and adding
-// 0 changes nothing. So a row alone, in a batch, or with its chunks spread over threads gives the same bits.
+// A pair's numbers depend on its own keys only: others in the tile add keys that are masked, p = 0,
+// and adding 0 changes nothing. So a row alone, in a batch, or with its chunks spread over threads
+// gives the same bits.
 //
-// Backward (same paper, section 3.1.2): p again from the saved log-sum-exp, then with delta = dout . out
+// Backward (same paper, section 3.1.2): p again from the saved log-sum-exp, then with delta = dout
+// . out
 //   dv += P^T dout ; ds = scale p (dout V^T - delta) ; dq += ds K ; dk += ds^T Q
-// by chunks of keys counted from the segment's start, tiles of queries in order inside; one piece is one segment and kv head.
+// by chunks of keys counted from the segment's start, tiles of queries in order inside; one piece
+// is one segment and kv head.
 
 enum {
-    KEYS = 256,       // of a chunk
-    KEYS_WIDE = 272,  // the same rounded up to whole tiles, then to whole vectors
+    KEYS = 256,      // of a chunk
+    KEYS_WIDE = 272, // the same rounded up to whole tiles, then to whole vectors
     TILE_PAIRS = 96,
-    SPLIT_ROWS = 16,  // up to so many rows the chunks are pieces of their own
+    SPLIT_ROWS = 16, // up to so many rows the chunks are pieces of their own
 };
-static_assert(KEYS_WIDE % VW == 0 && (int)KEYS_WIDE >= (KEYS + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS, "a row of keys has room");
-static_assert((int)TILE_PAIRS % (int)TILE_ROWS == 0 && (int)KEYS <= (int)BLOCK, "tiles divide chunks");
+static_assert(KEYS_WIDE % VW == 0 &&
+                  (int)KEYS_WIDE >= (KEYS + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS,
+              "a row of keys has room");
+static_assert((int)TILE_PAIRS % (int)TILE_ROWS == 0 && (int)KEYS <= (int)BLOCK,
+              "tiles divide chunks");
 
 INLINE int64_t round_up(int64_t n, int64_t to) { return ceil_div(n, to) * to; }
 
 // Q K^T for `rows` pairs from pair i0 and one panel of 32 keys, into sum[rows][32].
-static void scores_of(const float *q, int64_t stride, int64_t i0, int64_t rows, const float *keys, int64_t D, float *sum) {
+static void scores_of(const float *q, int64_t stride, int64_t i0, int64_t rows, const float *keys,
+                      int64_t D, float *sum) {
     const struct left left = {q, stride, false};
     for (int64_t k = 0; k < D; k += BLOCK)
-        tile_run(&left, i0, rows, k, min_i64(BLOCK, D - k), keys + k * PANEL, PANEL, PANEL, sum, k > 0);
+        tile_run(&left, i0, rows, k, min_i64(BLOCK, D - k), keys + k * PANEL, PANEL, PANEL, sum,
+                 k > 0);
 }
 
-// A cache keeps all kv heads of a token in a row, so one head's keys lie in short runs far apart, which no hardware
-// prefetcher follows: rows are asked for AHEAD of their use.
+// A cache keeps all kv heads of a token in a row, so one head's keys lie in short runs far apart,
+// which no hardware prefetcher follows: rows are asked for AHEAD of their use.
 enum { AHEAD = 32 };
 INLINE void row_prefetch(const char *from, size_t row_bytes, size_t bytes) {
     for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(from + AHEAD * row_bytes + at);
 }
 
-// Keys (or values) [j, j + count) of one kv head, transposed: to[D][32]. `rows` has room for [32][D].
-static void keys_transpose(const struct tensor *t, int64_t j, int64_t count, int64_t at, int64_t D, float *rows, float *to) {
+// Keys (or values) [j, j + count) of one kv head, transposed: to[D][32]. `rows` has room for
+// [32][D].
+static void keys_transpose(const struct tensor *t, int64_t j, int64_t count, int64_t at, int64_t D,
+                           float *rows, float *to) {
     const size_t bytes = t->dtype == DTYPE_F32 ? 4 : 2;
     const char *from = (const char *)t->data + (size_t)j * t->row_bytes + (size_t)at * bytes;
-    for (int64_t l = 0; l < count; l++) row_prefetch(from + (size_t)l * t->row_bytes, t->row_bytes, (size_t)D * bytes);
+    for (int64_t l = 0; l < count; l++)
+        row_prefetch(from + (size_t)l * t->row_bytes, t->row_bytes, (size_t)D * bytes);
     if (t->dtype == DTYPE_F32) {
         panel_transpose((const float *)(const void *)from, row_stride(t), count, D, to);
         return;
     }
-    for (int64_t l = 0; l < count; l++) to_floats(t->dtype, from + (size_t)l * t->row_bytes, rows + l * D, D);
+    for (int64_t l = 0; l < count; l++)
+        to_floats(t->dtype, from + (size_t)l * t->row_bytes, rows + l * D, D);
     panel_transpose(rows, D, count, D, to);
 }
 
-// to[D / 32][KEYS][32] = columns [at, at + D) of rows [j, j + count); what is missing of the last 32 columns zeros.
-static void values_copy(const struct tensor *t, int64_t j, int64_t count, int64_t at, int64_t D, float *to) {
+// to[D / 32][KEYS][32] = columns [at, at + D) of rows [j, j + count); what is missing of the last
+// 32 columns zeros.
+static void values_copy(const struct tensor *t, int64_t j, int64_t count, int64_t at, int64_t D,
+                        float *to) {
     const size_t bytes = t->dtype == DTYPE_F32 ? 4 : 2;
     const char *from = (const char *)t->data + (size_t)j * t->row_bytes + (size_t)at * bytes;
     for (int64_t k = 0; k < count; k++, from += t->row_bytes, to += PANEL) {
@@ -84,8 +99,9 @@ static float *room_take(float *base, int64_t *used, int64_t count) {
     return at;
 }
 
-// One thread's memory: q[pairs][Dw], scores[KEYS / 32][pairs][32], p[pairs][KEYS], keys[D][32], rows[32][D],
-// values[Dw / 32][KEYS][32], o[Dw / 32][pairs][32], sum_o[pairs][Dw], m l sum_m sum_l[pairs].
+// One thread's memory: q[pairs][Dw], scores[KEYS / 32][pairs][32], p[pairs][KEYS], keys[D][32],
+// rows[32][D], values[Dw / 32][KEYS][32], o[Dw / 32][pairs][32], sum_o[pairs][Dw], m l sum_m
+// sum_l[pairs].
 struct attend_room {
     float *q, *scores, *p, *keys, *rows, *values, *o, *sum_o, *m, *l, *sum_m, *sum_l;
 };
@@ -109,12 +125,13 @@ static size_t attend_room(struct attend_room *room, float *base, int64_t pairs, 
 }
 
 // The softmax of one pair's chunk: scores of n keys to p, zeros up to `end`.
-static void softmax_chunk(const float *scores, int64_t next_panel, int64_t n, int64_t end, float scale, float *p, float *most,
-                          float *sum) {
+static void softmax_chunk(const float *scores, int64_t next_panel, int64_t n, int64_t end,
+                          float scale, float *p, float *most, float *sum) {
     const vf k = v_set1(scale);
     vf m = v_set1(-INFINITY);
     for (int64_t c = 0; c < n; c += VW)
-        m = v_max(m, v_first_or(v_mul(k, v_load(scores + c / PANEL * next_panel + c % PANEL)), n - c, -INFINITY));
+        m = v_max(m, v_first_or(v_mul(k, v_load(scores + c / PANEL * next_panel + c % PANEL)),
+                                n - c, -INFINITY));
     *most = fold_max(m);
     const vf shift = v_set1(*most);
     struct lanes s;
@@ -134,14 +151,79 @@ static void softmax_chunk(const float *scores, int64_t next_panel, int64_t n, in
     *sum = fold_add(&s);
 }
 
-// o, m and l of chunk [from, from + KEYS) for pairs of rows [row, row + rows), kv head g; q is in place.
-static void attend_chunk(const struct attend_args *a, const struct attend_room *room, int64_t pairs_max, int64_t row,
-                         int64_t rows, int64_t g, int64_t from) {
-    const int64_t group = a->heads / a->kv_heads, D = a->head_size, wide = round_up(D, PANEL), pairs = rows * group;
+// P V for few pairs, reading values where they lie: a copy would cost more than the product. The
+// same chain as a tile's.
+enum { FEW_PAIRS = 4, FEW_VECTORS = VW == 16 ? 4 : 2 };
+INLINE void few_values(enum dtype dtype, const char *v, size_t row_bytes, int64_t keys,
+                       const float *p, const int R, const int N, vf sum[FEW_PAIRS][FEW_VECTORS]) {
+    const size_t bytes = dtype == DTYPE_F32 ? 4 : 2;
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+        for (int i = 0; i < N; i++) sum[r][i] = v_zero();
+    for (int64_t j = 0; j < keys; j++, v += row_bytes) {
+        row_prefetch(v, row_bytes, (size_t)N * VW * bytes);
+#pragma GCC unroll 4
+        for (int i = 0; i < N; i++) {
+            const char *at = v + (size_t)i * VW * bytes;
+            const vf x = dtype == DTYPE_F32   ? v_load((const float *)(const void *)at)
+                         : dtype == DTYPE_F16 ? v_load_f16(at)
+                                              : v_load_bf16(at);
+#pragma GCC unroll 4
+            for (int r = 0; r < R; r++) sum[r][i] = v_fma(v_set1(p[r * KEYS + j]), x, sum[r][i]);
+        }
+    }
+}
+
+#define FEW_CASE(dtype, R)                                                                         \
+    case R:                                                                                        \
+        few_values(dtype, v, row_bytes, keys, p, R, FEW_VECTORS, sum);                             \
+        break;
+#define FEW_OF(name, dtype)                                                                        \
+    static void name(const char *v, size_t row_bytes, int64_t keys, const float *p, int64_t pairs, \
+                     vf sum[FEW_PAIRS][FEW_VECTORS]) {                                             \
+        switch (pairs) {                                                                           \
+            FEW_CASE(dtype, 1) FEW_CASE(dtype, 2) FEW_CASE(dtype, 3) FEW_CASE(dtype, 4)            \
+        }                                                                                          \
+    }
+FEW_OF(few_f32, DTYPE_F32)
+FEW_OF(few_f16, DTYPE_F16)
+FEW_OF(few_bf16, DTYPE_BF16)
+
+static bool few_fits(int64_t pairs, int64_t D) {
+    return pairs <= FEW_PAIRS && D % (FEW_VECTORS * VW) == 0;
+}
+static void few_run(const struct tensor *t, int64_t j, int64_t keys, int64_t at, int64_t D,
+                    const float *p, int64_t pairs, float *o, int64_t pairs_max) {
+    const size_t bytes = t->dtype == DTYPE_F32 ? 4 : 2;
+    for (int64_t d = 0; d < D; d += FEW_VECTORS * VW) {
+        const char *v = (const char *)t->data + (size_t)j * t->row_bytes + (size_t)(at + d) * bytes;
+        vf sum[FEW_PAIRS][FEW_VECTORS];
+        if (t->dtype == DTYPE_F32)
+            few_f32(v, t->row_bytes, keys, p, pairs, sum);
+        else if (t->dtype == DTYPE_F16)
+            few_f16(v, t->row_bytes, keys, p, pairs, sum);
+        else
+            few_bf16(v, t->row_bytes, keys, p, pairs, sum);
+        for (int64_t r = 0; r < pairs; r++)
+            for (int i = 0; i < FEW_VECTORS; i++) {
+                const int64_t c = d + i * VW;
+                v_store(o + c / PANEL * PANEL * pairs_max + r * PANEL + c % PANEL, sum[r][i]);
+            }
+    }
+}
+
+// o, m and l of chunk [from, from + KEYS) for pairs of rows [row, row + rows), kv head g; q is in
+// place.
+static void attend_chunk(const struct attend_args *a, const struct attend_room *room,
+                         int64_t pairs_max, int64_t row, int64_t rows, int64_t g, int64_t from) {
+    const int64_t group = a->heads / a->kv_heads, D = a->head_size, wide = round_up(D, PANEL),
+                  pairs = rows * group;
     int64_t limit[(1 << 10) / 3 + 1], most = 0; // keys of this chunk that each subtile sees
     for (int64_t i = 0; i < pairs; i += TILE_ROWS) {
         int64_t keys = 0;
-        for (int64_t r = i / group; r < rows && r * group < i + TILE_ROWS; r++) keys = max_i64(keys, a->hi[row + r] - from);
+        for (int64_t r = i / group; r < rows && r * group < i + TILE_ROWS; r++)
+            keys = max_i64(keys, a->hi[row + r] - from);
         limit[i / TILE_ROWS] = min_i64(keys, KEYS);
         most = max_i64(most, limit[i / TILE_ROWS]);
     }
@@ -149,31 +231,38 @@ static void attend_chunk(const struct attend_args *a, const struct attend_room *
         keys_transpose(&a->k, from + j, min_i64(PANEL, most - j), g * D, D, room->rows, room->keys);
         for (int64_t i = 0; i < pairs; i += TILE_ROWS)
             if (j < limit[i / TILE_ROWS])
-                scores_of(room->q, wide, i, round_up(min_i64(TILE_ROWS, pairs - i), 3), room->keys, D,
-                          room->scores + j * pairs_max + i * PANEL);
+                scores_of(room->q, wide, i, round_up(min_i64(TILE_ROWS, pairs - i), 3), room->keys,
+                          D, room->scores + j * pairs_max + i * PANEL);
     }
     for (int64_t i = 0; i < pairs; i++) {
         const int64_t n = min_i64(KEYS, a->hi[row + i / group] - from);
         if (n > 0)
-            softmax_chunk(room->scores + i * PANEL, pairs_max * PANEL, n, limit[i / TILE_ROWS], a->scale, room->p + i * KEYS,
-                          &room->m[i], &room->l[i]);
+            softmax_chunk(room->scores + i * PANEL, pairs_max * PANEL, n, limit[i / TILE_ROWS],
+                          a->scale, room->p + i * KEYS, &room->m[i], &room->l[i]);
         else
             memset(room->p + i * KEYS, 0, KEYS * sizeof(float));
+    }
+    if (few_fits(pairs, D)) {
+        few_run(&a->v, from, max_i64(0, most), g * D, D, room->p, pairs, room->o, pairs_max);
+        return;
     }
     values_copy(&a->v, from, max_i64(0, most), g * D, D, room->values);
     for (int64_t d = 0; d < D && most > 0; d += PANEL) {
         const struct left left = {room->p, KEYS, false};
         for (int64_t i = 0; i < pairs; i += TILE_ROWS)
-            tile_run(&left, i, round_up(min_i64(TILE_ROWS, pairs - i), 3), 0, max_i64(0, limit[i / TILE_ROWS]),
-                     room->values + d * KEYS, PANEL, PANEL, room->o + d * pairs_max + i * PANEL, false);
+            tile_run(&left, i, round_up(min_i64(TILE_ROWS, pairs - i), 3), 0,
+                     max_i64(0, limit[i / TILE_ROWS]), room->values + d * KEYS, PANEL, PANEL,
+                     room->o + d * pairs_max + i * PANEL, false);
     }
 }
 
 // Joins a chunk's (m, l, o) to what was summed before; o's pieces of 32 are `next_panel` apart.
-static void attend_join(float *sum_m, float *sum_l, float *sum_o, float m, float l, const float *o, int64_t next_panel, int64_t D) {
+static void attend_join(float *sum_m, float *sum_l, float *sum_o, float m, float l, const float *o,
+                        int64_t next_panel, int64_t D) {
     if (*sum_l == 0) { // the first
         *sum_m = m, *sum_l = l;
-        for (int64_t d = 0; d < D; d += PANEL) memcpy(sum_o + d, o + d / PANEL * next_panel, PANEL * sizeof(float));
+        for (int64_t d = 0; d < D; d += PANEL)
+            memcpy(sum_o + d, o + d / PANEL * next_panel, PANEL * sizeof(float));
         return;
     }
     const float now = m > *sum_m ? m : *sum_m;
@@ -190,7 +279,8 @@ static void attend_join(float *sum_m, float *sum_l, float *sum_o, float m, float
     *sum_m = now;
 }
 
-static void attend_write(const struct attend_args *a, int64_t i, int64_t h, float m, float l, const float *o) {
+static void attend_write(const struct attend_args *a, int64_t i, int64_t h, float m, float l,
+                         const float *o) {
     float *out = row_f32(&a->out, i) + h * a->head_size;
     const vf by = v_set1(l > 0 || l != l ? 1 / l : 0);
     for (int64_t d = 0; d < a->head_size; d += VW)
@@ -198,10 +288,12 @@ static void attend_write(const struct attend_args *a, int64_t i, int64_t h, floa
     if (a->lse) a->lse[i * a->heads + h] = l == 0 ? -INFINITY : (float)((double)m + log((double)l));
 }
 
-static void queries_copy(const struct tensor *q, int64_t row, int64_t rows, int64_t group, int64_t g, int64_t D, float *to) {
+static void queries_copy(const struct tensor *q, int64_t row, int64_t rows, int64_t group,
+                         int64_t g, int64_t D, float *to) {
     const int64_t wide = round_up(D, PANEL), pairs = rows * group;
     for (int64_t i = 0; i < pairs; i++, to += wide) {
-        memcpy(to, row_f32(q, row + i / group) + (g * group + i % group) * D, (size_t)D * sizeof(float));
+        memcpy(to, row_f32(q, row + i / group) + (g * group + i % group) * D,
+               (size_t)D * sizeof(float));
         memset(to + D, 0, (size_t)(wide - D) * sizeof(float));
     }
     memset(to, 0, (size_t)((round_up(pairs, TILE_ROWS) - pairs) * wide) * sizeof(float));
@@ -211,12 +303,14 @@ static void queries_copy(const struct tensor *q, int64_t row, int64_t rows, int6
 static void attend_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const struct attend_job *job = arg;
     const struct attend_args *a = job->a;
-    const int64_t G = a->kv_heads, group = a->heads / G, D = a->head_size, wide = round_up(D, PANEL), P = job->pairs_max;
+    const int64_t G = a->kv_heads, group = a->heads / G, D = a->head_size,
+                  wide = round_up(D, PANEL), P = job->pairs_max;
     struct attend_room room;
     const size_t bytes = attend_room(&room, NULL, P, D);
     attend_room(&room, cpu_scratch(thread, SLOT_A, bytes), P, D);
     for (int64_t t = lo; t < hi; t++) {
-        const int64_t row = job->first[t / G], rows = job->first[t / G + 1] - row, pairs = rows * group, g = t % G;
+        const int64_t row = job->first[t / G], rows = job->first[t / G + 1] - row,
+                      pairs = rows * group, g = t % G;
         int64_t end = a->lo[row];
         for (int64_t i = row; i < row + rows; i++) {
             assert(a->hi[i] <= a->lo[i] || (a->lo[i] >= 0 && a->hi[i] <= a->k.rows));
@@ -228,16 +322,17 @@ static void attend_piece(void *arg, int64_t lo, int64_t hi, int thread) {
             attend_chunk(a, &room, P, row, rows, g, from);
             for (int64_t i = 0; i < pairs; i++)
                 if (a->hi[row + i / group] > from)
-                    attend_join(&room.sum_m[i], &room.sum_l[i], room.sum_o + i * wide, room.m[i], room.l[i],
-                                room.o + i * PANEL, P * PANEL, D);
+                    attend_join(&room.sum_m[i], &room.sum_l[i], room.sum_o + i * wide, room.m[i],
+                                room.l[i], room.o + i * PANEL, P * PANEL, D);
         }
         for (int64_t i = 0; i < pairs; i++)
-            attend_write(a, row + i / group, g * group + i % group, room.sum_m[i], room.sum_l[i], room.sum_o + i * wide);
+            attend_write(a, row + i / group, g * group + i % group, room.sum_m[i], room.sum_l[i],
+                         room.sum_o + i * wide);
     }
 }
 
-// The split way: a piece is a range of (tile, chunk, kv head), the heads of a key's row one after the other; then a piece is a
-// range of (row, head), to join the chunks.
+// The split way: a piece is a range of (tile, chunk, kv head), the heads of a key's row one after
+// the other; then a piece is a range of (row, head), to join the chunks.
 static void attend_split_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const struct attend_job *job = arg;
     const struct attend_args *a = job->a;
@@ -247,7 +342,8 @@ static void attend_split_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     attend_room(&room, cpu_scratch(thread, SLOT_A, bytes), P, D);
     for (int64_t t = lo; t < hi; t++) {
         const int64_t g = t % G, chunk = t / G % job->chunks, tile = t / G / job->chunks;
-        const int64_t row = job->first[tile], rows = job->first[tile + 1] - row, from = a->lo[row] + chunk * KEYS;
+        const int64_t row = job->first[tile], rows = job->first[tile + 1] - row,
+                      from = a->lo[row] + chunk * KEYS;
         bool any = false;
         for (int64_t i = row; i < row + rows; i++) any |= a->hi[i] > from;
         if (!any) continue;
@@ -272,7 +368,8 @@ static void attend_join_piece(void *arg, int64_t lo, int64_t hi, int thread) {
         float m = -INFINITY, l = 0;
         for (int64_t c = 0; a->lo[i] + c * KEYS < a->hi[i]; c++) {
             const float *part = job->parts + (p * job->chunks + c) * job->part_stride;
-            attend_join(&m, &l, o, part[job->part_stride - 2], part[job->part_stride - 1], part, PANEL, a->head_size);
+            attend_join(&m, &l, o, part[job->part_stride - 2], part[job->part_stride - 1], part,
+                        PANEL, a->head_size);
         }
         attend_write(a, i, p % a->heads, m, l, o);
     }
@@ -280,24 +377,30 @@ static void attend_join_piece(void *arg, int64_t lo, int64_t hi, int thread) {
 
 static void attend(const struct attend_args *a) {
     assert(a->heads > 0 && a->kv_heads > 0 && a->heads % a->kv_heads == 0 && a->head_size > 0);
-    assert(is_f32(&a->out) && is_f32(&a->q) && same_shape(&a->out, &a->q) && same_shape(&a->k, &a->v));
+    assert(is_f32(&a->out) && is_f32(&a->q) && same_shape(&a->out, &a->q) &&
+           same_shape(&a->k, &a->v));
     assert(a->q.cols == a->heads * a->head_size && a->k.cols == a->kv_heads * a->head_size);
-    const int64_t n = a->q.rows, group = a->heads / a->kv_heads, D = a->head_size, wide = round_up(D, PANEL);
+    const int64_t n = a->q.rows, group = a->heads / a->kv_heads, D = a->head_size,
+                  wide = round_up(D, PANEL);
     const int64_t rows_each = max_i64(1, TILE_PAIRS / group);
     assert(group <= 1 << 10);
     if (n == 0) return;
-    struct attend_job job = {.a = a, .pairs_max = round_up(rows_each * group, TILE_ROWS), .part_stride = wide + 2};
+    struct attend_job job = {
+        .a = a, .pairs_max = round_up(rows_each * group, TILE_ROWS), .part_stride = wide + 2};
     // Tiles: neighbours that begin at the same key.
     const bool split = n <= SPLIT_ROWS;
-    job.chunks = ceil_div(a->k.rows, KEYS) + 1; // by the capacity of the cache, so that the room stays while a text grows
+    job.chunks = ceil_div(a->k.rows, KEYS) +
+                 1; // by the capacity of the cache, so that the room stays while a text grows
     const size_t list = arena_round((size_t)(n + 1) * sizeof(int32_t));
-    const size_t parts = split ? (size_t)(n * a->heads * job.chunks * job.part_stride) * sizeof(float) : 0;
+    const size_t parts =
+        split ? (size_t)(n * a->heads * job.chunks * job.part_stride) * sizeof(float) : 0;
     char *shared = cpu_scratch(0, SLOT_SHARED, list + parts);
     int32_t *first = (int32_t *)(void *)shared;
     job.parts = (float *)(void *)(shared + list);
     int64_t longest = 0;
     for (int64_t i = 0; i < n; i++) {
-        if (i == 0 || a->lo[i] != a->lo[i - 1] || i - first[job.tiles - 1] >= rows_each) first[job.tiles++] = (int32_t)i;
+        if (i == 0 || a->lo[i] != a->lo[i - 1] || i - first[job.tiles - 1] >= rows_each)
+            first[job.tiles++] = (int32_t)i;
         longest = max_i64(longest, (int64_t)a->hi[i] - a->lo[i]);
     }
     first[job.tiles] = (int32_t)n;
@@ -307,11 +410,14 @@ static void attend(const struct attend_args *a) {
     cpu_scratch_reserve(SLOT_B, (size_t)wide * sizeof(float));
     if (split && longest > KEYS) {
         job.chunks = ceil_div(longest, KEYS);
-        pool_for(job.tiles * job.chunks * a->kv_heads, job.chunks >= 32 ? a->kv_heads : 1, attend_split_piece, &job);
+        pool_for(job.tiles * job.chunks * a->kv_heads, job.chunks >= 32 ? a->kv_heads : 1,
+                 attend_split_piece, &job);
         pool_for(n * a->heads, max_i64(1, 32 / job.chunks), attend_join_piece, &job);
     } else {
-        pool_for(job.tiles * a->kv_heads, max_i64(1, (1 << 15) / max_i64(1, longest * D * min_i64(job.pairs_max, n * group))),
-                 attend_piece, &job);
+        pool_for(
+            job.tiles * a->kv_heads,
+            max_i64(1, (1 << 15) / max_i64(1, longest * D * min_i64(job.pairs_max, n * group))),
+            attend_piece, &job);
     }
 }
 
@@ -319,17 +425,18 @@ static void attend(const struct attend_args *a) {
 // Backward.
 
 struct attend_back_room {
-    float *q, *dout, *out;           // [pairs][Dw]
-    float *turned;                   // [2][D][32]
-    float *scores, *slopes;          // [KEYS / 32][pairs][32]: Q K^T, dout V^T
-    float *p, *ds;                   // [pairs][KEYS_WIDE]
-    float *keys, *values;            // [KEYS / 32][D][32], transposed
-    float *lines;                    // [Dw / 32][KEYS][32], keys as they are
-    float *dk, *dv;                  // [Dw / 32][KEYS_WIDE][32]
-    float *dq;                       // [TILE_ROWS][32]
-    float *delta;                    // [pairs]
+    float *q, *dout, *out;  // [pairs][Dw]
+    float *turned;          // [2][D][32]
+    float *scores, *slopes; // [KEYS / 32][pairs][32]: Q K^T, dout V^T
+    float *p, *ds;          // [pairs][KEYS_WIDE]
+    float *keys, *values;   // [KEYS / 32][D][32], transposed
+    float *lines;           // [Dw / 32][KEYS][32], keys as they are
+    float *dk, *dv;         // [Dw / 32][KEYS_WIDE][32]
+    float *dq;              // [TILE_ROWS][32]
+    float *delta;           // [pairs]
 };
-static size_t attend_back_room(struct attend_back_room *room, float *base, int64_t pairs, int64_t D) {
+static size_t attend_back_room(struct attend_back_room *room, float *base, int64_t pairs,
+                               int64_t D) {
     const int64_t wide = round_up(D, PANEL);
     int64_t used = 0;
     room->q = room_take(base, &used, pairs * wide);
@@ -350,7 +457,8 @@ static size_t attend_back_room(struct attend_back_room *room, float *base, int64
     return (size_t)used * sizeof(float);
 }
 
-// delta = dout . out, in the order in which dout . v is summed, so that a lone key's slope is exactly zero.
+// delta = dout . out, in the order in which dout . v is summed, so that a lone key's slope is
+// exactly zero.
 static void deltas(const struct attend_back_room *room, int64_t pairs, int64_t D) {
     const int64_t wide = round_up(D, PANEL);
     float *dout = room->turned, *out = dout + D * PANEL, sums[PANEL];
@@ -370,8 +478,9 @@ static void deltas(const struct attend_back_room *room, int64_t pairs, int64_t D
 }
 
 // p and ds of one pair for keys [0, end) of a chunk, of which it sees [lo, hi).
-static void slopes_chunk(const float *scores, const float *slopes, int64_t next_panel, int64_t lo, int64_t hi, int64_t end,
-                         float scale, float lse, float delta, float *p, float *ds) {
+static void slopes_chunk(const float *scores, const float *slopes, int64_t next_panel, int64_t lo,
+                         int64_t hi, int64_t end, float scale, float lse, float delta, float *p,
+                         float *ds) {
     const vf k = v_set1(scale), shift = v_set1(lse), d = v_set1(delta);
     for (int64_t c = 0; c < end; c += VW) {
         vf e = v_zero(), s = v_zero();
@@ -393,12 +502,15 @@ static void slopes_chunk(const float *scores, const float *slopes, int64_t next_
 }
 
 // One tile of queries, rows [row, row + rows), against the chunk of keys [from, from + count).
-static void attend_back_tile(const struct attend_back_args *a, const struct attend_back_room *room, int64_t P, int64_t row,
-                             int64_t rows, int64_t g, int64_t from, int64_t count) {
-    const int64_t H = a->heads, group = H / a->kv_heads, D = a->head_size, wide = round_up(D, PANEL), pairs = rows * group;
+static void attend_back_tile(const struct attend_back_args *a, const struct attend_back_room *room,
+                             int64_t P, int64_t row, int64_t rows, int64_t g, int64_t from,
+                             int64_t count) {
+    const int64_t H = a->heads, group = H / a->kv_heads, D = a->head_size,
+                  wide = round_up(D, PANEL), pairs = rows * group;
     int64_t end = 0; // keys of the chunk that anybody here sees
     for (int64_t r = row; r < row + rows; r++)
-        if (a->hi[r] > a->lo[r] && a->lo[r] < from + count) end = max_i64(end, min_i64(count, a->hi[r] - from));
+        if (a->hi[r] > a->lo[r] && a->lo[r] < from + count)
+            end = max_i64(end, min_i64(count, a->hi[r] - from));
     if (end <= 0) return;
     queries_copy(&a->q, row, rows, group, g, D, room->q);
     queries_copy(&a->dout, row, rows, group, g, D, room->dout);
@@ -408,24 +520,31 @@ static void attend_back_tile(const struct attend_back_args *a, const struct atte
     for (int64_t i = 0; i < pairs; i += TILE_ROWS) {
         const int64_t some = min_i64(TILE_ROWS, pairs - i), whole = round_up(some, 3);
         int64_t limit = 0;
-        for (int64_t r = i / group; r < rows && r * group < i + TILE_ROWS; r++) limit = max_i64(limit, a->hi[row + r] - from);
+        for (int64_t r = i / group; r < rows && r * group < i + TILE_ROWS; r++)
+            limit = max_i64(limit, a->hi[row + r] - from);
         limit = min_i64(limit, end);
         for (int64_t j = 0; j < limit; j += PANEL) {
-            scores_of(room->q, wide, i, whole, room->keys + j * D, D, room->scores + j * P + i * PANEL);
-            scores_of(room->dout, wide, i, whole, room->values + j * D, D, room->slopes + j * P + i * PANEL);
+            scores_of(room->q, wide, i, whole, room->keys + j * D, D,
+                      room->scores + j * P + i * PANEL);
+            scores_of(room->dout, wide, i, whole, room->values + j * D, D,
+                      room->slopes + j * P + i * PANEL);
         }
         for (int64_t r = i; r < i + some; r++) {
             const int64_t at = row + r / group;
-            slopes_chunk(room->scores + r * PANEL, room->slopes + r * PANEL, P * PANEL, a->lo[at] - from,
-                         min_i64(end, a->hi[at] - from), stored, a->scale, a->lse[at * H + g * group + r % group], room->delta[r],
+            slopes_chunk(room->scores + r * PANEL, room->slopes + r * PANEL, P * PANEL,
+                         a->lo[at] - from, min_i64(end, a->hi[at] - from), stored, a->scale,
+                         a->lse[at * H + g * group + r % group], room->delta[r],
                          room->p + r * KEYS_WIDE, room->ds + r * KEYS_WIDE);
         }
         const struct left ds = {room->ds, KEYS_WIDE, false};
         for (int64_t d = 0; d < D && limit > 0; d += PANEL) {
-            tile_run(&ds, i, whole, 0, limit, room->lines + d * KEYS, PANEL, PANEL, room->dq, false);
+            tile_run(&ds, i, whole, 0, limit, room->lines + d * KEYS, PANEL, PANEL, room->dq,
+                     false);
             for (int64_t r = 0; r < some; r++)
                 sums_write(room->dq + r * PANEL, 1, min_i64(PANEL, D - d),
-                           row_f32(&a->dq, row + (i + r) / group) + (g * group + (i + r) % group) * D + d, 0, 1, true);
+                           row_f32(&a->dq, row + (i + r) / group) +
+                               (g * group + (i + r) % group) * D + d,
+                           0, 1, true);
         }
     }
     // Pairs before the first that sees a key have zeros there.
@@ -433,21 +552,27 @@ static void attend_back_tile(const struct attend_back_args *a, const struct atte
         int64_t first = 0;
         while (first < rows - 1 && a->hi[row + first] - from <= j) first++;
         first *= group;
-        const struct left p = {room->p + first * KEYS_WIDE, KEYS_WIDE, true}, ds = {room->ds + first * KEYS_WIDE, KEYS_WIDE, true};
+        const struct left p = {room->p + first * KEYS_WIDE, KEYS_WIDE, true},
+                          ds = {room->ds + first * KEYS_WIDE, KEYS_WIDE, true};
         for (int64_t d = 0; d < D; d += PANEL)
-            for (int64_t r = 0; r < pairs - first; r += BLOCK) { // more than one block only with very many heads
+            for (int64_t r = 0; r < pairs - first;
+                 r += BLOCK) { // more than one block only with very many heads
                 const int64_t terms = min_i64(BLOCK, pairs - first - r);
                 const int64_t to = d * KEYS_WIDE + j * PANEL, b = (first + r) * wide + d;
-                tile_run(&p, j, TILE_ROWS, r, terms, room->dout + b, wide, PANEL, room->dv + to, true);
-                tile_run(&ds, j, TILE_ROWS, r, terms, room->q + b, wide, PANEL, room->dk + to, true);
+                tile_run(&p, j, TILE_ROWS, r, terms, room->dout + b, wide, PANEL, room->dv + to,
+                         true);
+                tile_run(&ds, j, TILE_ROWS, r, terms, room->q + b, wide, PANEL, room->dk + to,
+                         true);
             }
     }
 }
 
 static void attend_back_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const struct attend_back_args *a = arg;
-    const int64_t G = a->kv_heads, group = a->heads / G, D = a->head_size, wide = round_up(D, PANEL);
-    const int64_t rows_each = max_i64(1, TILE_PAIRS / group), P = round_up(rows_each * group, TILE_ROWS);
+    const int64_t G = a->kv_heads, group = a->heads / G, D = a->head_size,
+                  wide = round_up(D, PANEL);
+    const int64_t rows_each = max_i64(1, TILE_PAIRS / group),
+                  P = round_up(rows_each * group, TILE_ROWS);
     struct attend_back_room room;
     const size_t bytes = attend_back_room(&room, NULL, P, D);
     attend_back_room(&room, cpu_scratch(thread, SLOT_A, bytes), P, D);
@@ -458,8 +583,10 @@ static void attend_back_piece(void *arg, int64_t lo, int64_t hi, int thread) {
         for (int64_t from = start; from < end; from += KEYS) {
             const int64_t count = min_i64(KEYS, end - from);
             for (int64_t j = 0; j < count; j += PANEL) {
-                keys_transpose(&a->k, from + j, min_i64(PANEL, count - j), g * D, D, NULL, room.keys + j * D);
-                keys_transpose(&a->v, from + j, min_i64(PANEL, count - j), g * D, D, NULL, room.values + j * D);
+                keys_transpose(&a->k, from + j, min_i64(PANEL, count - j), g * D, D, NULL,
+                               room.keys + j * D);
+                keys_transpose(&a->v, from + j, min_i64(PANEL, count - j), g * D, D, NULL,
+                               room.values + j * D);
             }
             values_copy(&a->k, from, count, g * D, D, room.lines);
             memset(room.dk, 0, (size_t)(KEYS_WIDE * wide) * sizeof(float));
@@ -469,8 +596,10 @@ static void attend_back_piece(void *arg, int64_t lo, int64_t hi, int thread) {
             for (int64_t j = 0; j < count; j++)
                 for (int64_t d = 0; d < D; d += PANEL) {
                     const size_t n = (size_t)min_i64(PANEL, D - d) * sizeof(float);
-                    memcpy(row_f32(&a->dk, from + j) + g * D + d, room.dk + d * KEYS_WIDE + j * PANEL, n);
-                    memcpy(row_f32(&a->dv, from + j) + g * D + d, room.dv + d * KEYS_WIDE + j * PANEL, n);
+                    memcpy(row_f32(&a->dk, from + j) + g * D + d,
+                           room.dk + d * KEYS_WIDE + j * PANEL, n);
+                    memcpy(row_f32(&a->dv, from + j) + g * D + d,
+                           room.dv + d * KEYS_WIDE + j * PANEL, n);
                 }
         }
     }
@@ -486,7 +615,9 @@ static void attend_back(const struct attend_back_args *a) {
     assert(a->k.rows == a->q.rows && a->segment > 0 && a->q.rows % a->segment == 0);
     const int64_t group = a->heads / a->kv_heads, rows_each = max_i64(1, TILE_PAIRS / group);
     struct attend_back_room room;
-    cpu_scratch_reserve(SLOT_A, attend_back_room(&room, NULL, round_up(rows_each * group, TILE_ROWS), a->head_size));
+    cpu_scratch_reserve(
+        SLOT_A,
+        attend_back_room(&room, NULL, round_up(rows_each * group, TILE_ROWS), a->head_size));
     pool_for(a->q.rows / a->segment * a->kv_heads, 1, attend_back_piece, (void *)a);
 }
 

@@ -1,28 +1,33 @@
 // kernels_matmul.h: products with weights. Part of kernels.h.
 //
-// One inner kernel serves all large products: a tile of 12 x 32 outputs (AVX2: 6 x 16) in registers, fed by one value of A per
-// row and one line of B. B is always a panel [k][32 columns]; who makes the panel differs:
+// One inner kernel serves all large products: a tile of 12 x 32 outputs (AVX2: 6 x 16) in
+// registers, fed by one value of A per row and one line of B. B is always a panel [k][32 columns];
+// who makes the panel differs:
 //
-//   matmul     A = x, sum over K     B = weights [k][32 weight rows]: packed so at load, or transposed here from rows
-//   matmul_dx  A = dout, sum over M  B = [m][32 columns of w]: rows of w as they are
-//   matmul_dw  A = dout^T, sum over rows of a segment; B = [row][32 columns of x]
+//   matmul     A = x, sum over K     B = weights [k][32 weight rows]: packed so at load, or
+//   transposed here from rows matmul_dx  A = dout, sum over M  B = [m][32 columns of w]: rows of w
+//   as they are matmul_dw  A = dout^T, sum over rows of a segment; B = [row][32 columns of x]
 //
-// A piece of work is some rows of A times one panel; it makes its panel block by block of 256 terms (32 KiB, so that it
-// stays in L1 or L2) and runs the tiles over it. Block sums are added in order, which is the rule of backend.h. An inner
-// kernel for matrix units (bf16 tiles) would take the place of tile_run and panel_block, and nothing else.
+// A piece of work is some rows of A times one panel; it makes its panel block by block of 256 terms
+// (32 KiB, so that it stays in L1 or L2) and runs the tiles over it. Block sums are added in order,
+// which is the rule of backend.h. An inner kernel for matrix units (bf16 tiles) would take the
+// place of tile_run and panel_block, and nothing else.
 //
-// Up to DECODE_ROWS rows of packed weights take another way (decode_*), bound by memory: weights are converted in
-// registers while several panels are walked at once, because one stream does not fill the memory pipe.
+// Up to DECODE_ROWS rows of packed weights take another way (decode_*), bound by memory: weights
+// are converted in registers while several panels are walked at once, because one stream does not
+// fill the memory pipe.
 //
-// Packed weights (LAYOUT_DEVICE): panels of 32 weight rows, missing rows zero, one after the other. In a panel
+// Packed weights (LAYOUT_DEVICE): panels of 32 weight rows, missing rows zero, one after the other.
+// In a panel
 //   F32 F16 BF16   [k][32]
 //   Q8_0           per 32 k: 32 scales (f16), [32 k][32] int8
-//   Q4_0           per 32 k: 32 scales (f16), [4][32] words of 8 nibbles: nibble i of word j in group g is k = 8 g + i of row j
+//   Q4_0           per 32 k: 32 scales (f16), [4][32] words of 8 nibbles: nibble i of word j in
+//   group g is k = 8 g + i of row j
 // so a panel has 32 * row_bytes bytes, whatever the dtype.
 
 enum {
-    PANEL = 32,             // outputs side by side in packed memory
-    BLOCK = 256,            // terms of one chain
+    PANEL = 32,  // outputs side by side in packed memory
+    BLOCK = 256, // terms of one chain
     TILE_ROWS = 3 * TILE_GROUPS,
     TILE_COLS = 2 * VW,
     DECODE_ROWS = 8,
@@ -30,60 +35,71 @@ enum {
 static_assert(PANEL % TILE_COLS == 0, "a tile's columns divide a panel");
 
 // ---------------------------------------------------------------------------------------------------------------
-// The inner kernel: c[3 G rows][TILE_COLS] (rows PANEL apart) = or += chain over k of a[i rs + k cs] * b[k ldb + column].
-// Registers are named by macros because arrays of accumulators are spilled to memory by some compilers.
+// The inner kernel: c[3 G rows][TILE_COLS] (rows PANEL apart) = or += chain over k of a[i rs + k
+// cs] * b[k ldb + column]. Registers are named by macros because arrays of accumulators are spilled
+// to memory by some compilers.
 
-#define TILE_ZERO(g)                                                                                              \
-    vf c##g##0l = v_zero(), c##g##0h = v_zero(), c##g##1l = v_zero(), c##g##1h = v_zero(), c##g##2l = v_zero(),   \
-       c##g##2h = v_zero();                                                                                       \
+#define TILE_ZERO(g)                                                                               \
+    vf c##g##0l = v_zero(), c##g##0h = v_zero(), c##g##1l = v_zero(), c##g##1h = v_zero(),         \
+       c##g##2l = v_zero(), c##g##2h = v_zero();                                                   \
     const float *a##g = a + 3 * g * rs;
-#define TILE_ROW(g, i)                                                                                            \
-    x = v_set1(a##g[i * rs]);                                                                                     \
-    c##g##i##l = v_fma(x, bl, c##g##i##l);                                                                        \
+#define TILE_ROW(g, i)                                                                             \
+    x = v_set1(a##g[i * rs]);                                                                      \
+    c##g##i##l = v_fma(x, bl, c##g##i##l);                                                         \
     c##g##i##h = v_fma(x, bh, c##g##i##h);
 #define TILE_STEP(g) TILE_ROW(g, 0) TILE_ROW(g, 1) TILE_ROW(g, 2) a##g += cs;
-#define TILE_OUT(g, i)                                                                                            \
-    to = c + (3 * g + i) * PANEL;                                                                                 \
-    if (add) c##g##i##l = v_add(v_load(to), c##g##i##l), c##g##i##h = v_add(v_load(to + VW), c##g##i##h);         \
-    v_store(to, c##g##i##l);                                                                                      \
+#define TILE_OUT(g, i)                                                                             \
+    to = c + (3 * g + i) * PANEL;                                                                  \
+    if (add)                                                                                       \
+        c##g##i##l = v_add(v_load(to), c##g##i##l),                                                \
+        c##g##i##h = v_add(v_load(to + VW), c##g##i##h);                                           \
+    v_store(to, c##g##i##l);                                                                       \
     v_store(to + VW, c##g##i##h);
 #define TILE_STORE(g) TILE_OUT(g, 0) TILE_OUT(g, 1) TILE_OUT(g, 2)
 #define GROUPS_1(X) X(0)
 #define GROUPS_2(X) X(0) X(1)
 #define GROUPS_3(X) X(0) X(1) X(2)
 #define GROUPS_4(X) X(0) X(1) X(2) X(3)
-#define TILE_BODY(GROUPS)                                                                                         \
-    do {                                                                                                          \
-        GROUPS(TILE_ZERO)                                                                                         \
-        for (int64_t k = 0; k < terms; k++, b += ldb) {                                                           \
-            const vf bl = v_load(b), bh = v_load(b + VW);                                                         \
-            vf x;                                                                                                 \
-            GROUPS(TILE_STEP)                                                                                     \
-        }                                                                                                         \
-        float *to;                                                                                                \
-        GROUPS(TILE_STORE)                                                                                        \
+#define TILE_BODY(GROUPS)                                                                          \
+    do {                                                                                           \
+        GROUPS(TILE_ZERO)                                                                          \
+        for (int64_t k = 0; k < terms; k++, b += ldb) {                                            \
+            const vf bl = v_load(b), bh = v_load(b + VW);                                          \
+            vf x;                                                                                  \
+            GROUPS(TILE_STEP)                                                                      \
+        }                                                                                          \
+        float *to;                                                                                 \
+        GROUPS(TILE_STORE)                                                                         \
     } while (0)
 
-INLINE void tile_any(int groups, const float *a, ptrdiff_t rs, ptrdiff_t cs, const float *b, ptrdiff_t ldb, int64_t terms,
-                     float *c, bool add) {
+INLINE void tile_any(int groups, const float *a, ptrdiff_t rs, ptrdiff_t cs, const float *b,
+                     ptrdiff_t ldb, int64_t terms, float *c, bool add) {
     assert(groups >= 1 && groups <= TILE_GROUPS);
     switch (groups) {
-    case 1: TILE_BODY(GROUPS_1); break;
-    case 2: TILE_BODY(GROUPS_2); break;
+    case 1:
+        TILE_BODY(GROUPS_1);
+        break;
+    case 2:
+        TILE_BODY(GROUPS_2);
+        break;
 #if TILE_GROUPS > 2
-    case 3: TILE_BODY(GROUPS_3); break;
-    case 4: TILE_BODY(GROUPS_4); break;
+    case 3:
+        TILE_BODY(GROUPS_3);
+        break;
+    case 4:
+        TILE_BODY(GROUPS_4);
+        break;
 #endif
     }
 }
 // A by rows: a[i][k], rows rs apart.
-static void tile_by_rows(int groups, const float *a, ptrdiff_t rs, const float *b, ptrdiff_t ldb, int64_t terms, float *c,
-                         bool add) {
+static void tile_by_rows(int groups, const float *a, ptrdiff_t rs, const float *b, ptrdiff_t ldb,
+                         int64_t terms, float *c, bool add) {
     tile_any(groups, a, rs, 1, b, ldb, terms, c, add);
 }
 // A by terms: a[k][i], terms cs apart.
-static void tile_by_terms(int groups, const float *a, ptrdiff_t cs, const float *b, ptrdiff_t ldb, int64_t terms, float *c,
-                          bool add) {
+static void tile_by_terms(int groups, const float *a, ptrdiff_t cs, const float *b, ptrdiff_t ldb,
+                          int64_t terms, float *c, bool add) {
     tile_any(groups, a, 1, cs, b, ldb, terms, c, add);
 }
 
@@ -94,36 +110,45 @@ struct left {
     bool by_terms;
 };
 
-// sum[rows][PANEL] = or += left[i0.., k0..] times the panel b; columns in [0, cols) matter. The last rows, when they do
-// not fill a group of three, are copied so that nothing outside A is read; sum has room for whole tiles.
-static void tile_run(const struct left *left, int64_t i0, int64_t rows, int64_t k0, int64_t terms, const float *b,
-                     ptrdiff_t ldb, int64_t cols, float *sum, bool add) {
+// sum[rows][PANEL] = or += left[i0.., k0..] times the panel b; columns in [0, cols) matter. The
+// last rows, when they do not fill a group of three, are copied so that nothing outside A is read;
+// sum has room for whole tiles.
+static void tile_run(const struct left *left, int64_t i0, int64_t rows, int64_t k0, int64_t terms,
+                     const float *b, ptrdiff_t ldb, int64_t cols, float *sum, bool add) {
     float copy[TILE_ROWS * BLOCK];
     for (int64_t i = 0; i < rows; i += TILE_ROWS) {
         const int64_t count = min_i64(TILE_ROWS, rows - i);
         const int groups = (int)ceil_div(count, 3);
-        const float *a = left->at + (left->by_terms ? k0 * left->stride + i0 + i : (i0 + i) * left->stride + k0);
+        const float *a =
+            left->at + (left->by_terms ? k0 * left->stride + i0 + i : (i0 + i) * left->stride + k0);
         ptrdiff_t stride = left->stride;
         if (count % 3) {
             for (int64_t r = 0; r < 3 * groups; r++)
                 for (int64_t k = 0; k < terms; k++) {
-                    const float x = r >= count ? 0 : left->by_terms ? a[k * stride + r] : a[r * stride + k];
-                    if (left->by_terms) copy[k * TILE_ROWS + r] = x;
-                    else copy[r * BLOCK + k] = x;
+                    const float x = r >= count       ? 0
+                                    : left->by_terms ? a[k * stride + r]
+                                                     : a[r * stride + k];
+                    if (left->by_terms)
+                        copy[k * TILE_ROWS + r] = x;
+                    else
+                        copy[r * BLOCK + k] = x;
                 }
             a = copy;
             stride = left->by_terms ? TILE_ROWS : BLOCK;
         }
         for (int64_t j = 0; j < cols; j += TILE_COLS) {
             float *c = sum + i * PANEL + j;
-            if (left->by_terms) tile_by_terms(groups, a, stride, b + j, ldb, terms, c, add);
-            else tile_by_rows(groups, a, stride, b + j, ldb, terms, c, add);
+            if (left->by_terms)
+                tile_by_terms(groups, a, stride, b + j, ldb, terms, c, add);
+            else
+                tile_by_rows(groups, a, stride, b + j, ldb, terms, c, add);
         }
     }
 }
 
 // out[rows][cols] = scale * sum (+ out), rows of out ldo apart.
-static void sums_write(const float *sum, int64_t rows, int64_t cols, float *out, int64_t ldo, float scale, bool accumulate) {
+static void sums_write(const float *sum, int64_t rows, int64_t cols, float *out, int64_t ldo,
+                       float scale, bool accumulate) {
     const vf s = v_set1(scale);
     for (int64_t i = 0; i < rows; i++, sum += PANEL, out += ldo) {
         for (int64_t j = 0; j < cols; j += VW) {
@@ -150,30 +175,39 @@ static void to_floats(enum dtype dtype, const void *src, float *dst, int64_t n) 
     if (dtype == DTYPE_F32) {
         memcpy(dst, src, (size_t)n * sizeof *dst);
     } else if (dtype == DTYPE_BF16 || dtype == DTYPE_F16) {
-        for (; i + VW <= n; i += VW) v_store(dst + i, dtype == DTYPE_BF16 ? v_load_bf16(from + 2 * i) : v_load_f16(from + 2 * i));
+        for (; i + VW <= n; i += VW)
+            v_store(dst + i,
+                    dtype == DTYPE_BF16 ? v_load_bf16(from + 2 * i) : v_load_f16(from + 2 * i));
         if (i < n) dtype_row(dtype)->to_f32(from + 2 * i, dst + i, n - i);
     } else {
         dtype_row(dtype)->to_f32(src, dst, n);
     }
 }
 
-// to[k][PANEL] = rows of floats, `count` of them, `stride` apart, terms [0, terms); missing rows are zeros.
-static void panel_transpose(const float *rows, ptrdiff_t stride, int64_t count, int64_t terms, float *to) {
+// to[k][PANEL] = rows of floats, `count` of them, `stride` apart, terms [0, terms); missing rows
+// are zeros.
+static void panel_transpose(const float *rows, ptrdiff_t stride, int64_t count, int64_t terms,
+                            float *to) {
     const int64_t whole = terms / VW * VW;
     for (int64_t j = 0; j < PANEL; j += VW) {
         const int64_t full = count - j >= VW ? whole : 0;
-        for (int64_t k = 0; k < full; k += VW) v_transpose(rows + j * stride + k, stride, to + k * PANEL + j, PANEL);
+        for (int64_t k = 0; k < full; k += VW)
+            v_transpose(rows + j * stride + k, stride, to + k * PANEL + j, PANEL);
         for (int64_t l = j; l < j + VW; l++)
-            for (int64_t k = full; k < terms; k++) to[k * PANEL + l] = l < count ? rows[l * stride + k] : 0;
+            for (int64_t k = full; k < terms; k++)
+                to[k * PANEL + l] = l < count ? rows[l * stride + k] : 0;
     }
 }
 
-// to[k][PANEL] from packed weights of any dtype but F32; terms [k0, k0 + terms), k0 a multiple of 32.
-static void panel_unpack(enum dtype dtype, const unsigned char *panel, int64_t k0, int64_t terms, float *to) {
+// to[k][PANEL] from packed weights of any dtype but F32; terms [k0, k0 + terms), k0 a multiple
+// of 32.
+static void panel_unpack(enum dtype dtype, const unsigned char *panel, int64_t k0, int64_t terms,
+                         float *to) {
     if (dtype == DTYPE_BF16 || dtype == DTYPE_F16) {
         const unsigned char *from = panel + k0 * PANEL * 2;
         for (int64_t i = 0; i < terms * PANEL; i += VW)
-            v_store(to + i, dtype == DTYPE_BF16 ? v_load_bf16(from + 2 * i) : v_load_f16(from + 2 * i));
+            v_store(to + i,
+                    dtype == DTYPE_BF16 ? v_load_bf16(from + 2 * i) : v_load_f16(from + 2 * i));
         return;
     }
     const int64_t block_bytes = dtype == DTYPE_Q8_0 ? PANEL * 34 : PANEL * 18;
@@ -183,7 +217,8 @@ static void panel_unpack(enum dtype dtype, const unsigned char *panel, int64_t k
             const vf d = v_load_f16(at + 2 * j);
             const unsigned char *q = at + 2 * PANEL;
             if (dtype == DTYPE_Q8_0) {
-                for (int l = 0; l < QK; l++) v_store(to + l * PANEL + j, v_mul(d, v_load_i8(q + l * PANEL + j)));
+                for (int l = 0; l < QK; l++)
+                    v_store(to + l * PANEL + j, v_mul(d, v_load_i8(q + l * PANEL + j)));
             } else {
                 for (int g = 0; g < QK; g += 8) {
                     vi w = v_load_nibbles(q + g / 8 * 4 * PANEL + 4 * j);
@@ -197,10 +232,12 @@ static void panel_unpack(enum dtype dtype, const unsigned char *panel, int64_t k
 
 INLINE size_t panel_bytes(const struct tensor *w) { return PANEL * w->row_bytes; }
 
-// The panel of columns [32 p, 32 p + 32) of the right factor, terms [k0, k0 + terms), with rows *ldb apart: in place where it
-// lies so already, else made in buf ([BLOCK][PANEL], then room for [PANEL][BLOCK]).
+// The panel of columns [32 p, 32 p + 32) of the right factor, terms [k0, k0 + terms), with rows
+// *ldb apart: in place where it lies so already, else made in buf ([BLOCK][PANEL], then room for
+// [PANEL][BLOCK]).
 enum right_kind { RIGHT_WEIGHT, RIGHT_WEIGHT_TRANSPOSED };
-static const float *panel_block(enum right_kind kind, const struct tensor *w, int64_t p, int64_t k0, int64_t terms, float *buf) {
+static const float *panel_block(enum right_kind kind, const struct tensor *w, int64_t p, int64_t k0,
+                                int64_t terms, float *buf) {
     if (kind == RIGHT_WEIGHT && w->layout == LAYOUT_DEVICE) {
         const unsigned char *panel = (const unsigned char *)w->data + (size_t)p * panel_bytes(w);
         if (w->dtype == DTYPE_F32) return (const float *)(const void *)panel + k0 * PANEL;
@@ -210,18 +247,21 @@ static const float *panel_block(enum right_kind kind, const struct tensor *w, in
     const struct dtype_row *d = dtype_row(w->dtype);
     if (kind == RIGHT_WEIGHT) {
         const int64_t count = min_i64(PANEL, w->rows - p * PANEL);
-        const char *from = (const char *)w->data + (size_t)(p * PANEL) * w->row_bytes + k0 / d->block_weights * d->block_bytes;
+        const char *from = (const char *)w->data + (size_t)(p * PANEL) * w->row_bytes +
+                           k0 / d->block_weights * d->block_bytes;
         if (w->dtype == DTYPE_F32 && w->row_bytes % sizeof(float) == 0) {
             panel_transpose((const float *)(const void *)from, row_stride(w), count, terms, buf);
         } else {
             float *rows = buf + BLOCK * PANEL;
-            for (int64_t l = 0; l < count; l++) to_floats(w->dtype, from + (size_t)l * w->row_bytes, rows + l * BLOCK, terms);
+            for (int64_t l = 0; l < count; l++)
+                to_floats(w->dtype, from + (size_t)l * w->row_bytes, rows + l * BLOCK, terms);
             panel_transpose(rows, BLOCK, count, terms, buf);
         }
         return buf;
     }
     const int64_t count = min_i64(PANEL, w->cols - p * PANEL);
-    const char *from = (const char *)w->data + (size_t)k0 * w->row_bytes + (size_t)(p * PANEL * d->block_bytes);
+    const char *from =
+        (const char *)w->data + (size_t)k0 * w->row_bytes + (size_t)(p * PANEL * d->block_bytes);
     for (int64_t k = 0; k < terms; k++, from += w->row_bytes) {
         to_floats(w->dtype, from, buf + k * PANEL, count);
         for (int64_t l = count; l < PANEL; l++) buf[k * PANEL + l] = 0;
@@ -242,8 +282,8 @@ struct product {
     bool accumulate;
 };
 
-// Rows of a piece: enough that making the panel is cheap beside using it, few enough that there are pieces for many
-// threads and that the rows stay in L2 (1 MiB) while the panels pass.
+// Rows of a piece: enough that making the panel is cheap beside using it, few enough that there are
+// pieces for many threads and that the rows stay in L2 (1 MiB) while the panels pass.
 static int64_t rows_per_piece(int64_t n, int64_t panels, int64_t terms) {
     int64_t rows = n * panels / 48;
     rows = min_i64(rows, (1 << 18) / max_i64(1, terms));
@@ -257,7 +297,8 @@ static void product_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     float *sum = cpu_scratch(thread, SLOT_B, (size_t)p->rows_each * PANEL * sizeof(float));
     for (int64_t t = lo; t < hi; t++) {
         const int64_t panel = t / p->row_blocks, first = t % p->row_blocks * p->rows_each;
-        const int64_t rows = min_i64(p->rows_each, p->out->rows - first), cols = min_i64(PANEL, p->out->cols - panel * PANEL);
+        const int64_t rows = min_i64(p->rows_each, p->out->rows - first),
+                      cols = min_i64(PANEL, p->out->cols - panel * PANEL);
         for (int64_t k = 0; k < p->terms; k += BLOCK) {
             const int64_t terms = min_i64(BLOCK, p->terms - k);
             const float *b = panel_block(p->kind, p->w, panel, k, terms, buf);
@@ -266,9 +307,11 @@ static void product_piece(void *arg, int64_t lo, int64_t hi, int thread) {
             const int64_t step = last ? TILE_ROWS : rows;
             for (int64_t i = 0; i < rows; i += step) {
                 const int64_t count = min_i64(step, rows - i);
-                tile_run(&p->left, first + i, count, k, terms, b, PANEL, cols, sum + i * PANEL, k > 0);
+                tile_run(&p->left, first + i, count, k, terms, b, PANEL, cols, sum + i * PANEL,
+                         k > 0);
                 if (last)
-                    sums_write(sum + i * PANEL, count, cols, row_f32(p->out, first + i) + panel * PANEL, row_stride(p->out),
+                    sums_write(sum + i * PANEL, count, cols,
+                               row_f32(p->out, first + i) + panel * PANEL, row_stride(p->out),
                                p->scale, p->accumulate);
             }
         }
@@ -289,16 +332,22 @@ static void matmul_dx(const struct matmul_dx_args *a) {
     assert(is_f32(&a->dx) && is_f32(&a->dout) && a->w.layout == LAYOUT_ROWS && a->w.mats == 1);
     assert(a->w.dtype == DTYPE_F32 || a->w.dtype == DTYPE_BF16);
     assert(a->dx.rows == a->dout.rows && a->dx.cols == a->w.cols && a->dout.cols == a->w.rows);
-    struct product p = {.left = {a->dout.data, row_stride(&a->dout), false}, .kind = RIGHT_WEIGHT_TRANSPOSED, .w = &a->w,
-                        .out = &a->dx, .terms = a->w.rows, .scale = one_if_zero(a->scale), .accumulate = a->accumulate};
+    struct product p = {.left = {a->dout.data, row_stride(&a->dout), false},
+                        .kind = RIGHT_WEIGHT_TRANSPOSED,
+                        .w = &a->w,
+                        .out = &a->dx,
+                        .terms = a->w.rows,
+                        .scale = one_if_zero(a->scale),
+                        .accumulate = a->accumulate};
     product_run(&p);
 }
 
 // ---------------------------------------------------------------------------------------------------------------
 // dw[M,K] += scale * (sum of the segment's rows of dout^T x), segment after segment.
 
-// A piece is some rows of dw times a few panels of x. Both factors lie in memory along the wrong side, so both are copied, a
-// block of 256 terms at a time: the panels once per piece, a tile's columns of dout once per block and all panels.
+// A piece is some rows of dw times a few panels of x. Both factors lie in memory along the wrong
+// side, so both are copied, a block of 256 terms at a time: the panels once per piece, a tile's
+// columns of dout once per block and all panels.
 enum { GRADIENT_PANELS = 4 };
 struct weight_gradient {
     const struct matmul_dw_args *a;
@@ -316,10 +365,12 @@ static void matmul_dw_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const struct weight_gradient *g = arg;
     const struct matmul_dw_args *a = g->a;
     float *buf = cpu_scratch(thread, SLOT_A, GRADIENT_PANELS * BLOCK * PANEL * sizeof(float));
-    float *sums = cpu_scratch(thread, SLOT_B, (size_t)g->rows_each * GRADIENT_PANELS * PANEL * sizeof(float));
+    float *sums =
+        cpu_scratch(thread, SLOT_B, (size_t)g->rows_each * GRADIENT_PANELS * PANEL * sizeof(float));
     float copy[BLOCK * (TILE_ROWS + VW)];
     for (int64_t t = lo; t < hi; t++) {
-        const int64_t first = t % g->row_blocks * g->rows_each, rows = min_i64(g->rows_each, a->dw.rows - first);
+        const int64_t first = t % g->row_blocks * g->rows_each,
+                      rows = min_i64(g->rows_each, a->dw.rows - first);
         const int64_t col = t / g->row_blocks * g->panels_each * PANEL;
         const int64_t cols = min_i64(g->panels_each * PANEL, a->dw.cols - col);
         for (int64_t k = 0, terms; k < a->x.rows; k += terms) {
@@ -327,7 +378,8 @@ static void matmul_dw_piece(void *arg, int64_t lo, int64_t hi, int thread) {
             terms = min_i64(BLOCK, a->segment - in);
             const bool last = in + terms == a->segment;
             for (int64_t p = 0; p * PANEL < cols; p++)
-                panel_copy(row_f32(&a->x, k) + col + p * PANEL, row_stride(&a->x), terms, cols - p * PANEL, buf + p * BLOCK * PANEL);
+                panel_copy(row_f32(&a->x, k) + col + p * PANEL, row_stride(&a->x), terms,
+                           cols - p * PANEL, buf + p * BLOCK * PANEL);
             for (int64_t i = 0; i < rows; i += TILE_ROWS) {
                 const int64_t count = min_i64(TILE_ROWS, rows - i);
                 const float *from = row_f32(&a->dout, k) + first + i;
@@ -337,10 +389,11 @@ static void matmul_dw_piece(void *arg, int64_t lo, int64_t hi, int thread) {
                     const struct left left = {copy, TILE_ROWS, true};
                     float *sum = sums + p * g->rows_each * PANEL + i * PANEL;
                     const int64_t width = min_i64(PANEL, cols - p * PANEL);
-                    tile_run(&left, 0, ceil_div(count, 3) * 3, 0, terms, buf + p * BLOCK * PANEL, PANEL, width, sum, in > 0);
+                    tile_run(&left, 0, ceil_div(count, 3) * 3, 0, terms, buf + p * BLOCK * PANEL,
+                             PANEL, width, sum, in > 0);
                     if (last)
-                        sums_write(sum, count, width, row_f32(&a->dw, first + i) + col + p * PANEL, row_stride(&a->dw),
-                                   one_if_zero(a->scale), true);
+                        sums_write(sum, count, width, row_f32(&a->dw, first + i) + col + p * PANEL,
+                                   row_stride(&a->dw), one_if_zero(a->scale), true);
                 }
             }
         }
@@ -362,8 +415,9 @@ static void matmul_dw(const struct matmul_dw_args *a) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// Few rows of packed weights. A strip is TILE_COLS outputs; a walk takes WALK strips at once for R rows, so that there are
-// several streams from memory and enough independent chains. Rows and strips that do not exist repeat the last one.
+// Few rows of packed weights. A strip is TILE_COLS outputs; a walk takes WALK strips at once for R
+// rows, so that there are several streams from memory and enough independent chains. Rows and
+// strips that do not exist repeat the last one.
 
 struct decode {
     const struct matmul_args *a;
@@ -376,9 +430,11 @@ INLINE const unsigned char *strip_at(const struct tensor *w, int64_t strip, int 
     return (const unsigned char *)w->data + (size_t)(strip * TILE_COLS / PANEL) * panel_bytes(w);
 }
 
-// chain[s][r] += terms k of [k0, k0 + terms), in order; at[s] is the panel, col[s] the first column in it.
-INLINE void decode_block(const enum dtype dtype, const int R, const int W, const unsigned char *const *at, const int *col,
-                         const float *const *x, int64_t k0, int64_t terms, vf chain[4][8][2]) {
+// chain[s][r] += terms k of [k0, k0 + terms), in order; at[s] is the panel, col[s] the first column
+// in it.
+INLINE void decode_block(const enum dtype dtype, const int R, const int W,
+                         const unsigned char *const *at, const int *col, const float *const *x,
+                         int64_t k0, int64_t terms, vf chain[4][8][2]) {
     const bool whole = dtype == DTYPE_F32 || dtype == DTYPE_F16 || dtype == DTYPE_BF16;
     const int bytes = dtype == DTYPE_F32 ? 4 : 2;
     vf d[4][2], c[4][8][2];
@@ -399,7 +455,8 @@ INLINE void decode_block(const enum dtype dtype, const int R, const int W, const
         if (dtype == DTYPE_Q4_0) {
 #pragma GCC unroll 4
             for (int s = 0; s < W; s++) {
-                const unsigned char *q = at[s] + k0 / QK * (PANEL * 18) + 2 * PANEL + g / 8 * 4 * PANEL + 4 * col[s];
+                const unsigned char *q =
+                    at[s] + k0 / QK * (PANEL * 18) + 2 * PANEL + g / 8 * 4 * PANEL + 4 * col[s];
                 word[s][0] = v_load_nibbles(q), word[s][1] = v_load_nibbles(q + 4 * VW);
                 __builtin_prefetch(q + 2048);
                 if (g == 0) __builtin_prefetch(q + 2048 - 64);
@@ -416,18 +473,21 @@ INLINE void decode_block(const enum dtype dtype, const int R, const int W, const
                     __builtin_prefetch(p + 1024);
                     if (dtype == DTYPE_F32) {
                         __builtin_prefetch(p + 1024 + 64);
-                        lo = v_load((const float *)(const void *)p), hi = v_load((const float *)(const void *)p + VW);
+                        lo = v_load((const float *)(const void *)p),
+                        hi = v_load((const float *)(const void *)p + VW);
                     } else if (dtype == DTYPE_BF16) {
                         lo = v_load_bf16(p), hi = v_load_bf16(p + 2 * VW);
                     } else {
                         lo = v_load_f16(p), hi = v_load_f16(p + 2 * VW);
                     }
                 } else if (dtype == DTYPE_Q8_0) {
-                    const unsigned char *p = at[s] + k0 / QK * (PANEL * 34) + 2 * PANEL + k * PANEL + col[s];
+                    const unsigned char *p =
+                        at[s] + k0 / QK * (PANEL * 34) + 2 * PANEL + k * PANEL + col[s];
                     if (k % 2 == 0) __builtin_prefetch(p + 1024);
                     lo = v_mul(d[s][0], v_load_i8(p)), hi = v_mul(d[s][1], v_load_i8(p + VW));
                 } else {
-                    lo = v_mul(d[s][0], v_nibble(word[s][0])), hi = v_mul(d[s][1], v_nibble(word[s][1]));
+                    lo = v_mul(d[s][0], v_nibble(word[s][0])),
+                    hi = v_mul(d[s][1], v_nibble(word[s][1]));
                     word[s][0] = v_next_nibble(word[s][0]), word[s][1] = v_next_nibble(word[s][1]);
                 }
 #pragma GCC unroll 8
@@ -446,7 +506,8 @@ INLINE void decode_block(const enum dtype dtype, const int R, const int W, const
 }
 
 // Strips [lo, hi) in walks of W, rows of x in one pass of R.
-INLINE void decode_walks(const struct decode *d, const enum dtype dtype, const int R, const int W, int64_t lo, int64_t hi) {
+INLINE void decode_walks(const struct decode *d, const enum dtype dtype, const int R, const int W,
+                         int64_t lo, int64_t hi) {
     const struct matmul_args *a = d->a;
     const int64_t K = a->x.cols;
     const float *x[8];
@@ -460,10 +521,12 @@ INLINE void decode_walks(const struct decode *d, const enum dtype dtype, const i
             const int64_t end = min_i64(k + BLOCK, K);
             for (int s = 0; s < W; s++)
                 for (int r = 0; r < R; r++) chain[s][r][0] = chain[s][r][1] = v_zero();
-            for (int64_t q = k; q < end; q += QK) decode_block(dtype, R, W, at, col, x, q, min_i64(QK, end - q), chain);
+            for (int64_t q = k; q < end; q += QK)
+                decode_block(dtype, R, W, at, col, x, q, min_i64(QK, end - q), chain);
             for (int s = 0; s < W; s++)
                 for (int r = 0; r < R; r++)
-                    for (int h = 0; h < 2; h++) total[s][r][h] = k ? v_add(total[s][r][h], chain[s][r][h]) : chain[s][r][h];
+                    for (int h = 0; h < 2; h++)
+                        total[s][r][h] = k ? v_add(total[s][r][h], chain[s][r][h]) : chain[s][r][h];
         }
         for (int s = 0; s < W && strip + s < hi; s++) {
             const int64_t c0 = (strip + s) * TILE_COLS, cols = min_i64(TILE_COLS, a->out.cols - c0);
@@ -471,7 +534,8 @@ INLINE void decode_walks(const struct decode *d, const enum dtype dtype, const i
             for (int r = 0; r < R && r < d->rows; r++) {
                 float sum[PANEL];
                 v_store(sum, total[s][r][0]), v_store(sum + VW, total[s][r][1]);
-                sums_write(sum, 1, cols, row_f32(&a->out, d->row + r) + c0, 0, one_if_zero(a->scale), a->accumulate);
+                sums_write(sum, 1, cols, row_f32(&a->out, d->row + r) + c0, 0,
+                           one_if_zero(a->scale), a->accumulate);
             }
         }
     }
@@ -483,12 +547,14 @@ enum { PASS_ROWS = 8, WALK_1 = 4, WALK_2 = 4, WALK_4 = 2, WALK_8 = 1 };
 #else
 enum { PASS_ROWS = 4, WALK_1 = 4, WALK_2 = 2, WALK_4 = 1, WALK_8 = 1 };
 #endif
-#define DECODE_ROWS_OF(name, dtype, R, W)                                                                         \
-    static void name##_##R(const struct decode *d, int64_t lo, int64_t hi) { decode_walks(d, dtype, R, W, lo, hi); }
-#define DECODE_OF(name, dtype)                                                                                    \
-    DECODE_ROWS_OF(name, dtype, 1, WALK_1)                                                                        \
-    DECODE_ROWS_OF(name, dtype, 2, WALK_2)                                                                        \
-    DECODE_ROWS_OF(name, dtype, 4, WALK_4)                                                                        \
+#define DECODE_ROWS_OF(name, dtype, R, W)                                                          \
+    static void name##_##R(const struct decode *d, int64_t lo, int64_t hi) {                       \
+        decode_walks(d, dtype, R, W, lo, hi);                                                      \
+    }
+#define DECODE_OF(name, dtype)                                                                     \
+    DECODE_ROWS_OF(name, dtype, 1, WALK_1)                                                         \
+    DECODE_ROWS_OF(name, dtype, 2, WALK_2)                                                         \
+    DECODE_ROWS_OF(name, dtype, 4, WALK_4)                                                         \
     DECODE_ROWS_OF(name, dtype, 8, WALK_8)
 DECODE_OF(decode_f32, DTYPE_F32)
 DECODE_OF(decode_f16, DTYPE_F16)
@@ -515,7 +581,8 @@ static void decode_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const int64_t strips = ceil_div(a->out.cols, PANEL) * (PANEL / TILE_COLS);
     for (int64_t s = lo * 4; s < min_i64(hi * 4, strips); s += 4)
         for (int64_t row = 0; row < a->x.rows; row += PASS_ROWS) {
-            const struct decode d = {.a = a, .rows = min_i64(PASS_ROWS, a->x.rows - row), .strips = strips, .row = row};
+            const struct decode d = {
+                .a = a, .rows = min_i64(PASS_ROWS, a->x.rows - row), .strips = strips, .row = row};
             decode_choose(a->w.dtype, d.rows)(&d, s, min_i64(s + 4, strips));
         }
 }
@@ -526,11 +593,17 @@ static void matmul(const struct matmul_args *a) {
     if (a->w.layout == LAYOUT_DEVICE && a->x.rows <= DECODE_ROWS) {
         const int64_t strips = ceil_div(a->out.cols, PANEL) * (PANEL / TILE_COLS);
         const int64_t each = 4 * TILE_COLS * a->x.cols * max_i64(1, a->x.rows);
-        pool_for(ceil_div(strips, 4), max_i64(1, (1 << 17) / max_i64(1, each)), decode_piece, (void *)a);
+        pool_for(ceil_div(strips, 4), max_i64(1, (1 << 17) / max_i64(1, each)), decode_piece,
+                 (void *)a);
         return;
     }
-    struct product p = {.left = {a->x.data, row_stride(&a->x), false}, .kind = RIGHT_WEIGHT, .w = &a->w, .out = &a->out,
-                        .terms = a->x.cols, .scale = one_if_zero(a->scale), .accumulate = a->accumulate};
+    struct product p = {.left = {a->x.data, row_stride(&a->x), false},
+                        .kind = RIGHT_WEIGHT,
+                        .w = &a->w,
+                        .out = &a->out,
+                        .terms = a->x.cols,
+                        .scale = one_if_zero(a->scale),
+                        .accumulate = a->accumulate};
     product_run(&p);
 }
 
@@ -542,10 +615,13 @@ struct packing {
     unsigned char *to;
 };
 
-static void pack_numbers(const struct tensor *w, int64_t first, int64_t count, size_t bytes, unsigned char *to) {
+static void pack_numbers(const struct tensor *w, int64_t first, int64_t count, size_t bytes,
+                         unsigned char *to) {
     for (int64_t l = 0; l < count; l++) {
-        const unsigned char *row = (const unsigned char *)w->data + (size_t)(first + l) * w->row_bytes;
-        for (int64_t k = 0; k < w->cols; k++) memcpy(to + (size_t)(k * PANEL + l) * bytes, row + (size_t)k * bytes, bytes);
+        const unsigned char *row =
+            (const unsigned char *)w->data + (size_t)(first + l) * w->row_bytes;
+        for (int64_t k = 0; k < w->cols; k++)
+            memcpy(to + (size_t)(k * PANEL + l) * bytes, row + (size_t)k * bytes, bytes);
     }
 }
 
@@ -553,7 +629,10 @@ static void pack_q8_0(const struct tensor *w, int64_t first, int64_t count, unsi
     for (int64_t b = 0; b < w->cols / QK; b++, to += PANEL * sizeof(struct block_q8_0))
         for (int64_t l = 0; l < count; l++) {
             struct block_q8_0 from;
-            memcpy(&from, (const char *)w->data + (size_t)(first + l) * w->row_bytes + (size_t)b * sizeof from, sizeof from);
+            memcpy(&from,
+                   (const char *)w->data + (size_t)(first + l) * w->row_bytes +
+                       (size_t)b * sizeof from,
+                   sizeof from);
             memcpy(to + 2 * l, &from.d, sizeof from.d);
             for (int k = 0; k < QK; k++) to[2 * PANEL + k * PANEL + l] = (unsigned char)from.q[k];
         }
@@ -563,13 +642,17 @@ static void pack_q4_0(const struct tensor *w, int64_t first, int64_t count, unsi
     for (int64_t b = 0; b < w->cols / QK; b++, to += PANEL * sizeof(struct block_q4_0))
         for (int64_t l = 0; l < count; l++) {
             struct block_q4_0 from;
-            memcpy(&from, (const char *)w->data + (size_t)(first + l) * w->row_bytes + (size_t)b * sizeof from, sizeof from);
+            memcpy(&from,
+                   (const char *)w->data + (size_t)(first + l) * w->row_bytes +
+                       (size_t)b * sizeof from,
+                   sizeof from);
             memcpy(to + 2 * l, &from.d, sizeof from.d);
             for (int g = 0; g < 4; g++) {
                 uint32_t word = 0;
                 for (int i = 0; i < 8; i++) {
                     const int k = 8 * g + i;
-                    const uint32_t q = k < QK / 2 ? from.q[k] & 15u : (uint32_t)from.q[k - QK / 2] >> 4;
+                    const uint32_t q =
+                        k < QK / 2 ? from.q[k] & 15u : (uint32_t)from.q[k - QK / 2] >> 4;
                     word |= q << (4 * i);
                 }
                 memcpy(to + 2 * PANEL + (g * PANEL + l) * 4, &word, sizeof word);
@@ -586,31 +669,37 @@ static void pack_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     for (int64_t i = lo; i < hi; i++) {
         unsigned char *to = p->to + (size_t)i * PANEL * row_bytes;
         const int64_t count = min_i64(PANEL, w->rows - i * PANEL);
-        if (w->dtype == DTYPE_Q8_0) pack_q8_0(w, i * PANEL, count, to);
-        else if (w->dtype == DTYPE_Q4_0) pack_q4_0(w, i * PANEL, count, to);
-        else pack_numbers(w, i * PANEL, count, row_bytes / (size_t)w->cols, to);
+        if (w->dtype == DTYPE_Q8_0)
+            pack_q8_0(w, i * PANEL, count, to);
+        else if (w->dtype == DTYPE_Q4_0)
+            pack_q4_0(w, i * PANEL, count, to);
+        else
+            pack_numbers(w, i * PANEL, count, row_bytes / (size_t)w->cols, to);
     }
 }
 
-static bool weight_load(struct tensor *device, const struct tensor *host, bool *owned, struct err *err) {
+static bool weight_load(struct tensor *device, const struct tensor *host, bool *owned,
+                        struct err *err) {
     assert(host->layout == LAYOUT_ROWS && host->data);
     const enum dtype t = host->dtype;
     if (t != DTYPE_F32 && t != DTYPE_F16 && t != DTYPE_BF16 && t != DTYPE_Q8_0 && t != DTYPE_Q4_0)
         return err_set(err, "cpu: expected weights of F32, F16, BF16, Q8_0 or Q4_0, found %s",
                        t < DTYPE_COUNT ? dtype_row(t)->name : "an unknown type");
     size_t row_bytes, bytes;
-    if (host->mats != 1 || host->rows < 1 || host->cols < 1 || !dtype_row_bytes(t, host->cols, &row_bytes) ||
-        host->row_bytes < row_bytes)
-        return err_set(err, "cpu: expected one matrix of whole %s rows, found %lld of %lld x %lld in rows of %zu bytes",
-                       dtype_row(t)->name, (long long)host->mats, (long long)host->rows, (long long)host->cols,
-                       host->row_bytes);
+    if (host->mats != 1 || host->rows < 1 || host->cols < 1 ||
+        !dtype_row_bytes(t, host->cols, &row_bytes) || host->row_bytes < row_bytes)
+        return err_set(err,
+                       "cpu: expected one matrix of whole %s rows, found %lld of %lld x %lld in "
+                       "rows of %zu bytes",
+                       dtype_row(t)->name, (long long)host->mats, (long long)host->rows,
+                       (long long)host->cols, host->row_bytes);
     *device = *host;
     *owned = false;
     if (host->rows == 1) return true; // a vector gains nothing, and may be a norm's weight
     const int64_t panels = ceil_div(host->rows, PANEL);
     if (!size_mul(row_bytes, (size_t)panels * PANEL, &bytes))
-        return err_set(err, "cpu: a weight of %lld x %lld does not fit the address space", (long long)host->rows,
-                       (long long)host->cols);
+        return err_set(err, "cpu: a weight of %lld x %lld does not fit the address space",
+                       (long long)host->rows, (long long)host->cols);
     struct packing p = {.from = host, .to = cpu_alloc(bytes, "packed weight", err)};
     if (!p.to) return false;
     pool_for(panels, max_i64(1, (1 << 18) / (int64_t)(row_bytes * PANEL)), pack_piece, &p);
@@ -623,7 +712,8 @@ static bool weight_load(struct tensor *device, const struct tensor *host, bool *
 
 // Row `id` of packed weights as floats.
 static void unpack_row(const struct tensor *w, int64_t id, float *out) {
-    const unsigned char *panel = (const unsigned char *)w->data + (size_t)(id / PANEL) * panel_bytes(w);
+    const unsigned char *panel =
+        (const unsigned char *)w->data + (size_t)(id / PANEL) * panel_bytes(w);
     const int64_t l = id % PANEL;
     for (int64_t k = 0; k < w->cols; k++) {
         uint16_t half;
@@ -633,13 +723,15 @@ static void unpack_row(const struct tensor *w, int64_t id, float *out) {
             memcpy(&half, panel + (k * PANEL + l) * 2, sizeof half);
             out[k] = w->dtype == DTYPE_F16 ? f16_to_f32(half) : bf16_to_f32(half);
         } else {
-            const unsigned char *block = panel + k / QK * (w->dtype == DTYPE_Q8_0 ? PANEL * 34 : PANEL * 18);
+            const unsigned char *block =
+                panel + k / QK * (w->dtype == DTYPE_Q8_0 ? PANEL * 34 : PANEL * 18);
             const unsigned char *q = block + 2 * PANEL;
             const int64_t i = k % QK;
             uint32_t word;
             memcpy(&half, block + 2 * l, sizeof half);
             memcpy(&word, q + (i / 8 * PANEL + l) * 4, sizeof word);
-            const int value = w->dtype == DTYPE_Q8_0 ? (int8_t)q[i * PANEL + l] : (int)(word >> (i % 8 * 4) & 15) - 8;
+            const int value = w->dtype == DTYPE_Q8_0 ? (int8_t)q[i * PANEL + l]
+                                                     : (int)(word >> (i % 8 * 4) & 15) - 8;
             out[k] = f16_to_f32(half) * (float)value;
         }
     }
@@ -653,13 +745,18 @@ static void embed_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     for (int64_t i = lo; i < hi; i++) {
         float *out = row_f32(&a->out, i);
         assert(a->ids[i] >= 0 && a->ids[i] < a->table.rows);
-        if (a->table.layout == LAYOUT_DEVICE) unpack_row(&a->table, a->ids[i], out);
-        else to_floats(a->table.dtype, (const char *)a->table.data + (size_t)a->ids[i] * a->table.row_bytes, out, C);
-        for (int64_t c = 0; c < C; c += VW) v_store_n(out + c, v_mul(scale, v_load_n(out + c, C - c)), C - c);
+        if (a->table.layout == LAYOUT_DEVICE)
+            unpack_row(&a->table, a->ids[i], out);
+        else
+            to_floats(a->table.dtype,
+                      (const char *)a->table.data + (size_t)a->ids[i] * a->table.row_bytes, out, C);
+        for (int64_t c = 0; c < C; c += VW)
+            v_store_n(out + c, v_mul(scale, v_load_n(out + c, C - c)), C - c);
     }
 }
 
 static void embed(const struct embed_args *a) {
-    assert(is_f32(&a->out) && a->table.mats == 1 && a->table.dtype != DTYPE_I32 && a->out.cols == a->table.cols);
+    assert(is_f32(&a->out) && a->table.mats == 1 && a->table.dtype != DTYPE_I32 &&
+           a->out.cols == a->table.cols);
     pool_for(a->out.rows, grain_of_rows(a->out.cols, 8192), embed_piece, (void *)a);
 }

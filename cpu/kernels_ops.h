@@ -1,8 +1,9 @@
 // kernels_ops.h: everything that is neither a product nor attention. Part of kernels.h.
 //
-// Element by element there is nothing to order, so any width gives the same bits. Sums along a row go through `lanes`: 64
-// partial sums, lane l taking the columns l, l + 64, ..., folded in halves. The exponential and the sine are polynomials
-// of our own (Cody and Waite 1980 for the reductions), so that both levels, and every libc, agree.
+// Element by element there is nothing to order, so any width gives the same bits. Sums along a row
+// go through `lanes`: 64 partial sums, lane l taking the columns l, l + 64, ..., folded in halves.
+// The exponential and the sine are polynomials of our own (Cody and Waite 1980 for the reductions),
+// so that both levels, and every libc, agree.
 
 // ---------------------------------------------------------------------------------------------------------------
 // Functions of a vector.
@@ -11,7 +12,8 @@
 INLINE vf v_exp(vf x) {
     const vf c = v_max(v_set1(-87.3f), v_min(v_set1(88.3f), x));
     const vf n = v_round(v_mul(c, v_set1(1.44269504f)));
-    const vf r = v_fnma(n, v_set1(-2.12194440e-4f), v_fnma(n, v_set1(0.693359375f), c)); // |r| <= ln(2) / 2
+    const vf r =
+        v_fnma(n, v_set1(-2.12194440e-4f), v_fnma(n, v_set1(0.693359375f), c)); // |r| <= ln(2) / 2
     vf p = v_set1(1.0f / 5040);
     p = v_fma(p, r, v_set1(1.0f / 720));
     p = v_fma(p, r, v_set1(1.0f / 120));
@@ -38,8 +40,10 @@ INLINE void v_sine(double pos, vf freq, vf *sine, vf *cosine) {
     c = v_fma(c, r2, v_set1(-0.5f));
     c = v_fma(c, r2, v_set1(1));
     const vf minus_s = v_sub(v_zero(), s), minus_c = v_sub(v_zero(), c);
-    *sine = v_select_eq(quarter, 0, s, v_select_eq(quarter, 1, c, v_select_eq(quarter, 2, minus_s, minus_c)));
-    *cosine = v_select_eq(quarter, 0, c, v_select_eq(quarter, 1, minus_s, v_select_eq(quarter, 2, minus_c, s)));
+    *sine = v_select_eq(quarter, 0, s,
+                        v_select_eq(quarter, 1, c, v_select_eq(quarter, 2, minus_s, minus_c)));
+    *cosine = v_select_eq(quarter, 0, c,
+                          v_select_eq(quarter, 1, minus_s, v_select_eq(quarter, 2, minus_c, s)));
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -66,21 +70,22 @@ INLINE float fold_max(vf m) {
     return most;
 }
 
-// Runs `body` with c (first column) and v (which vector of the lanes) over n columns; tail = columns left where fewer than VW.
-#define EACH_LANE(n, whole, tail)                                                                                 \
-    do {                                                                                                          \
-        int64_t c = 0;                                                                                            \
-        for (; c + LANES <= (n); c += LANES) {                                                                    \
-            _Pragma("GCC unroll 8") for (int v = 0; v < LANE_VECTORS; v++) {                                      \
-                const int64_t at = c + v * VW;                                                                    \
-                whole                                                                                             \
-            }                                                                                                     \
-        }                                                                                                         \
-        for (int v = 0; v < LANE_VECTORS; v++) {                                                                  \
-            const int64_t at = c + v * VW, left = (n) - at;                                                       \
-            if (left <= 0) break;                                                                                 \
-            tail                                                                                                  \
-        }                                                                                                         \
+// Runs `body` with c (first column) and v (which vector of the lanes) over n columns; tail =
+// columns left where fewer than VW.
+#define EACH_LANE(n, whole, tail)                                                                  \
+    do {                                                                                           \
+        int64_t c = 0;                                                                             \
+        for (; c + LANES <= (n); c += LANES) {                                                     \
+            _Pragma("GCC unroll 8") for (int v = 0; v < LANE_VECTORS; v++) {                       \
+                const int64_t at = c + v * VW;                                                     \
+                whole                                                                              \
+            }                                                                                      \
+        }                                                                                          \
+        for (int v = 0; v < LANE_VECTORS; v++) {                                                   \
+            const int64_t at = c + v * VW, left = (n)-at;                                          \
+            if (left <= 0) break;                                                                  \
+            tail                                                                                   \
+        }                                                                                          \
     } while (0)
 
 // sum of x[c] * y[c] (* w[c] when w is given)
@@ -88,11 +93,16 @@ INLINE float row_dot(const float *x, const float *y, const float *w, int64_t n) 
     struct lanes s;
     for (int v = 0; v < LANE_VECTORS; v++) s.at[v] = v_zero();
     if (w)
-        EACH_LANE(n, { s.at[v] = v_fma(v_mul(v_load(x + at), v_load(w + at)), v_load(y + at), s.at[v]); },
-                  { s.at[v] = v_fma(v_mul(v_load_n(x + at, left), v_load_n(w + at, left)), v_load_n(y + at, left), s.at[v]); });
+        EACH_LANE(
+            n, { s.at[v] = v_fma(v_mul(v_load(x + at), v_load(w + at)), v_load(y + at), s.at[v]); },
+            {
+                s.at[v] = v_fma(v_mul(v_load_n(x + at, left), v_load_n(w + at, left)),
+                                v_load_n(y + at, left), s.at[v]);
+            });
     else
-        EACH_LANE(n, { s.at[v] = v_fma(v_load(x + at), v_load(y + at), s.at[v]); },
-                  { s.at[v] = v_fma(v_load_n(x + at, left), v_load_n(y + at, left), s.at[v]); });
+        EACH_LANE(
+            n, { s.at[v] = v_fma(v_load(x + at), v_load(y + at), s.at[v]); },
+            { s.at[v] = v_fma(v_load_n(x + at, left), v_load_n(y + at, left), s.at[v]); });
     return fold_add(&s);
 }
 
@@ -114,8 +124,11 @@ static void rmsnorm_piece(void *arg, int64_t lo, int64_t hi, int thread) {
         float *out = row_f32(&a->out, i);
         const vf r = v_set1(inverse_rms(x, C, a->eps));
         int64_t c = 0;
-        for (; c + VW <= C; c += VW) v_store(out + c, v_mul(v_mul(v_load(x + c), r), v_load(w + c)));
-        if (c < C) v_store_n(out + c, v_mul(v_mul(v_load_n(x + c, C - c), r), v_load_n(w + c, C - c)), C - c);
+        for (; c + VW <= C; c += VW)
+            v_store(out + c, v_mul(v_mul(v_load(x + c), r), v_load(w + c)));
+        if (c < C)
+            v_store_n(out + c, v_mul(v_mul(v_load_n(x + c, C - c), r), v_load_n(w + c, C - c)),
+                      C - c);
     }
 }
 
@@ -141,11 +154,13 @@ static void rmsnorm_back_rows(void *arg, int64_t lo, int64_t hi, int thread) {
         float *dx = row_f32(&a->dx, i);
         const float r = inverse_rms(x, C, a->eps);
         job->inverse[i] = r;
-        const vf along_x = v_set1((float)((double)row_dot(dout, x, w, C) * r * r * r / (double)C)), rv = v_set1(r);
+        const vf along_x = v_set1((float)((double)row_dot(dout, x, w, C) * r * r * r / (double)C)),
+                 rv = v_set1(r);
         for (int64_t c = 0; c < C; c += VW) {
             const int64_t n = C - c;
             const vf d = v_mul(v_mul(rv, v_load_n(w + c, n)), v_load_n(dout + c, n));
-            v_store_n(dx + c, v_add(v_load_n(dx + c, n), v_fnma(along_x, v_load_n(x + c, n), d)), n);
+            v_store_n(dx + c, v_add(v_load_n(dx + c, n), v_fnma(along_x, v_load_n(x + c, n), d)),
+                      n);
         }
     }
 }
@@ -178,7 +193,8 @@ static void rmsnorm_back(const struct rmsnorm_back_args *a) {
     assert(is_f32(&a->weight) && a->weight.rows == 1 && a->weight.cols == a->x.cols);
     assert(is_f32(&a->dweight) && same_shape(&a->dweight, &a->weight));
     assert(a->segment > 0 && a->x.rows % a->segment == 0);
-    struct rmsnorm_back_job job = {a, cpu_scratch(0, SLOT_SHARED, (size_t)a->x.rows * sizeof(float))};
+    struct rmsnorm_back_job job = {a,
+                                   cpu_scratch(0, SLOT_SHARED, (size_t)a->x.rows * sizeof(float))};
     pool_for(a->x.rows, grain_of_rows(a->x.cols, 1 << 15), rmsnorm_back_rows, &job);
     pool_for(a->x.cols, PANEL, rmsnorm_back_columns, &job);
 }
@@ -198,7 +214,8 @@ static void rope_piece(void *arg, int64_t lo, int64_t hi, int thread) {
             float sine[ROPE_PAIRS], cosine[ROPE_PAIRS];
             for (int64_t j = 0; j < count; j += VW) {
                 vf s, c;
-                v_sine(a->inverse ? -(double)a->pos[i] : (double)a->pos[i], v_load_n(a->freq + first + j, count - j), &s, &c);
+                v_sine(a->inverse ? -(double)a->pos[i] : (double)a->pos[i],
+                       v_load_n(a->freq + first + j, count - j), &s, &c);
                 v_store(sine + j, s), v_store(cosine + j, c);
             }
             for (int64_t h = 0; h < heads; h++) {
@@ -207,7 +224,8 @@ static void rope_piece(void *arg, int64_t lo, int64_t hi, int thread) {
                     float *p = x + first, *q = p + pairs;
                     for (int64_t j = 0; j < count; j += VW) {
                         const int64_t n = count - j;
-                        const vf u = v_load_n(p + j, n), w = v_load_n(q + j, n), c = v_load(cosine + j), s = v_load(sine + j);
+                        const vf u = v_load_n(p + j, n), w = v_load_n(q + j, n),
+                                 c = v_load(cosine + j), s = v_load(sine + j);
                         v_store_n(p + j, v_fnma(w, s, v_mul(u, c)), n);
                         v_store_n(q + j, v_fma(u, s, v_mul(w, c)), n);
                     }
@@ -230,8 +248,8 @@ static void rope(const struct rope_args *a) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// Gated units. Both gates are x s(kx): SILU with x itself, GELU's tanh form with 2 sqrt(2/pi) (x + .044715 x^3), because
-// .5 (1 + tanh u) = 1 / (1 + e^-2u).
+// Gated units. Both gates are x s(kx): SILU with x itself, GELU's tanh form with 2 sqrt(2/pi) (x +
+// .044715 x^3), because .5 (1 + tanh u) = 1 / (1 + e^-2u).
 
 INLINE vf gate_inner(enum glu_kind kind, vf x) {
     if (kind == GLU_SILU) return x;
@@ -239,7 +257,9 @@ INLINE vf gate_inner(enum glu_kind kind, vf x) {
     return v_mul(v_mul(k, x), v_fma(v_mul(v_set1(0.044715f), x), x, v_set1(1)));
 }
 
-INLINE vf glu_one(enum glu_kind kind, vf gate, vf up) { return v_mul(v_mul(gate, v_sigmoid(gate_inner(kind, gate))), up); }
+INLINE vf glu_one(enum glu_kind kind, vf gate, vf up) {
+    return v_mul(v_mul(gate, v_sigmoid(gate_inner(kind, gate))), up);
+}
 
 static void glu_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const struct glu_args *a = arg;
@@ -256,25 +276,30 @@ static void glu_piece(void *arg, int64_t lo, int64_t hi, int thread) {
 }
 
 static void glu(const struct glu_args *a) {
-    assert(is_f32(&a->out) && is_f32(&a->gate) && is_f32(&a->up) && same_shape(&a->out, &a->gate) && same_shape(&a->out, &a->up));
+    assert(is_f32(&a->out) && is_f32(&a->gate) && is_f32(&a->up) && same_shape(&a->out, &a->gate) &&
+           same_shape(&a->out, &a->up));
     pool_for(a->out.rows, grain_of_rows(a->out.cols, 1 << 14), glu_piece, (void *)a);
 }
 
-// act = x s ; act' = s + x s (1 - s) u', with 1 - s = e s, e = e^-u, so that nothing cancels where s is near 1.
+// act = x s ; act' = s + x s (1 - s) u', with 1 - s = e s, e = e^-u, so that nothing cancels where
+// s is near 1.
 static void glu_back_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const struct glu_back_args *a = arg;
     (void)thread;
     const int64_t F = a->dout.cols;
     const vf one = v_set1(1);
     for (int64_t i = lo; i < hi; i++) {
-        const float *gate = row_f32(&a->gate, i), *up = row_f32(&a->up, i), *dout = row_f32(&a->dout, i);
+        const float *gate = row_f32(&a->gate, i), *up = row_f32(&a->up, i),
+                    *dout = row_f32(&a->dout, i);
         float *dgate = row_f32(&a->dgate, i), *dup = row_f32(&a->dup, i);
         for (int64_t c = 0; c < F; c += VW) {
             const int64_t n = F - c;
             const vf x = v_load_n(gate + c, n), u = v_load_n(up + c, n), d = v_load_n(dout + c, n);
-            const vf e = v_exp(v_sub(v_zero(), gate_inner(a->kind, x))), s = v_div(one, v_add(one, e));
+            const vf e = v_exp(v_sub(v_zero(), gate_inner(a->kind, x))),
+                     s = v_div(one, v_add(one, e));
             vf slope = one;
-            if (a->kind == GLU_GELU) slope = v_mul(v_set1(1.5957691216f), v_fma(v_mul(v_set1(0.134145f), x), x, one));
+            if (a->kind == GLU_GELU)
+                slope = v_mul(v_set1(1.5957691216f), v_fma(v_mul(v_set1(0.134145f), x), x, one));
             const vf act = v_mul(x, s), back = v_fma(v_mul(v_mul(act, s), e), slope, s);
             v_store_n(dgate + c, v_mul(v_mul(d, u), back), n);
             v_store_n(dup + c, v_mul(d, act), n);
@@ -283,9 +308,10 @@ static void glu_back_piece(void *arg, int64_t lo, int64_t hi, int thread) {
 }
 
 static void glu_back(const struct glu_back_args *a) {
-    assert(is_f32(&a->dgate) && is_f32(&a->dup) && is_f32(&a->dout) && is_f32(&a->gate) && is_f32(&a->up));
-    assert(same_shape(&a->dgate, &a->dout) && same_shape(&a->dup, &a->dout) && same_shape(&a->gate, &a->dout) &&
-           same_shape(&a->up, &a->dout));
+    assert(is_f32(&a->dgate) && is_f32(&a->dup) && is_f32(&a->dout) && is_f32(&a->gate) &&
+           is_f32(&a->up));
+    assert(same_shape(&a->dgate, &a->dout) && same_shape(&a->dup, &a->dout) &&
+           same_shape(&a->gate, &a->dout) && same_shape(&a->up, &a->dout));
     pool_for(a->dout.rows, grain_of_rows(a->dout.cols, 1 << 14), glu_back_piece, (void *)a);
 }
 
@@ -317,7 +343,8 @@ static void add(const struct add_args *a) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// Loss. Exponentials are taken once: they wait in the row for their sum, when the row becomes a gradient anyway.
+// Loss. Exponentials are taken once: they wait in the row for their sum, when the row becomes a
+// gradient anyway.
 
 static void cross_entropy_row(const struct cross_entropy_args *a, int64_t i) {
     float *row = row_f32(&a->logits, i);
@@ -331,26 +358,32 @@ static void cross_entropy_row(const struct cross_entropy_args *a, int64_t i) {
     const float logit_scale = one_if_zero(a->logit_scale), grad = a->grad_scale * logit_scale;
     const vf k = v_set1(logit_scale);
     vf m = v_set1(-INFINITY);
-    for (int64_t c = 0; c < V; c += VW) m = v_max(m, v_first_or(v_mul(k, v_load_n(row + c, V - c)), V - c, -INFINITY));
+    for (int64_t c = 0; c < V; c += VW)
+        m = v_max(m, v_first_or(v_mul(k, v_load_n(row + c, V - c)), V - c, -INFINITY));
     const float most = fold_max(m), at_target = logit_scale * row[target];
     const vf shift = v_set1(most);
     struct lanes s;
     for (int v = 0; v < LANE_VECTORS; v++) s.at[v] = v_zero();
     const bool keep = a->grad_scale != 0;
-    EACH_LANE(V, {
-        const vf e = v_exp(v_sub(v_mul(k, v_load(row + at)), shift));
-        s.at[v] = v_add(s.at[v], e);
-        if (keep) v_store(row + at, e);
-    }, {
-        const vf e = v_first_or(v_exp(v_sub(v_mul(k, v_load_n(row + at, left)), shift)), left, 0);
-        s.at[v] = v_add(s.at[v], e);
-        if (keep) v_store_n(row + at, e, left);
-    });
+    EACH_LANE(
+        V,
+        {
+            const vf e = v_exp(v_sub(v_mul(k, v_load(row + at)), shift));
+            s.at[v] = v_add(s.at[v], e);
+            if (keep) v_store(row + at, e);
+        },
+        {
+            const vf e =
+                v_first_or(v_exp(v_sub(v_mul(k, v_load_n(row + at, left)), shift)), left, 0);
+            s.at[v] = v_add(s.at[v], e);
+            if (keep) v_store_n(row + at, e, left);
+        });
     const float sum = fold_add(&s);
     a->loss[i] = (float)(log((double)sum) + (double)most - (double)at_target);
     if (!keep) return;
     const vf g = v_set1((float)((double)grad / (double)sum));
-    for (int64_t c = 0; c < V; c += VW) v_store_n(row + c, v_mul(g, v_load_n(row + c, V - c)), V - c);
+    for (int64_t c = 0; c < V; c += VW)
+        v_store_n(row + c, v_mul(g, v_load_n(row + c, V - c)), V - c);
     row[target] -= grad;
 }
 
@@ -361,7 +394,8 @@ static void cross_entropy_piece(void *arg, int64_t lo, int64_t hi, int thread) {
 
 static void cross_entropy(const struct cross_entropy_args *a) {
     assert(is_f32(&a->logits));
-    pool_for(a->logits.rows, grain_of_rows(a->logits.cols, 1 << 14), cross_entropy_piece, (void *)a);
+    pool_for(a->logits.rows, grain_of_rows(a->logits.cols, 1 << 14), cross_entropy_piece,
+             (void *)a);
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -386,7 +420,8 @@ static void sum_squares_piece(void *arg, int64_t lo, int64_t hi, int thread) {
         const int64_t end = min_i64(count, (p + 1) * CHUNK);
         for (int64_t i = p * CHUNK; i < end; i += 16)
             for (int64_t l = 0; l < 16 && i + l < end; l += VW)
-                v_square_double(lane + l, v_load_n((const float *)s->a->x.data + i + l, end - i - l));
+                v_square_double(lane + l,
+                                v_load_n((const float *)s->a->x.data + i + l, end - i - l));
         for (int half = 8; half > 0; half /= 2)
             for (int l = 0; l < half; l++) lane[l] += lane[l + half];
         s->chunks[p] = lane[0];
@@ -396,7 +431,8 @@ static void sum_squares_piece(void *arg, int64_t lo, int64_t hi, int thread) {
 static void sum_squares(const struct sum_squares_args *a) {
     assert(is_flat(&a->x));
     const int64_t chunks = ceil_div(a->x.rows * a->x.cols, CHUNK);
-    struct squares s = {a, cpu_scratch(0, SLOT_SHARED, (size_t)max_i64(1, chunks) * sizeof(double))};
+    struct squares s = {a,
+                        cpu_scratch(0, SLOT_SHARED, (size_t)max_i64(1, chunks) * sizeof(double))};
     pool_for(chunks, 8, sum_squares_piece, &s);
     double sum = 0;
     for (int64_t p = 0; p < chunks; p++) sum += s.chunks[p];
@@ -413,8 +449,10 @@ static void adamw_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     (void)thread;
     float *w = a->w.data, *m = a->m.data, *v = a->v.data;
     const float *g = a->g.data;
-    const vf b1 = v_set1(a->beta1), b2 = v_set1(a->beta2), c1 = v_set1(1 - a->beta1), c2 = v_set1(1 - a->beta2);
-    const vf ms = v_set1(job->mean_scale), ss = v_set1(job->square_scale), gs = v_set1(one_if_zero(a->grad_scale));
+    const vf b1 = v_set1(a->beta1), b2 = v_set1(a->beta2), c1 = v_set1(1 - a->beta1),
+             c2 = v_set1(1 - a->beta2);
+    const vf ms = v_set1(job->mean_scale), ss = v_set1(job->square_scale),
+             gs = v_set1(one_if_zero(a->grad_scale));
     const vf lr = v_set1(a->lr), eps = v_set1(a->eps), decay = v_set1(a->weight_decay);
     for (int64_t i = lo; i < hi; i += VW) {
         const int64_t n = hi - i;
@@ -437,11 +475,14 @@ static void adamw_piece(void *arg, int64_t lo, int64_t hi, int thread) {
 static void adamw(const struct adamw_args *a) {
     assert(is_flat(&a->w) && is_flat(&a->g) && is_flat(&a->m) && is_flat(&a->v) && a->step >= 1);
     assert(same_shape(&a->w, &a->g) && same_shape(&a->w, &a->m) && same_shape(&a->w, &a->v));
-    assert(!tensor_present(&a->copy) || (a->copy.dtype == DTYPE_BF16 && same_shape(&a->w, &a->copy)));
-    assert(!tensor_present(&a->copy) || a->copy.rows <= 1 || a->copy.row_bytes == 2 * (size_t)a->copy.cols);
+    assert(!tensor_present(&a->copy) ||
+           (a->copy.dtype == DTYPE_BF16 && same_shape(&a->w, &a->copy)));
+    assert(!tensor_present(&a->copy) || a->copy.rows <= 1 ||
+           a->copy.row_bytes == 2 * (size_t)a->copy.cols);
     struct adamw_job job = {.a = a,
                             .mean_scale = (float)(1 / (1 - pow((double)a->beta1, (double)a->step))),
-                            .square_scale = (float)(1 / (1 - pow((double)a->beta2, (double)a->step)))};
+                            .square_scale =
+                                (float)(1 / (1 - pow((double)a->beta2, (double)a->step)))};
     pool_for(a->w.rows * a->w.cols, 2 * CHUNK, adamw_piece, &job);
 }
 
