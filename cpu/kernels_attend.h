@@ -5,17 +5,17 @@
 // head in group, so that grouped heads share the keys they read. Keys come in chunks of KEYS
 // counted from lo:
 //
-//   scores = Q K^T, vectors across keys (K transposed 32 keys at a time), a chain over the head
-//   size m = max, p = exp(scores - m), l = sum p            within the chunk o = P V, vectors
-//   across the head size, a chain over the chunk's keys chunks are joined in order: (m, l, o) with
-//   e^(m - new m)   (Dao 2023, FlashAttention-2, section 3.1)
+//   scores = Q K^T                     vectors across keys, a chain over the head size
+//   m = max, p = exp(scores - m), l = sum p       within the chunk
+//   o = P V                            vectors across the head size, a chain over the keys
+//   join the chunks in order: (m, l, o) by e^(m - new m)
+//                                      (Dao 2023, FlashAttention-2, section 3.1)
 //
 // A pair's numbers depend on its own keys only: others in the tile add keys that are masked, p = 0,
 // and adding 0 changes nothing. So a row alone, in a batch, or with its chunks spread over threads
 // gives the same bits.
 //
-// Backward (same paper, section 3.1.2): p again from the saved log-sum-exp, then with delta = dout
-// . out
+// Backward (same paper, section 3.1.2): p again from the log-sum-exp, then with delta = dout . out
 //   dv += P^T dout ; ds = scale p (dout V^T - delta) ; dq += ds K ; dk += ds^T Q
 // by chunks of keys counted from the segment's start, tiles of queries in order inside; one piece
 // is one segment and kv head.

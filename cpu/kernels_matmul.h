@@ -4,9 +4,9 @@
 // registers, fed by one value of A per row and one line of B. B is always a panel [k][32 columns];
 // who makes the panel differs:
 //
-//   matmul     A = x, sum over K     B = weights [k][32 weight rows]: packed so at load, or
-//   transposed here from rows matmul_dx  A = dout, sum over M  B = [m][32 columns of w]: rows of w
-//   as they are matmul_dw  A = dout^T, sum over rows of a segment; B = [row][32 columns of x]
+//   matmul     A = x, sum over K      B = weights [k][32 rows]: packed so at load, or turned here
+//   matmul_dx  A = dout, sum over M   B = [m][32 columns of w]: rows of w as they are
+//   matmul_dw  A = dout^T, sum over the rows of a segment   B = [row][32 columns of x]
 //
 // A piece of work is some rows of A times one panel; it makes its panel block by block of 256 terms
 // (32 KiB, so that it stays in L1 or L2) and runs the tiles over it. Block sums are added in order,
@@ -21,8 +21,8 @@
 // In a panel
 //   F32 F16 BF16   [k][32]
 //   Q8_0           per 32 k: 32 scales (f16), [32 k][32] int8
-//   Q4_0           per 32 k: 32 scales (f16), [4][32] words of 8 nibbles: nibble i of word j in
-//   group g is k = 8 g + i of row j
+//   Q4_0           per 32 k: 32 scales (f16), [4 groups][32] words of 8 nibbles:
+//                  nibble i of word j in group g is k = 8 g + i of row j
 // so a panel has 32 * row_bytes bytes, whatever the dtype.
 
 enum {
