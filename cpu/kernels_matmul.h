@@ -351,7 +351,7 @@ static void matmul_dx(const struct matmul_dx_args *a) {
 enum { GRADIENT_PANELS = 4 };
 struct weight_gradient {
     const struct matmul_dw_args *a;
-    int64_t rows_each, row_blocks, panels_each;
+    int64_t rows_each, row_blocks;
 };
 
 // to[k][PANEL] = cols numbers of rows k of x, the rest zeros.
@@ -371,8 +371,8 @@ static void matmul_dw_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     for (int64_t t = lo; t < hi; t++) {
         const int64_t first = t % g->row_blocks * g->rows_each,
                       rows = min_i64(g->rows_each, a->dw.rows - first);
-        const int64_t col = t / g->row_blocks * g->panels_each * PANEL;
-        const int64_t cols = min_i64(g->panels_each * PANEL, a->dw.cols - col);
+        const int64_t col = t / g->row_blocks * GRADIENT_PANELS * PANEL;
+        const int64_t cols = min_i64(GRADIENT_PANELS * PANEL, a->dw.cols - col);
         for (int64_t k = 0, terms; k < a->x.rows; k += terms) {
             const int64_t in = k % a->segment; // blocks begin anew with every segment
             terms = min_i64(BLOCK, a->segment - in);
@@ -405,9 +405,11 @@ static void matmul_dw(const struct matmul_dw_args *a) {
     assert(a->dout.rows == a->x.rows && a->dw.rows == a->dout.cols && a->dw.cols == a->x.cols);
     assert(a->segment > 0 && a->x.rows % a->segment == 0);
     const int64_t panels = ceil_div(a->dw.cols, PANEL);
-    struct weight_gradient g = {.a = a, .panels_each = panels > 8 ? GRADIENT_PANELS : 2};
-    const int64_t groups = ceil_div(panels, g.panels_each);
-    g.rows_each = ceil_div(min_i64(max_i64(a->dw.rows * groups / 16, 48), 240), 12) * 12;
+    const int64_t groups = ceil_div(panels, GRADIENT_PANELS);
+    // Few rows make more pieces, many rows use the copied panels more often.
+    const int64_t least = min_i64(48, max_i64(36, a->dw.rows / 4));
+    const int64_t rows = min_i64(max_i64(a->dw.rows * groups / 16, least), 240);
+    struct weight_gradient g = {.a = a, .rows_each = ceil_div(rows, 12) * 12};
     g.row_blocks = ceil_div(a->dw.rows, g.rows_each);
     cpu_scratch_reserve(SLOT_A, GRADIENT_PANELS * BLOCK * PANEL * sizeof(float));
     cpu_scratch_reserve(SLOT_B, (size_t)g.rows_each * GRADIENT_PANELS * PANEL * sizeof(float));
