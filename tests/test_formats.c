@@ -132,6 +132,26 @@ Test(formats, keys_of_wrong_type_or_range_or_absent_say_so, .fini = hand_cleanup
     text_free(&t);
 }
 
+Test(formats, an_element_beyond_64_signed_bits_arrives_as_the_largest) {
+    struct text t = hand_one_key("k", GGUF_ARRAY);
+    hostile_int(&t, GGUF_U64, 4);
+    hostile_int(&t, 1, 8);
+    hostile_int(&t, UINT64_MAX, 8);
+    struct err err;
+    void *copy;
+    struct model_file *f = hand_open(t.data, t.len, &copy, &err);
+    struct meta_array a;
+    int64_t x = 0;
+    double d = 0;
+    cr_assert(f && meta_array_open(f, "k", META_INT, &a, &err) && meta_next_int(&a, &x) &&
+              x == INT64_MAX);
+    cr_assert(meta_array_open(f, "k", META_REAL, &a, &err) && meta_next_real(&a, &d) &&
+              d == 0x1p64);
+    model_file_close(f);
+    free(copy);
+    text_free(&t);
+}
+
 Test(formats, numbers_that_are_not_finite_are_refused) {
     static const uint64_t bits[] = {0x7ff0000000000000, 0xfff0000000000000, 0x7ff8000000000000};
     for (size_t i = 0; i < COUNT_OF(bits); i++) {
@@ -751,9 +771,19 @@ Test(seal, names_the_part_that_is_damaged, .fini = hand_cleanup) {
     t.data[name] = 'z';
     cr_assert(noticed(&t, "the header is damaged"));
     t.data[name] = 'a';
-    text_add(&t, "tail", 4);
+    t.data[t.len - 1] = 1; // padding behind the seal
     cr_assert(noticed(&t, "the end of the file is damaged"));
-    t.len -= 4;
+    t.data[t.len - 1] = 0;
+    size_t whole = t.len;
+    static const size_t lengths[] = {4, 32, 4096};
+    for (size_t i = 0; i < COUNT_OF(lengths); i++) {
+        while (t.len < whole + lengths[i]) hostile_int(&t, 0, 1);
+        cr_assert(noticed(&t, "the end of the file is damaged"), "%zu bytes added", lengths[i]);
+        t.len = whole;
+    }
+    t.len = whole - 1;
+    cr_assert(noticed(&t, "the end of the file is damaged"));
+    t.len = whole;
     cr_assert(!noticed(&t, ""));
     model_file_close(f);
     free(copy);

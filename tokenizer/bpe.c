@@ -1,12 +1,15 @@
-// bpe.c: merging. What both kinds share (which neighbours merge next), and the rules of byte-level BPE.
+// bpe.c: merging. What both kinds share (which neighbours merge next), and the rules of byte-level
+// BPE.
 //
-// Byte-pair encoding (Sennrich et al. 2016): of all neighbouring symbols that may merge, the pair of lowest rank does,
-// the leftmost among equals, until none is left. Short pieces scan for the lowest, long ones keep a linked list and a
-// heap: O(n log n). A heap entry is not removed when its symbols change; it is recognised as stale because the two
-// symbols no longer have the size they had together (symbols only grow).
+// Byte-pair encoding (Sennrich et al. 2016): of all neighbouring symbols that may merge, the pair
+// of lowest rank does, the leftmost among equals, until none is left. Short pieces scan for the
+// lowest, long ones keep a linked list and a heap: O(n log n). A heap entry is not removed when its
+// symbols change; it is recognised as stale because the two symbols no longer have the size they
+// had together (symbols only grow).
 //
-// For BPE a rule is (left id, right id) -> (rank, result). Loading holds every rule to bytes(left) + bytes(right) ==
-// bytes(result), and byte tokens to their byte, so that decode(encode(x)) == x whatever the vocabulary says else.
+// For BPE a rule is (left id, right id) -> (rank, result). Loading holds every rule to bytes(left)
+// + bytes(right) == bytes(result), and byte tokens to their byte, so that decode(encode(x)) == x
+// whatever the vocabulary says else.
 #include "tokenizer/internal.h"
 
 #include <stdlib.h>
@@ -25,7 +28,8 @@ static struct merge_rule *rule_slot(const struct tokenizer *t, int32_t left, int
     }
 }
 
-bool bpe_merge(const struct tokenizer *t, int32_t left, int32_t right, uint32_t *rank, int32_t *id) {
+bool bpe_merge(const struct tokenizer *t, int32_t left, int32_t right, uint32_t *rank,
+               int32_t *id) {
     const struct merge_rule *slot = rule_slot(t, left, right);
     if (slot->left < 0) return false;
     *rank = slot->rank;
@@ -43,15 +47,16 @@ static bool spans_join(struct span a, struct span b, struct span whole) {
 }
 
 // One line "left right" into *rule.
-static bool rule_parse(const struct tokenizer *t, struct span line, struct text *joined, struct merge_rule *rule,
-                       struct err *err) {
+static bool rule_parse(const struct tokenizer *t, struct span line, struct text *joined,
+                       struct merge_rule *rule, struct err *err) {
     const char *space = line.n > 2 ? memchr(line.p + 1, ' ', line.n - 2) : NULL;
     if (!space) return err_set(err, "expected two tokens with a space between them");
     size_t left_n = (size_t)(space - line.p), right_n = line.n - left_n - 1;
     rule->left = normal_token(t, line.p, left_n);
     rule->right = normal_token(t, space + 1, right_n);
     if (rule->left < 0 || rule->right < 0)
-        return err_set(err, "its %s part is no text token of the vocabulary", rule->left < 0 ? "left" : "right");
+        return err_set(err, "its %s part is no text token of the vocabulary",
+                       rule->left < 0 ? "left" : "right");
     text_clear(joined);
     text_add(joined, line.p, left_n);
     text_add(joined, space + 1, right_n);
@@ -89,14 +94,16 @@ bool bpe_rules_make(struct tokenizer *t, const struct recipe *r, struct err *err
 
 // ---- merging
 
-static bool merge_of(const struct tokenizer *t, const char *piece, const struct symbol *left, const struct symbol *right,
-                     struct candidate_merge *out) {
+static bool merge_of(const struct tokenizer *t, const char *piece, const struct symbol *left,
+                     const struct symbol *right, struct candidate_merge *out) {
     out->size = left->size + right->size;
-    if (t->kind == TOKENIZER_SPM) return spm_merge(t, piece + left->start, out->size, &out->rank, &out->id);
+    if (t->kind == TOKENIZER_SPM)
+        return spm_merge(t, piece + left->start, out->size, &out->rank, &out->id);
     return bpe_merge(t, left->id, right->id, &out->rank, &out->id);
 }
 
-static size_t merge_short(const struct tokenizer *t, const char *piece, struct symbol *s, size_t count) {
+static size_t merge_short(const struct tokenizer *t, const char *piece, struct symbol *s,
+                          size_t count) {
     struct candidate_merge with_next[SHORT_PIECE]; // of symbol i with symbol i + 1
     for (size_t i = 0; i + 1 < count; i++)
         if (!merge_of(t, piece, &s[i], &s[i + 1], &with_next[i])) with_next[i].rank = UINT32_MAX;
@@ -111,7 +118,8 @@ static size_t merge_short(const struct tokenizer *t, const char *piece, struct s
         memmove(&with_next[best], &with_next[best + 1], (count - best - 2) * sizeof *with_next);
         count--;
         for (size_t i = best ? best - 1 : 0; i <= best && i + 1 < count; i++)
-            if (!merge_of(t, piece, &s[i], &s[i + 1], &with_next[i])) with_next[i].rank = UINT32_MAX;
+            if (!merge_of(t, piece, &s[i], &s[i + 1], &with_next[i]))
+                with_next[i].rank = UINT32_MAX;
     }
     return count;
 }
@@ -124,7 +132,8 @@ static void heap_push(struct encoder *e, struct candidate_merge c) {
     if (e->heap_count == e->heap_cap)
         mem_grow((void **)&e->heap, &e->heap_cap, e->heap_count + 1, sizeof *e->heap, "merge heap");
     size_t at = e->heap_count++;
-    for (; at > 0 && comes_first(&c, &e->heap[(at - 1) / 2]); at = (at - 1) / 2) e->heap[at] = e->heap[(at - 1) / 2];
+    for (; at > 0 && comes_first(&c, &e->heap[(at - 1) / 2]); at = (at - 1) / 2)
+        e->heap[at] = e->heap[(at - 1) / 2];
     e->heap[at] = c;
 }
 
@@ -176,16 +185,19 @@ static size_t merge_long(struct encoder *e, const char *piece, size_t count) {
 
 size_t merge_symbols(struct encoder *e, const char *piece, size_t count) {
     if (count < 2) return count;
-    return count <= SHORT_PIECE ? merge_short(e->t, piece, e->symbols, count) : merge_long(e, piece, count);
+    return count <= SHORT_PIECE ? merge_short(e->t, piece, e->symbols, count)
+                                : merge_long(e, piece, count);
 }
 
 // ---- a piece of BPE
 
 void bpe_encode_piece(struct encoder *e, const char *text, size_t n) {
     const int32_t *byte_id = e->t->byte_id;
-    if (n > e->symbol_cap) mem_grow((void **)&e->symbols, &e->symbol_cap, n, sizeof *e->symbols, "symbols of a piece");
+    if (n > e->symbol_cap)
+        mem_grow((void **)&e->symbols, &e->symbol_cap, n, sizeof *e->symbols, "symbols of a piece");
     for (size_t i = 0; i < n; i++)
-        e->symbols[i] = (struct symbol){.start = (uint32_t)i, .size = 1, .id = byte_id[(unsigned char)text[i]]};
+        e->symbols[i] =
+            (struct symbol){.start = (uint32_t)i, .size = 1, .id = byte_id[(unsigned char)text[i]]};
     size_t count = merge_symbols(e, text, n);
     for (size_t i = 0; i < count; i++) ids_add(e->out, e->symbols[i].id);
 }

@@ -1,20 +1,22 @@
 // encode.c: text to ids.
 //
-//     text -> split out control spellings (only when asked) and user-defined tokens, leftmost, longest first
+//     text -> split out control spellings (only when asked) and user-defined tokens, leftmost,
+//     longest first
 //          -> pieces that merge on their own (pretokenize.c, spm.c)
 //          -> ids (bpe.c, spm.c)
 //
-// Long texts repeat their words, so a call remembers where it met a piece first, in its text and in its own output, and
-// copies those ids when the piece comes again: a direct-mapped table that lives as long as the call, so that a
-// tokenizer has no state to share. All of it is O(n log n); the search for split-out tokens looks at most SPECIAL_MAX
-// bytes ahead, and only where a first byte fits.
+// Long texts repeat their words, so a call remembers where it met a piece first, in its text and in
+// its own output, and copies those ids when the piece comes again: a direct-mapped table that lives
+// as long as the call, so that a tokenizer has no state to share. All of it is O(n log n); the
+// search for split-out tokens looks at most SPECIAL_MAX bytes ahead, and only where a first byte
+// fits.
 #include "tokenizer/internal.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#define KNOWN_TEXT 2048  // bytes of text from which remembering pays
-#define KNOWN_SIZE 48    // bytes of a piece worth remembering
+#define KNOWN_TEXT 2048   // bytes of text from which remembering pays
+#define KNOWN_SIZE 48     // bytes of a piece worth remembering
 #define KNOWN_SLOTS 32768 // at most; 24 bytes each
 
 // ---- ids
@@ -38,8 +40,10 @@ void ids_free(struct ids *ids) {
 // ---- pieces
 
 static void encode_piece(struct encoder *e, const char *text, size_t n) {
-    if (e->t->kind == TOKENIZER_SPM) spm_encode_piece(e, text, n, false);
-    else bpe_encode_piece(e, text, n);
+    if (e->t->kind == TOKENIZER_SPM)
+        spm_encode_piece(e, text, n, false);
+    else
+        bpe_encode_piece(e, text, n);
 }
 
 static void encode_remembered(struct encoder *e, const char *text, size_t n) {
@@ -50,7 +54,8 @@ static void encode_remembered(struct encoder *e, const char *text, size_t n) {
     struct known_piece *k = &e->known[hash_bytes(0, text, n) & e->known_mask];
     if (k->size == n && !memcmp(k->text, text, n)) {
         ids_reserve(e->out, k->ids_count);
-        memcpy(e->out->id + e->out->count, e->out->id + k->ids_at, k->ids_count * sizeof *e->out->id);
+        memcpy(e->out->id + e->out->count, e->out->id + k->ids_at,
+               k->ids_count * sizeof *e->out->id);
         e->out->count += k->ids_count;
         return;
     }
@@ -64,10 +69,13 @@ static void encode_plain(struct encoder *e, const char *text, size_t n) {
     const struct tokenizer *t = e->t;
     bool prefix = t->kind == TOKENIZER_SPM && t->space_prefix;
     while (n) {
-        size_t length = t->kind == TOKENIZER_SPM ? spm_piece_length(t, text, n)
-                                                 : pretoken_length(text, n < PIECE_MAX ? n : PIECE_MAX);
-        if (prefix) spm_encode_piece(e, text, length, true);
-        else encode_remembered(e, text, length);
+        size_t length = t->kind == TOKENIZER_SPM
+                            ? spm_piece_length(t, text, n)
+                            : pretoken_length(text, n < PIECE_MAX ? n : PIECE_MAX);
+        if (prefix)
+            spm_encode_piece(e, text, length, true);
+        else
+            encode_remembered(e, text, length);
         prefix = false;
         text += length;
         n -= length;
@@ -77,25 +85,31 @@ static void encode_plain(struct encoder *e, const char *text, size_t n) {
 // ---- split-out tokens
 
 // Narrows [*low, *high), tokens that agree on the first `depth` bytes, to those with byte c next.
-static void special_narrow(const struct special_token *s, size_t depth, unsigned char c, size_t *low, size_t *high) {
+static void special_narrow(const struct special_token *s, size_t depth, unsigned char c,
+                           size_t *low, size_t *high) {
     size_t from = *low, to = *high;
     while (from < to) { // first whose byte is >= c; a token that ends here sorts before all
         size_t mid = (from + to) / 2;
-        if (s[mid].text.n <= depth || (unsigned char)s[mid].text.p[depth] < c) from = mid + 1;
-        else to = mid;
+        if (s[mid].text.n <= depth || (unsigned char)s[mid].text.p[depth] < c)
+            from = mid + 1;
+        else
+            to = mid;
     }
     *low = from;
     to = *high;
     while (from < to) { // first whose byte is > c
         size_t mid = (from + to) / 2;
-        if ((unsigned char)s[mid].text.p[depth] <= c) from = mid + 1;
-        else to = mid;
+        if ((unsigned char)s[mid].text.p[depth] <= c)
+            from = mid + 1;
+        else
+            to = mid;
     }
     *high = from;
 }
 
 // The longest token of the list that begins the text; NULL when none does.
-static const struct special_token *special_at(const struct special_list *list, const char *text, size_t n) {
+static const struct special_token *special_at(const struct special_list *list, const char *text,
+                                              size_t n) {
     unsigned char c = (unsigned char)text[0];
     size_t low = list->first[c], high = list->first[c + 1];
     const struct special_token *longest = NULL;
@@ -107,7 +121,8 @@ static const struct special_token *special_at(const struct special_list *list, c
     return longest;
 }
 
-void tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, unsigned flags, struct ids *out) {
+void tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, unsigned flags,
+                      struct ids *out) {
     assert(t && out && (text || !n));
     if ((flags & TOKENIZE_BOS) && t->adds_bos && t->bos >= 0) ids_add(out, t->bos);
     struct encoder e = {.t = t, .out = out};

@@ -1,9 +1,10 @@
-// What the files of this folder share: the tokenizer itself, the recipe it is made from, the encoder at work.
+// What the files of this folder share: the tokenizer itself, the recipe it is made from, the
+// encoder at work.
 //
-//   load.c         files and the built-in byte vocabulary -> recipe; tokenizer -> keys of a GGUF file
-//   tokenizer.c    recipe -> tokenizer: checks, the token table, pieces, the hash; all small questions about one
-//   encode.c       text -> parts between control spellings -> pieces -> ids, with a cache of pieces for long texts
-//   pretokenize.c  the GPT-2 pattern: where a piece ends
+//   load.c         files and the built-in byte vocabulary -> recipe; tokenizer -> keys of a GGUF
+//   file tokenizer.c    recipe -> tokenizer: checks, the token table, pieces, the hash; all small
+//   questions about one encode.c       text -> parts between control spellings -> pieces -> ids,
+//   with a cache of pieces for long texts pretokenize.c  the GPT-2 pattern: where a piece ends
 //   bpe.c, spm.c   one piece -> ids: merging, and what a merge is for each kind
 //   train.c        documents -> recipe
 //   utf8.c         characters, and the streaming hold
@@ -12,17 +13,20 @@
 
 #include "tokenizer/tokenizer.h"
 
-// Pieces and tokens are at most this long, so that 32 bits hold every position. A longer run of one class of
-// characters is cut here; only its ids at the cut could differ from those of an unbounded encoder.
+// Pieces and tokens are at most this long, so that 32 bits hold every position. A longer run of one
+// class of characters is cut here; only its ids at the cut could differ from those of an unbounded
+// encoder.
 #define PIECE_MAX ((size_t)1 << 24)
 #define VOCAB_MAX ((size_t)1 << 22)
-// Control tokens with longer spellings exist, but no text is ever read as one: bounds the search at a position.
+// Control tokens with longer spellings exist, but no text is ever read as one: bounds the search at
+// a position.
 #define SPECIAL_MAX ((size_t)256)
 
 // ---- utf8.c
 
 #define UTF8_BAD 0x110000u // no character: an invalid byte
-// Length of the character at p (n > 0 bytes) and its code point; an invalid byte has length 1 and UTF8_BAD.
+// Length of the character at p (n > 0 bytes) and its code point; an invalid byte has length 1 and
+// UTF8_BAD.
 size_t utf8_decode(const char *p, size_t n, uint32_t *code);
 size_t utf8_encode(uint32_t code, char out[4]);
 
@@ -32,49 +36,53 @@ enum char_class { CHAR_OTHER, CHAR_LETTER, CHAR_NUMBER, CHAR_SPACE };
 enum char_class char_class(uint32_t code);
 // Length of the first pre-token of a text of n > 0 bytes under the GPT-2 pattern.
 size_t pretoken_length(const char *text, size_t n);
-// GPT-2's printable spelling of bytes: bytes -> spelling, and back (false when a character is no byte's spelling).
+// GPT-2's printable spelling of bytes: bytes -> spelling, and back (false when a character is no
+// byte's spelling).
 uint32_t byte_spelling(unsigned char byte);
 void bytes_spell(const char *bytes, size_t n, struct text *out);
 bool bytes_unspell(const char *spelling, size_t n, char *out, size_t *out_n); // out: room for n
 
 // ---- the tokenizer
 
-struct token_slot { // of the table of spellings; open addressing
+struct token_slot {          // of the table of spellings; open addressing
     uint32_t tag, id_plus_1; // upper half of the hash; 0 in an empty slot
 };
-struct merge_rule { // bytes of left and right together are those of result; rank is the line, lowest first
+struct merge_rule { // bytes of left and right together are those of result; rank is the line,
+                    // lowest first
     int32_t left, right, result; // left is -1 in an empty slot
     uint32_t rank;
 };
 
 struct tokenizer {
     enum tokenizer_kind kind;
-    size_t n; // vocabulary
+    size_t n;                   // vocabulary
     struct span *token, *piece; // as spelled, and as bytes of text; both in `bytes`
     char *bytes;
     unsigned char *type; // enum token_type
     float *score;        // SPM, else NULL
     struct token_slot *table;
     size_t table_mask;
-    size_t longest; // spelling that can stand in text, in bytes
+    size_t longest;       // spelling that can stand in text, in bytes
     int32_t byte_id[256]; // -1: has no token (SPM with an unknown token only)
     int32_t bos, eos, eot, unknown;
     bool adds_bos, space_prefix, cuts_at_spaces;
     // BPE: the rules in rank order, and a table of them by (left, right).
     struct merge_rule *rules, *rule_slots;
     size_t n_rules, rule_mask;
-    // Tokens that are split out of the text first: control, unknown and user-defined ones; the user-defined alone.
+    // Tokens that are split out of the text first: control, unknown and user-defined ones; the
+    // user-defined alone.
     struct special_list {
         struct special_token {
             struct span text;
             int32_t id;
-        } *token;                // sorted by spelling
+        } * token;                // sorted by spelling
         size_t count, first[257]; // where those with first byte c begin
     } special, user;
     uint64_t hash;
 };
 
-// Everything a tokenizer is made from; spans are borrowed during the call. Merges are lines "left right" in spellings.
+// Everything a tokenizer is made from; spans are borrowed during the call. Merges are lines "left
+// right" in spellings.
 struct recipe {
     enum tokenizer_kind kind;
     const struct span *tokens;
@@ -93,11 +101,11 @@ int byte_token_value(struct span spelling);
 
 // ---- encoding
 
-struct symbol { // a stretch of the piece; a list while merging
-    uint32_t start, size; // size 0: merged away
+struct symbol {                // a stretch of the piece; a list while merging
+    uint32_t start, size;      // size 0: merged away
     int32_t before, after, id; // id -1: no token (SPM)
 };
-struct candidate_merge { // a heap entry: stale when the two symbols changed in the meantime
+struct candidate_merge {     // a heap entry: stale when the two symbols changed in the meantime
     uint32_t rank, at, size; // size of both symbols together
     int32_t id;
 };
@@ -119,13 +127,15 @@ struct encoder {
 // The merge of two neighbours, if there is one: rank (lower first) and the token they become.
 bool bpe_merge(const struct tokenizer *t, int32_t left, int32_t right, uint32_t *rank, int32_t *id);
 bool spm_merge(const struct tokenizer *t, const char *both, size_t n, uint32_t *rank, int32_t *id);
-// Merges the encoder's first `count` symbols until nothing merges; returns how many are left, in order.
+// Merges the encoder's first `count` symbols until nothing merges; returns how many are left, in
+// order.
 size_t merge_symbols(struct encoder *e, const char *piece, size_t count);
 
 bool bpe_rules_make(struct tokenizer *t, const struct recipe *r, struct err *err);
 // Length of the first piece of a text that may be merged on its own.
 size_t spm_piece_length(const struct tokenizer *t, const char *text, size_t n);
 void bpe_encode_piece(struct encoder *e, const char *text, size_t n);
-void spm_encode_piece(struct encoder *e, const char *text, size_t n, bool prefix); // prefix: a space in front
+void spm_encode_piece(struct encoder *e, const char *text, size_t n,
+                      bool prefix); // prefix: a space in front
 
 #endif

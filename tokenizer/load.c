@@ -1,12 +1,17 @@
 // load.c: tokenizers out of files and into them.
 //
-//   GGUF          tokenizer.ggml.model = "gpt2" (byte-level BPE) or "llama" (SentencePiece BPE), .pre, .tokens, .scores,
-//                 .token_type, .merges, .{bos,eos,eot,unknown}_token_id, .add_bos_token, .add_space_prefix
-//   tokenizer.bin llama2.c:  i32 longest | per token: f32 score, i32 length, bytes   (little-endian)
-//                 id 0 unknown, 1 BOS, 2 EOS, 3..258 the bytes "<0x00>".."<0xFF>"; spaces stand as spaces
-//   "byte"        256 bytes and an end token; in GGUF a BPE without merges, with lehr.tokenizer = "byte" beside it
+//   GGUF          tokenizer.ggml.model = "gpt2" (byte-level BPE) or "llama" (SentencePiece BPE),
+//   .pre, .tokens, .scores,
+//                 .token_type, .merges, .{bos,eos,eot,unknown}_token_id, .add_bos_token,
+//                 .add_space_prefix
+//   tokenizer.bin llama2.c:  i32 longest | per token: f32 score, i32 length, bytes (little-endian)
+//                 id 0 unknown, 1 BOS, 2 EOS, 3..258 the bytes "<0x00>".."<0xFF>"; spaces stand as
+//                 spaces
+//   "byte"        256 bytes and an end token; in GGUF a BPE without merges, with lehr.tokenizer =
+//   "byte" beside it
 //
-// Whatever a kind or pre-tokenizer is not known is refused by its name: a near miss would give wrong ids silently.
+// Whatever a kind or pre-tokenizer is not known is refused by its name: a near miss would give
+// wrong ids silently.
 #include "tokenizer/internal.h"
 
 #include <string.h>
@@ -29,30 +34,36 @@ static void parts_free(struct parts *p) {
     mem_free(p->scores);
 }
 
-static bool read_texts(const struct model_file *f, const char *key, struct span **texts, size_t *n, struct err *err) {
+static bool read_texts(const struct model_file *f, const char *key, struct span **texts, size_t *n,
+                       struct err *err) {
     struct meta_array a;
     if (!meta_array_open(f, key, META_TEXT, &a, err)) return false;
     *n = (size_t)a.count;
     *texts = mem_array(*n, sizeof **texts, "vocabulary");
     for (size_t i = 0; i < *n; i++)
-        if (!meta_next_text(&a, &(*texts)[i])) return err_set(err, "%s ends after %zu of %zu texts", key, i, *n);
+        if (!meta_next_text(&a, &(*texts)[i]))
+            return err_set(err, "%s ends after %zu of %zu texts", key, i, *n);
     return true;
 }
 
 static bool same_count(const char *key, uint64_t count, size_t n, struct err *err) {
-    return count == n || err_set(err, "%s has %llu entries for %zu tokens", key, (unsigned long long)count, n);
+    return count == n ||
+           err_set(err, "%s has %llu entries for %zu tokens", key, (unsigned long long)count, n);
 }
 
-static bool read_types(const struct model_file *f, size_t n, unsigned char **types, struct err *err) {
+static bool read_types(const struct model_file *f, size_t n, unsigned char **types,
+                       struct err *err) {
     const char *key = "tokenizer.ggml.token_type";
     struct meta_array a;
     if (meta_kind(f, key) == META_ABSENT) return true;
-    if (!meta_array_open(f, key, META_INT, &a, err) || !same_count(key, a.count, n, err)) return false;
+    if (!meta_array_open(f, key, META_INT, &a, err) || !same_count(key, a.count, n, err))
+        return false;
     *types = mem_array(n, 1, "token types");
     int64_t type;
     for (size_t i = 0; i < n && meta_next_int(&a, &type); i++) {
         if (type < 0 || type > TOKEN_BYTE)
-            return err_set(err, "token %zu has type %lld, known are 1 to %d", i, (long long)type, TOKEN_BYTE);
+            return err_set(err, "token %zu has type %lld, known are 1 to %d", i, (long long)type,
+                           TOKEN_BYTE);
         (*types)[i] = (unsigned char)type;
     }
     return true;
@@ -61,14 +72,16 @@ static bool read_types(const struct model_file *f, size_t n, unsigned char **typ
 static bool read_scores(const struct model_file *f, size_t n, float **scores, struct err *err) {
     const char *key = "tokenizer.ggml.scores";
     struct meta_array a;
-    if (!meta_array_open(f, key, META_REAL, &a, err) || !same_count(key, a.count, n, err)) return false;
+    if (!meta_array_open(f, key, META_REAL, &a, err) || !same_count(key, a.count, n, err))
+        return false;
     *scores = mem_array(n, sizeof **scores, "token scores");
     double score;
     for (size_t i = 0; i < n && meta_next_real(&a, &score); i++) (*scores)[i] = (float)score;
     return true;
 }
 
-// Special ids. Files of "llama" may leave them out: then 0, 1, 2 are meant, if those tokens are what they should be.
+// Special ids. Files of "llama" may leave them out: then 0, 1, 2 are meant, if those tokens are
+// what they should be.
 static bool read_special(const struct model_file *f, struct recipe *r, struct err *err) {
     r->bos = r->eos = r->eot = r->unknown = -1;
     if (r->kind == TOKENIZER_SPM && r->types && r->n > 2) {
@@ -93,7 +106,8 @@ static bool read_special(const struct model_file *f, struct recipe *r, struct er
 static bool read_kind(const struct model_file *f, enum tokenizer_kind *kind, struct err *err) {
     struct span model, pre = {"gpt-2", 5}, ours = {"", 0};
     if (!meta_text(f, "tokenizer.ggml.model", true, &model, err) ||
-        !meta_text(f, "tokenizer.ggml.pre", false, &pre, err) || !meta_text(f, "lehr.tokenizer", false, &ours, err))
+        !meta_text(f, "tokenizer.ggml.pre", false, &pre, err) ||
+        !meta_text(f, "lehr.tokenizer", false, &ours, err))
         return false;
     if (span_is(model, "llama")) {
         *kind = TOKENIZER_SPM;
@@ -101,16 +115,21 @@ static bool read_kind(const struct model_file *f, enum tokenizer_kind *kind, str
     }
     int shown = model.n < 60 ? (int)model.n : 60;
     if (!span_is(model, "gpt2"))
-        return err_set(err, "expected a tokenizer of model \"gpt2\" or \"llama\", found \"%.*s\"", shown, model.p);
+        return err_set(err, "expected a tokenizer of model \"gpt2\" or \"llama\", found \"%.*s\"",
+                       shown, model.p);
     if (!span_is(pre, "gpt-2"))
-        return err_set(err, "expected the pre-tokenizer \"gpt-2\", found \"%.*s\", which splits texts in another way",
+        return err_set(err,
+                       "expected the pre-tokenizer \"gpt-2\", found \"%.*s\", which splits texts "
+                       "in another way",
                        pre.n < 60 ? (int)pre.n : 60, pre.p);
     *kind = span_is(ours, "byte") ? TOKENIZER_BYTE : TOKENIZER_BPE;
     return true;
 }
 
-static bool read_recipe(const struct model_file *f, struct recipe *r, struct parts *p, struct err *err) {
-    if (!read_kind(f, &r->kind, err) || !read_texts(f, "tokenizer.ggml.tokens", &p->tokens, &r->n, err) ||
+static bool read_recipe(const struct model_file *f, struct recipe *r, struct parts *p,
+                        struct err *err) {
+    if (!read_kind(f, &r->kind, err) ||
+        !read_texts(f, "tokenizer.ggml.tokens", &p->tokens, &r->n, err) ||
         !read_types(f, r->n, &p->types, err))
         return false;
     r->tokens = p->tokens;
@@ -125,7 +144,8 @@ static bool read_recipe(const struct model_file *f, struct recipe *r, struct par
     if (!read_texts(f, "tokenizer.ggml.merges", &p->merges, &r->n_merges, err)) return false;
     r->merges = p->merges;
     if (r->kind == TOKENIZER_BYTE && (r->n_merges || r->n != 257))
-        return err_set(err, "lehr.tokenizer says \"byte\", but there are %zu tokens and %zu merges", r->n, r->n_merges);
+        return err_set(err, "lehr.tokenizer says \"byte\", but there are %zu tokens and %zu merges",
+                       r->n, r->n_merges);
     return true;
 }
 
@@ -141,8 +161,10 @@ struct tokenizer *tokenizer_from_file(const struct model_file *f, struct err *er
 void tokenizer_write(const struct tokenizer *t, struct gguf_out *o) {
     bool spm = t->kind == TOKENIZER_SPM;
     gguf_out_text(o, "tokenizer.ggml.model", spm ? "llama" : "gpt2", spm ? 5 : 4);
-    if (spm) gguf_out_text(o, "tokenizer.ggml.pre", "default", 7);
-    else gguf_out_text(o, "tokenizer.ggml.pre", "gpt-2", 5);
+    if (spm)
+        gguf_out_text(o, "tokenizer.ggml.pre", "default", 7);
+    else
+        gguf_out_text(o, "tokenizer.ggml.pre", "gpt-2", 5);
     if (t->kind == TOKENIZER_BYTE) gguf_out_text(o, "lehr.tokenizer", "byte", 4);
     gguf_out_texts(o, "tokenizer.ggml.tokens", t->token, t->n);
     if (spm) gguf_out_f32s(o, "tokenizer.ggml.scores", t->score, t->n);
@@ -191,25 +213,38 @@ static bool bin_token(const struct file_map *m, size_t *at, float *score, struct
     return true;
 }
 
-static bool bin_read(const struct file_map *m, int64_t vocab, struct parts *p, size_t *n, struct err *err) {
+static bool bin_read(const struct file_map *m, int64_t vocab, struct parts *p, size_t *n,
+                     struct err *err) {
     size_t at = 4, most = m->size < 4 ? 0 : (m->size - 4) / 8; // every token has 8 bytes at least
     if (vocab >= 0 && (uint64_t)vocab < most) most = (size_t)vocab;
     p->tokens = mem_array(most, sizeof *p->tokens, "vocabulary");
     p->scores = mem_array(most, sizeof *p->scores, "token scores");
-    for (*n = 0; *n < most && at < m->size && bin_token(m, &at, &p->scores[*n], &p->tokens[*n]); ++*n) {}
+    for (*n = 0; *n < most && at < m->size && bin_token(m, &at, &p->scores[*n], &p->tokens[*n]);
+         ++*n) {
+    }
     if (vocab >= 0 && *n < (size_t)vocab)
-        return err_set(err, "expected a llama2.c tokenizer of %lld tokens, found %zu in %zu bytes", (long long)vocab, *n,
-                       m->size);
+        return err_set(err, "expected a llama2.c tokenizer of %lld tokens, found %zu in %zu bytes",
+                       (long long)vocab, *n, m->size);
     if (m->size < 4 || at != m->size)
-        return err_set(err, "%zu bytes are left over after %zu tokens; is this the tokenizer of another model, or no "
-                            "llama2.c tokenizer.bin?", m->size < 4 ? m->size : m->size - at, *n);
+        return err_set(err,
+                       "%zu bytes are left over after %zu tokens; is this the tokenizer of another "
+                       "model, or no "
+                       "llama2.c tokenizer.bin?",
+                       m->size < 4 ? m->size : m->size - at, *n);
     return true;
 }
 
-// The file has spaces as spaces; SPM has U+2581. Control tokens stay as they are.
+// The exporter spells BOS and EOS with line ends around them; others, and who types them, do not.
+static struct span bin_control(struct span s) {
+    bool lined = s.n > 2 && s.p[0] == '\n' && s.p[s.n - 1] == '\n';
+    return lined ? (struct span){s.p + 1, s.n - 2} : s;
+}
+
+// The file has spaces as spaces; SPM has U+2581.
 static void bin_mark_spaces(struct parts *p, size_t n, struct text *marked) {
     size_t *ends = mem_array(n, sizeof *ends, "vocabulary");
     for (size_t i = 0; i < n; i++) {
+        if (i == 1 || i == 2) p->tokens[i] = bin_control(p->tokens[i]);
         for (size_t k = 0; k < p->tokens[i].n; k++) {
             char c = p->tokens[i].p[k];
             bool space = c == ' ' && i >= 3;
@@ -223,19 +258,30 @@ static void bin_mark_spaces(struct parts *p, size_t n, struct text *marked) {
 }
 
 static bool bin_recipe(struct recipe *r, struct parts *p, struct err *err) {
-    if (r->n < 259) return err_set(err, "expected at least 259 tokens (3 special ones and 256 bytes), found %zu", r->n);
+    if (r->n < 259)
+        return err_set(
+            err, "expected at least 259 tokens (3 special ones and 256 bytes), found %zu", r->n);
     p->types = mem_array(r->n, 1, "token types");
     memset(p->types, TOKEN_NORMAL, r->n);
     p->types[0] = TOKEN_UNKNOWN;
     p->types[1] = p->types[2] = TOKEN_CONTROL;
     for (size_t i = 3; i < 259; i++) {
         if (byte_token_value(p->tokens[i]) != (int)i - 3)
-            return err_set(err, "expected token %zu to be the byte <0x%02zX>, found \"%.*s\"", i, i - 3,
-                           p->tokens[i].n < 60 ? (int)p->tokens[i].n : 60, p->tokens[i].p);
+            return err_set(err, "expected token %zu to be the byte <0x%02zX>, found \"%.*s\"", i,
+                           i - 3, p->tokens[i].n < 60 ? (int)p->tokens[i].n : 60, p->tokens[i].p);
         p->types[i] = TOKEN_BYTE;
     }
-    *r = (struct recipe){.kind = TOKENIZER_SPM, .tokens = p->tokens, .types = p->types, .scores = p->scores, .n = r->n,
-                         .unknown = 0, .bos = 1, .eos = 2, .eot = -1, .adds_bos = true, .space_prefix = true};
+    *r = (struct recipe){.kind = TOKENIZER_SPM,
+                         .tokens = p->tokens,
+                         .types = p->types,
+                         .scores = p->scores,
+                         .n = r->n,
+                         .unknown = 0,
+                         .bos = 1,
+                         .eos = 2,
+                         .eot = -1,
+                         .adds_bos = true,
+                         .space_prefix = true};
     return true;
 }
 
@@ -273,8 +319,15 @@ struct tokenizer *tokenizer_byte(void) {
     tokens[256] = (struct span){END_OF_TEXT, sizeof END_OF_TEXT - 1};
     memset(types, TOKEN_NORMAL, 256);
     types[256] = TOKEN_CONTROL;
-    struct recipe r = {.kind = TOKENIZER_BYTE, .tokens = tokens, .types = types, .n = 257,
-                       .bos = 256, .eos = 256, .eot = -1, .unknown = -1, .adds_bos = true};
+    struct recipe r = {.kind = TOKENIZER_BYTE,
+                       .tokens = tokens,
+                       .types = types,
+                       .n = 257,
+                       .bos = 256,
+                       .eos = 256,
+                       .eot = -1,
+                       .unknown = -1,
+                       .adds_bos = true};
     struct tokenizer *t = tokenizer_make(&r, NULL);
     assert(t);
     text_free(&spellings);
@@ -288,7 +341,9 @@ static bool is_gguf(const char *path, struct err *err, bool *gguf) {
     *gguf = m.size >= 4 && !memcmp(m.data, "GGUF", 4);
     bool json = m.size > 0 && (m.data[0] == '{' || m.data[0] == '[');
     file_map_close(&m);
-    return !json || err_set(err, "%s is JSON; expected \"byte\", a GGUF file or a llama2.c tokenizer.bin", path);
+    return !json ||
+           err_set(err, "%s is JSON; expected \"byte\", a GGUF file or a llama2.c tokenizer.bin",
+                   path);
 }
 
 struct tokenizer *tokenizer_open(const char *what, int64_t vocab, struct err *err) {

@@ -1,12 +1,15 @@
 // pretokenize.c: where a BPE piece ends, and how bytes are spelled.
 //
 // The pattern of GPT-2 (Radford et al. 2019), first alternative that matches wins:
-//     's|'t|'re|'ve|'m|'ll|'d | ?letters | ?numbers | ?others | spaces not followed by a non-space | spaces
-// so a run of spaces gives its last one to the word behind it (when that one is U+0020). Matching is by hand, one pass,
-// no backtracking: the class of each character is looked up once, twice at most. Bytes that are no UTF-8 are "others".
+//     's|'t|'re|'ve|'m|'ll|'d | ?letters | ?numbers | ?others | spaces not followed by a non-space
+//     | spaces
+// so a run of spaces gives its last one to the word behind it (when that one is U+0020). Matching
+// is by hand, one pass, no backtracking: the class of each character is looked up once, twice at
+// most. Bytes that are no UTF-8 are "others".
 //
-// Spelling: a vocabulary file holds text, not bytes, so each byte has a printable character: 33..126, 161..172 and
-// 174..255 stand for themselves, the other 68 are U+0100 and up in order ("Ġ" is the space).
+// Spelling: a vocabulary file holds text, not bytes, so each byte has a printable
+// character: 33..126, 161..172 and 174..255 stand for themselves, the other 68 are U+0100 and up in
+// order ("Ġ" is the space).
 #include "tokenizer/internal.h"
 #include "tokenizer/unicode.h"
 
@@ -17,8 +20,10 @@ enum char_class char_class(uint32_t code) {
     size_t low = 0, high = COUNT_OF(unicode_starts); // the last start <= code lies in [low, high)
     while (high - low > 1) {
         size_t mid = (low + high) / 2;
-        if (unicode_starts[mid] >> 2 <= code) low = mid;
-        else high = mid;
+        if (unicode_starts[mid] >> 2 <= code)
+            low = mid;
+        else
+            high = mid;
     }
     return (enum char_class)(unicode_starts[low] & 3);
 }
@@ -43,7 +48,8 @@ static size_t contraction_length(const char *text, size_t n) { // text[0] is the
     return (a == 'r' && b == 'e') || (a == 'v' && b == 'e') || (a == 'l' && b == 'l') ? 3 : 0;
 }
 
-// A run of spaces from the start: all of it at the end of the text or when it is one character, else without the last.
+// A run of spaces from the start: all of it at the end of the text or when it is one character,
+// else without the last.
 static size_t spaces_length(const char *text, size_t n) {
     size_t at = 0, last = 0, length;
     while (at < n && class_at(text + at, n - at, &length) == CHAR_SPACE) {

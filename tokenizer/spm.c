@@ -1,11 +1,13 @@
-// spm.c: pieces of SentencePiece BPE as Llama 2 has it (Kudo and Richardson 2018; the order of llama.cpp).
+// spm.c: pieces of SentencePiece BPE as Llama 2 has it (Kudo and Richardson 2018; the order of
+// llama.cpp).
 //
-// The text has U+2581 for spaces and, where the file wants it, one in front. Symbols are characters; two neighbours may
-// merge when their joined spelling is a token, the highest score first, the leftmost among equals. What is left and is
-// no token falls back to the byte tokens "<0x00>".."<0xFF>". Control, unknown and byte tokens never come out of text.
+// The text has U+2581 for spaces and, where the file wants it, one in front. Symbols are
+// characters; two neighbours may merge when their joined spelling is a token, the highest score
+// first, the leftmost among equals. What is left and is no token falls back to the byte tokens
+// "<0x00>".."<0xFF>". Control, unknown and byte tokens never come out of text.
 //
-// Where no token has U+2581 behind another character, no merge can cross the start of a word, so words are merged on
-// their own: the same ids, and words met before need no merging.
+// Where no token has U+2581 behind another character, no merge can cross the start of a word, so
+// words are merged on their own: the same ids, and words met before need no merging.
 #include "tokenizer/internal.h"
 
 #include <string.h>
@@ -17,7 +19,10 @@ int byte_token_value(struct span s) {
     int value = 0;
     for (int i = 3; i < 5; i++) {
         char c = s.p[i];
-        int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+        int digit = c >= '0' && c <= '9'   ? c - '0'
+                    : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                    : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                                           : -1;
         if (digit < 0) return -1;
         value = value * 16 + digit;
     }
@@ -35,7 +40,8 @@ static int32_t text_token(const struct tokenizer *t, const char *spelling, size_
 bool spm_merge(const struct tokenizer *t, const char *both, size_t n, uint32_t *rank, int32_t *id) {
     int32_t found = text_token(t, both, n);
     if (found < 0) return false;
-    // The bits of a float, sign folded, order like the float; complemented, the highest score has the lowest rank.
+    // The bits of a float, sign folded, order like the float; complemented, the highest score has
+    // the lowest rank.
     uint32_t bits;
     memcpy(&bits, &t->score[found], sizeof bits);
     *rank = ~(bits ^ (bits >> 31 ? UINT32_MAX : 0x80000000u));
@@ -69,8 +75,10 @@ static size_t spm_symbols(struct encoder *e, const char *piece, size_t n) {
         uint32_t code;
         size_t length = utf8_decode(piece + at, n - at, &code);
         if (count == e->symbol_cap)
-            mem_grow((void **)&e->symbols, &e->symbol_cap, count + 1, sizeof *e->symbols, "symbols of a piece");
-        e->symbols[count++] = (struct symbol){.start = (uint32_t)at, .size = (uint32_t)length,
+            mem_grow((void **)&e->symbols, &e->symbol_cap, count + 1, sizeof *e->symbols,
+                     "symbols of a piece");
+        e->symbols[count++] = (struct symbol){.start = (uint32_t)at,
+                                              .size = (uint32_t)length,
                                               .id = text_token(e->t, piece + at, length)};
         at += length;
     }

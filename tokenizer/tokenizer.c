@@ -17,7 +17,8 @@
 // ---- the table of spellings
 
 // The slot of a spelling, or the empty one where it belongs.
-static struct token_slot *token_slot(const struct tokenizer *t, const char *spelling, size_t n, uint32_t *tag) {
+static struct token_slot *token_slot(const struct tokenizer *t, const char *spelling, size_t n,
+                                     uint32_t *tag) {
     uint64_t hash = hash_bytes(1, spelling, n);
     *tag = (uint32_t)(hash >> 32);
     for (size_t at = (size_t)hash & t->table_mask;; at = (at + 1) & t->table_mask) {
@@ -42,14 +43,17 @@ static bool table_make(struct tokenizer *t, struct err *err) {
     for (size_t i = 0; i < t->n; i++) {
         struct span s = t->token[i];
         if (!s.n) {
-            if (t->type[i] == TOKEN_NORMAL) return err_set(err, "token %zu is empty, yet said to be text", i);
+            if (t->type[i] == TOKEN_NORMAL)
+                return err_set(err, "token %zu is empty, yet said to be text", i);
             continue;
         }
         uint32_t tag;
         struct token_slot *slot = token_slot(t, s.p, s.n, &tag);
         if (slot->id_plus_1)
-            return err_set(err, "tokens %u and %zu are spelled alike, \"%.*s\"; every token needs its own spelling",
-                           slot->id_plus_1 - 1, i, s.n < 60 ? (int)s.n : 60, s.p);
+            return err_set(
+                err,
+                "tokens %u and %zu are spelled alike, \"%.*s\"; every token needs its own spelling",
+                slot->id_plus_1 - 1, i, s.n < 60 ? (int)s.n : 60, s.p);
         *slot = (struct token_slot){tag, (uint32_t)i + 1};
     }
     return true;
@@ -66,8 +70,8 @@ static bool recipe_ids_good(const struct recipe *r, struct err *err) {
     } special[] = {{"BOS", r->bos}, {"EOS", r->eos}, {"EOT", r->eot}, {"unknown", r->unknown}};
     for (size_t i = 0; i < COUNT_OF(special); i++)
         if (special[i].id < -1 || special[i].id >= (int64_t)r->n)
-            return err_set(err, "the %s token has id %lld, the vocabulary ends at %zu", special[i].name,
-                           (long long)special[i].id, r->n - 1);
+            return err_set(err, "the %s token has id %lld, the vocabulary ends at %zu",
+                           special[i].name, (long long)special[i].id, r->n - 1);
     return true;
 }
 
@@ -75,15 +79,18 @@ static bool recipe_ids_good(const struct recipe *r, struct err *err) {
 static unsigned char type_guess(const struct recipe *r, size_t i) {
     if ((int64_t)i == r->unknown) return TOKEN_UNKNOWN;
     if ((int64_t)i == r->bos || (int64_t)i == r->eos || (int64_t)i == r->eot) return TOKEN_CONTROL;
-    return r->kind == TOKENIZER_SPM && byte_token_value(r->tokens[i]) >= 0 ? TOKEN_BYTE : TOKEN_NORMAL;
+    return r->kind == TOKENIZER_SPM && byte_token_value(r->tokens[i]) >= 0 ? TOKEN_BYTE
+                                                                           : TOKEN_NORMAL;
 }
 
 static bool tokens_copy(struct tokenizer *t, const struct recipe *r, struct err *err) {
     size_t bytes = 0;
     for (size_t i = 0; i < r->n; i++) {
         if (r->tokens[i].n > PIECE_MAX)
-            return err_set(err, "token %zu has %zu bytes, at most %zu make sense", i, r->tokens[i].n, PIECE_MAX);
-        if (!size_add(bytes, 2 * r->tokens[i].n, &bytes)) return err_set(err, "the tokens are too long together");
+            return err_set(err, "token %zu has %zu bytes, at most %zu make sense", i,
+                           r->tokens[i].n, PIECE_MAX);
+        if (!size_add(bytes, 2 * r->tokens[i].n, &bytes))
+            return err_set(err, "the tokens are too long together");
     }
     t->n = r->n;
     t->token = mem_array(t->n, sizeof *t->token, "tokens");
@@ -98,15 +105,18 @@ static bool tokens_copy(struct tokenizer *t, const struct recipe *r, struct err 
         at += n;
         unsigned char type = r->types ? r->types[i] : type_guess(r, i);
         if (type == 0) type = TOKEN_NORMAL; // "undefined" in some files
-        if (type > TOKEN_BYTE) return err_set(err, "token %zu has type %d, known are 1 to %d", i, type, TOKEN_BYTE);
+        if (type > TOKEN_BYTE)
+            return err_set(err, "token %zu has type %d, known are 1 to %d", i, type, TOKEN_BYTE);
         // "<0xZZ>" is no byte, whatever the file says: plain text.
-        if (t->kind == TOKENIZER_SPM && type == TOKEN_BYTE && byte_token_value(t->token[i]) < 0) type = TOKEN_NORMAL;
+        if (t->kind == TOKENIZER_SPM && type == TOKEN_BYTE && byte_token_value(t->token[i]) < 0)
+            type = TOKEN_NORMAL;
         t->type[i] = type;
     }
     if (!r->scores) return true;
     t->score = mem_array(t->n, sizeof *t->score, "token scores");
     for (size_t i = 0; i < t->n; i++) {
-        if (!isfinite(r->scores[i])) return err_set(err, "token %zu has a score that is no finite number", i);
+        if (!isfinite(r->scores[i]))
+            return err_set(err, "token %zu has a score that is no finite number", i);
         t->score[i] = r->scores[i] + 0.0f; // makes -0 equal 0 in bits too
     }
     return true;
@@ -154,13 +164,15 @@ static bool bytes_find(struct tokenizer *t, struct err *err) {
     } else {
         for (int i = 0; i < 256; i++) {
             char spelling[4], byte = (char)i;
-            int32_t id = tokenizer_find(t, spelling, utf8_encode(byte_spelling((unsigned char)i), spelling));
+            int32_t id =
+                tokenizer_find(t, spelling, utf8_encode(byte_spelling((unsigned char)i), spelling));
             if (id >= 0 && t->piece[id].n == 1 && t->piece[id].p[0] == byte) t->byte_id[i] = id;
         }
     }
     for (int i = 0; i < 256; i++)
         if (t->byte_id[i] < 0 && (t->kind != TOKENIZER_SPM || t->unknown < 0))
-            return err_set(err, "byte 0x%02X has no token, so that some texts could not be told%s", i,
+            return err_set(err, "byte 0x%02X has no token, so that some texts could not be told%s",
+                           i,
                            t->kind == TOKENIZER_SPM ? " (there is no unknown token either)" : "");
     return true;
 }
@@ -175,7 +187,8 @@ static int special_order(const void *a, const void *b) {
 static void special_list_make(const struct tokenizer *t, bool control, struct special_list *list) {
     list->token = mem_array(t->n, sizeof *list->token, "special tokens");
     for (size_t i = 0; i < t->n; i++) {
-        bool is = t->type[i] == TOKEN_USER || (control && (t->type[i] == TOKEN_CONTROL || t->type[i] == TOKEN_UNKNOWN));
+        bool is = t->type[i] == TOKEN_USER ||
+                  (control && (t->type[i] == TOKEN_CONTROL || t->type[i] == TOKEN_UNKNOWN));
         if (is && t->token[i].n > 0 && t->token[i].n <= SPECIAL_MAX)
             list->token[list->count++] = (struct special_token){t->token[i], (int32_t)i};
     }
@@ -197,13 +210,15 @@ static void spm_facts(struct tokenizer *t) {
         struct span s = t->token[i];
         if (s.n > t->longest) t->longest = s.n;
         for (size_t at = 1; at + 3 <= s.n; at++)
-            if (!memcmp(s.p + at, WORD_MARK, 3) && (at < 3 || memcmp(s.p + at - 3, WORD_MARK, 3) != 0))
+            if (!memcmp(s.p + at, WORD_MARK, 3) &&
+                (at < 3 || memcmp(s.p + at - 3, WORD_MARK, 3) != 0))
                 t->cuts_at_spaces = false;
     }
 }
 
 static uint64_t hash_make(const struct tokenizer *t) {
-    int64_t head[] = {t->kind, (int64_t)t->n, t->bos, t->eos, t->eot, t->unknown, t->adds_bos, t->space_prefix};
+    int64_t head[] = {t->kind, (int64_t)t->n, t->bos,      t->eos,
+                      t->eot,  t->unknown,    t->adds_bos, t->space_prefix};
     uint64_t h = hash_bytes(0, head, sizeof head);
     for (size_t i = 0; i < t->n; i++) {
         h = hash_bytes(h ^ t->type[i], t->token[i].p, t->token[i].n);
@@ -218,8 +233,12 @@ static uint64_t hash_make(const struct tokenizer *t) {
 
 struct tokenizer *tokenizer_make(const struct recipe *r, struct err *err) {
     struct tokenizer *t = mem_alloc(sizeof *t, "tokenizer");
-    *t = (struct tokenizer){.kind = r->kind, .adds_bos = r->adds_bos && r->bos >= 0, .space_prefix = r->space_prefix,
-                            .bos = (int32_t)r->bos, .eos = (int32_t)r->eos, .eot = (int32_t)r->eot,
+    *t = (struct tokenizer){.kind = r->kind,
+                            .adds_bos = r->adds_bos && r->bos >= 0,
+                            .space_prefix = r->space_prefix,
+                            .bos = (int32_t)r->bos,
+                            .eos = (int32_t)r->eos,
+                            .eot = (int32_t)r->eot,
                             .unknown = (int32_t)r->unknown};
     bool good = recipe_ids_good(r, err) && tokens_copy(t, r, err) && table_make(t, err);
     if (good) {
@@ -266,17 +285,21 @@ int32_t tokenizer_bos(const struct tokenizer *t) { return t->bos; }
 int32_t tokenizer_eos(const struct tokenizer *t) { return t->eos; }
 bool tokenizer_adds_bos(const struct tokenizer *t) { return t->adds_bos; }
 
-static bool in_vocabulary(const struct tokenizer *t, int32_t id) { return id >= 0 && (size_t)id < t->n; }
+static bool in_vocabulary(const struct tokenizer *t, int32_t id) {
+    return id >= 0 && (size_t)id < t->n;
+}
 
 bool tokenizer_is_end(const struct tokenizer *t, int32_t id) {
     // Chat models end a turn with a token of their own, which files often do not name.
-    static const char *const ends[] = {"<|endoftext|>", "<|end_of_text|>", "<|im_end|>",    "<|eot_id|>",
-                                       "<|eom_id|>",    "<|end|>",         "<end_of_turn>", "<|endofturn|>"};
+    static const char *const ends[] = {"<|endoftext|>", "<|end_of_text|>", "<|im_end|>",
+                                       "<|eot_id|>",    "<|eom_id|>",      "<|end|>",
+                                       "<end_of_turn>", "<|endofturn|>"};
     if (!in_vocabulary(t, id)) return false;
     if (id == t->eos || id == t->eot) return true;
     if (t->type[id] != TOKEN_CONTROL && t->type[id] != TOKEN_USER) return false;
     for (size_t i = 0; i < COUNT_OF(ends); i++)
-        if (t->token[id].n == strlen(ends[i]) && !memcmp(t->token[id].p, ends[i], t->token[id].n)) return true;
+        if (t->token[id].n == strlen(ends[i]) && !memcmp(t->token[id].p, ends[i], t->token[id].n))
+            return true;
     return false;
 }
 
@@ -294,6 +317,7 @@ struct span tokenizer_piece(const struct tokenizer *t, int32_t id) {
 
 struct span tokenizer_piece_at(const struct tokenizer *t, int32_t id, bool first) {
     struct span s = tokenizer_piece(t, id);
-    bool drop = first && t->kind == TOKENIZER_SPM && t->space_prefix && s.n && s.p[0] == ' ' && t->type[id] != TOKEN_BYTE;
+    bool drop = first && t->kind == TOKENIZER_SPM && t->space_prefix && s.n && s.p[0] == ' ' &&
+                t->type[id] != TOKEN_BYTE;
     return drop ? (struct span){s.p + 1, s.n - 1} : s;
 }

@@ -6,7 +6,8 @@
 // decode(encode(x)) == x for every byte string x.
 //
 // Text never becomes a control token unless the caller asks (TOKENIZE_SPECIAL): spellings such as "<s>" in user text are
-// plain text. Encoding is O(n log n) for every input, also for a megabyte of one letter.
+// plain text. User-defined tokens (runs of spaces in some vocabularies) are text and always split out, longest first.
+// Encoding is O(n log n) for every input, also for a megabyte of one letter.
 #ifndef LEHR_TOKENIZER_H
 #define LEHR_TOKENIZER_H
 
@@ -26,13 +27,15 @@ void ids_add(struct ids *ids, int32_t id);
 void ids_free(struct ids *ids);
 
 // From the tokenizer.ggml.* keys of a file. Known models: "gpt2" with tokenizer.ggml.pre "gpt-2" (or absent), "llama".
-// Anything else is refused by name. NULL on failure.
+// Anything else is refused by name, so are merges, types or special ids that do not fit. The file may be closed after. NULL
+// on failure.
 struct tokenizer *tokenizer_from_file(const struct model_file *f, struct err *err);
-// llama2.c's tokenizer.bin for a model of vocab tokens: id 0 unknown, 1 BOS, 2 EOS, 3..258 bytes. NULL on failure.
+// llama2.c's tokenizer.bin for a model of vocab tokens (-1: as many as there are): id 0 unknown, 1 BOS, 2 EOS, 3..258
+// bytes. A file with more or fewer tokens is refused: it belongs to another model. NULL on failure.
 struct tokenizer *tokenizer_from_llama2c(const char *path, int64_t vocab, struct err *err);
-// Any of: "byte"; a GGUF file with a tokenizer; a llama2.c tokenizer.bin (vocab needed, else -1).
+// Any of: "byte"; a GGUF file with a tokenizer; a llama2.c tokenizer.bin (vocab as above).
 struct tokenizer *tokenizer_open(const char *what, int64_t vocab, struct err *err);
-struct tokenizer *tokenizer_byte(void);
+struct tokenizer *tokenizer_byte(void); // the id of a byte is its value, 256 ends a text and begins one
 void tokenizer_free(struct tokenizer *t);
 // The tokenizer.ggml.* keys llama.cpp reads.
 void tokenizer_write(const struct tokenizer *t, struct gguf_out *o);
@@ -68,8 +71,9 @@ void utf8_hold_flush(struct utf8_hold *h, struct text *out);
 
 // Training. documents are n spans; vocab >= 257: 256 bytes, merges, and the last id is "<|endoftext|>" (control, EOS and BOS). Uses
 // the pool; the result depends only on the multiset of pre-tokens (ties: the smaller pair of ids). If the text
-// runs out of pairs the vocabulary is smaller than asked. max_bytes: train on about that many bytes, 0 for all,
-// chosen as whole documents spread evenly. (Sennrich et al. 2016; incremental pair counts with a heap.)
+// runs out of pairs that occur twice, the vocabulary is smaller than asked. max_bytes: train on about that many bytes, 0
+// for all, chosen as whole documents (pieces of 256 KB of long ones) spread evenly. The documents may go after. Adds BOS:
+// it stands in front of every document. (Sennrich et al. 2016; incremental pair counts with a heap.)
 struct tokenizer *tokenizer_train(const struct span *documents, size_t n, int64_t vocab, size_t max_bytes, struct err *err);
 
 #endif

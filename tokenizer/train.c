@@ -1,14 +1,19 @@
 // train.c: training a byte-level BPE (Sennrich et al. 2016, with the pre-tokenizer of GPT-2).
 //
-// 1. Count. Documents are cut into chunks where a non-space meets a space, which is always the end of a pre-token; the
-//    pool counts the different pre-tokens ("words") of chunks in one table per thread, and the tables are added up. Sums
-//    of integers have no order, and nothing later looks at the order of words, so threads do not matter.
-// 2. Merge. All different words lie behind one another as symbols. Every pair of neighbours knows its count and the
-//    places where it stands; the pair of highest count (then of lowest ids) becomes a token, and only its places change.
+// 1. Count. Documents are cut into chunks where a non-space meets a space, which is always the end
+// of a pre-token; the
+//    pool counts the different pre-tokens ("words") of chunks in one table per thread, and the
+//    tables are added up. Sums of integers have no order, and nothing later looks at the order of
+//    words, so threads do not matter.
+// 2. Merge. All different words lie behind one another as symbols. Every pair of neighbours knows
+// its count and the
+//    places where it stands; the pair of highest count (then of lowest ids) becomes a token, and
+//    only its places change.
 //
-// Cost: a merge at a place takes a symbol away and there are only as many as bytes in different words, so the whole is
-// linear up to hashing and the heap, for every text. Longer words than WORD_MAX (a megabyte of one letter) count as
-// several. Memory: about 18 bytes per byte of different words.
+// Cost: a merge at a place takes a symbol away and there are only as many as bytes in different
+// words, so the whole is linear up to hashing and the heap, for every text. Longer words than
+// WORD_MAX (a megabyte of one letter) count as several. Memory: about 18 bytes per byte of
+// different words.
 #include "tokenizer/internal.h"
 
 #include <stdlib.h>
@@ -29,7 +34,8 @@ struct chunks {
 static bool ends_in_word(const char *text, size_t at) {
     for (size_t k = 1; k <= 4 && k <= at; k++) {
         uint32_t code;
-        if (utf8_decode(text + at - k, k, &code) == k && code != UTF8_BAD) return char_class(code) != CHAR_SPACE;
+        if (utf8_decode(text + at - k, k, &code) == k && code != UTF8_BAD)
+            return char_class(code) != CHAR_SPACE;
     }
     return true; // bytes that are no character
 }
@@ -37,17 +43,20 @@ static bool ends_in_word(const char *text, size_t at) {
 static void chunks_add(struct chunks *c, struct span document) {
     while (document.n) {
         size_t end = CHUNK_BYTES;
-        while (end < document.n && !((document.p[end] == ' ' || document.p[end] == '\n') && ends_in_word(document.p, end)))
+        while (end < document.n && !((document.p[end] == ' ' || document.p[end] == '\n') &&
+                                     ends_in_word(document.p, end)))
             end++;
         if (end > document.n) end = document.n;
-        if (c->count == c->cap) mem_grow((void **)&c->list, &c->cap, c->count + 1, sizeof *c->list, "training chunks");
+        if (c->count == c->cap)
+            mem_grow((void **)&c->list, &c->cap, c->count + 1, sizeof *c->list, "training chunks");
         c->list[c->count++] = (struct span){document.p, end};
         document.p += end;
         document.n -= end;
     }
 }
 
-// Keeps chunks spread evenly, about max_bytes together: one is kept when what is kept so far lags behind its share.
+// Keeps chunks spread evenly, about max_bytes together: one is kept when what is kept so far lags
+// behind its share.
 static void chunks_thin(struct chunks *c, size_t max_bytes) {
     double all = 0, before = 0, kept_bytes = 0;
     for (size_t i = 0; i < c->count; i++) all += (double)c->list[i].n;
@@ -76,7 +85,8 @@ struct words { // open addressing, at most half full
     size_t mask, count;
 };
 
-static void words_add(struct words *w, const char *text, uint32_t size, uint64_t hash, int64_t count);
+static void words_add(struct words *w, const char *text, uint32_t size, uint64_t hash,
+                      int64_t count);
 
 static void words_grow(struct words *w) {
     struct words old = *w;
@@ -90,7 +100,8 @@ static void words_grow(struct words *w) {
     mem_free(old.slots);
 }
 
-static void words_add(struct words *w, const char *text, uint32_t size, uint64_t hash, int64_t count) {
+static void words_add(struct words *w, const char *text, uint32_t size, uint64_t hash,
+                      int64_t count) {
     if (!w->slots || 2 * w->count > w->mask) words_grow(w);
     uint32_t tag = (uint32_t)(hash >> 32);
     size_t at = (size_t)hash & w->mask;
@@ -119,7 +130,8 @@ static void count_chunks(void *arg, int64_t low, int64_t high, int thread) {
             size_t n = pretoken_length(left.p, left.n < PIECE_MAX ? left.n : PIECE_MAX);
             for (size_t at = 0; at < n; at += WORD_MAX) {
                 size_t size = n - at < WORD_MAX ? n - at : WORD_MAX;
-                if (size > 1) words_add(w, left.p + at, (uint32_t)size, hash_bytes(2, left.p + at, size), 1);
+                if (size > 1)
+                    words_add(w, left.p + at, (uint32_t)size, hash_bytes(2, left.p + at, size), 1);
             }
             left.p += n;
             left.n -= n;
@@ -136,7 +148,8 @@ static struct words words_count(const struct chunks *chunks) {
         struct words *w = &c.tables[t];
         for (size_t i = 0; w->slots && i <= w->mask; i++) {
             struct word *s = &w->slots[i];
-            if (s->text) words_add(&all, s->text, s->size, hash_bytes(2, s->text, s->size), s->count);
+            if (s->text)
+                words_add(&all, s->text, s->size, hash_bytes(2, s->text, s->size), s->count);
         }
         mem_free(w->slots);
     }
@@ -163,8 +176,9 @@ struct place { // a symbol that has a neighbour to the right: links of the pair 
 };
 
 struct trainer {
-    // Symbols: one lies at [at, at + size) of all words' bytes; id[at] is its token, -1 inside a symbol. Its size - 1
-    // stands at its first and its last byte, so that both neighbours are found. word[at] is the number of its word.
+    // Symbols: one lies at [at, at + size) of all words' bytes; id[at] is its token, -1 inside a
+    // symbol. Its size - 1 stands at its first and its last byte, so that both neighbours are
+    // found. word[at] is the number of its word.
     int32_t *id;
     uint8_t *extent;
     uint32_t *word;
@@ -185,7 +199,7 @@ struct trainer {
     size_t n_tokens, token_mask;
     struct pair_ids {
         int32_t left, right;
-    } *merges;
+    } * merges;
     size_t n_merges, merge_cap;
 };
 
@@ -224,8 +238,10 @@ static struct pair *pair_find(struct trainer *t, int32_t left, int32_t right) {
         if (p->left == left && p->right == right) return p;
     }
     if (t->n_pairs == t->pair_cap)
-        mem_grow((void **)&t->pairs, &t->pair_cap, t->n_pairs + 1, sizeof *t->pairs, "pairs of neighbours");
-    t->pairs[t->n_pairs] = (struct pair){.left = left, .right = right, .head = NOWHERE, .tail = NOWHERE};
+        mem_grow((void **)&t->pairs, &t->pair_cap, t->n_pairs + 1, sizeof *t->pairs,
+                 "pairs of neighbours");
+    t->pairs[t->n_pairs] =
+        (struct pair){.left = left, .right = right, .head = NOWHERE, .tail = NOWHERE};
     t->pair_slots[at] = (uint32_t)++t->n_pairs;
     return &t->pairs[t->n_pairs - 1];
 }
@@ -234,24 +250,31 @@ static struct pair *pair_find(struct trainer *t, int32_t left, int32_t right) {
 static void place_add(struct trainer *t, uint32_t at) {
     struct pair *p = pair_find(t, t->id[at], t->id[right_of(t, at)]);
     t->link[at] = (struct place){p->tail, NOWHERE};
-    if (p->tail == NOWHERE) p->head = at;
-    else t->link[p->tail].after = at;
+    if (p->tail == NOWHERE)
+        p->head = at;
+    else
+        t->link[p->tail].after = at;
     p->tail = at;
     p->count += t->word_count[t->word[at]];
     if (p->grew) return;
     p->grew = true;
     if (t->n_grown == t->grown_cap)
-        mem_grow((void **)&t->grown, &t->grown_cap, t->n_grown + 1, sizeof *t->grown, "grown pairs");
+        mem_grow((void **)&t->grown, &t->grown_cap, t->n_grown + 1, sizeof *t->grown,
+                 "grown pairs");
     t->grown[t->n_grown++] = (uint32_t)(p - t->pairs);
 }
 
 static void place_remove(struct trainer *t, uint32_t at) {
     struct pair *p = pair_find(t, t->id[at], t->id[right_of(t, at)]);
     struct place l = t->link[at];
-    if (l.before == NOWHERE) p->head = l.after;
-    else t->link[l.before].after = l.after;
-    if (l.after == NOWHERE) p->tail = l.before;
-    else t->link[l.after].before = l.before;
+    if (l.before == NOWHERE)
+        p->head = l.after;
+    else
+        t->link[l.before].after = l.after;
+    if (l.after == NOWHERE)
+        p->tail = l.before;
+    else
+        t->link[l.after].before = l.before;
     p->count -= t->word_count[t->word[at]];
     assert(p->count >= 0);
 }
@@ -265,9 +288,11 @@ static bool entry_first(const struct heap_entry *a, const struct heap_entry *b) 
 
 static void heap_push(struct trainer *t, struct heap_entry e) {
     if (t->heap_count == t->heap_cap)
-        mem_grow((void **)&t->heap, &t->heap_cap, t->heap_count + 1, sizeof *t->heap, "heap of pairs");
+        mem_grow((void **)&t->heap, &t->heap_cap, t->heap_count + 1, sizeof *t->heap,
+                 "heap of pairs");
     size_t at = t->heap_count++;
-    for (; at > 0 && entry_first(&e, &t->heap[(at - 1) / 2]); at = (at - 1) / 2) t->heap[at] = t->heap[(at - 1) / 2];
+    for (; at > 0 && entry_first(&e, &t->heap[(at - 1) / 2]); at = (at - 1) / 2)
+        t->heap[at] = t->heap[(at - 1) / 2];
     t->heap[at] = e;
 }
 
@@ -292,14 +317,17 @@ static void push_grown(struct trainer *t) {
     t->n_grown = 0;
 }
 
-// The pair of highest count; NULL when none is left that stands twice (a token seen once teaches nothing).
+// The pair of highest count; NULL when none is left that stands twice (a token seen once teaches
+// nothing).
 static struct pair *pair_best(struct trainer *t) {
     while (t->heap_count) {
         struct heap_entry e = heap_pop(t);
         struct pair *p = pair_find(t, e.left, e.right);
         if (p->count == e.count) return p;
-        // It shrank: back to its place. (It cannot have grown without a higher entry, met before this one.)
-        if (p->count < e.count && p->count > 1) heap_push(t, (struct heap_entry){p->count, p->left, p->right});
+        // It shrank: back to its place. (It cannot have grown without a higher entry, met before
+        // this one.)
+        if (p->count < e.count && p->count > 1)
+            heap_push(t, (struct heap_entry){p->count, p->left, p->right});
     }
     return NULL;
 }
@@ -334,7 +362,9 @@ static size_t places_of(struct trainer *t, const struct pair *p) {
     size_t n = 0;
     bool sorted = true;
     for (uint32_t at = p->head; at != NOWHERE; at = t->link[at].after) {
-        if (n == t->place_cap) mem_grow((void **)&t->places, &t->place_cap, n + 1, sizeof *t->places, "places of a pair");
+        if (n == t->place_cap)
+            mem_grow((void **)&t->places, &t->place_cap, n + 1, sizeof *t->places,
+                     "places of a pair");
         if (n && t->places[n - 1] > at) sorted = false;
         t->places[n++] = at;
     }
@@ -368,7 +398,8 @@ static void merge_pair(struct trainer *t, struct pair_ids p) {
     size_t n = places_of(t, pair_find(t, p.left, p.right));
     for (size_t i = 0; i < n; i++) {
         uint32_t at = t->places[i], right = t->id[at] == p.left ? right_of(t, at) : NOWHERE;
-        if (right != NOWHERE && t->id[right] == p.right) merge_at(t, at, id); // else overlapped the one before
+        if (right != NOWHERE && t->id[right] == p.right)
+            merge_at(t, at, id); // else overlapped the one before
     }
     push_grown(t);
 }
@@ -380,7 +411,8 @@ static void byte_order(unsigned char order[256]) {
     size_t n = 0;
     for (int pass = 0; pass < 2; pass++)
         for (int b = 0; b < 256; b++)
-            if ((byte_spelling((unsigned char)b) == (uint32_t)b) == (pass == 0)) order[n++] = (unsigned char)b;
+            if ((byte_spelling((unsigned char)b) == (uint32_t)b) == (pass == 0))
+                order[n++] = (unsigned char)b;
     assert(n == 256);
 }
 
@@ -398,8 +430,11 @@ static bool trainer_open(struct trainer *t, struct words *words, size_t vocab, s
     for (size_t i = 0; words->slots && i <= words->mask; i++)
         if (words->slots[i].text) t->n_symbols += words->slots[i].size;
     if (t->n_symbols >= NOWHERE)
-        return err_set(err, "expected less than 4 GB of different words to train a tokenizer on, found %zu bytes; train on "
-                            "less text", t->n_symbols);
+        return err_set(err,
+                       "expected less than 4 GB of different words to train a tokenizer on, found "
+                       "%zu bytes; train on "
+                       "less text",
+                       t->n_symbols);
     t->id = mem_array(t->n_symbols, sizeof *t->id, "symbols");
     t->extent = mem_array(t->n_symbols, 1, "symbols");
     t->word = mem_array(t->n_symbols, sizeof *t->word, "symbols");
@@ -424,8 +459,9 @@ static bool trainer_open(struct trainer *t, struct words *words, size_t vocab, s
 }
 
 static void trainer_close(struct trainer *t) {
-    void *owned[] = {t->id,   t->extent, t->word,   t->link,      t->word_count,  t->pairs, t->pair_slots,
-                     t->heap, t->places, t->grown,  t->token_end, t->token_slots, t->merges};
+    void *owned[] = {t->id,        t->extent,      t->word,  t->link,   t->word_count,
+                     t->pairs,     t->pair_slots,  t->heap,  t->places, t->grown,
+                     t->token_end, t->token_slots, t->merges};
     for (size_t i = 0; i < COUNT_OF(owned); i++) mem_free(owned[i]);
     text_free(&t->bytes);
 }
@@ -433,7 +469,8 @@ static void trainer_close(struct trainer *t) {
 // Spans of a text that was written part by part.
 static struct span *text_parts(const struct text *text, const size_t *ends, size_t n) {
     struct span *parts = mem_array(n, sizeof *parts, "spellings");
-    for (size_t i = 0, from = 0; i < n; from = ends[i++]) parts[i] = (struct span){text->data + from, ends[i] - from};
+    for (size_t i = 0, from = 0; i < n; from = ends[i++])
+        parts[i] = (struct span){text->data + from, ends[i] - from};
     return parts;
 }
 
@@ -453,16 +490,27 @@ static struct tokenizer *trainer_result(const struct trainer *t, struct err *err
     memset(types, TOKEN_NORMAL, n - 1);
     types[n - 1] = TOKEN_CONTROL;
     for (size_t i = 0; i < t->n_merges; i++) {
-        struct span left = token_bytes(t, t->merges[i].left), right = token_bytes(t, t->merges[i].right);
+        struct span left = token_bytes(t, t->merges[i].left),
+                    right = token_bytes(t, t->merges[i].right);
         bytes_spell(left.p, left.n, &lines);
         text_add(&lines, " ", 1);
         bytes_spell(right.p, right.n, &lines);
         line_end[i] = lines.len;
     }
-    struct span *tokens = text_parts(&spellings, spelling_end, n), *merges = text_parts(&lines, line_end, t->n_merges);
+    struct span *tokens = text_parts(&spellings, spelling_end, n),
+                *merges = text_parts(&lines, line_end, t->n_merges);
     int64_t last = (int64_t)n - 1;
-    struct recipe r = {.kind = TOKENIZER_BPE, .tokens = tokens, .types = types, .n = n, .merges = merges,
-                       .n_merges = t->n_merges, .bos = last, .eos = last, .eot = -1, .unknown = -1, .adds_bos = true};
+    struct recipe r = {.kind = TOKENIZER_BPE,
+                       .tokens = tokens,
+                       .types = types,
+                       .n = n,
+                       .merges = merges,
+                       .n_merges = t->n_merges,
+                       .bos = last,
+                       .eos = last,
+                       .eot = -1,
+                       .unknown = -1,
+                       .adds_bos = true};
     struct tokenizer *made = tokenizer_make(&r, err);
     mem_free(tokens);
     mem_free(merges);
@@ -474,11 +522,13 @@ static struct tokenizer *trainer_result(const struct trainer *t, struct err *err
     return made;
 }
 
-struct tokenizer *tokenizer_train(const struct span *documents, size_t n, int64_t vocab, size_t max_bytes,
-                                  struct err *err) {
+struct tokenizer *tokenizer_train(const struct span *documents, size_t n, int64_t vocab,
+                                  size_t max_bytes, struct err *err) {
     if (vocab < 257 || (uint64_t)vocab > VOCAB_MAX) {
-        err_set(err, "expected a vocabulary of 257 (256 bytes and an end token) to %zu tokens, found %lld", VOCAB_MAX,
-                (long long)vocab);
+        err_set(
+            err,
+            "expected a vocabulary of 257 (256 bytes and an end token) to %zu tokens, found %lld",
+            VOCAB_MAX, (long long)vocab);
         return NULL;
     }
     struct chunks chunks = {0};

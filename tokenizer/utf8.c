@@ -1,13 +1,14 @@
 // utf8.c: characters out of bytes, and the hold that keeps half characters back while text streams.
 //
-// Decoding is strict (Unicode 16, table 3-7): no overlong forms, no surrogates, nothing above U+10FFFF. A byte that
-// begins no character is one "bad" unit of length 1, so every byte string splits into units and joins back unchanged.
+// Decoding is strict (Unicode 16, table 3-7): no overlong forms, no surrogates, nothing above
+// U+10FFFF. A byte that begins no character is one "bad" unit of length 1, so every byte string
+// splits into units and joins back unchanged.
 #include "tokenizer/internal.h"
 
 #include <string.h>
 
-// Length that a lead byte announces (0: no lead), and the range of the byte after it, which alone excludes overlong
-// forms, surrogates and numbers above U+10FFFF.
+// Length that a lead byte announces (0: no lead), and the range of the byte after it, which alone
+// excludes overlong forms, surrogates and numbers above U+10FFFF.
 static size_t lead_length(unsigned char lead, unsigned char *low, unsigned char *high) {
     *low = 0x80;
     *high = 0xBF;
@@ -26,7 +27,8 @@ static size_t lead_length(unsigned char lead, unsigned char *low, unsigned char 
     return 0;
 }
 
-// How many of the first bytes at p belong to one character as far as they go; *whole is its full length, 0 for none.
+// How many of the first bytes at p belong to one character as far as they go; *whole is its full
+// length, 0 for none.
 static size_t character_prefix(const unsigned char *p, size_t n, size_t *whole) {
     unsigned char low, high;
     *whole = lead_length(p[0], &low, &high);
