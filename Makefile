@@ -58,11 +58,14 @@ asan: ## the suites under AddressSanitizer and UBSan
 	@$(MAKE) --no-print-directory CONFIG=asan build/asan/suites build/asan/train build/asan/run build/asan/stories
 	build/asan/suites --jobs 2
 
+tidy: ## layers, long functions, words: taste that a machine can check
+	@sh tests/tidy.sh
+
 clean: ## remove everything built
 	rm -rf build train run
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
-.PHONY: all test test-binaries asan clean help
+.PHONY: all test test-binaries asan tidy clean help
 -include $(OBJ:.o=.d) $(TESTOBJ:.o=.d) $(B)/train.d $(B)/run.d $(B)/data/stories.d

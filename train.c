@@ -199,7 +199,7 @@ struct run {
     int64_t n_seq, micro_seq;             // sequences of a step, of a micro-batch
     int32_t *ids, *targets, *doc_start;   // one micro-batch
     float *losses;
-    double started, last_save, floor;
+    double last_save, floor;
     int64_t resumed_at; // tokens
 };
 
@@ -761,62 +761,97 @@ static void print_start(const struct run *r) {
             amount.tokens ? text_count(tokens, (double)amount.tokens) : "until the clock says decay", amount.tokens ? " tokens" : "");
 }
 
-int main(int argc, char **argv) {
-    struct err err = {""};
-    parse_options(argc, argv);
+// --help, --list, --plot: true when one of them was all that was asked for.
+static bool small_mode(void) {
+    struct err err;
+    struct log_rows rows = {0};
     if (o.help) {
         puts("usage: ./train [PATH...] [options]\nWith no path it writes stories of its own and learns them for two minutes.\n");
         opt_help(table, COUNT_OF(table), stdout);
-        return 0;
-    }
-    if (o.list) return print_list(), 0;
-    if (o.plot) {
-        struct log_rows rows = {0};
+    } else if (o.list) {
+        print_list();
+    } else if (o.plot) {
         if (!log_read(o.plot, &rows, &err)) fail(1, &err);
         draw_log(&rows, stdout);
-        return 0;
+    } else {
+        return false;
     }
+    return true;
+}
+
+static void start_machine(struct run *r) {
+    struct err err;
+    struct text line = {0};
     pool_start((int)o.threads);
     file_guard_sigbus();
-    struct run r = {.floor = o.floor > 0 ? o.floor : NAN};
-    r.backend = backend_cpu(o.cpu, &err);
-    if (!r.backend) fail(1, &err);
-    struct text machine = {0};
-    r.backend->report(&machine);
-    fprintf(o.version ? stdout : stderr, "lehr train: %s\n", machine.data);
-    text_free(&machine);
-    if (o.version) return 0;
     struct sigaction action = {.sa_handler = on_stop};
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
+    r->backend = backend_cpu(o.cpu, &err);
+    if (!r->backend) fail(1, &err);
+    r->backend->report(&line);
+    fprintf(o.version ? stdout : stderr, "lehr train: %s\n", line.data);
+    text_free(&line);
+}
 
+// The numbers of the run: from the checkpoint, or derived now.
+static struct model_config settle(struct run *r, const struct model_file *checkpoint) {
+    struct err err;
+    struct model_config config;
+    if (!checkpoint) {
+        config = make_config(r);
+        resolve_amounts(r, &config);
+        r->state = (struct run_state){.batch_tokens = amount.batch_tokens, .T = o.seq, .seed = (uint64_t)o.seed,
+                                      .data_hash = r->train.hash, .guard = {.limit = o.guard}};
+    } else {
+        if (!config_read(&config, checkpoint, &err)) fail(1, &err);
+        if (r->state.data_hash != r->train.hash && !o.override)
+            refuse(1, "the training text is not the one the checkpoint was made with (hash %016llx, now %016llx); --override goes on with it",
+                   (unsigned long long)r->state.data_hash, (unsigned long long)r->train.hash);
+        if (o.decay_from) branch_off(r);
+    }
+    make_schedule(r);
+    r->n_seq = amount.batch_tokens / o.seq;
+    r->micro_seq = micro_sequences(amount.batch_tokens);
+    return config;
+}
+
+// The log, and the settings of the run as a file that --config takes.
+static void open_records(struct run *r) {
+    struct err err;
+    struct text log_path = {0}, config_path = {0}, settings = {0};
+    text_fmt(&log_path, "%s/log.jsonl", o.out);
+    text_fmt(&config_path, "%s/config", o.out);
+    r->log = log_open(log_path.data, r->resumed_at, &err);
+    if (!r->log) fail(1, &err);
+    opt_write(table, COUNT_OF(table), &settings);
+    struct file_out *f = file_out_open(config_path.data, &err);
+    if (!f) fail(1, &err);
+    file_out_write(f, settings.data, settings.len);
+    if (!file_out_commit(f, &err)) fail(1, &err);
+    text_free(&log_path);
+    text_free(&config_path);
+    text_free(&settings);
+}
+
+int main(int argc, char **argv) {
+    struct err err = {""};
+    parse_options(argc, argv);
+    if (small_mode()) return 0;
+    struct run r = {.floor = o.floor > 0 ? o.floor : NAN};
+    start_machine(&r);
+    if (o.version) return 0;
     if (!file_make_folder(o.out, &err)) fail(1, &err);
     struct model_file *checkpoint = find_checkpoint(&r);
     if (!o.data.count) make_stories(&r);
     make_data(&r, checkpoint);
-    struct model_config config;
-    if (checkpoint) {
-        if (!config_read(&config, checkpoint, &err)) fail(1, &err);
-        if (r.state.data_hash != r.train.hash && !o.override)
-            refuse(1, "the training text is not the one the checkpoint was made with (hash %016llx, now %016llx); --override goes on with it",
-                   (unsigned long long)r.state.data_hash, (unsigned long long)r.train.hash);
-        if (o.decay_from) branch_off(&r);
-    } else {
-        config = make_config(&r);
-        if (o.plan) {
-            struct plan plan;
-            resolve_amounts(&r, &config);
-            measured_tokens_per_s(&r, &config, &plan);
-            plan_print(&plan, stdout);
-            return 0;
-        }
-        resolve_amounts(&r, &config);
-        r.state = (struct run_state){.batch_tokens = amount.batch_tokens, .T = o.seq, .seed = (uint64_t)o.seed,
-                                     .data_hash = r.train.hash, .guard = {.limit = o.guard}};
+    struct model_config config = settle(&r, checkpoint);
+    if (o.plan) {
+        struct plan plan;
+        measured_tokens_per_s(&r, &config, &plan);
+        plan_print(&plan, stdout);
+        return 0;
     }
-    make_schedule(&r);
-    r.n_seq = amount.batch_tokens / o.seq;
-    r.micro_seq = micro_sequences(amount.batch_tokens);
     r.model = model_new(&config, r.backend, dtype_from_name(o.dtype), (uint64_t)o.seed, &err);
     if (!r.model) fail(1, &err);
     allocate(&r);
@@ -824,21 +859,12 @@ int main(int argc, char **argv) {
     model_file_close(checkpoint);
     print_start(&r);
     if (checkpoint && finished(&r)) {
-        fprintf(stderr, "this run is complete: %s/model.gguf; another --out, or --decay-from %s/trunk/..., starts something new\n", o.out, o.out);
+        fprintf(stderr, "this run is complete: see %s/model.gguf; give another --out, or --decay-from %s/trunk/ckpt-N.gguf, for something new\n", o.out, o.out);
         return 0;
     }
-    struct text log_path = {0}, config_path = {0};
-    text_fmt(&log_path, "%s/log.jsonl", o.out);
-    text_fmt(&config_path, "%s/config", o.out);
-    r.log = log_open(log_path.data, r.resumed_at, &err);
-    if (!r.log) fail(1, &err);
-    keep_options(&r);
-    struct file_out *config_file = file_out_open(config_path.data, &err);
-    if (!config_file) fail(1, &err);
-    file_out_write(config_file, r.state.options.data, r.state.options.len);
-    if (!file_out_commit(config_file, &err)) fail(1, &err);
+    open_records(&r);
     progress_open(&r.progress, 5);
-    r.started = r.last_save = time_now();
+    r.last_save = time_now();
 
     loop(&r);
     if (stop_wanted) {

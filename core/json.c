@@ -74,7 +74,8 @@ static bool fail(struct json *j, const char *why) {
 }
 
 static void skip_blanks(struct json *j) {
-    while (j->at < j->end && (*j->at == ' ' || *j->at == '\t' || *j->at == '\n' || *j->at == '\r')) j->at++;
+    while (j->at < j->end && (*j->at == ' ' || *j->at == '\t' || *j->at == '\n' || *j->at == '\r'))
+        j->at++;
 }
 
 // The next character that is no blank, or 0 at the end. (A NUL in the text is no valid token either.)
@@ -95,13 +96,20 @@ enum json_kind json_peek(struct json *j) {
     char c = next_char(j);
     if (j->at == j->end) return JSON_END;
     switch (c) {
-    case '{': return JSON_OBJECT;
-    case '[': return JSON_ARRAY;
-    case '"': return JSON_STRING;
-    case 't': return JSON_TRUE;
-    case 'f': return JSON_FALSE;
-    case 'n': return JSON_NULL;
-    default: return c == '-' || (c >= '0' && c <= '9') ? JSON_NUMBER : JSON_BAD;
+    case '{':
+        return JSON_OBJECT;
+    case '[':
+        return JSON_ARRAY;
+    case '"':
+        return JSON_STRING;
+    case 't':
+        return JSON_TRUE;
+    case 'f':
+        return JSON_FALSE;
+    case 'n':
+        return JSON_NULL;
+    default:
+        return c == '-' || (c >= '0' && c <= '9') ? JSON_NUMBER : JSON_BAD;
     }
 }
 
@@ -130,7 +138,8 @@ static bool next_member(struct json *j, char bracket) {
         return false;
     }
     if (*top & MEMBER) {
-        if (c != ',') return fail(j, bracket == '{' ? "expected ',' or '}'" : "expected ',' or ']'");
+        if (c != ',')
+            return fail(j, bracket == '{' ? "expected ',' or '}'" : "expected ',' or ']'");
         j->at++;
         if (next_char(j) == close) return fail(j, "a comma before the closing bracket");
     }
@@ -366,17 +375,23 @@ static bool skip_one(struct json *j) {
     bool ignored;
     const char *after;
     switch (json_peek(j)) {
-    case JSON_OBJECT: return json_object(j);
-    case JSON_ARRAY: return json_array(j);
-    case JSON_STRING: return read_string(j, &(struct sink){.text = NULL});
+    case JSON_OBJECT:
+        return json_object(j);
+    case JSON_ARRAY:
+        return json_array(j);
+    case JSON_STRING:
+        return read_string(j, &(struct sink){.text = NULL});
     case JSON_TRUE:
-    case JSON_FALSE: return json_bool(j, &ignored);
-    case JSON_NULL: return read_word(j, "null") || fail(j, "expected null");
+    case JSON_FALSE:
+        return json_bool(j, &ignored);
+    case JSON_NULL:
+        return read_word(j, "null") || fail(j, "expected null");
     case JSON_NUMBER:
         if (!number_text(j, text, &ignored, &after)) return false;
         j->at = after;
         return true;
-    default: return fail(j, "expected a value");
+    default:
+        return fail(j, "expected a value");
     }
 }
 
@@ -429,7 +444,9 @@ bool json_done(struct json *j, struct err *err) {
     }
     char place[32];
     describe_place(j, place);
-    if (!*place) return err_set(err, "JSON: %s, but the text ends at line %ld, column %ld", why, line, column);
+    if (!*place)
+        return err_set(err, "JSON: %s, but the text ends at line %ld, column %ld", why, line,
+                       column);
     return err_set(err, "JSON: %s at line %ld, column %ld: %s", why, line, column, place);
 }
 

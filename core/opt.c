@@ -53,7 +53,8 @@ static void main_name(const struct opt *o, char name[NAME_CAP]) {
 static const char *bare(const char *name) { return name + strspn(name, "-"); }
 
 // The row with this name (dashes ignored on both sides when loose), or the flag row it negates.
-static struct opt *find_row(struct opt *table, size_t n, const char *word, bool loose, bool *negated) {
+static struct opt *find_row(struct opt *table, size_t n, const char *word, bool loose,
+                            bool *negated) {
     char name[NAME_CAP];
     *negated = false;
     for (size_t i = 0; i < n; i++) {
@@ -65,8 +66,10 @@ static struct opt *find_row(struct opt *table, size_t n, const char *word, bool 
     if (strncmp(positive, "no-", 3) != 0 || (!loose && positive == word)) return NULL;
     *negated = true;
     for (size_t i = 0; i < n; i++) {
-        for (const char *names = table[i].names; table[i].kind == OPT_FLAG && next_name(&names, name);) {
-            if (strncmp(name, "--", 2) == 0 && strcmp(name + 2, positive + 3) == 0) return &table[i];
+        for (const char *names = table[i].names;
+             table[i].kind == OPT_FLAG && next_name(&names, name);) {
+            if (strncmp(name, "--", 2) == 0 && strcmp(name + 2, positive + 3) == 0)
+                return &table[i];
         }
     }
     return NULL;
@@ -96,7 +99,7 @@ static size_t edit_distance(const char *a, size_t n_a, const char *b, size_t n_b
     return last[n_b];
 }
 
-// Near means at most a third of the word's characters are wrong, or that the word is the beginning of the name.
+// Near means that the word is the beginning of the name, or else that at most a third of its characters are wrong.
 const char *text_nearest(const char *word, const char *const *candidates, size_t n) {
     size_t n_word = strlen(word), best_distance = n_word / 3 + 1;
     const char *best = NULL, *longer = NULL;
@@ -104,13 +107,14 @@ const char *text_nearest(const char *word, const char *const *candidates, size_t
     for (size_t i = 0; i < n; i++) {
         size_t n_candidate = strlen(candidates[i]);
         if (n_candidate > 64) continue;
-        if (!longer && strlen(bare(word)) >= 3 && strncmp(word, candidates[i], n_word) == 0) longer = candidates[i];
+        if (!longer && strlen(bare(word)) >= 3 && strncmp(word, candidates[i], n_word) == 0)
+            longer = candidates[i];
         size_t distance = edit_distance(word, n_word, candidates[i], n_candidate);
         if (distance >= best_distance) continue;
         best_distance = distance;
         best = candidates[i];
     }
-    return best ? best : longer;
+    return longer ? longer : best;
 }
 
 // Up to 60 bytes of a foreign word, fit for a message.
@@ -132,16 +136,19 @@ static const char *shown(const char *word, char out[72]) {
     return out;
 }
 
-static bool unknown_option(const struct opt *table, size_t n, const char *word, bool in_file, struct err *err) {
+static bool unknown_option(const struct opt *table, size_t n, const char *word, bool in_file,
+                           struct err *err) {
     size_t count = 0, room = 0;
-    char (*names)[NAME_CAP] = NULL;
+    char(*names)[NAME_CAP] = NULL;
     for (int pass = 0; pass < 2; pass++) {
         if (pass) names = mem_array(count + 1, NAME_CAP, "option names");
         for (size_t i = 0; i < n; i++) {
             char name[NAME_CAP];
             for (const char *at = table[i].names; next_name(&at, name);) {
                 if (in_file && strncmp(name, "--", 2) != 0) continue;
-                if (pass) memcpy(names[room++], in_file ? bare(name) : name, strlen(in_file ? bare(name) : name) + 1);
+                if (pass)
+                    memcpy(names[room++], in_file ? bare(name) : name,
+                           strlen(in_file ? bare(name) : name) + 1);
                 count += !pass;
             }
         }
@@ -154,7 +161,8 @@ static bool unknown_option(const struct opt *table, size_t n, const char *word, 
         err_set(err, "unknown option %s: did you mean %s?", shown(word, text), near);
     } else {
         err_set(err, "unknown option %s: %s", shown(word, text),
-                in_file ? "the names are those of the command line, without dashes" : "--help lists all");
+                in_file ? "the names are those of the command line, without dashes"
+                        : "--help lists all");
     }
     mem_free(list);
     mem_free(names);
@@ -197,7 +205,8 @@ static enum verdict read_real(const char *s, size_t n, int power, double *out) {
     memcpy(text, s, n);
     text[n] = 0;
     if (power) {
-        if (memchr(text, 'e', n) || memchr(text, 'E', n)) return VALUE_NO_NUMBER; // 1e3k is nobody's habit
+        if (memchr(text, 'e', n) || memchr(text, 'E', n))
+            return VALUE_NO_NUMBER; // 1e3k is nobody's habit
         snprintf(text + n, sizeof text - n, "e%d", power);
     }
     *out = strtod(text, NULL);
@@ -208,7 +217,8 @@ static enum verdict read_int(const char *s, int64_t *out) {
     bool whole;
     size_t n = number_length(s, &whole);
     if (n == 0) return VALUE_NO_NUMBER;
-    const char *suffixes = "kmg", *suffix = s[n] ? strchr(suffixes, tolower((unsigned char)s[n])) : NULL;
+    const char *suffixes = "kmg",
+               *suffix = s[n] ? strchr(suffixes, tolower((unsigned char)s[n])) : NULL;
     if (s[n] && (!suffix || s[n + 1])) return VALUE_NO_NUMBER;
     int power = suffix ? 3 * (int)(suffix - suffixes + 1) : 0;
     if (whole) {
@@ -234,7 +244,10 @@ static enum verdict read_int(const char *s, int64_t *out) {
 
 // 90, 90s, 10m, 8h, 2d, and sums of them from large to small: 1h30m.
 static enum verdict read_time(const char *s, double *out) {
-    static const struct { char letter; double seconds; } units[] = {{'d', 86400}, {'h', 3600}, {'m', 60}, {'s', 1}};
+    static const struct {
+        char letter;
+        double seconds;
+    } units[] = {{'d', 86400}, {'h', 3600}, {'m', 60}, {'s', 1}};
     double sum = 0;
     for (size_t u = 0; u < COUNT_OF(units);) {
         bool whole;
@@ -268,7 +281,8 @@ static bool read_flag(const char *s, bool *out) {
 }
 
 static bool has_range(const struct opt *o) {
-    return (o->kind == OPT_INT || o->kind == OPT_REAL || o->kind == OPT_TIME) && (o->min != 0 || o->max != 0);
+    return (o->kind == OPT_INT || o->kind == OPT_REAL || o->kind == OPT_TIME) &&
+           (o->min != 0 || o->max != 0);
 }
 
 // "from 1 to 64", "at least 0", "at most 1"
@@ -328,14 +342,20 @@ static bool set_number(struct opt *o, const char *name, const char *value, struc
 }
 
 // value outlives the table, or is copied when keep is set.
-static bool set_value(struct opt *o, const char *name, const char *value, bool keep, struct err *err) {
+static bool set_value(struct opt *o, const char *name, const char *value, bool keep,
+                      struct err *err) {
     char text[72];
     switch (o->kind) {
     case OPT_FLAG:
         if (read_flag(value, o->to)) break;
-        return err_set(err, "%s is on or off: expected true or false, found \"%s\"", name, shown(value, text));
-    case OPT_TEXT: *(const char **)o->to = keep ? mem_text(value) : value; break;
-    case OPT_MANY: words_add(o->to, keep ? mem_text(value) : value); break;
+        return err_set(err, "%s is on or off: expected true or false, found \"%s\"", name,
+                       shown(value, text));
+    case OPT_TEXT:
+        *(const char **)o->to = keep ? mem_text(value) : value;
+        break;
+    case OPT_MANY:
+        words_add(o->to, keep ? mem_text(value) : value);
+        break;
     default:
         if (!set_number(o, name, value, err)) return false;
     }
@@ -352,14 +372,16 @@ static bool names_are_unique(struct opt *table, size_t n) {
     bool negated;
     for (size_t i = 0; i < n; i++) {
         for (const char *names = table[i].names; next_name(&names, name);) {
-            if (*name != '-' || find_row(table, n, name, false, &negated) != &table[i]) return false;
+            if (*name != '-' || find_row(table, n, name, false, &negated) != &table[i])
+                return false;
         }
     }
     return true;
 }
 
 // The option in argv[*i], and its value where one is due; *i moves to the last word used.
-static bool parse_option(struct opt *table, size_t n, int argc, char **argv, int *i, struct err *err) {
+static bool parse_option(struct opt *table, size_t n, int argc, char **argv, int *i,
+                         struct err *err) {
     const char *word = argv[*i], *equals = strchr(word, '='), *value = equals ? equals + 1 : NULL;
     size_t n_name = equals ? (size_t)(equals - word) : strlen(word);
     char name[NAME_CAP], text[72];
@@ -372,24 +394,29 @@ static bool parse_option(struct opt *table, size_t n, int argc, char **argv, int
     }
     if (!o) return unknown_option(table, n, n_name < NAME_CAP ? name : word, false, err);
     if (o->kind == OPT_FLAG) {
-        if (value && negated) return err_set(err, "%s takes no value, found \"%s\"", name, shown(value, text));
+        if (value && negated)
+            return err_set(err, "%s takes no value, found \"%s\"", name, shown(value, text));
         return set_value(o, name, value ? value : negated ? "false" : "true", false, err);
     }
     if (!value) {
         const char *due = o->value ? o->value : "a value";
-        if (*i + 1 >= argc) return err_set(err, "%s needs %s after it, but the command ends there", name, due);
+        if (*i + 1 >= argc)
+            return err_set(err, "%s needs %s after it, but the command ends there", name, due);
         value = argv[*i + 1];
         bool is_option = strcmp(value, "--") == 0 || find_row(table, n, value, false, &negated);
         if (is_option) {
-            return err_set(err, "%s needs %s, but the next word is the option %s (write %s=%s if it is the value)",
-                           name, due, value, name, value);
+            return err_set(
+                err,
+                "%s needs %s, but the next word is the option %s (write %s=%s if it is the value)",
+                name, due, value, name, value);
         }
         ++*i;
     }
     return set_value(o, name, value, false, err);
 }
 
-bool opt_parse(struct opt *table, size_t n, int argc, char **argv, struct opt_words *rest, struct err *err) {
+bool opt_parse(struct opt *table, size_t n, int argc, char **argv, struct opt_words *rest,
+               struct err *err) {
     assert(names_are_unique(table, n));
     char text[72];
     bool options = true;
@@ -401,7 +428,8 @@ bool opt_parse(struct opt *table, size_t n, int argc, char **argv, struct opt_wo
         } else if (rest) {
             words_add(rest, argv[i]);
         } else {
-            return err_set(err, "\"%s\" belongs to no option: --help lists them", shown(argv[i], text));
+            return err_set(err, "\"%s\" belongs to no option: --help lists them",
+                           shown(argv[i], text));
         }
     }
     return true;
@@ -420,8 +448,8 @@ static void trim(const char **p, size_t *n) {
 }
 
 // One line, trimmed and not empty. fixed[row]: the row has its value from elsewhere and keeps it.
-static bool read_line(struct opt *table, size_t n, const char *line, size_t n_line, const bool *fixed,
-                      struct err *err) {
+static bool read_line(struct opt *table, size_t n, const char *line, size_t n_line,
+                      const bool *fixed, struct err *err) {
     const char *equals = memchr(line, '=', n_line);
     char text[72];
     struct text value = {0}, copy = {0};
@@ -441,8 +469,10 @@ static bool read_line(struct opt *table, size_t n, const char *line, size_t n_li
     } else if (n_value && *raw == '"') {
         struct json j;
         json_open(&j, raw, n_value);
-        good = (json_string(&j, &value) && json_done(&j, NULL) && !memchr(value.data, 0, value.len)) ||
-               err_set(err, "%s: a value that begins with a quote must be one whole JSON string", name);
+        good =
+            (json_string(&j, &value) && json_done(&j, NULL) && !memchr(value.data, 0, value.len)) ||
+            err_set(err, "%s: a value that begins with a quote must be one whole JSON string",
+                    name);
     } else {
         text_add(&value, raw, n_value);
     }
@@ -452,8 +482,8 @@ static bool read_line(struct opt *table, size_t n, const char *line, size_t n_li
     return good;
 }
 
-bool opt_read_text(struct opt *table, size_t n, const char *bytes, size_t n_bytes, const char *where,
-                   struct err *err) {
+bool opt_read_text(struct opt *table, size_t n, const char *bytes, size_t n_bytes,
+                   const char *where, struct err *err) {
     assert(names_are_unique(table, n));
     if (n_bytes && memchr(bytes, 0, n_bytes)) {
         return err_set(err, "%s: expected lines `name = value`, found binary data", where);
@@ -470,7 +500,8 @@ bool opt_read_text(struct opt *table, size_t n, const char *bytes, size_t n_byte
         at = stop + (stop < end);
         trim(&line, &n_line);
         if (n_line == 0 || *line == '#') continue;
-        good = read_line(table, n, line, n_line, fixed, err) || err_in(err, "%s line %ld", where, number);
+        good = read_line(table, n, line, n_line, fixed, err) ||
+               err_in(err, "%s line %ld", where, number);
     }
     mem_free(fixed);
     return good;
@@ -487,7 +518,8 @@ bool opt_read_file(struct opt *table, size_t n, const char *path, struct err *er
 // Plain where that reads back the same, else as a JSON string.
 static void write_text(struct text *to, const char *value) {
     size_t n = strlen(value);
-    bool quote = n == 0 || *value == '"' || isspace((unsigned char)value[0]) || isspace((unsigned char)value[n - 1]);
+    bool quote = n == 0 || *value == '"' || isspace((unsigned char)value[0]) ||
+                 isspace((unsigned char)value[n - 1]);
     for (size_t i = 0; i < n && !quote; i++) quote = (unsigned char)value[i] < 0x20;
     if (quote) {
         struct json_out o;
@@ -509,8 +541,12 @@ static bool write_value(const struct opt *o, size_t word, struct text *to) {
     const struct opt_words *words = o->to;
     const char *text;
     switch (o->kind) {
-    case OPT_FLAG: text_str(to, *(const bool *)o->to ? "true" : "false"); return true;
-    case OPT_INT: text_fmt(to, "%lld", (long long)*(const int64_t *)o->to); return true;
+    case OPT_FLAG:
+        text_str(to, *(const bool *)o->to ? "true" : "false");
+        return true;
+    case OPT_INT:
+        text_fmt(to, "%lld", (long long)*(const int64_t *)o->to);
+        return true;
     case OPT_REAL:
     case OPT_TIME:
         if (!isfinite(*(const double *)o->to)) return false;
@@ -532,10 +568,12 @@ void opt_write(const struct opt *table, size_t n, struct text *to) {
     char name[NAME_CAP];
     for (size_t i = 0; i < n; i++) {
         main_name(&table[i], name);
-        size_t lines = table[i].kind == OPT_MANY ? ((const struct opt_words *)table[i].to)->count : 1;
+        size_t lines =
+            table[i].kind == OPT_MANY ? ((const struct opt_words *)table[i].to)->count : 1;
         for (size_t line = 0; line < lines; line++) {
             text_clear(&value);
-            if (write_value(&table[i], line, &value)) text_fmt(to, "%s = %s\n", bare(name), value.data);
+            if (write_value(&table[i], line, &value))
+                text_fmt(to, "%s = %s\n", bare(name), value.data);
         }
     }
     text_free(&value);
@@ -550,7 +588,8 @@ static void help_names(const struct opt *o, struct text *to) {
     main_name(o, first_long);
     text_str(to, "  ");
     for (const char *names = o->names; next_name(&names, name);) {
-        if (strncmp(name, "--", 2) != 0 && strcmp(name, first_long) != 0) text_fmt(to, "%s, ", name);
+        if (strncmp(name, "--", 2) != 0 && strcmp(name, first_long) != 0)
+            text_fmt(to, "%s, ", name);
     }
     bool on = o->kind == OPT_FLAG && !o->given && *(const bool *)o->to;
     if (on && strncmp(first_long, "--", 2) == 0) { // a flag that is on is there to be switched off
@@ -571,12 +610,13 @@ static void help_facts(const struct opt *o, struct text *to) {
     } else if (!o->given && o->kind == OPT_TIME && isfinite(*(const double *)o->to)) {
         text_str(&value, text_time(time, *(const double *)o->to));
     } else if (!o->given && o->kind != OPT_MANY) {
-        bool empty = o->kind == OPT_TEXT && (!*(const char *const *)o->to || !**(const char *const *)o->to);
+        bool empty =
+            o->kind == OPT_TEXT && (!*(const char *const *)o->to || !**(const char *const *)o->to);
         if (!empty) write_value(o, 0, &value);
     }
     if (*range || value.len) {
-        text_fmt(to, " (%s%s%s%s)", range, *range && value.len ? "; " : "", value.len ? "default " : "",
-                 value.len ? value.data : "");
+        text_fmt(to, " (%s%s%s%s)", range, *range && value.len ? "; " : "",
+                 value.len ? "default " : "", value.len ? value.data : "");
     }
     text_free(&value);
 }
@@ -599,7 +639,8 @@ static void print_wrapped(const char *text, int column, FILE *to) {
 void opt_help(const struct opt *table, size_t n, FILE *to) {
     struct text names = {0}, facts = {0};
     for (size_t i = 0; i < n; i++) {
-        const char *help = table[i].help ? table[i].help : "", *close = *help == '[' ? strchr(help, ']') : NULL;
+        const char *help = table[i].help ? table[i].help : "",
+                   *close = *help == '[' ? strchr(help, ']') : NULL;
         if (close) {
             fprintf(to, "%s%.*s:\n", i ? "\n" : "", (int)(close - help - 1), help + 1);
             help = close + 1;

@@ -19,7 +19,8 @@
 #include <string.h>
 
 #define TICK_CAP 16
-#define HUGEST 1e300 // beyond it differences overflow: treated as infinite
+#define HUGEST 1e300   // beyond it differences overflow: treated as infinite
+#define TINIEST 1e-300 // below it ratios lose digits: treated as zero
 #define COLORS 6
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -43,6 +44,8 @@ static bool point_at(const struct plot *p, const struct series *s, size_t i, dou
     *x = s->x[i];
     *y = s->y[i];
     if (!(fabs(*x) < HUGEST) || !(fabs(*y) < HUGEST)) return false;
+    if (fabs(*x) < TINIEST) *x = 0;
+    if (fabs(*y) < TINIEST) *y = 0;
     if (!p->y_log) return true;
     if (!(*y > 0)) return false;
     *y = log10(*y);
@@ -77,9 +80,9 @@ static void tick_label(char out[24], double v, double step, double most) {
         exponent = (int)floor(log10(fabs(v)) + 1e-9);
     }
     double scale = pow(10, exponent);
-    int decimals = (int)ceil(exponent - log10(step) - 1e-9);
+    int decimals = (int)fmin(12, fmax(0, ceil(exponent - log10(step) - 1e-9)));
     char number[40];
-    snprintf(number, sizeof number, "%.*f", decimals < 0 ? 0 : decimals > 12 ? 12 : decimals, v / scale);
+    snprintf(number, sizeof number, "%.*f", decimals, v / scale);
     cut_zeros(number);
     if (unit) {
         snprintf(out, 24, "%.20s%c", number, units[unit]);
@@ -100,7 +103,8 @@ static void add_tick(struct axis *a, double value, double step, double most) {
 
 static void linear_ticks(struct axis *a, double lo, double hi, int wanted) {
     double step = round_step((hi - lo) / wanted), most = fmax(fabs(lo), fabs(hi));
-    for (double k = ceil(lo / step - 1e-9); k * step <= hi + step * 1e-9 && a->n_ticks < TICK_CAP; k++) {
+    for (double k = ceil(lo / step - 1e-9); k * step <= hi + step * 1e-9 && a->n_ticks < TICK_CAP;
+         k++) {
         add_tick(a, k * step, step, most);
     }
 }
@@ -119,7 +123,8 @@ static void axis_ticks(struct axis *a, int wanted) {
     size_t n_parts = decades * 3 <= wanted + 2 ? 3 : 1;
     for (double e = floor(a->lo); e <= a->hi; e++) {
         if (fmod(e, stride) != 0) continue;
-        for (size_t i = 0; i < n_parts; i++) add_tick(a, parts[i] * pow(10, e), pow(10, e), parts[i] * pow(10, e));
+        for (size_t i = 0; i < n_parts; i++)
+            add_tick(a, parts[i] * pow(10, e), pow(10, e), parts[i] * pow(10, e));
     }
 }
 
@@ -159,11 +164,11 @@ static bool axes_make(const struct plot *p, struct axis *x, struct axis *y) {
 // Terminal.
 
 struct canvas {
-    int columns, rows;         // characters
+    int columns, rows; // characters
     bool braille;
-    unsigned char *dots;       // [rows][columns] braille bits of the first series
-    char *mark;                // [rows][columns] what other series put there, 0 for nothing
-    unsigned char *owner;      // [rows][columns] series + 1 that colors the cell
+    unsigned char *dots;  // [rows][columns] braille bits of the first series
+    char *mark;           // [rows][columns] what other series put there, 0 for nothing
+    unsigned char *owner; // [rows][columns] series + 1 that colors the cell
 };
 
 static bool locale_is_utf8(void) {
@@ -180,7 +185,8 @@ static char series_mark(const struct plot *p, size_t s) {
     if (p->series[s].look == LOOK_FAINT) return '.';
     if (p->series[s].look == LOOK_DASHED) return '-';
     size_t earlier = 0;
-    for (size_t i = 0; i < s; i++) earlier += p->series[i].look == LOOK_LINE || p->series[i].look == LOOK_POINTS;
+    for (size_t i = 0; i < s; i++)
+        earlier += p->series[i].look == LOOK_LINE || p->series[i].look == LOOK_POINTS;
     return marks[earlier % (sizeof marks - 1)];
 }
 
@@ -193,7 +199,8 @@ static size_t braille_series(const struct plot *p) {
 
 // A dot of the fine grid: a bit of the cell for the braille series, else a mark, which yields where over is not set.
 static void canvas_dot(struct canvas *c, int x, int y, char mark, bool over, size_t s) {
-    static const unsigned char bits[4][2] = {{0x01, 0x08}, {0x02, 0x10}, {0x04, 0x20}, {0x40, 0x80}};
+    static const unsigned char bits[4][2] = {
+        {0x01, 0x08}, {0x02, 0x10}, {0x04, 0x20}, {0x40, 0x80}};
     int fine_x = c->braille ? 2 : 1, fine_y = c->braille ? 4 : 1;
     if (x < 0 || y < 0 || x >= c->columns * fine_x || y >= c->rows * fine_y) return;
     size_t cell = (size_t)(y / fine_y) * (size_t)c->columns + (size_t)(x / fine_x);
@@ -210,7 +217,8 @@ static void canvas_line(struct canvas *c, int x0, int y0, int x1, int y1, char m
     int steps = abs(x1 - x0) > abs(y1 - y0) ? abs(x1 - x0) : abs(y1 - y0);
     for (int i = 1; i < steps; i++) {
         double u = (double)i / steps;
-        canvas_dot(c, x0 + (int)lround(u * (x1 - x0)), y0 + (int)lround(u * (y1 - y0)), mark, false, s);
+        canvas_dot(c, x0 + (int)lround(u * (x1 - x0)), y0 + (int)lround(u * (y1 - y0)), mark, false,
+                   s);
     }
 }
 
@@ -240,8 +248,10 @@ static void canvas_series(struct canvas *c, const struct plot *p, size_t s, cons
     for (int column = 0; column < width; column++) {
         if (count[column] == 0) continue;
         int row = (height - 1) - (int)lround(sum[column] / (double)count[column] * (height - 1));
-        if (joined && last_x >= 0 && !gap[column]) canvas_line(c, last_x, last_y, column, row, mark, s);
-        canvas_dot(c, column, row, mark, series->look != LOOK_FAINT && series->look != LOOK_DASHED, s);
+        if (joined && last_x >= 0 && !gap[column])
+            canvas_line(c, last_x, last_y, column, row, mark, s);
+        canvas_dot(c, column, row, mark, series->look != LOOK_FAINT && series->look != LOOK_DASHED,
+                   s);
         last_x = column;
         last_y = row;
     }
@@ -250,7 +260,8 @@ static void canvas_series(struct canvas *c, const struct plot *p, size_t s, cons
     mem_free(gap);
 }
 
-static int color_of(const struct plot *p, size_t s) { // 0.. ; a faint series has the color of the next one
+// 0 to COLORS - 1; a faint series has the color of the next one.
+static int color_of(const struct plot *p, size_t s) {
     int color = 0;
     for (size_t i = 0; i < s; i++) color += p->series[i].look != LOOK_FAINT;
     return color % COLORS;
@@ -275,12 +286,14 @@ static void print_cell(const struct canvas *c, size_t cell, FILE *to) {
     }
 }
 
-static void print_rows(const struct canvas *c, const struct plot *p, const struct axis *y, int gutter, FILE *to) {
+static void print_rows(const struct canvas *c, const struct plot *p, const struct axis *y,
+                       int gutter, FILE *to) {
     bool color = term_color(to);
     for (int row = 0; row < c->rows; row++) {
         const char *label = "";
         for (int t = 0; t < y->n_ticks; t++) {
-            if ((int)lround((1 - axis_share(y, y->tick[t].at)) * (c->rows - 1)) == row) label = y->tick[t].label;
+            if ((int)lround((1 - axis_share(y, y->tick[t].at)) * (c->rows - 1)) == row)
+                label = y->tick[t].label;
         }
         const char *plain = *label ? "+" : "|", *drawn = *label ? "\u2524" : "\u2502";
         fprintf(to, "%*s %s", gutter, label, c->braille ? drawn : plain);
@@ -288,7 +301,8 @@ static void print_rows(const struct canvas *c, const struct plot *p, const struc
         size_t first = (size_t)row * (size_t)c->columns, end = (size_t)c->columns;
         while (end > 0 && !c->mark[first + end - 1] && !c->dots[first + end - 1]) end--;
         for (size_t i = 0; i < end; i++) {
-            if (color && c->owner[first + i] != owner) set_color(to, p, owner = c->owner[first + i]);
+            if (color && c->owner[first + i] != owner)
+                set_color(to, p, owner = c->owner[first + i]);
             print_cell(c, first + i, to);
         }
         if (owner) set_color(to, p, 0);
@@ -313,18 +327,49 @@ static void print_x_axis(const struct canvas *c, const struct axis *x, int gutte
     fputc('\n', to);
 }
 
+static int text_columns(const char *s) {
+    int n = 0;
+    for (size_t at = 0, end = strlen(s); at < end; n++) {
+        size_t size = utf8_size(s + at, end - at);
+        at += size ? size : 1;
+    }
+    return n;
+}
+
+// Names that do not fit the width are left out.
 static void print_legend(const struct canvas *c, const struct plot *p, int gutter, FILE *to) {
     bool color = term_color(to);
+    int left = c->columns;
     fprintf(to, "%*s  ", gutter, "");
     for (size_t s = 0; s < p->n_series; s++) {
-        if (!p->series[s].name || p->series[s].look == LOOK_FAINT) continue;
+        const char *name = p->series[s].name;
+        bool dots = c->braille && s == braille_series(p);
         char mark[2] = {series_mark(p, s), 0};
+        if (!name || p->series[s].look == LOOK_FAINT || text_columns(name) + 6 > left) continue;
+        left -= text_columns(name) + 4 + dots;
         if (color) set_color(to, p, (unsigned)s + 1);
-        fputs(c->braille && s == braille_series(p) ? "\u2812\u2812" : mark, to);
+        fputs(dots ? "\u2812\u2812" : mark, to);
         if (color) set_color(to, p, 0);
-        fprintf(to, " %s   ", p->series[s].name);
+        fprintf(to, " %s  ", name);
     }
-    fprintf(to, "%s%s\n", p->x_label ? "x: " : "", p->x_label ? p->x_label : "");
+    bool label = p->x_label && *p->x_label && text_columns(p->x_label) + 3 <= left;
+    fprintf(to, "%s%s\n", label ? "x: " : "", label ? p->x_label : "");
+}
+
+static void print_heading(const struct canvas *c, const struct plot *p, bool any, int gutter,
+                          FILE *to) {
+    struct text heading = {0};
+    text_str(&heading, p->title ? p->title : "");
+    if (p->y_label && *p->y_label)
+        text_fmt(&heading, " [%s%s]", p->y_label, p->y_log ? ", logarithmic" : "");
+    if (!any) text_str(&heading, " (no data)");
+    size_t at = 0;
+    for (int left = c->columns; at < heading.len && left > 0; left--) {
+        size_t size = utf8_size(heading.data + at, heading.len - at);
+        at += size ? size : 1;
+    }
+    fprintf(to, "%*s  %.*s\n", gutter, "", (int)at, heading.data);
+    text_free(&heading);
 }
 
 void plot_terminal(const struct plot *p, int width, int height, FILE *to) {
@@ -347,9 +392,7 @@ void plot_terminal(const struct plot *p, int width, int height, FILE *to) {
     for (size_t s = 0; s < p->n_series; s++) {
         if (s != first) canvas_series(&c, p, s, &x, &y);
     }
-    fprintf(to, "%*s  %s", gutter, "", p->title ? p->title : "");
-    if (p->y_label && *p->y_label) fprintf(to, " [%s%s]", p->y_label, p->y_log ? ", logarithmic" : "");
-    fprintf(to, "%s\n", any ? "" : " (no data)");
+    print_heading(&c, p, any, gutter, to);
     print_rows(&c, p, &y, gutter, to);
     print_x_axis(&c, &x, gutter, to);
     print_legend(&c, p, gutter, to);
@@ -362,16 +405,18 @@ void plot_terminal(const struct plot *p, int width, int height, FILE *to) {
 // SVG.
 
 void text_html(struct text *t, const char *bytes, size_t n) {
+    static const char special[] = "&<>\"'";
+    static const char *const entities[] = {"&amp;", "&lt;", "&gt;", "&quot;", "&#39;"};
     for (size_t i = 0; i < n;) {
         size_t size = utf8_size(bytes + i, n - i);
         unsigned char c = (unsigned char)bytes[i];
         bool control = size == 1 && (c < 0x20 || c == 0x7f) && c != '\n' && c != '\t';
-        const char *entity = c == '&' ? "&amp;" : c == '<' ? "&lt;" : c == '>' ? "&gt;" : c == '"' ? "&quot;"
-                           : c == '\'' ? "&#39;" : NULL;
+        const char *which = memchr(special, c, sizeof special - 1);
         if (size == 0 || control) {
-            if (c != '\r') text_str(t, "\xef\xbf\xbd"); // a carriage return is only half of a line end
-        } else if (entity) {
-            text_str(t, entity);
+            if (c != '\r')
+                text_str(t, "\xef\xbf\xbd"); // a carriage return is only half of a line end
+        } else if (which) {
+            text_str(t, entities[which - special]);
         } else {
             text_add(t, bytes + i, size);
         }
@@ -384,8 +429,12 @@ struct frame { // the data area in pixels
     struct axis x, y;
 };
 
-static double frame_x(const struct frame *f, double v) { return f->left + f->width * axis_share(&f->x, v); }
-static double frame_y(const struct frame *f, double v) { return f->top + f->height * (1 - axis_share(&f->y, v)); }
+static double frame_x(const struct frame *f, double v) {
+    return f->left + f->width * axis_share(&f->x, v);
+}
+static double frame_y(const struct frame *f, double v) {
+    return f->top + f->height * (1 - axis_share(&f->y, v));
+}
 
 static const char *svg_color(const struct plot *p, size_t s) {
     static const char *const colors[COLORS] = {
@@ -420,22 +469,14 @@ static void svg_axes(struct text *to, const struct plot *p, const struct frame *
     for (int t = 0; t < x->n_ticks; t++) {
         double at = frame_x(f, x->tick[t].at);
         bool last = at > f->left + f->width - 12;
-        svg_text(to, at, f->top + f->height + 16, last ? " text-anchor=\"end\"" : " text-anchor=\"middle\"",
-                 x->tick[t].label);
+        svg_text(to, at, f->top + f->height + 16,
+                 last ? " text-anchor=\"end\"" : " text-anchor=\"middle\"", x->tick[t].label);
     }
     if (p->x_label) {
-        svg_text(to, f->left + f->width / 2, f->top + f->height + 33, " text-anchor=\"middle\"", p->x_label);
+        svg_text(to, f->left + f->width / 2, f->top + f->height + 33, " text-anchor=\"middle\"",
+                 p->x_label);
     }
     text_str(to, "</g>\n");
-}
-
-static double text_columns(const char *s) {
-    double n = 0;
-    for (size_t at = 0, end = strlen(s); at < end; n++) {
-        size_t size = utf8_size(s + at, end - at);
-        at += size ? size : 1;
-    }
-    return n;
 }
 
 static void svg_legend(struct text *to, const struct plot *p, double left, double y) {
@@ -445,11 +486,12 @@ static void svg_legend(struct text *to, const struct plot *p, double left, doubl
         const char *name = p->series[s].name;
         if (!name || p->series[s].look == LOOK_FAINT) continue;
         if (p->series[s].look == LOOK_POINTS) {
-            text_fmt(to, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"3.5\" style=\"fill:%s\"/>\n", x + 9, y - 4,
-                     svg_color(p, s));
+            text_fmt(to, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"3.5\" style=\"fill:%s\"/>\n", x + 9,
+                     y - 4, svg_color(p, s));
         } else {
-            text_fmt(to, "<path d=\"M%.1f %.1fh18\" style=\"stroke:%s;stroke-width:2.5%s\"/>\n", x, y - 4,
-                     svg_color(p, s), p->series[s].look == LOOK_DASHED ? ";stroke-dasharray:5 4" : "");
+            text_fmt(to, "<path d=\"M%.1f %.1fh18\" style=\"stroke:%s;stroke-width:2.5%s\"/>\n", x,
+                     y - 4, svg_color(p, s),
+                     p->series[s].look == LOOK_DASHED ? ";stroke-dasharray:5 4" : "");
         }
         svg_text(to, x + 23, y, "", name);
         x += 23 + 7 * text_columns(name) + 16;
@@ -506,18 +548,22 @@ static void pen_add(struct pen *pen, double x, double y) {
 }
 
 // As a line, or as points.
-static void svg_series(struct text *to, const struct plot *p, size_t s, const struct frame *f, bool points) {
+static void svg_series(struct text *to, const struct plot *p, size_t s, const struct frame *f,
+                       bool points) {
     const struct series *series = &p->series[s];
     struct pen pen = {.to = to, .points = points};
     static const char *const styles[] = {
-        [LOOK_LINE] = "stroke-width:2", [LOOK_FAINT] = "stroke-width:1;opacity:.35",
-        [LOOK_POINTS] = "stroke-width:1.2;opacity:.6", [LOOK_DASHED] = "stroke-width:2;stroke-dasharray:5 4",
+        [LOOK_LINE] = "stroke-width:2",
+        [LOOK_FAINT] = "stroke-width:1;opacity:.35",
+        [LOOK_POINTS] = "stroke-width:1.2;opacity:.6",
+        [LOOK_DASHED] = "stroke-width:2;stroke-dasharray:5 4",
     };
     if (points) {
         text_fmt(to, "<g style=\"fill:%s\">\n", svg_color(p, s));
     } else {
-        text_fmt(to, "<g style=\"fill:none;stroke-linejoin:round;stroke-linecap:round;stroke:%s;%s\">\n",
-                 svg_color(p, s), styles[series->look]);
+        text_fmt(
+            to, "<g style=\"fill:none;stroke-linejoin:round;stroke-linecap:round;stroke:%s;%s\">\n",
+            svg_color(p, s), styles[series->look]);
     }
     size_t run = 0; // points since the last gap: a lone one would be an invisible line
     double x, y, last_x = 0, last_y = 0;
@@ -530,7 +576,8 @@ static void svg_series(struct text *to, const struct plot *p, size_t s, const st
             run++;
             continue;
         }
-        if (run == 1 && !pen.points) pen_put(&pen, last_x, last_y); // twice the same place shows as a round dot
+        if (run == 1 && !pen.points)
+            pen_put(&pen, last_x, last_y); // twice the same place shows as a round dot
         pen_lift(&pen);
         run = 0;
     }
@@ -544,10 +591,13 @@ void plot_svg(const struct plot *p, int width, int height, struct text *to) {
     f.height = height < 160 ? 60 : height - 94;
     axis_ticks(&f.y, (int)(f.height / 36));
     axis_ticks(&f.x, (int)(f.width / 90));
-    text_fmt(to, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" role=\"img\" "
-                 "style=\"font-family:system-ui,sans-serif\">\n<title>", width, height);
+    text_fmt(to,
+             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" role=\"img\" "
+             "style=\"font-family:system-ui,sans-serif\">\n<title>",
+             width, height);
     text_html(to, p->title ? p->title : "plot", strlen(p->title ? p->title : "plot"));
-    text_str(to, "</title>\n<g style=\"fill:var(--ink,#1b1f24);font-size:14px;font-weight:600\">\n");
+    text_str(to,
+             "</title>\n<g style=\"fill:var(--ink,#1b1f24);font-size:14px;font-weight:600\">\n");
     struct text heading = {0};
     text_str(&heading, p->title ? p->title : "");
     if (p->y_label && *p->y_label) text_fmt(&heading, " (%s)", p->y_label);
@@ -562,7 +612,8 @@ void plot_svg(const struct plot *p, int width, int height, struct text *to) {
     }
     if (!any) {
         svg_text(to, f.left + f.width / 2, f.top + f.height / 2,
-                 " text-anchor=\"middle\" style=\"fill:var(--muted,#5b6470);font-size:13px\"", "no data");
+                 " text-anchor=\"middle\" style=\"fill:var(--muted,#5b6470);font-size:13px\"",
+                 "no data");
     }
     text_str(to, "</svg>\n");
 }

@@ -121,8 +121,10 @@ char *text_time(char buf[32], double seconds) {
     } else if (s < 60) {
         snprintf(buf, 32, "%s%llds", sign, s);
     } else {
-        static const struct { long long seconds, part; char unit, part_unit; } units[] = {
-            {86400, 3600, 'd', 'h'}, {3600, 60, 'h', 'm'}, {60, 1, 'm', 's'}};
+        static const struct {
+            long long seconds, part;
+            char unit, part_unit;
+        } units[] = {{86400, 3600, 'd', 'h'}, {3600, 60, 'h', 'm'}, {60, 1, 'm', 's'}};
         size_t u = 0;
         while (s < units[u].seconds) u++;
         long long whole = s / units[u].seconds, part = s % units[u].seconds / units[u].part;

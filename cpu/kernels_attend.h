@@ -34,10 +34,18 @@ static void scores_of(const float *q, int64_t stride, int64_t i0, int64_t rows, 
         tile_run(&left, i0, rows, k, min_i64(BLOCK, D - k), keys + k * PANEL, PANEL, PANEL, sum, k > 0);
 }
 
+// A cache keeps all kv heads of a token in a row, so one head's keys lie in short runs far apart, which no hardware
+// prefetcher follows: rows are asked for AHEAD of their use.
+enum { AHEAD = 32 };
+INLINE void row_prefetch(const char *from, size_t row_bytes, size_t bytes) {
+    for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(from + AHEAD * row_bytes + at);
+}
+
 // Keys (or values) [j, j + count) of one kv head, transposed: to[D][32]. `rows` has room for [32][D].
 static void keys_transpose(const struct tensor *t, int64_t j, int64_t count, int64_t at, int64_t D, float *rows, float *to) {
     const size_t bytes = t->dtype == DTYPE_F32 ? 4 : 2;
     const char *from = (const char *)t->data + (size_t)j * t->row_bytes + (size_t)at * bytes;
+    for (int64_t l = 0; l < count; l++) row_prefetch(from + (size_t)l * t->row_bytes, t->row_bytes, (size_t)D * bytes);
     if (t->dtype == DTYPE_F32) {
         panel_transpose((const float *)(const void *)from, row_stride(t), count, D, to);
         return;
@@ -46,17 +54,17 @@ static void keys_transpose(const struct tensor *t, int64_t j, int64_t count, int
     panel_transpose(rows, D, count, D, to);
 }
 
-// to[count][32] = columns [at, at + cols) of rows [j, j + count); the rest of the 32 zeros.
-static void values_copy(const struct tensor *t, int64_t j, int64_t count, int64_t at, int64_t cols, float *to) {
+// to[D / 32][KEYS][32] = columns [at, at + D) of rows [j, j + count); what is missing of the last 32 columns zeros.
+static void values_copy(const struct tensor *t, int64_t j, int64_t count, int64_t at, int64_t D, float *to) {
     const size_t bytes = t->dtype == DTYPE_F32 ? 4 : 2;
     const char *from = (const char *)t->data + (size_t)j * t->row_bytes + (size_t)at * bytes;
-    if (t->dtype == DTYPE_F32) {
-        panel_copy((const float *)(const void *)from, row_stride(t), count, cols, to);
-        return;
-    }
     for (int64_t k = 0; k < count; k++, from += t->row_bytes, to += PANEL) {
-        to_floats(t->dtype, from, to, min_i64(PANEL, cols));
-        for (int64_t l = cols; l < PANEL; l++) to[l] = 0;
+        row_prefetch(from, t->row_bytes, (size_t)D * bytes);
+        for (int64_t d = 0; d < D; d += PANEL) {
+            const int64_t cols = min_i64(PANEL, D - d);
+            to_floats(t->dtype, from + (size_t)d * bytes, to + d * KEYS, cols);
+            for (int64_t l = cols; l < PANEL; l++) to[d * KEYS + l] = 0;
+        }
     }
 }
 
@@ -77,7 +85,7 @@ static float *room_take(float *base, int64_t *used, int64_t count) {
 }
 
 // One thread's memory: q[pairs][Dw], scores[KEYS / 32][pairs][32], p[pairs][KEYS], keys[D][32], rows[32][D],
-// values[KEYS][32], o[Dw / 32][pairs][32], sum_o[pairs][Dw], m l sum_m sum_l[pairs].
+// values[Dw / 32][KEYS][32], o[Dw / 32][pairs][32], sum_o[pairs][Dw], m l sum_m sum_l[pairs].
 struct attend_room {
     float *q, *scores, *p, *keys, *rows, *values, *o, *sum_o, *m, *l, *sum_m, *sum_l;
 };
@@ -90,7 +98,7 @@ static size_t attend_room(struct attend_room *room, float *base, int64_t pairs, 
     room->p = room_take(base, &used, pairs * KEYS);
     room->keys = room_take(base, &used, D * PANEL);
     room->rows = room_take(base, &used, D * PANEL);
-    room->values = room_take(base, &used, KEYS * PANEL);
+    room->values = room_take(base, &used, KEYS * wide);
     room->o = room_take(base, &used, pairs * wide);
     room->sum_o = room_take(base, &used, pairs * wide);
     room->m = room_take(base, &used, pairs);
@@ -152,12 +160,12 @@ static void attend_chunk(const struct attend_args *a, const struct attend_room *
         else
             memset(room->p + i * KEYS, 0, KEYS * sizeof(float));
     }
+    values_copy(&a->v, from, max_i64(0, most), g * D, D, room->values);
     for (int64_t d = 0; d < D && most > 0; d += PANEL) {
         const struct left left = {room->p, KEYS, false};
-        values_copy(&a->v, from, most, g * D + d, min_i64(PANEL, D - d), room->values);
         for (int64_t i = 0; i < pairs; i += TILE_ROWS)
-            tile_run(&left, i, round_up(min_i64(TILE_ROWS, pairs - i), 3), 0, max_i64(0, limit[i / TILE_ROWS]), room->values,
-                     PANEL, PANEL, room->o + d * pairs_max + i * PANEL, false);
+            tile_run(&left, i, round_up(min_i64(TILE_ROWS, pairs - i), 3), 0, max_i64(0, limit[i / TILE_ROWS]),
+                     room->values + d * KEYS, PANEL, PANEL, room->o + d * pairs_max + i * PANEL, false);
     }
 }
 
@@ -228,7 +236,8 @@ static void attend_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     }
 }
 
-// The split way: a piece is a range of (tile, kv head, chunk); then one of (row, head) to join them.
+// The split way: a piece is a range of (tile, chunk, kv head), the heads of a key's row one after the other; then a piece is a
+// range of (row, head), to join the chunks.
 static void attend_split_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const struct attend_job *job = arg;
     const struct attend_args *a = job->a;
@@ -237,7 +246,7 @@ static void attend_split_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const size_t bytes = attend_room(&room, NULL, P, D);
     attend_room(&room, cpu_scratch(thread, SLOT_A, bytes), P, D);
     for (int64_t t = lo; t < hi; t++) {
-        const int64_t chunk = t % job->chunks, g = t / job->chunks % G, tile = t / job->chunks / G;
+        const int64_t g = t % G, chunk = t / G % job->chunks, tile = t / G / job->chunks;
         const int64_t row = job->first[tile], rows = job->first[tile + 1] - row, from = a->lo[row] + chunk * KEYS;
         bool any = false;
         for (int64_t i = row; i < row + rows; i++) any |= a->hi[i] > from;
@@ -298,7 +307,7 @@ static void attend(const struct attend_args *a) {
     cpu_scratch_reserve(SLOT_B, (size_t)wide * sizeof(float));
     if (split && longest > KEYS) {
         job.chunks = ceil_div(longest, KEYS);
-        pool_for(job.tiles * a->kv_heads * job.chunks, 1, attend_split_piece, &job);
+        pool_for(job.tiles * job.chunks * a->kv_heads, job.chunks >= 32 ? a->kv_heads : 1, attend_split_piece, &job);
         pool_for(n * a->heads, max_i64(1, 32 / job.chunks), attend_join_piece, &job);
     } else {
         pool_for(job.tiles * a->kv_heads, max_i64(1, (1 << 15) / max_i64(1, longest * D * min_i64(job.pairs_max, n * group))),
@@ -432,8 +441,7 @@ static void attend_back_piece(void *arg, int64_t lo, int64_t hi, int thread) {
                 keys_transpose(&a->k, from + j, min_i64(PANEL, count - j), g * D, D, NULL, room.keys + j * D);
                 keys_transpose(&a->v, from + j, min_i64(PANEL, count - j), g * D, D, NULL, room.values + j * D);
             }
-            for (int64_t d = 0; d < D; d += PANEL)
-                values_copy(&a->k, from, count, g * D + d, min_i64(PANEL, D - d), room.lines + d * KEYS);
+            values_copy(&a->k, from, count, g * D, D, room.lines);
             memset(room.dk, 0, (size_t)(KEYS_WIDE * wide) * sizeof(float));
             memset(room.dv, 0, (size_t)(KEYS_WIDE * wide) * sizeof(float));
             for (int64_t row = start; row < end; row += rows_each)

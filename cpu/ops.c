@@ -205,10 +205,19 @@ struct panel {
     float at[CHAIN][LANES]; // [term][output]
 };
 
-// sum[l] += (chain from zero over the terms of x[t] * panel[t][l])
+// sum[l] += (chain from zero over the terms of x[t] * panel[t][l]). Eight terms of a lane at a time, in their order: left
+// to itself gcc 12 keeps the chains in memory between terms (step matmul F32: 3.6 against 16.8 GFLOP/s, `bench_ops plain
+// 2 matmul` on two cores of a Xeon, November 2026).
 static void chain_product(const float *x, const struct panel *w, int64_t terms, float sum[LANES]) {
     float chain[LANES] = {0};
-    for (int64_t t = 0; t < terms; t++)
+    int64_t t = 0;
+    for (; t + 8 <= terms; t += 8)
+        for (int l = 0; l < LANES; l++) {
+            float run = chain[l];
+            for (int k = 0; k < 8; k++) run = x[t + k] * w->at[t + k][l] + run;
+            chain[l] = run;
+        }
+    for (; t < terms; t++)
         for (int l = 0; l < LANES; l++) chain[l] = x[t] * w->at[t][l] + chain[l];
     for (int l = 0; l < LANES; l++) sum[l] += chain[l];
 }
@@ -465,22 +474,24 @@ static void plain_attend_back(const struct attend_back_args *a) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// Gated units. silu(x) = x s, s = 1 / (1 + e^-x), slope s (1 + x (1 - s)).
-// gelu(x) = x (1 + t) / 2, t = tanh(u), u = sqrt(2/pi) (x + .044715 x^3), slope (1 + t) / 2 + x (1 - t^2) u' / 2.
+// Gated units. Both are x s(u) with s(u) = 1 / (1 + e^-u): SILU with u = x, GELU with u = 2 sqrt(2/pi) (x + .044715 x^3),
+// as (1 + tanh v) / 2 = s(2v). The slope is s + x s(u) s(-u) u'. Written so, neither tail cancels: 1 + tanh v and 1 - s
+// would keep nothing of a result of 1e-6.
 
-#define SQRT_2_OVER_PI 0.79788456080286535588f
+#define GELU_LINE 1.59576912160573071176f // 2 sqrt(2/pi)
 #define GELU_CUBE 0.044715f
 
+static float sigmoid(float u) { return 1 / (1 + expf(-u)); }
+
 static float activate(enum glu_kind kind, float x, float *slope) {
-    if (kind == GLU_SILU) {
-        float s = 1 / (1 + expf(-x));
-        *slope = s * (1 + x * (1 - s));
-        return x * s;
+    float u = x, u_slope = 1;
+    if (kind == GLU_GELU) {
+        u = GELU_LINE * (x + GELU_CUBE * x * x * x);
+        u_slope = GELU_LINE * (1 + 3 * GELU_CUBE * x * x);
     }
-    float t = tanhf(SQRT_2_OVER_PI * (x + GELU_CUBE * x * x * x));
-    float inner_slope = SQRT_2_OVER_PI * (1 + 3 * GELU_CUBE * x * x);
-    *slope = .5f * (1 + t) + .5f * x * (1 - t * t) * inner_slope;
-    return .5f * x * (1 + t);
+    float s = sigmoid(u);
+    if (slope) *slope = s + x * s * sigmoid(-u) * u_slope;
+    return x * s;
 }
 
 static void glu_piece(void *arg, int64_t lo, int64_t hi, int thread) {
@@ -488,8 +499,8 @@ static void glu_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     (void)thread;
     for (int64_t i = lo; i < hi; i++) {
         const float *gate = row_f32(&a->gate, i), *up = row_f32(&a->up, i);
-        float *out = row_f32(&a->out, i), slope;
-        for (int64_t c = 0; c < a->out.cols; c++) out[c] = activate(a->kind, gate[c], &slope) * up[c];
+        float *out = row_f32(&a->out, i);
+        for (int64_t c = 0; c < a->out.cols; c++) out[c] = activate(a->kind, gate[c], NULL) * up[c];
     }
 }
 

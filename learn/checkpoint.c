@@ -1,16 +1,16 @@
 // checkpoint: a run on disk, whole or not at all.
 //
-// A checkpoint is one GGUF: the model (so any reader of the model reads it), the tokenizer, the moments of the optimizer
-// and the keys train.*. Numbers that must come back bit for bit are kept as such: 64-bit unsigned ones as hexadecimal text,
-// the guard's doubles as pairs of 32-bit integers (low half first), everything else fits its key.
+// A checkpoint is one GGUF: the model (so any reader of the model reads it), the tokenizer, the moments of the
+// optimizer and the keys train.*. Numbers that must come back bit for bit are kept as such: 64-bit unsigned ones as
+// hexadecimal text, the guard's doubles as pairs of 32-bit integers (low half first), everything else fits its key.
 //
 //   train.version 1          train.step, train.tokens, train.batch_tokens, train.sequence       u64
 //   train.seed, train.data_hash  16 hexadecimal digits      train.seconds  f64     train.options  text
 //   train.guard.count, .skipped, .in_a_row  u64    train.guard.limit  f64    train.guard.loss, .norm  256 x i32
 //
-// Saving never endangers what is there: free space is asked first, the file appears by one rename after fsync, and older
-// files go only after that. A seal (formats) tells a whole file from a damaged one; the newest whole one is resumed
-// and every newer one that was passed over is named.
+// Saving never endangers what is there: free space is asked first, the file appears by one rename after fsync, and
+// older files go only after that. A seal (formats) tells a whole file from a damaged one; the newest whole one is
+// resumed and every newer one that was passed over is named.
 #include "learn/learn.h"
 
 #include <errno.h>
@@ -29,7 +29,9 @@ static char *path_in(const char *folder, const char *name) {
     return t.data;
 }
 
-static void name_of(char name[64], int64_t tokens) { snprintf(name, 64, "ckpt-%lld.gguf", (long long)tokens); }
+static void name_of(char name[64], int64_t tokens) {
+    snprintf(name, 64, "ckpt-%lld.gguf", (long long)tokens);
+}
 
 // The token count in "ckpt-<tokens>.gguf", -1 for other names.
 static int64_t tokens_of(const char *name) {
@@ -43,7 +45,7 @@ static int64_t tokens_of(const char *name) {
     return p > name + 5 && strcmp(p, ".gguf") == 0 ? tokens : -1;
 }
 
-// --- the keys train.* ------------------------------------------------------------------------------------------------
+// --- the keys train.* ----------------------------------------------------------------------------------------------
 
 static void write_hex(struct gguf_out *o, const char *key, uint64_t x) {
     char digits[32];
@@ -86,7 +88,8 @@ static bool read_hex(const struct model_file *f, const char *key, uint64_t *x, s
         good = at != NULL;
         if (good) *x = *x << 4 | (uint64_t)(at - digits);
     }
-    return good || err_set(err, "%s: key %s should be 16 hexadecimal digits", model_file_path(f), key);
+    return good ||
+           err_set(err, "%s: key %s should be 16 hexadecimal digits", model_file_path(f), key);
 }
 
 static bool read_doubles(const struct model_file *f, const char *key, double *x, struct err *err) {
@@ -94,17 +97,20 @@ static bool read_doubles(const struct model_file *f, const char *key, double *x,
     struct meta_array a;
     if (!meta_array_open(f, key, META_INT, &a, err)) return false;
     if (a.count != 2 * GUARD_WINDOW)
-        return err_set(err, "%s: key %s should hold %d integers, found %llu", model_file_path(f), key, 2 * GUARD_WINDOW,
-                       (unsigned long long)a.count);
+        return err_set(err, "%s: key %s should hold %d integers, found %llu", model_file_path(f),
+                       key, 2 * GUARD_WINDOW, (unsigned long long)a.count);
     int64_t half;
     for (size_t i = 0; meta_next_int(&a, &half); i++) halves[i] = (int32_t)half;
     memcpy(x, halves, sizeof halves);
     for (size_t i = 0; i < GUARD_WINDOW; i++)
-        if (!isfinite(x[i])) return err_set(err, "%s: key %s holds a value that is not finite", model_file_path(f), key);
+        if (!isfinite(x[i]))
+            return err_set(err, "%s: key %s holds a value that is not finite", model_file_path(f),
+                           key);
     return true;
 }
 
-static bool read_count(const struct model_file *f, const char *key, int64_t least, int64_t *x, struct err *err) {
+static bool read_count(const struct model_file *f, const char *key, int64_t least, int64_t *x,
+                       struct err *err) {
     return meta_int(f, key, true, least, INT64_MAX, x, err);
 }
 
@@ -113,12 +119,16 @@ bool checkpoint_read_state(const struct model_file *f, struct run_state *r, stru
     int64_t version;
     struct span options = {0};
     if (meta_kind(f, "train.version") == META_ABSENT)
-        return err_set(err, "%s: expected a checkpoint, found a model without training state; start from it with --init "
-                            "rather than resuming", model_file_path(f));
+        return err_set(
+            err,
+            "%s: expected a checkpoint, found a model without training state; give a ckpt-*.gguf",
+            model_file_path(f));
     bool fine = meta_int(f, "train.version", true, VERSION, VERSION, &version, err) &&
-                read_count(f, "train.step", 0, &r->step, err) && read_count(f, "train.tokens", 0, &r->tokens, err) &&
+                read_count(f, "train.step", 0, &r->step, err) &&
+                read_count(f, "train.tokens", 0, &r->tokens, err) &&
                 read_count(f, "train.batch_tokens", 1, &r->batch_tokens, err) &&
-                read_count(f, "train.sequence", 1, &r->T, err) && read_hex(f, "train.seed", &r->seed, err) &&
+                read_count(f, "train.sequence", 1, &r->T, err) &&
+                read_hex(f, "train.seed", &r->seed, err) &&
                 read_hex(f, "train.data_hash", &r->data_hash, err) &&
                 meta_real(f, "train.seconds", true, 0, 1e12, &r->seconds, err) &&
                 read_count(f, "train.guard.count", 0, &r->guard.count, err) &&
@@ -133,23 +143,28 @@ bool checkpoint_read_state(const struct model_file *f, struct run_state *r, stru
     return true;
 }
 
-bool checkpoint_read_tensors(const struct model_file *f, struct model *m, struct optimizer *o, struct err *err) {
+bool checkpoint_read_tensors(const struct model_file *f, struct model *m, struct optimizer *o,
+                             struct err *err) {
     return model_read_weights(m, f, err) && (!o || optimizer_read(o, f, err));
 }
 
-// --- saving ----------------------------------------------------------------------------------------------------------
+// --- saving --------------------------------------------------------------------------------------------------------
 
 // Bytes of a file with `copies` f32 values per weight; tokenizer and keys are the slack.
 static size_t file_bytes(const struct model_config *c, const struct tokenizer *t, int copies) {
-    return (size_t)config_params(c) * sizeof(float) * (size_t)copies + (size_t)tokenizer_vocab(t) * 64 + SLACK_BYTES;
+    return (size_t)config_params(c) * sizeof(float) * (size_t)copies +
+           (size_t)tokenizer_vocab(t) * 64 + SLACK_BYTES;
 }
 
 static bool room_for(const char *folder, size_t bytes, struct err *err) {
     uint64_t have = file_free_bytes(folder);
     char need[32], left[32];
     if (have >= bytes) return true;
-    return err_set(err, "%s: the file needs %s, the disk has %s free; nothing was written, free some space or keep fewer "
-                        "checkpoints", folder, text_bytes(need, (double)bytes), text_bytes(left, (double)have));
+    return err_set(
+        err,
+        "%s: the file needs %s, the disk has %s free; nothing was written, free some space or keep fewer "
+        "checkpoints",
+        folder, text_bytes(need, (double)bytes), text_bytes(left, (double)have));
 }
 
 static int by_tokens_falling(const void *a, const void *b) {
@@ -168,7 +183,8 @@ static bool list_tokens(const char *folder, int64_t **tokens, size_t *count, str
         int64_t n = tokens_of(list.names[i]);
         char name[64];
         name_of(name, n);
-        if (n < 0 || strcmp(name, list.names[i]) != 0) continue; // not a name of ours ("ckpt-007.gguf")
+        if (n < 0 || strcmp(name, list.names[i]) != 0)
+            continue; // not a name of ours ("ckpt-007.gguf")
         mem_grow((void **)tokens, &cap, *count + 1, sizeof **tokens, "list of checkpoints");
         (*tokens)[(*count)++] = n;
     }
@@ -185,7 +201,8 @@ static void remove_stale(const char *folder) {
         const char *tmp = strstr(list.names[i], ".gguf.tmp-");
         if (strncmp(list.names[i], "ckpt-", 5) != 0 || !tmp) continue;
         long pid = strtol(tmp + strlen(".gguf.tmp-"), NULL, 10);
-        if (pid <= 0 || pid == (long)getpid() || kill((pid_t)pid, 0) == 0 || errno != ESRCH) continue;
+        if (pid <= 0 || pid == (long)getpid() || kill((pid_t)pid, 0) == 0 || errno != ESRCH)
+            continue;
         char *path = path_in(folder, list.names[i]);
         unlink(path);
         mem_free(path);
@@ -193,8 +210,8 @@ static void remove_stale(const char *folder) {
     file_list_free(&list);
 }
 
-// Removes all but the newest `keep` of the checkpoints up to `tokens`, which was just written. What claims to be newer
-// belongs to another story (a damaged file that was passed over) and stays.
+// Removes all but the newest `keep` of the checkpoints up to `tokens`, which was just written. What claims to be
+// newer belongs to another story (a damaged file that was passed over) and stays.
 static void remove_older(const char *folder, int64_t tokens, int keep) {
     int64_t *all;
     size_t count;
@@ -211,8 +228,9 @@ static void remove_older(const char *folder, int64_t tokens, int keep) {
     mem_free(all);
 }
 
-bool checkpoint_save(const char *folder, const struct model *m, const struct tokenizer *t, const struct optimizer *o,
-                     const struct run_state *r, int keep, struct err *err) {
+bool checkpoint_save(const char *folder, const struct model *m, const struct tokenizer *t,
+                     const struct optimizer *o, const struct run_state *r, int keep,
+                     struct err *err) {
     assert(m->trainable && r->tokens >= 0);
     char name[64];
     if (!file_make_folder(folder, err)) return false;
@@ -266,7 +284,7 @@ bool checkpoint_newest(const char *folder, char **path, struct text *notes, stru
     return *path != NULL;
 }
 
-// --- export ----------------------------------------------------------------------------------------------------------
+// --- export --------------------------------------------------------------------------------------------------------
 
 enum { PROBE_TOKENS = 16 };
 
@@ -300,31 +318,41 @@ static double distance(const float *a, const float *b, size_t n) {
     return spread > 0 ? sqrt(apart / spread) : INFINITY;
 }
 
-// How far logits may move when every weight is rounded once to the format. Measured on small models: F16 1e-4, BF16 1e-3,
-// Q8_0 3e-3, Q4_0 0.05; depth adds to it. The limits leave room, yet what they are for (rows in the wrong order, a lost
-// multiplier, a wrong tensor) moves logits by about 1. The products of a bf16 run round weights once more.
+// How far logits may move when every weight is rounded once to the format. Measured on small models: F16 1e-4, BF16
+// 1e-3, Q8_0 3e-3, Q4_0 0.05; depth adds to it. The limits leave room, yet what they are for (rows in the wrong
+// order, a lost multiplier, a wrong tensor) moves logits by about 1. The products of a bf16 run round weights once
+// more.
 static double allowed(enum dtype matrices, enum dtype compute) {
-    static const double of[DTYPE_COUNT] = {[DTYPE_F32] = 1e-5, [DTYPE_F16] = 0.01, [DTYPE_BF16] = 0.05,
-                                           [DTYPE_Q8_0] = 0.1, [DTYPE_Q4_0] = 0.7};
+    static const double of[DTYPE_COUNT] = {[DTYPE_F32] = 1e-5,
+                                           [DTYPE_F16] = 0.01,
+                                           [DTYPE_BF16] = 0.05,
+                                           [DTYPE_Q8_0] = 0.1,
+                                           [DTYPE_Q4_0] = 0.7};
     assert(of[matrices] > 0);
     return of[matrices] + (compute == DTYPE_BF16 ? of[DTYPE_BF16] : 0);
 }
 
-static bool same_logits(const char *path, const struct model *m, enum dtype matrices, struct text *notes,
-                        struct err *err) {
+static bool same_logits(const char *path, const struct model *m, enum dtype matrices,
+                        struct text *notes, struct err *err) {
     int64_t n = m->config.ctx < PROBE_TOKENS ? m->config.ctx : PROBE_TOKENS;
     struct model_file *f = model_file_open(path, err);
     struct model *back = f ? model_load(f, m->backend, err) : NULL;
     float *ours = back ? probe(m, n, err) : NULL, *theirs = ours ? probe(back, n, err) : NULL;
     bool fine = theirs != NULL;
     if (fine) {
-        double apart = distance(ours, theirs, (size_t)(n * m->config.V)), limit = allowed(matrices, m->compute);
+        double apart = distance(ours, theirs, (size_t)(n * m->config.V)),
+               limit = allowed(matrices, m->compute);
         if (!(apart <= limit))
-            fine = err_set(err, "the exported model gives other logits than the trained one: they differ by %.3g of their "
-                                "spread, %.3g is allowed for %s", apart, limit, dtype_row(matrices)->name);
+            fine = err_set(
+                err,
+                "the exported model gives other logits than the trained one: they differ by %.3g of their "
+                "spread, %.3g is allowed for %s",
+                apart, limit, dtype_row(matrices)->name);
         else if (notes)
-            text_fmt(notes, "read back and compared: logits differ by %.2g of their spread (%.2g allowed for %s)\n", apart,
-                     limit, dtype_row(matrices)->name);
+            text_fmt(
+                notes,
+                "read back and compared: logits differ by %.2g of their spread (%.2g allowed for %s)\n",
+                apart, limit, dtype_row(matrices)->name);
     }
     mem_free(ours);
     mem_free(theirs);
@@ -333,8 +361,8 @@ static bool same_logits(const char *path, const struct model *m, enum dtype matr
     return fine;
 }
 
-static bool write_clean(const char *path, const struct model *m, const struct tokenizer *t, enum dtype matrices,
-                        struct text *notes, struct err *err) {
+static bool write_clean(const char *path, const struct model *m, const struct tokenizer *t,
+                        enum dtype matrices, struct text *notes, struct err *err) {
     struct gguf_out *out = gguf_out_open(path, err);
     if (!out) return false;
     config_write(&m->config, out);
@@ -351,8 +379,8 @@ static void sync_folder(const char *folder) {
     close(fd);
 }
 
-bool checkpoint_export(const char *path, const struct model *m, const struct tokenizer *t, enum dtype matrices,
-                       struct text *notes, struct err *err) {
+bool checkpoint_export(const char *path, const struct model *m, const struct tokenizer *t,
+                       enum dtype matrices, struct text *notes, struct err *err) {
     struct text folder = {0}, unproven = {0};
     const char *slash = strrchr(path, '/');
     if (slash) text_add(&folder, path, slash == path ? 1 : (size_t)(slash - path));

@@ -1,12 +1,12 @@
 // corpus: text from files, folders and streams, as documents back to back.
 //
 // Reading has two passes. The first walks the paths (folders sorted, recursive) into a flat list of files with their
-// kinds and sizes; the second reads them in that order into one block reserved by the sum of the sizes. So the order is that
-// of the command line and of names, never that of a disk, and the text lies in memory once.
+// kinds and sizes; the second reads them in that order into one block reserved by the sum of the sizes. So the order
+// is that of the command line and of names, never that of a disk, and the text lies in memory once.
 //
-// What counts as a document is stated in learn.h. Files named by the user must be text (a NUL byte in the first 4 KB is
-// an error, with the usual suspects named); files found in folders that do not look like text are skipped and noted. Links
-// to folders inside folders are not followed, so a walk ends.
+// What counts as a document is stated in learn.h. Files named by the user must be text (a NUL byte in the first 4 KB
+// is an error, with the usual suspects named); files found in folders that do not look like text are skipped and
+// noted. Links to folders inside folders are not followed, so a walk ends.
 #include "learn/learn.h"
 
 #include <string.h>
@@ -30,12 +30,13 @@ struct sources {
     size_t count, cap;
 };
 
-// --- documents -------------------------------------------------------------------------------------------------------
+// --- documents -----------------------------------------------------------------------------------------------------
 
 static void add_document(struct corpus *c, const char *bytes, size_t n) {
     if (n == 0) return;
     text_add(&c->bytes, bytes, n);
-    mem_grow((void **)&c->doc_end, &c->cap_docs, c->n_docs + 1, sizeof *c->doc_end, "document list");
+    mem_grow((void **)&c->doc_end, &c->cap_docs, c->n_docs + 1, sizeof *c->doc_end,
+             "document list");
     c->doc_end[c->n_docs++] = c->bytes.len;
 }
 
@@ -49,8 +50,8 @@ static size_t line_end_before(const char *start, const char *end) {
     return end - start >= 2 && end[-2] == '\r' ? 2 : 1;
 }
 
-// A document that a marker line (or the end of a file with markers) follows, and maybe one precedes: without the line end
-// that belongs to the marker and without one blank line on either side.
+// A document that a marker line (or the end of a file with markers) follows, and maybe one precedes: without the line
+// end that belongs to the marker and without one blank line on either side.
 static void add_between(struct corpus *c, const char *start, const char *end, bool after_marker) {
     if (after_marker) start += line_end_at(start, end);
     end -= line_end_before(start, end);
@@ -82,12 +83,14 @@ static void add_text(struct corpus *c, const char *p, size_t n) {
 }
 
 // One line of a .jsonl file: an object with a text member.
-static bool add_json_line(struct corpus *c, const char *line, size_t n, struct text *scratch, struct err *err) {
+static bool add_json_line(struct corpus *c, const char *line, size_t n, struct text *scratch,
+                          struct err *err) {
     struct json j;
     char key[KEY_MAX];
     bool found = false;
     json_open(&j, line, n);
-    if (json_peek(&j) != JSON_OBJECT) return err_set(err, "expected an object like {\"text\": \"...\"}");
+    if (json_peek(&j) != JSON_OBJECT)
+        return err_set(err, "expected an object like {\"text\": \"...\"}");
     if (json_object(&j)) {
         while (json_key(&j, key, sizeof key)) {
             if (strcmp(key, "text") != 0) {
@@ -95,7 +98,8 @@ static bool add_json_line(struct corpus *c, const char *line, size_t n, struct t
                 continue;
             }
             if (found) return err_set(err, "the object has two members \"text\"");
-            if (json_peek(&j) != JSON_STRING) return err_set(err, "the member \"text\" is not a string");
+            if (json_peek(&j) != JSON_STRING)
+                return err_set(err, "the member \"text\" is not a string");
             text_clear(scratch);
             if (!json_string(&j, scratch)) break;
             found = true;
@@ -107,7 +111,8 @@ static bool add_json_line(struct corpus *c, const char *line, size_t n, struct t
     return true;
 }
 
-static bool add_jsonl(struct corpus *c, const char *path, const char *p, size_t n, struct err *err) {
+static bool add_jsonl(struct corpus *c, const char *path, const char *p, size_t n,
+                      struct err *err) {
     const char *end = p + n;
     struct text scratch = {0};
     bool fine = true;
@@ -125,7 +130,7 @@ static bool add_jsonl(struct corpus *c, const char *path, const char *p, size_t 
     return fine;
 }
 
-// --- the walk --------------------------------------------------------------------------------------------------------
+// --- the walk ------------------------------------------------------------------------------------------------------
 
 static bool ends_in(const char *path, const char *ending) {
     size_t n = strlen(path), m = strlen(ending);
@@ -141,7 +146,8 @@ static enum source_kind kind_of(const char *path) {
     return SOURCE_OTHER;
 }
 
-static void add_source(struct sources *s, const char *path, enum source_kind kind, bool found, size_t size) {
+static void add_source(struct sources *s, const char *path, enum source_kind kind, bool found,
+                       size_t size) {
     mem_grow((void **)&s->at, &s->cap, s->count + 1, sizeof *s->at, "list of data files");
     s->at[s->count++] = (struct source){mem_text(path), kind, found, size};
 }
@@ -151,11 +157,12 @@ static void sources_free(struct sources *s) {
     mem_free(s->at);
 }
 
-static bool walk(struct corpus *c, struct sources *s, const char *folder, int depth, struct err *err);
+static bool walk(struct corpus *c, struct sources *s, const char *folder, int depth,
+                 struct err *err);
 
 // One entry of a folder. What is no data is counted or noted, never an error.
-static bool walk_entry(struct corpus *c, struct sources *s, const char *path, const char *name, int depth,
-                       size_t *others, struct err *err) {
+static bool walk_entry(struct corpus *c, struct sources *s, const char *path, const char *name,
+                       int depth, size_t *others, struct err *err) {
     struct stat st;
     if (stat(path, &st)) {
         text_fmt(&c->notes, "skipped %s: cannot be examined (a link to nowhere?)\n", path);
@@ -180,7 +187,8 @@ static bool walk_entry(struct corpus *c, struct sources *s, const char *path, co
     return true;
 }
 
-static bool walk(struct corpus *c, struct sources *s, const char *folder, int depth, struct err *err) {
+static bool walk(struct corpus *c, struct sources *s, const char *folder, int depth,
+                 struct err *err) {
     struct file_list list;
     if (!file_list_open(&list, folder, err)) return false;
     bool fine = true;
@@ -192,35 +200,44 @@ static bool walk(struct corpus *c, struct sources *s, const char *folder, int de
         fine = walk_entry(c, s, path.data, list.names[i], depth, &others, err);
     }
     if (others)
-        text_fmt(&c->notes, "skipped %zu file%s in %s: not .txt, .md, .text, .jsonl or .tok (name %s to read %s anyway)\n",
-                 others, others == 1 ? "" : "s", folder, others == 1 ? "it" : "them", others == 1 ? "it" : "them");
+        text_fmt(
+            &c->notes,
+            "skipped %zu file%s in %s: not .txt, .md, .text, .jsonl or .tok (name %s to read %s anyway)\n",
+            others, others == 1 ? "" : "s", folder, others == 1 ? "it" : "them",
+            others == 1 ? "it" : "them");
     text_free(&path);
     file_list_free(&list);
     return fine;
 }
 
-static bool list_sources(struct corpus *c, struct sources *s, const char *const *paths, size_t n, struct err *err) {
+static bool list_sources(struct corpus *c, struct sources *s, const char *const *paths, size_t n,
+                         struct err *err) {
     for (size_t i = 0; i < n; i++) {
         struct stat st;
         if (strcmp(paths[i], "-") == 0) {
             add_source(s, paths[i], SOURCE_STREAM, false, 0);
         } else if (stat(paths[i], &st)) {
-            return err_set(err, "expected a text file or a folder, found nothing at %s; check the path", paths[i]);
+            return err_set(err,
+                           "expected a text file or a folder, found nothing at %s; check the path",
+                           paths[i]);
         } else if (S_ISDIR(st.st_mode)) {
             if (!walk(c, s, paths[i], 0, err)) return false;
         } else if (S_ISREG(st.st_mode)) {
             enum source_kind kind = kind_of(paths[i]);
-            add_source(s, paths[i], kind == SOURCE_OTHER ? SOURCE_TEXT : kind, false, (size_t)st.st_size);
+            add_source(s, paths[i], kind == SOURCE_OTHER ? SOURCE_TEXT : kind, false,
+                       (size_t)st.st_size);
         } else if (S_ISFIFO(st.st_mode)) {
             add_source(s, paths[i], SOURCE_STREAM, false, 0);
         } else {
-            return err_set(err, "%s is a device or a socket, expected a text file, a folder or a pipe", paths[i]);
+            return err_set(err,
+                           "%s is a device or a socket, expected a text file, a folder or a pipe",
+                           paths[i]);
         }
     }
     return true;
 }
 
-// --- reading ---------------------------------------------------------------------------------------------------------
+// --- reading -------------------------------------------------------------------------------------------------------
 
 // Offset of the first NUL byte in the first 4 KB, n when there is none.
 static size_t find_nul(const char *p, size_t n) {
@@ -231,7 +248,8 @@ static size_t find_nul(const char *p, size_t n) {
 
 static bool refuse_binary(const char *name, const char *p, size_t at, size_t n, struct err *err) {
     const char *hint = "give text";
-    if (n >= 4 && memcmp(p, "GGUF", 4) == 0) hint = "it is a GGUF model: models go to --tokenizer or --resume";
+    if (n >= 4 && memcmp(p, "GGUF", 4) == 0)
+        hint = "it is a GGUF model; its vocabulary can be used with --tokenizer";
     else if (n >= 2 && (memcmp(p, "\xff\xfe", 2) == 0 || memcmp(p, "\xfe\xff", 2) == 0))
         hint = "it looks like UTF-16: convert it to UTF-8 first";
     return err_set(err, "%s: expected text, found a NUL byte at offset %zu; %s", name, at, hint);
@@ -254,7 +272,8 @@ static bool read_stream(struct corpus *c, const char *path, struct err *err) {
 static bool read_source(struct corpus *c, const struct source *s, struct err *err) {
     if (s->kind == SOURCE_STREAM) return read_stream(c, s->path, err);
     if (s->kind == SOURCE_SHARD) {
-        mem_grow((void **)&c->shards.word, &c->shards.cap, c->shards.count + 1, sizeof *c->shards.word, "shard list");
+        mem_grow((void **)&c->shards.word, &c->shards.cap, c->shards.count + 1,
+                 sizeof *c->shards.word, "shard list");
         c->shards.word[c->shards.count++] = mem_text(s->path);
         return true;
     }
@@ -264,7 +283,8 @@ static bool read_source(struct corpus *c, const struct source *s, struct err *er
     size_t nul = find_nul(p, map.size);
     bool fine = true;
     if (nul < map.size && s->found)
-        text_fmt(&c->notes, "skipped %s: not text, it has a NUL byte at offset %zu\n", s->path, nul);
+        text_fmt(&c->notes, "skipped %s: not text, it has a NUL byte at offset %zu\n", s->path,
+                 nul);
     else if (nul < map.size) fine = refuse_binary(s->path, p, nul, map.size, err);
     else if (s->kind == SOURCE_JSONL) fine = add_jsonl(c, s->path, p, map.size, err);
     else if (map.size) add_text(c, p, map.size);
@@ -281,8 +301,10 @@ static bool reserve(struct corpus *c, const struct sources *s, struct err *err) 
     size_t free_bytes = mem_available_bytes();
     if (free_bytes && sum > free_bytes) {
         char need[32], have[32];
-        return err_set(err, "the data files hold %s but only %s of memory are free; train on fewer files, or on a .tok file",
-                       text_bytes(need, (double)sum), text_bytes(have, (double)free_bytes));
+        return err_set(
+            err,
+            "the data files hold %s but only %s of memory are free; train on fewer files, or on a .tok file",
+            text_bytes(need, (double)sum), text_bytes(have, (double)free_bytes));
     }
     c->bytes.data = mem_alloc(sum, "text of the corpus");
     c->bytes.cap = sum;
@@ -295,8 +317,9 @@ bool corpus_read(struct corpus *c, const char *const *paths, size_t n, struct er
     bool fine = list_sources(c, &s, paths, n, err) && reserve(c, &s, err);
     for (size_t i = 0; fine && i < s.count; i++) fine = read_source(c, &s.at[i], err);
     if (fine && c->n_docs == 0 && c->shards.count == 0)
-        fine = err_set(err, "expected text, found none in %s%s: %zu file%s, nothing to train on", n ? paths[0] : "no path",
-                       n > 1 ? " and what follows" : "", s.count, s.count == 1 ? "" : "s");
+        fine = err_set(err, "expected text, found none in %s%s: %zu file%s, nothing to train on",
+                       n ? paths[0] : "no path", n > 1 ? " and what follows" : "", s.count,
+                       s.count == 1 ? "" : "s");
     sources_free(&s);
     if (!fine) corpus_free(c);
     return fine;

@@ -1,7 +1,7 @@
 // learn: from data to weights.
 //
-// Learning rate, batch and data order are pure functions of the token index and the seed, so a run has no scheduler or
-// loader state: a checkpoint is weights, moments and a handful of integers, and resuming is exact.
+// Learning rate, batch and data order are pure functions of the token index and the seed, so a run has no scheduler
+// or loader state: a checkpoint is weights, moments and a handful of integers, and resuming is exact.
 #ifndef LEHR_LEARN_H
 #define LEHR_LEARN_H
 
@@ -37,16 +37,16 @@ extern const struct decay_row decays[];
 extern const int schedule_count, decay_count;
 const struct schedule_row *schedule_find(const char *name); // NULL when unknown
 const struct decay_row *decay_find(const char *name);
-// Learning rate of the step that begins when n tokens are done and ends at n + batch. What rises (warmup) is read at the
-// end of the step, what falls (curve, decay) at its beginning: the first step of a warmup is not zero, the last step of a
-// decay to zero is not lost, and n = 0 needs no special case. Until the decay begins, power, wsd and constant do not depend
-// on `total`: a run may be prolonged.
+// Learning rate of the step that begins when n tokens are done and ends at n + batch. What rises (warmup) is read at
+// the end of the step, what falls (curve, decay) at its beginning: the first step of a warmup is not zero, the last
+// step of a decay to zero is not lost, and n = 0 needs no special case. Until the decay begins, power, wsd and
+// constant do not depend on `total`: a run may be prolonged.
 double schedule_lr(const struct schedule *s, double n);
 
 // --- optimizers (methods C) ----------------------------------------------------------------------------------------
 
-// AdamW as in PyTorch: w -= lr * (step + weight_decay * w), so the decay is coupled with the rate, and under muP it falls
-// with lr / m_width as in nanoGPT-mup and IBM's engine (methods B.1). Norms do not decay (param.decay).
+// AdamW as in PyTorch: w -= lr * (step + weight_decay * w), so the decay is coupled with the rate, and under muP it
+// falls with lr / m_width as in nanoGPT-mup and IBM's engine (methods B.1). Norms do not decay (param.decay).
 struct optimizer_options {
     double beta1, beta2, eps, weight_decay, clip; // .9 .95 1e-8 .1 1.0; clip 0: off
 };
@@ -55,19 +55,19 @@ size_t optimizer_bytes(const struct model_config *c); // what optimizer_new allo
 struct optimizer *optimizer_new(struct model *m, const struct optimizer_options *o, struct err *err);
 void optimizer_free(struct optimizer *o);
 double optimizer_grad_norm(struct optimizer *o); // global, before clipping; NaN or inf shows here: do not step then
-// Scales the gradients by min(1, clip / (grad_norm + 1e-6)), updates with lr * param.lr_scale, refreshes bf16 copies. step
-// counts from 1 (bias correction). grad_norm must be finite.
+// Scales the gradients by min(1, clip / (grad_norm + 1e-6)), updates with lr * param.lr_scale, refreshes bf16 copies.
+// step counts from 1 (bias correction). grad_norm must be finite.
 void optimizer_step(struct optimizer *o, double lr, double grad_norm, int64_t step);
 void optimizer_declare(const struct optimizer *o, struct gguf_out *out); // tensors "adam.m.<param>", "adam.v.<param>"
 void optimizer_write_data(const struct optimizer *o, struct gguf_out *out);
 MUST_USE bool optimizer_read(struct optimizer *o, const struct model_file *f, struct err *err);
 
-// Skips updates that are not finite or far above recent history: (x - mean) / std of loss or gradient norm over `limit`,
-// against the last 128 kept steps (at least 32 of them). Only what is too large counts, so a falling loss is never
-// judged. std is at least 1% of the mean for the loss and 10% for the norm: a flat history does not make every step an outlier.
-// GUARD_PATIENCE outliers one after the other are no accident of a batch but a new level: history is forgotten and the last
-// of them kept, so a run cannot be stuck. Non-finite steps have no such end: the caller stops when in_a_row grows.
-// State is part of the checkpoint. Start with {.limit = 6}.
+// Skips updates that are not finite or far above recent history: (x - mean) / std of loss or gradient norm over
+// `limit`, against the last 128 kept steps (at least 32 of them). Only what is too large counts, so a falling loss is
+// never judged. std is at least 1% of the mean for the loss and 10% for the norm: a flat history does not make every
+// step an outlier. GUARD_PATIENCE outliers one after the other are no accident of a batch but a new level: history is
+// forgotten and the last of them kept, so a run cannot be stuck. Non-finite steps have no such end: the caller stops
+// when in_a_row grows. State is part of the checkpoint. Start with {.limit = 6}.
 #define GUARD_WINDOW 128
 #define GUARD_PATIENCE 8
 struct guard {
@@ -83,9 +83,9 @@ const char *guard_name(enum guard_verdict v); // "kept", "not finite", "loss", "
 // --- data ----------------------------------------------------------------------------------------------------------
 
 // Text in documents, from
-//   files      a file without a marker line is one document, byte for byte. Otherwise documents are what lies between lines
-//              that are exactly "<|endoftext|>" (LF or CRLF); the line end before such a line belongs to it, and so does one
-//              blank line on either side; the end of the file counts as a marker line
+//   files      a file without a marker line is one document, byte for byte. Otherwise documents are what lies between
+//              lines that are exactly "<|endoftext|>" (LF or CRLF); the line end before such a line belongs to it, and
+//              so does one blank line on either side; the end of the file counts as a marker line
 //   *.jsonl    one object a line, its "text" member is a document; blank lines are fine, anything else is an error
 //   folders    sorted by name, recursive: *.txt *.md *.text *.jsonl *.tok; what else is there is skipped and noted
 //   -          standard input, and pipes, read as text
@@ -102,8 +102,8 @@ struct corpus {
 MUST_USE bool corpus_read(struct corpus *c, const char *const *paths, size_t n, struct err *err);
 void corpus_free(struct corpus *c);
 
-// Tokens of a split: documents one after the other, each ended by EOS (when the tokenizer has one) and, for tokenizers
-// with a separate BOS that want it, begun by BOS. Held in memory or mapped from a .tok file.
+// Tokens of a split: documents one after the other, each ended by EOS (when the tokenizer has one) and, for
+// tokenizers with a separate BOS that want it, begun by BOS. Held in memory or mapped from a .tok file.
 struct tokens {
     const uint16_t *t16; // one of the two, by vocabulary
     const uint32_t *t32;
@@ -118,33 +118,35 @@ struct tokens {
     void *owned;
 };
 static inline int32_t tokens_at(const struct tokens *t, int64_t i) { return t->t16 ? t->t16[i] : (int32_t)t->t32[i]; }
-// Splits by document: a document goes to validation when the hash of its bytes falls below valid_share, so whoever has the
-// document has it on the same side, and copies of it share a side. Where that cannot give about valid_share (fewer than 20
-// documents, or the bytes of either side come out over 3 times too many or too few) the text is cut by position: validation
-// is the last valid_share of the bytes, from the last line end before that place when there is one within 1 KB, else from the
-// last UTF-8 boundary; a document cut in two gets an end mark on both sides. Token shards are cut by position, each after the
-// last end mark before the place. Encodes with all threads; the result does not depend on their number. valid may be NULL when
-// valid_share is 0. A single shard without text stays mapped, and then valid looks into train's map: free train last.
+// Splits by document: a document goes to validation when the hash of its bytes falls below valid_share, so whoever
+// has the document has it on the same side, and copies of it share a side. Where that cannot give about valid_share
+// (fewer than 20 documents, or the bytes of either side come out over 3 times too many or too few) the text is cut by
+// position: validation is the last valid_share of the bytes, from the last line end before that place when there is
+// one within 1 KB, else from the last UTF-8 boundary; a document cut in two gets an end mark on both sides. Token
+// shards are cut by position, each after the last end mark before the place. Encodes with all threads; the result
+// does not depend on their number. valid may be NULL when valid_share is 0. A single shard without text stays mapped,
+// and then valid looks into train's map: free train last.
 MUST_USE bool tokens_make(const struct corpus *c, const struct tokenizer *t, double valid_share, struct tokens *train,
                           struct tokens *valid, struct err *err);
-// Token file, little-endian: "LEHRTOK1", tokenizer hash u64, id bytes u32 (2 or 4), eos i32, count u64, text bytes f64,
-// documents u64, start i32, 12 zero bytes: 64 in all; then the ids. Opening checks every id against the vocabulary.
+// Token file, little-endian: "LEHRTOK1", tokenizer hash u64, id bytes u32 (2 or 4), eos i32, count u64, text bytes
+// f64, documents u64, start i32, 12 zero bytes: 64 in all; then the ids. Opening checks every id against the
+// vocabulary.
 MUST_USE bool tokens_write(const struct tokens *t, uint64_t tokenizer_hash, const char *path, struct err *err);
 MUST_USE bool tokens_open(struct tokens *t, const char *path, uint64_t tokenizer_hash, int64_t vocab, struct err *err);
 void tokens_free(struct tokens *t);
 
-// Training sequence number s of a run (tokens done / T): ids and targets of T rows, a pure function of (tokens, T, seed, s).
-// The tokens are a ring. Epoch e cuts loader_epoch(t, T) windows of T from it, from a place drawn for the epoch, in an order
-// drawn for the epoch; so each token is an input at most once per epoch, fewer than T are left out, others each time. The
-// target of a row is the next token: a document's last row predicts its EOS; EOS as input begins the next document, as its
-// BOS. A separate BOS is never a target (-1: nothing is learned from it). doc_start: base + the row of this sequence where the
-// row's document begins. Needs t->count > T, which callers check.
+// Training sequence number s of a run (tokens done / T): ids and targets of T rows, a pure function of (tokens, T,
+// seed, s). The tokens are a ring. Epoch e cuts loader_epoch(t, T) windows of T from it, from a place drawn for the
+// epoch, in an order drawn for the epoch; so each token is an input at most once per epoch, fewer than T are left
+// out, others each time. The target of a row is the next token: a document's last row predicts its EOS; EOS as input
+// begins the next document, as its BOS. A separate BOS is never a target (-1: nothing is learned from it). doc_start:
+// base + the row of this sequence where the row's document begins. Needs t->count > T, which callers check.
 int64_t loader_epoch(const struct tokens *t, int64_t T); // sequences per epoch
 void loader_sequence(const struct tokens *t, int64_t T, uint64_t seed, int64_t s, int32_t base, int32_t *ids,
                      int32_t *targets, int32_t *doc_start);
-// Validation windows in order, no shuffling: row r of window w predicts token w T + r from what stands before it in the
-// window, so every token is scored exactly once. The very first is predicted from t->start (not scored when there is none);
-// the last window is filled up with rows of target -1. T may exceed t->count.
+// Validation windows in order, no shuffling: row r of window w predicts token w T + r from what stands before it in
+// the window, so every token is scored exactly once. The very first is predicted from t->start (not scored when there
+// is none); the last window is filled up with rows of target -1. T may exceed t->count.
 int64_t loader_windows(const struct tokens *t, int64_t T);
 void loader_window(const struct tokens *t, int64_t T, int64_t w, int32_t base, int32_t *ids, int32_t *targets,
                    int32_t *doc_start);
@@ -159,21 +161,21 @@ struct run_state { // everything that is not a tensor
     double seconds;             // spent training, for logs
     struct text options;        // the option table as text, one `name = value` a line; owned by whoever fills it
 };
-// OUT/ckpt-<tokens>.gguf: model + tokenizer + moments + train.* keys, sealed. Then removes all but the newest `keep` files
-// (all stay when keep is 0); files that claim more tokens than this one are left alone. Also removes temporaries of
-// killed processes. False on a full disk and the like: the old files are untouched.
+// OUT/ckpt-<tokens>.gguf: model + tokenizer + moments + train.* keys, sealed. Then removes all but the newest `keep`
+// files (all stay when keep is 0); files that claim more tokens than this one are left alone. Also removes
+// temporaries of killed processes. False on a full disk and the like: the old files are untouched.
 MUST_USE bool checkpoint_save(const char *folder, const struct model *m, const struct tokenizer *t,
                               const struct optimizer *o, const struct run_state *r, int keep, struct err *err);
 // Newest file in folder that is whole (seal); names skipped ones in notes. False when there is none (err empty) or
 // the folder cannot be read. path is owned by the caller. A folder that does not exist holds none.
 MUST_USE bool checkpoint_newest(const char *folder, char **path, struct text *notes, struct err *err);
-// Reads the train.* keys of one checkpoint into *r (overwritten); the caller frees r->options, makes the model and reads
-// tensors. o may be NULL.
+// Reads the train.* keys of one checkpoint into *r (overwritten); the caller frees r->options, makes the model and
+// reads tensors. o may be NULL.
 MUST_USE bool checkpoint_read_state(const struct model_file *f, struct run_state *r, struct err *err);
 MUST_USE bool checkpoint_read_tensors(const struct model_file *f, struct model *m, struct optimizer *o, struct err *err);
-// The clean model: weights + tokenizer, without training state or seal. It is written beside path, read back, its logits for
-// a fixed text compared with those of m (limits by dtype, told in notes), and only then put in place. Needs memory for a
-// second model: freeing the optimizer and the training state first keeps a run within its plan.
+// The clean model: weights + tokenizer, without training state or seal. It is written beside path, read back, its
+// logits for a fixed text compared with those of m (limits by dtype, told in notes), and only then put in place.
+// Needs memory for a second model: freeing the optimizer and the training state first keeps a run within its plan.
 MUST_USE bool checkpoint_export(const char *path, const struct model *m, const struct tokenizer *t, enum dtype matrices,
                                 struct text *notes, struct err *err);
 
@@ -182,8 +184,8 @@ MUST_USE bool checkpoint_export(const char *path, const struct model *m, const s
 // OUT/log.jsonl: one object per step:
 //   step, tokens, loss (nats per token), lr, grad_norm, dt_ms, tok_per_s, skipped (reason, only then);
 //   evaluations: step, tokens, val_loss (nats per token), val_nats_per_byte.
-// Members that are not finite are left out. Losses, lr and grad_norm have all the digits that read back the same, so the
-// logs of equal runs are equal but for dt_ms and tok_per_s. Each line is one write.
+// Members that are not finite are left out. Losses, lr and grad_norm have all the digits that read back the same, so
+// the logs of equal runs are equal but for dt_ms and tok_per_s. Each line is one write.
 struct log_row {
     int64_t step, tokens;
     double loss, lr, grad_norm, dt_ms, tok_per_s;
@@ -192,8 +194,8 @@ struct log_row {
 };
 struct log_file;
 // Opens for appending after dropping rows with more than keep_tokens (a resume; -1 drops all) and a torn end. NULL on
-// failure, also when a line in the middle is no row: then the file is untouched. Adding a row allocates nothing; a write
-// error sticks and is told by close, which frees l in any case (NULL is fine).
+// failure, also when a line in the middle is no row: then the file is untouched. Adding a row allocates nothing; a
+// write error sticks and is told by close, which frees l in any case (NULL is fine).
 struct log_file *log_open(const char *path, int64_t keep_tokens, struct err *err);
 void log_add(struct log_file *l, const struct log_row *row);
 MUST_USE bool log_close(struct log_file *l, struct err *err);
@@ -204,8 +206,8 @@ struct log_rows {
 // Absent members are NaN; unknown ones and a torn end are passed over; any other bad line is an error that names it.
 MUST_USE bool log_read(const char *path, struct log_rows *rows, struct err *err);
 void log_rows_free(struct log_rows *rows);
-// One self-contained page: loss, learning rate, gradient norm, tokens/s as SVG, facts as a table, samples. facts: name,
-// value, name, value, ...; n_facts counts the pairs.
+// One self-contained page: loss, learning rate, gradient norm, tokens/s as SVG, facts as a table, samples. facts:
+// name, value, name, value, ...; n_facts counts the pairs.
 struct report {
     const char *title;
     const struct log_rows *rows;
@@ -230,9 +232,9 @@ struct plan {
     size_t checkpoint_bytes;
     double flops, tokens_per_s, seconds; // tokens_per_s from a short real measurement of this very configuration
 };
-// Runs a few real micro-batches and updates on a throw-away model of this config (about 2 seconds) and adds it up. A model
-// that is too large for this is measured at one and two layers. micro_rows: tokens of a micro-batch, a multiple of T.
-// data_bytes: data that is still to come into memory.
+// Runs a few real micro-batches and updates on a throw-away model of this config (about 2 seconds) and adds it up. A
+// model that is too large for this is measured at one and two layers. micro_rows: tokens of a micro-batch, a multiple
+// of T. data_bytes: data that is still to come into memory.
 MUST_USE bool plan_make(struct plan *p, const struct model_config *c, const struct backend *b, enum dtype compute,
                         int64_t micro_rows, int64_t T, int64_t batch_tokens, int64_t tokens, size_t data_bytes,
                         struct err *err);

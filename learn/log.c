@@ -29,11 +29,20 @@ static bool read_real(struct json *j, double *out) {
 }
 
 // One line into *row; skipped receives the reason, empty when there is none.
-static bool parse_row(const char *line, size_t n, struct log_row *row, struct text *skipped, struct err *err) {
+static bool parse_row(const char *line, size_t n, struct log_row *row, struct text *skipped,
+                      struct err *err) {
     *row = (struct log_row){-1, -1, NAN, NAN, NAN, NAN, NAN, NAN, NAN, NULL};
-    const struct { const char *name; double *to; } reals[] = {
-        {"loss", &row->loss}, {"lr", &row->lr}, {"grad_norm", &row->grad_norm}, {"dt_ms", &row->dt_ms},
-        {"tok_per_s", &row->tok_per_s}, {"val_loss", &row->val_loss}, {"val_nats_per_byte", &row->val_nats_per_byte},
+    const struct {
+        const char *name;
+        double *to;
+    } reals[] = {
+        {"loss", &row->loss},
+        {"lr", &row->lr},
+        {"grad_norm", &row->grad_norm},
+        {"dt_ms", &row->dt_ms},
+        {"tok_per_s", &row->tok_per_s},
+        {"val_loss", &row->val_loss},
+        {"val_nats_per_byte", &row->val_nats_per_byte},
     };
     text_clear(skipped);
     struct json j;
@@ -57,7 +66,8 @@ static bool parse_row(const char *line, size_t n, struct log_row *row, struct te
         }
     }
     if (!json_done(&j, err)) return false;
-    if (row->step < 0 || row->tokens < 0) return err_set(err, "expected the members step and tokens, both from 0 on");
+    if (row->step < 0 || row->tokens < 0)
+        return err_set(err, "expected the members step and tokens, both from 0 on");
     return true;
 }
 
@@ -83,7 +93,8 @@ static bool is_blank(const char *line, size_t n) {
 }
 
 // Calls each for every row with its line, newline excluded. False for a bad line before a good one.
-typedef void row_fn(void *arg, const char *line, size_t n, const struct log_row *row, const struct text *skipped);
+typedef void row_fn(void *arg, const char *line, size_t n, const struct log_row *row,
+                    const struct text *skipped);
 static bool each_row(const struct file_map *m, row_fn *each, void *arg, struct err *err) {
     struct lines lines = {.at = (const char *)m->data, .end = (const char *)m->data + m->size};
     struct text skipped = {0};
@@ -104,8 +115,8 @@ static bool each_row(const struct file_map *m, row_fn *each, void *arg, struct e
         }
         if (bad) {
             text_free(&skipped);
-            return err_set(err, "%s line %ld is no row of a log: %s; repair or remove that line", m->path, bad,
-                           why.text);
+            return err_set(err, "%s line %ld is no row of a log: %s; repair or remove that line",
+                           m->path, bad, why.text);
         }
         each(arg, line, n, &row, &skipped);
     }
@@ -145,7 +156,8 @@ void log_rows_free(struct log_rows *rows) {
 // Writing.
 
 struct log_file {
-    int fd, error; // errno of the first failed write; nothing is written after it, so no torn line gets a successor
+    int fd,
+        error; // errno of the first failed write; nothing is written after it, so no torn line gets a successor
     char *path;
     struct text line;
 };
@@ -155,7 +167,8 @@ struct keeper {
     int64_t tokens;
 };
 
-static void keep_row(void *arg, const char *line, size_t n, const struct log_row *row, const struct text *skipped) {
+static void keep_row(void *arg, const char *line, size_t n, const struct log_row *row,
+                     const struct text *skipped) {
     struct keeper *k = arg;
     (void)skipped;
     if (row->tokens > k->tokens) return;
@@ -227,8 +240,10 @@ void log_add(struct log_file *l, const struct log_row *row) {
 bool log_close(struct log_file *l, struct err *err) {
     if (!l) return true;
     if (close(l->fd) && !l->error) l->error = errno;
-    bool good = !l->error || err_set(err, "%s: the log could not be written (%s); rows after the failure are missing",
-                                     l->path, strerror(l->error));
+    bool good =
+        !l->error ||
+        err_set(err, "%s: the log could not be written (%s); rows after the failure are missing",
+                l->path, strerror(l->error));
     text_free(&l->line);
     mem_free(l->path);
     mem_free(l);

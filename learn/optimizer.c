@@ -1,8 +1,9 @@
 // optimizer: AdamW over a model's parameters, and the guard that decides whether a step is taken.
 //
-// The moments are two device blocks of f32 in the order of the parameter table, one float per weight. The update of one
-// parameter is one backend op, so this file holds no arithmetic but the clip factor and the norm of norms: the squares are
-// summed per parameter on the device and added here in double in table order, the same bits for any number of threads.
+// The moments are two device blocks of f32 in the order of the parameter table, one float per weight. The update of
+// one parameter is one backend op, so this file holds no arithmetic but the clip factor and the norm of norms: the
+// squares are summed per parameter on the device and added here in double in table order, the same bits for any
+// number of threads.
 //
 // The guard is plain statistics on the host, part of the checkpoint: see learn.h for its rule.
 #include "learn/learn.h"
@@ -15,8 +16,8 @@
 struct optimizer {
     struct model *model;
     struct optimizer_options options;
-    float *m, *v;      // device: n_weights each
-    double *sums;      // device: one per parameter
+    float *m, *v; // device: n_weights each
+    double *sums; // device: one per parameter
     double *host_sums;
     size_t weights;
 };
@@ -42,10 +43,12 @@ size_t optimizer_bytes(const struct model_config *c) {
     return ok ? bytes : SIZE_MAX;
 }
 
-struct optimizer *optimizer_new(struct model *m, const struct optimizer_options *options, struct err *err) {
+struct optimizer *optimizer_new(struct model *m, const struct optimizer_options *options,
+                                struct err *err) {
     assert(m->trainable);
     size_t weights, bytes;
-    if (!table_weights(m->params, m->n_params, &weights) || !size_mul(weights, sizeof(float), &bytes)) {
+    if (!table_weights(m->params, m->n_params, &weights) ||
+        !size_mul(weights, sizeof(float), &bytes)) {
         err_set(err, "the moments of this model do not fit into the address space");
         return NULL;
     }
@@ -56,7 +59,8 @@ struct optimizer *optimizer_new(struct model *m, const struct optimizer_options 
     o->host_sums = mem_array((size_t)m->n_params, sizeof(double), "gradient norms");
     o->m = m->backend->alloc(bytes, "first moments", err);
     o->v = o->m ? m->backend->alloc(bytes, "second moments", err) : NULL;
-    o->sums = o->v ? m->backend->alloc((size_t)m->n_params * sizeof(double), "gradient norms", err) : NULL;
+    o->sums = o->v ? m->backend->alloc((size_t)m->n_params * sizeof(double), "gradient norms", err)
+                   : NULL;
     if (o->sums) return o;
     optimizer_free(o);
     return NULL;
@@ -75,7 +79,8 @@ void optimizer_free(struct optimizer *o) {
 double optimizer_grad_norm(struct optimizer *o) {
     const struct model *m = o->model;
     for (int i = 0; i < m->n_params; i++)
-        m->backend->sum_squares(&(struct sum_squares_args){.out = o->sums + i, .x = m->params[i].grad});
+        m->backend->sum_squares(
+            &(struct sum_squares_args){.out = o->sums + i, .x = m->params[i].grad});
     m->backend->download(o->host_sums, o->sums, (size_t)m->n_params * sizeof(double));
     double sum = 0;
     for (int i = 0; i < m->n_params; i++) sum += o->host_sums[i];
@@ -108,7 +113,7 @@ void optimizer_step(struct optimizer *o, double lr, double grad_norm, int64_t st
     assert(at == o->weights);
 }
 
-// --- files: "adam.m.<param>" and "adam.v.<param>", f32, the shape of the parameter -----------------------------------
+// --- files: "adam.m.<param>" and "adam.v.<param>", f32, the shape of the parameter ---------------------------------
 
 static const char *const moment_prefix[2] = {"adam.m.", "adam.v."};
 
@@ -159,10 +164,12 @@ void optimizer_write_data(const struct optimizer *o, struct gguf_out *out) {
     mem_free(piece);
 }
 
-// Pages of the file that were copied need not stay resident. A hint that destroys nothing, whatever memory it is given.
+// Pages of the file that were copied need not stay resident. A hint that destroys nothing, whatever memory it is
+// given.
 static void release_pages(const void *data, size_t bytes) {
 #ifdef MADV_PAGEOUT
-    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), start = ((uintptr_t)data + page - 1) / page * page;
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE),
+              start = ((uintptr_t)data + page - 1) / page * page;
     uintptr_t end = ((uintptr_t)data + bytes) / page * page;
     if (end > start) madvise((void *)start, end - start, MADV_PAGEOUT);
 #else
@@ -179,16 +186,17 @@ bool optimizer_read(struct optimizer *o, const struct model_file *f, struct err 
             moment_name(name, which, p);
             const struct file_tensor *t = model_file_tensor(f, name);
             if (!t)
-                return err_set(err, "%s has no tensor %s: it is a model, not a checkpoint to resume from",
-                               model_file_path(f), name);
+                return err_set(
+                    err, "%s has no tensor %s: it is a model, not a checkpoint to resume from",
+                    model_file_path(f), name);
             size_t n = (size_t)(p->rows * p->cols);
             int64_t size[4] = {0};
             int dims = param_dims(p, size);
             if (t->dtype != DTYPE_F32 || t->n_dims != dims || t->size[0] != size[0] ||
                 (dims == 2 && t->size[1] != size[1]) || t->bytes != n * sizeof(float))
                 return err_set(err, "%s: expected %s as F32 [%lld, %lld], found %s with %zu bytes",
-                               model_file_path(f), name, (long long)p->rows, (long long)p->cols, t->type_name,
-                               t->bytes);
+                               model_file_path(f), name, (long long)p->rows, (long long)p->cols,
+                               t->type_name, t->bytes);
             o->model->backend->upload(moment_block(o, which) + at, t->data, t->bytes);
             release_pages(t->data, t->bytes);
             at += n;
@@ -197,13 +205,14 @@ bool optimizer_read(struct optimizer *o, const struct model_file *f, struct err 
     return true;
 }
 
-// --- guard -----------------------------------------------------------------------------------------------------------
+// --- guard ---------------------------------------------------------------------------------------------------------
 
 enum { GUARD_LEAST = 32 };
 
-// Whether x lies more than limit standard deviations above the mean of n values. Two passes: exact enough, and the same
-// bits after a resume, which running sums would not be.
-static bool far_above(const double *history, int64_t n, double x, double limit, double floor_share) {
+// Whether x lies more than limit standard deviations above the mean of n values. Two passes: exact enough, and the
+// same bits after a resume, which running sums would not be.
+static bool far_above(const double *history, int64_t n, double x, double limit,
+                      double floor_share) {
     double mean = 0, var = 0;
     for (int64_t i = 0; i < n; i++) mean += history[i];
     mean /= (double)n;

@@ -1,11 +1,11 @@
 // plan: what a run will cost, measured rather than guessed.
 //
-// Memory is the sum of the blocks a run allocates, each sized by the function that will allocate it, plus what the process
-// holds already, plus the kernels' scratch and tables, which only running shows: resident size after a few real
-// micro-batches and updates, less the blocks. Time is the mean of those micro-batches and updates.
+// Memory is the sum of the blocks a run allocates, each sized by the function that will allocate it, plus what the
+// process holds already, plus the kernels' scratch and tables, which only running shows: resident size after a few
+// real micro-batches and updates, less the blocks. Time is the mean of those micro-batches and updates.
 //
-// A model whose micro-batch would take too long is measured with fewer sequences; one that is large, or does not fit, at
-// one and two layers. Cost is linear in both, so the rest follows.
+// A model whose micro-batch would take too long is measured with fewer sequences; one that is large, or does not fit,
+// at one and two layers. Cost is linear in both, so the rest follows.
 #include "learn/learn.h"
 
 #include <math.h>
@@ -15,7 +15,8 @@
 #include <malloc.h>
 #endif
 
-static const double sequence_flops_most = 2e10; // of a forward and backward pass: seconds on a slow machine
+static const double sequence_flops_most =
+    2e10; // of a forward and backward pass: seconds on a slow machine
 static const double micro_seconds = 1, update_seconds = 0.3;
 
 // Resident size of the process now; its peak where the system does not tell.
@@ -27,7 +28,7 @@ static size_t resident_bytes(void) {
     return got == 2 ? (size_t)resident * (size_t)sysconf(_SC_PAGESIZE) : mem_peak_bytes();
 }
 
-// --- blocks ----------------------------------------------------------------------------------------------------------
+// --- blocks --------------------------------------------------------------------------------------------------------
 
 static size_t weights_bytes_of(const struct model_config *c, enum dtype compute, size_t *grads) {
     int n;
@@ -39,13 +40,15 @@ static size_t weights_bytes_of(const struct model_config *c, enum dtype compute,
         *grads += arena_round(count * sizeof(float));
         bytes += arena_round(count * sizeof(float));
         bool only_looked_up = i == 0 && !c->tied;
-        if (compute == DTYPE_BF16 && table[i].init_std != 0 && !only_looked_up) bytes += arena_round(count * 2);
+        if (compute == DTYPE_BF16 && table[i].init_std != 0 && !only_looked_up)
+            bytes += arena_round(count * 2);
     }
     mem_free(table);
     return bytes;
 }
 
-static void blocks(struct plan *p, const struct model_config *c, enum dtype compute, int64_t micro_rows, int64_t T) {
+static void blocks(struct plan *p, const struct model_config *c, enum dtype compute,
+                   int64_t micro_rows, int64_t T) {
     p->weights_bytes = weights_bytes_of(c, compute, &p->grads_bytes);
     p->moments_bytes = optimizer_bytes(c);
     p->activations_bytes = train_state_bytes(c, micro_rows, T);
@@ -55,7 +58,7 @@ static size_t blocks_sum(const struct plan *p) {
     return p->weights_bytes + p->grads_bytes + p->moments_bytes + p->activations_bytes;
 }
 
-// --- measuring -------------------------------------------------------------------------------------------------------
+// --- measuring -----------------------------------------------------------------------------------------------------
 
 struct measured {
     double row_s, update_s; // one row of a micro-batch, one update
@@ -117,8 +120,8 @@ static int64_t rows_to_measure(double sequence_s, int64_t max_rows, int64_t T) {
     return sequences < 1 ? T : (int64_t)sequences * T;
 }
 
-static bool time_model(struct model *m, struct optimizer *o, int64_t max_rows, int64_t T, struct measured *out,
-                       struct err *err) {
+static bool time_model(struct model *m, struct optimizer *o, int64_t max_rows, int64_t T,
+                       struct measured *out, struct err *err) {
     struct train_state *state = train_state_new(m, T, T, err);
     if (!state) return false;
     struct batch_rows r = random_rows(max_rows, T, m->config.V);
@@ -135,7 +138,8 @@ static bool time_model(struct model *m, struct optimizer *o, int64_t max_rows, i
         struct plan parts = {0};
         blocks(&parts, &m->config, m->compute, rows, T);
         size_t known = blocks_sum(&parts), now = resident_bytes();
-        out->scratch_bytes = now > out->scratch_bytes + known ? now - out->scratch_bytes - known : 0;
+        out->scratch_bytes =
+            now > out->scratch_bytes + known ? now - out->scratch_bytes - known : 0;
     }
     train_state_free(state);
     mem_free(r.ids);
@@ -144,9 +148,10 @@ static bool time_model(struct model *m, struct optimizer *o, int64_t max_rows, i
     return state != NULL;
 }
 
-static bool measure(const struct model_config *c, const struct backend *b, enum dtype compute, int64_t max_rows,
-                    int64_t T, struct measured *out, struct err *err) {
-    struct optimizer_options options = {.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1, .clip = 1};
+static bool measure(const struct model_config *c, const struct backend *b, enum dtype compute,
+                    int64_t max_rows, int64_t T, struct measured *out, struct err *err) {
+    struct optimizer_options options = {
+        .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1, .clip = 1};
     out->scratch_bytes = resident_bytes(); // what is there before
     struct model *m = model_new(c, b, compute, 1, err);
     struct optimizer *o = m ? optimizer_new(m, &options, err) : NULL;
@@ -157,8 +162,9 @@ static bool measure(const struct model_config *c, const struct backend *b, enum 
 }
 
 // Measures c itself, or one and two layers of it when that is too much.
-static bool measure_scaled(const struct model_config *c, const struct backend *b, enum dtype compute, int64_t micro_rows,
-                           int64_t T, bool fits, struct measured *out, struct err *err) {
+static bool measure_scaled(const struct model_config *c, const struct backend *b,
+                           enum dtype compute, int64_t micro_rows, int64_t T, bool fits,
+                           struct measured *out, struct err *err) {
     if (fits && (c->L <= 2 || config_flops_per_token(c, T) * (double)T <= sequence_flops_most))
         return measure(c, b, compute, micro_rows, T, out, err);
     struct model_config shallow = *c;
@@ -170,12 +176,15 @@ static bool measure_scaled(const struct model_config *c, const struct backend *b
     double more = (double)(c->L - 1);
     out->row_s = at[0].row_s + more * fmax(at[1].row_s - at[0].row_s, 0);
     out->update_s = at[0].update_s + more * fmax(at[1].update_s - at[0].update_s, 0);
-    out->scratch_bytes = at[0].scratch_bytes > at[1].scratch_bytes ? at[0].scratch_bytes : at[1].scratch_bytes; // some stays
+    out->scratch_bytes = at[0].scratch_bytes > at[1].scratch_bytes
+                             ? at[0].scratch_bytes
+                             : at[1].scratch_bytes; // some stays
     return true;
 }
 
-bool plan_make(struct plan *p, const struct model_config *c, const struct backend *b, enum dtype compute,
-               int64_t micro_rows, int64_t T, int64_t batch_tokens, int64_t tokens, size_t data_bytes, struct err *err) {
+bool plan_make(struct plan *p, const struct model_config *c, const struct backend *b,
+               enum dtype compute, int64_t micro_rows, int64_t T, int64_t batch_tokens,
+               int64_t tokens, size_t data_bytes, struct err *err) {
     assert(T > 0 && micro_rows >= T && micro_rows % T == 0 && batch_tokens > 0 && tokens >= 0);
     *p = (struct plan){.params = config_params(c), .tokens = tokens, .data_bytes = data_bytes};
     p->steps = tokens / batch_tokens + (tokens % batch_tokens != 0);
@@ -204,19 +213,23 @@ bool plan_make(struct plan *p, const struct model_config *c, const struct backen
 void plan_print(const struct plan *p, FILE *to) {
     char a[32], b[32], c[32], d[32], e[32], f[32];
     fprintf(to, "parameters   %s\n", text_count(a, (double)p->params));
-    fprintf(to, "tokens       %s in %lld steps of %s\n", text_count(a, (double)p->tokens), (long long)p->steps,
-            text_count(b, (double)p->batch_tokens));
-    fprintf(to, "memory       %s at the most: weights %s, gradients %s, moments %s, activations %s,\n",
+    fprintf(to, "tokens       %s in %lld steps of %s\n", text_count(a, (double)p->tokens),
+            (long long)p->steps, text_count(b, (double)p->batch_tokens));
+    fprintf(to,
+            "memory       %s at the most: weights %s, gradients %s, moments %s, activations %s,\n",
             text_bytes(a, (double)p->peak_bytes), text_bytes(b, (double)p->weights_bytes),
             text_bytes(c, (double)p->grads_bytes), text_bytes(d, (double)p->moments_bytes),
             text_bytes(e, (double)p->activations_bytes));
-    fprintf(to, "             data %s, kernels %s, program so far %s\n", text_bytes(a, (double)p->data_bytes),
-            text_bytes(b, (double)p->scratch_bytes), text_bytes(c, (double)p->base_bytes));
+    fprintf(to, "             data %s, kernels %s, program so far %s\n",
+            text_bytes(a, (double)p->data_bytes), text_bytes(b, (double)p->scratch_bytes),
+            text_bytes(c, (double)p->base_bytes));
     if (p->available_bytes && p->peak_bytes - p->base_bytes > p->available_bytes)
-        fprintf(to, "             this is more than the %s that are free: take a smaller --size or --micro-batch\n",
-                text_bytes(a, (double)p->available_bytes));
-    fprintf(to, "disk         %s per checkpoint, %s for the model\n", text_bytes(a, (double)p->checkpoint_bytes),
-            text_bytes(b, 4 * (double)p->params));
+        fprintf(
+            to,
+            "             this is more than the %s that are free: take a smaller --size or --micro-batch\n",
+            text_bytes(a, (double)p->available_bytes));
+    fprintf(to, "disk         %s per checkpoint, %s for the model\n",
+            text_bytes(a, (double)p->checkpoint_bytes), text_bytes(b, 4 * (double)p->params));
     fprintf(to, "work         %.3g operations, %.3g a second\n", p->flops,
             p->seconds > 0 ? p->flops / p->seconds : 0);
     fprintf(to, "time         %s at %s tokens/s, measured now\n", text_time(a, p->seconds),

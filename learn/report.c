@@ -19,27 +19,36 @@
 static const char page_head[] =
     "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
     "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
-    "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
+    "<meta http-equiv=\"Content-Security-Policy\"\n"
+    " content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
     "<style>\n"
-    ":root { color-scheme: light dark; --paper: #fbfbfa; --card: #fff; --ink: #1b1f24; --muted: #5b6470;\n"
-    "  --grid: #e3e6ea; --series-1: #1f6fd1; --series-2: #c2410c; --series-3: #15803d; }\n"
+    ":root { color-scheme: light dark; --paper: #fbfbfa; --card: #fff; --grid: #e3e6ea;\n"
+    "  --ink: #1b1f24; --muted: #5b6470;\n"
+    "  --series-1: #1f6fd1; --series-2: #c2410c; --series-3: #15803d; }\n"
     "@media (prefers-color-scheme: dark) {\n"
-    "  :root { --paper: #14171a; --card: #1c2024; --ink: #e8eaed; --muted: #9aa4af; --grid: #31373d;\n"
+    "  :root { --paper: #14171a; --card: #1c2024; --grid: #31373d;\n"
+    "    --ink: #e8eaed; --muted: #9aa4af;\n"
     "    --series-1: #6cabf7; --series-2: #fb9a5b; --series-3: #5fce8a; } }\n"
     "* { box-sizing: border-box; }\n"
-    "body { margin: 0 auto; padding: 1.2rem; max-width: 68rem; background: var(--paper); color: var(--ink);\n"
-    "  font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }\n"
-    "h1 { font-size: 1.5rem; margin: .2rem 0 1rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .6rem; }\n"
-    ".cards { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); }\n"
-    ".card, pre, table { background: var(--card); border: 1px solid var(--grid); border-radius: 8px; }\n"
-    ".card { padding: .7rem; } svg { display: block; width: 100%; height: auto; }\n"
+    "body { margin: 0 auto; padding: 1.2rem; max-width: 68rem; overflow-wrap: anywhere;\n"
+    "  background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }\n"
+    "h1 { font-size: 1.5rem; margin: .2rem 0 1rem; }\n"
+    "h2 { font-size: 1.1rem; margin: 2rem 0 .6rem; }\n"
+    ".cards { display: grid; gap: 1rem;\n"
+    "  grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); }\n"
+    ".card, pre, .facts { background: var(--card); border: 1px solid var(--grid);\n"
+    "  border-radius: 8px; }\n"
+    ".card { padding: .7rem; }\n"
+    "svg { display: block; width: 100%; height: auto; }\n"
     "dl { display: flex; flex-wrap: wrap; gap: .6rem 2.2rem; margin: 0 0 1.4rem; }\n"
-    "dt { color: var(--muted); font-size: .85rem; } dd { margin: 0; font-size: 1.25rem; font-weight: 600;\n"
-    "  font-variant-numeric: tabular-nums; }\n"
+    "dt { color: var(--muted); font-size: .85rem; }\n"
+    "dd { margin: 0; font-size: 1.25rem; font-weight: 600; font-variant-numeric: tabular-nums; }\n"
     "table { border-collapse: collapse; width: 100%; font-size: .92rem; }\n"
-    "td { padding: .35rem .7rem; border-top: 1px solid var(--grid); vertical-align: top; white-space: pre-wrap; }\n"
-    "tr:first-child td { border-top: 0; } td:first-child { color: var(--muted); width: 30%; }\n"
-    "pre { padding: .8rem; white-space: pre-wrap; font-size: .88rem; overflow-x: auto; }\n"
+    "td { padding: .35rem .7rem; border-top: 1px solid var(--grid); vertical-align: top;\n"
+    "  white-space: pre-wrap; }\n"
+    "tr:first-child td { border-top: 0; }\n"
+    "td:first-child { color: var(--muted); width: 30%; }\n"
+    "pre { padding: .8rem; white-space: pre-wrap; font-size: .88rem; }\n"
     "</style>\n<title>";
 
 static void add_html(struct text *to, const char *words) { text_html(to, words, strlen(words)); }
@@ -55,21 +64,20 @@ struct column {
 enum member { LOSS, LR, GRAD_NORM, TOK_PER_S, VAL_LOSS, VAL_NATS_PER_BYTE };
 
 static double member_of(const struct log_row *row, enum member m) {
-    switch (m) {
-    case LOSS: return row->loss;
-    case LR: return row->lr;
-    case GRAD_NORM: return row->grad_norm;
-    case TOK_PER_S: return row->tok_per_s;
-    case VAL_LOSS: return row->val_loss;
-    case VAL_NATS_PER_BYTE: return row->val_nats_per_byte;
-    }
-    return NAN;
+    const double values[] = {
+        [LOSS] = row->loss,           [LR] = row->lr,
+        [GRAD_NORM] = row->grad_norm, [TOK_PER_S] = row->tok_per_s,
+        [VAL_LOSS] = row->val_loss,   [VAL_NATS_PER_BYTE] = row->val_nats_per_byte,
+    };
+    return values[m];
 }
 
 static bool is_evaluation(const struct log_row *row) { return isfinite(row->val_loss); }
 
 static double *numbers(size_t n) { return mem_array(n, sizeof(double), "report"); }
-static struct column column_empty(size_t room) { return (struct column){numbers(room), numbers(room), 0}; }
+static struct column column_empty(size_t room) {
+    return (struct column){numbers(room), numbers(room), 0};
+}
 
 // Rows of one kind: evaluations for the val_ members, steps for the others, where what is not finite is a gap.
 static struct column column_make(const struct log_rows *rows, enum member m) {
@@ -77,7 +85,8 @@ static struct column column_make(const struct log_rows *rows, enum member m) {
     bool evaluations = m == VAL_LOSS || m == VAL_NATS_PER_BYTE;
     for (size_t i = 0; i < rows->count; i++) {
         double y = member_of(&rows->row[i], m);
-        bool step = !is_evaluation(&rows->row[i]) || isfinite(rows->row[i].loss); // a row may be both
+        bool step =
+            !is_evaluation(&rows->row[i]) || isfinite(rows->row[i].loss); // a row may be both
         if (evaluations ? !isfinite(y) : !step) continue;
         c.x[c.n] = (double)rows->row[i].tokens;
         c.y[c.n++] = y;
@@ -105,7 +114,8 @@ static struct column column_smooth(const struct column *c) {
         if (half > i) half = i;
         if (half > after) half = after;
         s.x[i] = c->x[i];
-        double total = sum[i + half + 1] - sum[i - half], rows = count[i + half + 1] - count[i - half];
+        double total = sum[i + half + 1] - sum[i - half],
+               rows = count[i + half + 1] - count[i - half];
         s.y[i] = isfinite(c->y[i]) ? total / rows : NAN;
     }
     mem_free(sum);
@@ -130,13 +140,15 @@ static void add_card(struct text *to, const struct plot *p) {
 }
 
 static void add_loss(struct text *to, const struct log_rows *rows) {
-    struct column loss = column_make(rows, LOSS), valid = column_make(rows, VAL_LOSS), smooth = column_smooth(&loss);
+    struct column loss = column_make(rows, LOSS), valid = column_make(rows, VAL_LOSS),
+                  smooth = column_smooth(&loss);
     const struct series series[] = {
         {"each step", loss.x, loss.y, loss.n, LOOK_FAINT},
         {"training", smooth.x, smooth.y, smooth.n, LOOK_LINE},
         {"validation", valid.x, valid.y, valid.n, LOOK_POINTS},
     };
-    add_card(to, &(struct plot){"Loss", "tokens", "nats per token", series, valid.n ? 3 : 2, false});
+    add_card(to,
+             &(struct plot){"Loss", "tokens", "nats per token", series, valid.n ? 3 : 2, false});
     column_free(&loss);
     column_free(&valid);
     column_free(&smooth);
@@ -150,13 +162,15 @@ static void add_nats_per_byte(struct text *to, const struct log_rows *rows, doub
             {"validation", valid.x, valid.y, valid.n, LOOK_POINTS},
             {"entropy of the source", x, y, 2, LOOK_DASHED},
         };
-        add_card(to, &(struct plot){"Validation", "tokens", "nats per byte", series, isfinite(floor) ? 2 : 1, false});
+        add_card(to, &(struct plot){"Validation", "tokens", "nats per byte", series,
+                                    isfinite(floor) ? 2 : 1, false});
     }
     column_free(&valid);
 }
 
 // Every step faint, the mean on top; or the values as they are.
-static void add_member(struct text *to, const struct log_rows *rows, enum member m, struct plot plot, bool smoothed) {
+static void add_member(struct text *to, const struct log_rows *rows, enum member m,
+                       struct plot plot, bool smoothed) {
     struct column c = column_make(rows, m), smooth = column_smooth(&c);
     const struct series series[] = {
         {"each step", c.x, c.y, c.n, LOOK_FAINT},
@@ -217,7 +231,7 @@ static void add_figures(struct text *to, const struct log_rows *rows, double flo
 
 static void add_facts(struct text *to, const struct report *r) {
     if (r->n_facts == 0) return;
-    text_str(to, "<h2>Facts</h2>\n<table>\n");
+    text_str(to, "<h2>Facts</h2>\n<div class=\"facts\"><table>\n");
     for (size_t i = 0; i < r->n_facts; i++) {
         text_str(to, "<tr><td>");
         add_html(to, r->facts[2 * i]);
@@ -225,13 +239,15 @@ static void add_facts(struct text *to, const struct report *r) {
         add_html(to, r->facts[2 * i + 1]);
         text_str(to, "</td></tr>\n");
     }
-    text_str(to, "</table>\n");
+    text_str(to, "</table></div>\n");
 }
 
 static void add_samples(struct text *to, const struct report *r) {
     if (r->n_samples) text_str(to, "<h2>Samples</h2>\n");
     for (size_t i = 0; i < r->n_samples; i++) {
-        text_str(to, "<pre>\n"); // HTML drops the newline that follows the tag, so a sample's own first one stays
+        text_str(
+            to,
+            "<pre>\n"); // HTML drops the newline that follows the tag, so a sample's own first one stays
         add_html(to, r->samples[i]);
         text_str(to, "</pre>\n");
     }
@@ -251,7 +267,8 @@ bool report_write(const char *path, const struct report *r, struct err *err) {
     add_loss(&page, r->rows);
     add_nats_per_byte(&page, r->rows, r->floor_nats_per_byte);
     add_member(&page, r->rows, LR, (struct plot){.title = "Learning rate"}, false);
-    add_member(&page, r->rows, GRAD_NORM, (struct plot){.title = "Gradient norm", .y_log = true}, true);
+    add_member(&page, r->rows, GRAD_NORM, (struct plot){.title = "Gradient norm", .y_log = true},
+               true);
     add_member(&page, r->rows, TOK_PER_S, (struct plot){.title = "Tokens per second"}, true);
     text_str(&page, "</div>\n");
     add_facts(&page, r);

@@ -1,9 +1,9 @@
 // tokens: documents as ids, and the order in which training sees them.
 //
-// Making: every document falls on one side (training, validation), the sides become lists of pieces, groups of pieces are
-// encoded in parallel and appended in order. A piece is a document or, for byte-level vocabularies, a part of a long one
-// cut between a letter and a following space and letter: there the pre-tokenizer always cuts too, so the ids are those of
-// the whole. Ids are held in 16 bits when the vocabulary allows.
+// Making: every document falls on one side (training, validation), the sides become lists of pieces, groups of pieces
+// are encoded in parallel and appended in order. A piece is a document or, for byte-level vocabularies, a part of a
+// long one cut between a letter and a following space and letter: there the pre-tokenizer always cuts too, so the ids
+// are those of the whole. Ids are held in 16 bits when the vocabulary allows.
 //
 // A .tok file is these ids behind a header of 64 bytes; it is mapped and used where it lies.
 //
@@ -15,15 +15,15 @@
 #include <string.h>
 
 enum {
-    GROUP_BYTES = 1 << 16,  // text encoded as one unit of work
-    WAVE_GROUPS = 256,      // units between two appends: bounds the ids held twice
-    PIECE_BYTES = 1 << 16,  // long documents are cut after about this many bytes
-    CUT_LOOK_BYTES = 1024,  // how far a cut by position looks back for a line end
-    DOCS_LEAST = 20,        // fewer documents are cut by position
-    CHECK_IDS = 1 << 20,    // ids compared with the vocabulary as one unit of work
+    GROUP_BYTES = 1 << 16, // text encoded as one unit of work
+    WAVE_GROUPS = 256,     // units between two appends: bounds the ids held twice
+    PIECE_BYTES = 1 << 16, // long documents are cut after about this many bytes
+    CUT_LOOK_BYTES = 1024, // how far a cut by position looks back for a line end
+    DOCS_LEAST = 20,       // fewer documents are cut by position
+    CHECK_IDS = 1 << 20,   // ids compared with the vocabulary as one unit of work
 };
 
-// --- encoding --------------------------------------------------------------------------------------------------------
+// --- encoding ------------------------------------------------------------------------------------------------------
 
 struct piece {
     const char *p;
@@ -82,7 +82,8 @@ static void encode_groups(void *arg, int64_t lo, int64_t hi, int thread) {
         w->ids[g].count = 0;
         for (size_t i = w->first[g]; i < w->first[g + 1]; i++) {
             const struct piece *p = &w->pieces->at[i];
-            tokenizer_encode(w->tokenizer, p->p, p->n, bos && p->first ? TOKENIZE_BOS : 0, &w->ids[g]);
+            tokenizer_encode(w->tokenizer, p->p, p->n, bos && p->first ? TOKENIZE_BOS : 0,
+                             &w->ids[g]);
             if (p->last && eos >= 0) ids_add(&w->ids[g], eos);
         }
     }
@@ -100,8 +101,8 @@ static size_t wave_fill(struct wave *w, size_t at) {
     return at;
 }
 
-// Ids in the making: 16 or 32 bits each. Room for one id per byte and two marks per document is reserved at once; pages
-// that are never written cost nothing. Only vocabularies with more than one id per byte make it grow.
+// Ids in the making: 16 or 32 bits each. Room for one id per byte and two marks per document is reserved at once;
+// pages that are never written cost nothing. Only vocabularies with more than one id per byte make it grow.
 struct id_store {
     void *data;
     size_t count, cap;
@@ -127,7 +128,8 @@ static void store_add(struct id_store *s, const int32_t *id, size_t n) {
     s->count += n;
 }
 
-static void encode_pieces(const struct pieces *pieces, const struct tokenizer *t, struct id_store *out) {
+static void encode_pieces(const struct pieces *pieces, const struct tokenizer *t,
+                          struct id_store *out) {
     struct wave *w = mem_alloc(sizeof *w, "encoder");
     w->pieces = pieces;
     w->tokenizer = t;
@@ -140,7 +142,7 @@ static void encode_pieces(const struct pieces *pieces, const struct tokenizer *t
     mem_free(w);
 }
 
-// --- splitting -------------------------------------------------------------------------------------------------------
+// --- splitting -----------------------------------------------------------------------------------------------------
 
 static size_t doc_start_of(const struct corpus *c, size_t i) { return i ? c->doc_end[i - 1] : 0; }
 
@@ -156,10 +158,12 @@ static bool split_is_fair(const struct corpus *c, double share) {
     double valid = 0, total = (double)c->bytes.len;
     for (size_t i = 0; i < c->n_docs; i++)
         if (falls_to_valid(c, i, share)) valid += (double)(c->doc_end[i] - doc_start_of(c, i));
-    return valid * 3 >= share * total && valid <= 3 * share * total && (total - valid) * 3 >= (1 - share) * total;
+    return valid * 3 >= share * total && valid <= 3 * share * total &&
+           (total - valid) * 3 >= (1 - share) * total;
 }
 
-// Where validation begins inside document [start, end) when `at` was asked for: after a line end, or between characters.
+// Where validation begins inside document [start, end) when `at` was asked for: after a line end, or between
+// characters.
 static size_t cut_near(const char *p, size_t start, size_t at) {
     for (size_t q = at; q > start && at - q < CUT_LOOK_BYTES; q--)
         if (p[q - 1] == '\n') return q;
@@ -168,7 +172,8 @@ static size_t cut_near(const char *p, size_t start, size_t at) {
     return q;
 }
 
-static void split_by_position(const struct corpus *c, double share, bool cut, struct pieces *train, struct pieces *valid) {
+static void split_by_position(const struct corpus *c, double share, bool cut, struct pieces *train,
+                              struct pieces *valid) {
     const char *p = c->bytes.data;
     size_t place = c->bytes.len - (size_t)(share * (double)c->bytes.len);
     for (size_t i = 0; i < c->n_docs; i++) {
@@ -181,24 +186,25 @@ static void split_by_position(const struct corpus *c, double share, bool cut, st
     }
 }
 
-static const char *split(const struct corpus *c, double share, bool cut, struct pieces *train, struct pieces *valid) {
+static const char *split(const struct corpus *c, double share, bool cut, struct pieces *train,
+                         struct pieces *valid) {
     if (share > 0 && !split_is_fair(c, share)) {
         split_by_position(c, share, cut, train, valid);
         return "by position";
     }
     for (size_t i = 0; i < c->n_docs; i++) {
         size_t start = doc_start_of(c, i);
-        add_document(share > 0 && falls_to_valid(c, i, share) ? valid : train, c->bytes.data + start,
-                     c->doc_end[i] - start, cut);
+        add_document(share > 0 && falls_to_valid(c, i, share) ? valid : train,
+                     c->bytes.data + start, c->doc_end[i] - start, cut);
     }
     return share > 0 ? "by document" : "whole";
 }
 
-// --- token shards ----------------------------------------------------------------------------------------------------
+// --- token shards --------------------------------------------------------------------------------------------------
 
 // Bytes of text behind ids [lo, hi), end marks counted as one each, and documents ended there.
-static void range_bytes(const struct tokens *t, const struct tokenizer *tokenizer, int64_t lo, int64_t hi, double *bytes,
-                        int64_t *documents) {
+static void range_bytes(const struct tokens *t, const struct tokenizer *tokenizer, int64_t lo,
+                        int64_t hi, double *bytes, int64_t *documents) {
     int64_t vocab = tokenizer_vocab(tokenizer), sum = 0;
     int64_t *size = mem_array((size_t)vocab, sizeof *size, "token sizes");
     for (int64_t i = 0; i < vocab; i++) size[i] = (int64_t)tokenizer_piece(tokenizer, (int32_t)i).n;
@@ -222,12 +228,13 @@ static int64_t shard_cut(const struct tokens *t, double share) {
 }
 
 static uint64_t ids_hash(const struct tokens *t) {
-    return t->t16 ? hash_bytes(0, t->t16, (size_t)t->count * 2) : hash_bytes(0, t->t32, (size_t)t->count * 4);
+    return t->t16 ? hash_bytes(0, t->t16, (size_t)t->count * 2)
+                  : hash_bytes(0, t->t32, (size_t)t->count * 4);
 }
 
 // One shard and nothing else: both sides look into its map.
-static bool make_from_shard(const char *path, const struct tokenizer *t, double share, struct tokens *train,
-                            struct tokens *valid, struct err *err) {
+static bool make_from_shard(const char *path, const struct tokenizer *t, double share,
+                            struct tokens *train, struct tokens *valid, struct err *err) {
     if (!tokens_open(train, path, tokenizer_hash(t), tokenizer_vocab(t), err)) return false;
     if (share <= 0) return true;
     int64_t cut = shard_cut(train, share);
@@ -260,8 +267,8 @@ struct side {
     struct tokens *to; // NULL: not wanted
 };
 
-static bool append_shard(const char *path, const struct tokenizer *t, double share, struct side *train,
-                         struct side *valid, struct err *err) {
+static bool append_shard(const char *path, const struct tokenizer *t, double share,
+                         struct side *train, struct side *valid, struct err *err) {
     struct tokens shard;
     if (!tokens_open(&shard, path, tokenizer_hash(t), tokenizer_vocab(t), err)) return false;
     int64_t cut = share > 0 ? shard_cut(&shard, share) : shard.count, documents;
@@ -279,7 +286,9 @@ static bool append_shard(const char *path, const struct tokenizer *t, double sha
 
 static void side_open(struct side *s, const struct tokenizer *t) {
     size_t room, marks;
-    if (!size_mul((size_t)s->pieces.documents, 2, &marks) || !size_add((size_t)s->pieces.bytes, marks, &room)) room = 0;
+    if (!size_mul((size_t)s->pieces.documents, 2, &marks) ||
+        !size_add((size_t)s->pieces.bytes, marks, &room))
+        room = 0;
     store_open(&s->ids, room + 16, tokenizer_vocab(t) > 65536);
     encode_pieces(&s->pieces, t, &s->ids);
     s->to->bytes = s->pieces.bytes + (tokenizer_eos(t) >= 0 ? (double)s->pieces.documents : 0);
@@ -298,8 +307,8 @@ static void side_close(struct side *s, const struct tokenizer *t, const char *ho
     mem_free(s->pieces.at);
 }
 
-bool tokens_make(const struct corpus *c, const struct tokenizer *t, double valid_share, struct tokens *train,
-                 struct tokens *valid, struct err *err) {
+bool tokens_make(const struct corpus *c, const struct tokenizer *t, double valid_share,
+                 struct tokens *train, struct tokens *valid, struct err *err) {
     assert(valid_share >= 0 && valid_share < 1 && (valid || valid_share == 0));
     struct tokens none;
     if (!valid) valid = &none;
@@ -325,7 +334,7 @@ void tokens_free(struct tokens *t) {
     *t = (struct tokens){0};
 }
 
-// --- token files -----------------------------------------------------------------------------------------------------
+// --- token files ---------------------------------------------------------------------------------------------------
 
 struct tok_header {
     char magic[8];
@@ -342,8 +351,13 @@ static_assert(sizeof(struct tok_header) == 64, "the header of a token file is 64
 static const char tok_magic[8] = {'L', 'E', 'H', 'R', 'T', 'O', 'K', '1'};
 
 bool tokens_write(const struct tokens *t, uint64_t hash, const char *path, struct err *err) {
-    struct tok_header h = {.tokenizer_hash = hash, .id_bytes = t->t16 ? 2 : 4, .eos = t->eos, .start = t->start,
-                           .count = (uint64_t)t->count, .bytes = t->bytes, .documents = (uint64_t)t->documents};
+    struct tok_header h = {.tokenizer_hash = hash,
+                           .id_bytes = t->t16 ? 2 : 4,
+                           .eos = t->eos,
+                           .start = t->start,
+                           .count = (uint64_t)t->count,
+                           .bytes = t->bytes,
+                           .documents = (uint64_t)t->documents};
     memcpy(h.magic, tok_magic, sizeof h.magic);
     struct file_out *f = file_out_open(path, err);
     if (!f) return false;
@@ -379,30 +393,43 @@ static int64_t first_bad_id(const struct tokens *t, int64_t vocab) {
     return found;
 }
 
-static bool header_check(const struct tok_header *h, size_t file_bytes, uint64_t hash, int64_t vocab, struct err *err) {
+static bool header_check(const struct tok_header *h, size_t file_bytes, uint64_t hash,
+                         int64_t vocab, struct err *err) {
     uint64_t room = file_bytes - sizeof *h;
     if (memcmp(h->magic, tok_magic, sizeof h->magic) != 0)
-        return err_set(err, "expected a token file that begins with LEHRTOK1, found other bytes; give text, or make the "
-                            "tokens anew");
+        return err_set(
+            err,
+            "expected a token file that begins with LEHRTOK1, found other bytes; give text, or make the "
+            "tokens anew");
     if (h->id_bytes != 2 && h->id_bytes != 4)
-        return err_set(err, "expected ids of 2 or 4 bytes, found %u; the file is damaged", h->id_bytes);
+        return err_set(err, "expected ids of 2 or 4 bytes, found %u; the file is damaged",
+                       h->id_bytes);
     if (room % h->id_bytes != 0 || h->count != room / h->id_bytes)
-        return err_set(err, "expected %llu ids of %u bytes, found %llu bytes after the header; the file is cut short or "
-                            "damaged", (unsigned long long)h->count, h->id_bytes, (unsigned long long)room);
+        return err_set(
+            err,
+            "expected %llu ids of %u bytes, found %llu bytes after the header; the file is cut short or "
+            "damaged",
+            (unsigned long long)h->count, h->id_bytes, (unsigned long long)room);
     if (h->tokenizer_hash != hash)
-        return err_set(err, "the tokens were made with another tokenizer (its hash %016llx, ours %016llx); make them anew "
-                            "or give the tokenizer they were made with", (unsigned long long)h->tokenizer_hash,
-                       (unsigned long long)hash);
+        return err_set(
+            err,
+            "the tokens were made with another tokenizer (its hash %016llx, ours %016llx); make them anew "
+            "or give the tokenizer they were made with",
+            (unsigned long long)h->tokenizer_hash, (unsigned long long)hash);
     if (h->eos < -1 || h->eos >= vocab || h->start < -1 || h->start >= vocab)
-        return err_set(err, "expected end and start marks below %lld, found %d and %d; the file is damaged",
-                       (long long)vocab, h->eos, h->start);
+        return err_set(
+            err, "expected end and start marks below %lld, found %d and %d; the file is damaged",
+            (long long)vocab, h->eos, h->start);
     if (!(h->bytes >= 0) || !isfinite(h->bytes) || h->documents > h->count)
-        return err_set(err, "the header counts %g bytes and %llu documents, which cannot be; the file is damaged", h->bytes,
-                       (unsigned long long)h->documents);
+        return err_set(
+            err,
+            "the header counts %g bytes and %llu documents, which cannot be; the file is damaged",
+            h->bytes, (unsigned long long)h->documents);
     return true;
 }
 
-bool tokens_open(struct tokens *t, const char *path, uint64_t hash, int64_t vocab, struct err *err) {
+bool tokens_open(struct tokens *t, const char *path, uint64_t hash, int64_t vocab,
+                 struct err *err) {
     struct tok_header h;
     *t = (struct tokens){0};
     if (!file_map_open(&t->map, path, err)) return false;
@@ -425,8 +452,9 @@ bool tokens_open(struct tokens *t, const char *path, uint64_t hash, int64_t voca
         t->split = "whole";
         int64_t bad = first_bad_id(t, vocab);
         if (bad >= 0)
-            fine = err_set(err, "expected ids below %lld, found %u at position %lld; the file is damaged", (long long)vocab,
-                           (unsigned)tokens_at(t, bad), (long long)bad);
+            fine = err_set(
+                err, "expected ids below %lld, found %u at position %lld; the file is damaged",
+                (long long)vocab, (unsigned)tokens_at(t, bad), (long long)bad);
     }
     if (!fine) {
         tokens_free(t);
@@ -436,18 +464,20 @@ bool tokens_open(struct tokens *t, const char *path, uint64_t hash, int64_t voca
     return true;
 }
 
-// --- loading ---------------------------------------------------------------------------------------------------------
+// --- loading -------------------------------------------------------------------------------------------------------
 
 // Streams of random numbers, apart from those of the parameters (small numbers).
 static const uint64_t stream_place = 0x6c6f616400000000u, stream_order = 0x6c6f616500000000u;
 
 // An id as a target: a separate BOS is given, never predicted.
-static int32_t as_target(const struct tokens *t, int32_t id) { return id == t->start && id != t->eos ? -1 : id; }
+static int32_t as_target(const struct tokens *t, int32_t id) {
+    return id == t->start && id != t->eos ? -1 : id;
+}
 
 int64_t loader_epoch(const struct tokens *t, int64_t T) { return t->count / T; }
 
-void loader_sequence(const struct tokens *t, int64_t T, uint64_t seed, int64_t s, int32_t base, int32_t *ids,
-                     int32_t *targets, int32_t *doc_start) {
+void loader_sequence(const struct tokens *t, int64_t T, uint64_t seed, int64_t s, int32_t base,
+                     int32_t *ids, int32_t *targets, int32_t *doc_start) {
     assert(T > 0 && s >= 0 && t->count > T);
     int64_t windows = loader_epoch(t, T);
     uint64_t epoch = (uint64_t)(s / windows), index = (uint64_t)(s % windows);
@@ -467,8 +497,8 @@ void loader_sequence(const struct tokens *t, int64_t T, uint64_t seed, int64_t s
 
 int64_t loader_windows(const struct tokens *t, int64_t T) { return (t->count + T - 1) / T; }
 
-void loader_window(const struct tokens *t, int64_t T, int64_t w, int32_t base, int32_t *ids, int32_t *targets,
-                   int32_t *doc_start) {
+void loader_window(const struct tokens *t, int64_t T, int64_t w, int32_t base, int32_t *ids,
+                   int32_t *targets, int32_t *doc_start) {
     assert(T > 0 && w >= 0 && w < loader_windows(t, T));
     int32_t doc = 0;
     for (int64_t i = 0; i < T; i++) {

@@ -10,7 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-// --- helpers ---------------------------------------------------------------------------------------------------------
+// --- helpers -------------------------------------------------------------------------------------------------------
 
 static char folder[64];
 
@@ -42,14 +42,17 @@ static const char *put_bytes(const char *name, const char *bytes, size_t n) {
     return path;
 }
 
-static const char *put(const char *name, const char *text) { return put_bytes(name, text, strlen(text)); }
+static const char *put(const char *name, const char *text) {
+    return put_bytes(name, text, strlen(text));
+}
 
 static void expect_documents(const struct corpus *c, size_t n, const char *const *texts) {
     cr_assert_eq(c->n_docs, n, "%zu documents, expected %zu", c->n_docs, n);
     for (size_t i = 0; i < n; i++) {
         size_t start = i ? c->doc_end[i - 1] : 0, size = c->doc_end[i] - start;
         cr_expect(size == strlen(texts[i]) && memcmp(c->bytes.data + start, texts[i], size) == 0,
-                  "document %zu is '%.*s', expected '%s'", i, (int)size, c->bytes.data + start, texts[i]);
+                  "document %zu is '%.*s', expected '%s'", i, (int)size, c->bytes.data + start,
+                  texts[i]);
     }
 }
 
@@ -63,9 +66,10 @@ static struct corpus corpus_of(size_t n, const char *const *texts) {
     return c;
 }
 
-static struct corpus corpus_of_numbers(int n) {
+// Documents that name the numbers [from, to), in falling order.
+static struct corpus corpus_of_numbers(int from, int to) {
     struct corpus c = {0};
-    for (int i = 0; i < n; i++) {
+    for (int i = to - 1; i >= from; i--) {
         text_fmt(&c.bytes, "document number %d of the test, and a few words more", i * 7919);
         mem_grow((void **)&c.doc_end, &c.cap_docs, c.n_docs + 1, sizeof *c.doc_end, "test");
         c.doc_end[c.n_docs++] = c.bytes.len;
@@ -73,11 +77,12 @@ static struct corpus corpus_of_numbers(int n) {
     return c;
 }
 
-// --- guard -----------------------------------------------------------------------------------------------------------
+// --- guard ---------------------------------------------------------------------------------------------------------
 
 static void feed_history(struct guard *g, int n) {
     for (int i = 0; i < n; i++)
-        cr_assert_eq(guard_judge(g, 3 + 0.05 * rng_normal(1, 0, (uint64_t)i), 1 + 0.1 * rng_normal(1, 1, (uint64_t)i)),
+        cr_assert_eq(guard_judge(g, 3 + 0.05 * rng_normal(1, 0, (uint64_t)i),
+                                 1 + 0.1 * rng_normal(1, 1, (uint64_t)i)),
                      GUARD_KEEP, "step %d", i);
 }
 
@@ -91,7 +96,8 @@ Test(guard, skips_what_is_not_finite_at_once) {
     cr_expect_eq(guard_judge(&g, 1, 1), GUARD_KEEP);
     cr_expect_eq(g.in_a_row, 0);
     cr_expect_eq(g.count, 1);
-    for (int i = 0; i < 100; i++) cr_expect_eq(guard_judge(&g, NAN, 1), GUARD_NOT_FINITE, "never accepted");
+    for (int i = 0; i < 100; i++)
+        cr_expect_eq(guard_judge(&g, NAN, 1), GUARD_NOT_FINITE, "never accepted");
 }
 
 Test(guard, skips_upward_outliers_of_loss_and_norm_only) {
@@ -121,7 +127,8 @@ Test(guard, leaves_a_flat_history_and_a_fast_fall_alone) {
     cr_expect_eq(guard_judge(&g, 2.1, 1.5), GUARD_KEEP, "5%% and 50%% above a constant");
     struct guard fall = {.limit = 6};
     for (int i = 0; i < 300; i++)
-        cr_assert_eq(guard_judge(&fall, 2 + 8 * exp(-i / 20.0), 1 + 5 * exp(-i / 10.0)), GUARD_KEEP, "step %d", i);
+        cr_assert_eq(guard_judge(&fall, 2 + 8 * exp(-i / 20.0), 1 + 5 * exp(-i / 10.0)), GUARD_KEEP,
+                     "step %d", i);
 }
 
 Test(guard, accepts_a_new_level_after_patience) {
@@ -134,10 +141,12 @@ Test(guard, accepts_a_new_level_after_patience) {
     cr_expect_eq(guard_judge(&g, 5, 1), GUARD_KEEP);
 }
 
-// --- corpus ----------------------------------------------------------------------------------------------------------
+// --- corpus --------------------------------------------------------------------------------------------------------
 
-Test(corpus, a_file_without_markers_is_one_document_byte_for_byte, .init = make_folder, .fini = remove_folder) {
-    static const char *const texts[] = {"\n\n one \r\n two\n\n", "x <|endoftext|> y\n<|endoftext|> \n", "no line end"};
+Test(corpus, a_file_without_markers_is_one_document_byte_for_byte, .init = make_folder,
+     .fini = remove_folder) {
+    static const char *const texts[] = {"\n\n one \r\n two\n\n",
+                                        "x <|endoftext|> y\n<|endoftext|> \n", "no line end"};
     struct err err = {{0}};
     for (size_t i = 0; i < COUNT_OF(texts); i++) {
         struct corpus c;
@@ -149,7 +158,11 @@ Test(corpus, a_file_without_markers_is_one_document_byte_for_byte, .init = make_
 }
 
 Test(corpus, marker_lines_part_documents, .init = make_folder, .fini = remove_folder) {
-    static const struct { const char *text; size_t n; const char *docs[3]; } cases[] = {
+    static const struct {
+        const char *text;
+        size_t n;
+        const char *docs[3];
+    } cases[] = {
         {"A\n<|endoftext|>\nB\n", 2, {"A", "B"}},
         {"A\n<|endoftext|>\nB", 2, {"A", "B"}},
         {"A\r\nA2\r\n<|endoftext|>\r\nB\r\n", 2, {"A\r\nA2", "B"}},
@@ -159,7 +172,9 @@ Test(corpus, marker_lines_part_documents, .init = make_folder, .fini = remove_fo
         {"<|endoftext|>\nA\n<|endoftext|>\n<|endoftext|>\n\n<|endoftext|>", 1, {"A"}},
         {"\nA\n<|endoftext|>\n", 1, {"\nA"}},
         {"A\n<|endoftext|>", 1, {"A"}},
-        {"A<|endoftext|>\n<|endoftext|>\n <|endoftext|>\nB", 2, {"A<|endoftext|>", " <|endoftext|>\nB"}},
+        {"A<|endoftext|>\n<|endoftext|>\n <|endoftext|>\nB",
+         2,
+         {"A<|endoftext|>", " <|endoftext|>\nB"}},
     };
     struct err err = {{0}};
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
@@ -171,16 +186,25 @@ Test(corpus, marker_lines_part_documents, .init = make_folder, .fini = remove_fo
     }
 }
 
-Test(corpus, json_lines_are_documents_and_bad_ones_are_named, .init = make_folder, .fini = remove_folder) {
+Test(corpus, json_lines_are_documents_and_bad_ones_are_named, .init = make_folder,
+     .fini = remove_folder) {
     struct err err = {{0}};
     struct corpus c;
-    const char *path = put("a.jsonl", "{\"id\": 1, \"text\": \"A\\nB \\u00e9\", \"meta\": {\"text\": 3}}\r\n\n"
-                                      "  \n{\"text\": \"\"}\n{\"text\":\"<|endoftext|>\"}");
+    const char *path =
+        put("a.jsonl", "{\"id\": 1, \"text\": \"A\\nB \\u00e9\", \"meta\": {\"text\": 3}}\r\n\n"
+                       "  \n{\"text\": \"\"}\n{\"text\":\"<|endoftext|>\"}");
     cr_assert(corpus_read(&c, &path, 1, &err), "%s", err.text);
     expect_documents(&c, 2, (const char *[]){"A\nB \xc3\xa9", "<|endoftext|>"});
     corpus_free(&c);
-    static const char *const bad[] = {"{\"text\": \"x\"", "{\"text\": 5}", "{\"tex\": \"x\"}", "[\"text\"]", "text", "{}",
-                                      "{\"text\": \"a\", \"text\": \"b\"}", "{\"text\": \"x\"} x", "{\"text\": null}"};
+    static const char *const bad[] = {"{\"text\": \"x\"",
+                                      "{\"text\": 5}",
+                                      "{\"tex\": \"x\"}",
+                                      "[\"text\"]",
+                                      "text",
+                                      "{}",
+                                      "{\"text\": \"a\", \"text\": \"b\"}",
+                                      "{\"text\": \"x\"} x",
+                                      "{\"text\": null}"};
     for (size_t i = 0; i < COUNT_OF(bad); i++) {
         struct text t = {0};
         text_fmt(&t, "{\"text\": \"fine\"}\n\n%s\n{\"text\": \"fine\"}\n", bad[i]);
@@ -192,10 +216,12 @@ Test(corpus, json_lines_are_documents_and_bad_ones_are_named, .init = make_folde
     }
 }
 
-Test(corpus, folders_are_read_in_order_and_nothing_is_skipped_silently, .init = make_folder, .fini = remove_folder) {
+Test(corpus, folders_are_read_in_order_and_nothing_is_skipped_silently, .init = make_folder,
+     .fini = remove_folder) {
     struct err err = {{0}};
     struct corpus c;
-    cr_assert(file_make_folder(in_folder("d/b/deep"), &err) && file_make_folder(in_folder("d/.git"), &err));
+    cr_assert(file_make_folder(in_folder("d/b/deep"), &err) &&
+              file_make_folder(in_folder("d/.git"), &err));
     put("d/c.txt", "3");
     put("d/b/deep/x.text", "2");
     put("d/b/a.md", "1");
@@ -212,18 +238,26 @@ Test(corpus, folders_are_read_in_order_and_nothing_is_skipped_silently, .init = 
     expect_documents(&c, 4, (const char *[]){"0", "1", "2", "3"});
     cr_assert_eq(c.shards.count, 1);
     cr_expect(strstr(c.shards.word[0], "d/shard.tok"));
-    static const char *const named[] = {"z.txt", ".git", "loop", "dangling.txt", "skipped 1 file in"};
+    static const char *const named[] = {"z.txt", ".git", "loop", "dangling.txt",
+                                        "skipped 1 file in"};
     for (size_t i = 0; i < COUNT_OF(named); i++)
-        cr_expect(strstr(c.notes.data, named[i]), "%s is not in the notes:\n%s", named[i], c.notes.data);
+        cr_expect(strstr(c.notes.data, named[i]), "%s is not in the notes:\n%s", named[i],
+                  c.notes.data);
     corpus_free(&c);
 }
 
 Test(corpus, refuses_what_is_no_text_with_a_reason, .init = make_folder, .fini = remove_folder) {
     struct err err = {{0}};
     struct corpus c;
-    struct { const char *path, *says; } cases[] = {
+    struct {
+        const char *path, *says;
+    } cases[] = {
         {put_bytes("model.gguf", "GGUF\3\0\0\0", 8), "GGUF"},
-        {put_bytes("wide.txt", "\xff\xfe" "a\0b\0", 6), "UTF-16"},
+        {put_bytes("wide.txt",
+                   "\xff\xfe"
+                   "a\0b\0",
+                   6),
+         "UTF-16"},
         {in_folder("nothing-here.txt"), "nothing"},
         {put("empty.txt", ""), "nothing to train on"},
         {"/dev/zero", "device"},
@@ -257,7 +291,7 @@ Test(corpus, standard_input_and_pipes_are_text, .init = make_folder, .fini = rem
     corpus_free(&c);
 }
 
-// --- tokens ----------------------------------------------------------------------------------------------------------
+// --- tokens --------------------------------------------------------------------------------------------------------
 
 // The ids as text again: decoded bytes, '|' for end marks.
 static char *spell(const struct tokens *t, const struct tokenizer *tok) {
@@ -299,10 +333,11 @@ static bool has_document(const struct tokens *t, const struct tokenizer *tok, co
 
 Test(tokens, a_document_keeps_its_side_whatever_else_there_is) {
     struct tokenizer *tok = tokenizer_byte();
-    struct corpus small = corpus_of_numbers(400), large = corpus_of_numbers(1000);
+    struct corpus small = corpus_of_numbers(0, 400), large = corpus_of_numbers(0, 1000);
     struct tokens a[2], b[2];
     struct err err = {{0}};
-    cr_assert(tokens_make(&small, tok, 0.1, &a[0], &a[1], &err) && tokens_make(&large, tok, 0.1, &b[0], &b[1], &err));
+    cr_assert(tokens_make(&small, tok, 0.1, &a[0], &a[1], &err) &&
+              tokens_make(&large, tok, 0.1, &b[0], &b[1], &err));
     cr_assert_str_eq(a[0].split, "by document");
     cr_assert_str_eq(b[1].split, "by document");
     cr_expect(a[1].documents > 20 && a[1].documents < 60, "%lld of 400", (long long)a[1].documents);
@@ -334,7 +369,8 @@ Test(tokens, few_documents_are_cut_by_position) {
     cr_assert_eq(a[n], '|', "an end mark on both sides of the cut");
     cr_expect_eq(a[n - 1], '\n');
     cr_expect_float_eq((double)n / (double)text.len, 0.9, 0.002);
-    cr_expect(strncmp(a, text.data, n) == 0 && strncmp(b, text.data + n, text.len - n) == 0, "nothing lost at the cut");
+    cr_expect(strncmp(a, text.data, n) == 0 && strncmp(b, text.data + n, text.len - n) == 0,
+              "nothing lost at the cut");
     cr_expect_eq(train.bytes + valid.bytes, (double)text.len + 2);
     mem_free(a), mem_free(b);
     tokens_free(&train), tokens_free(&valid);
@@ -354,8 +390,9 @@ Test(tokens, few_documents_are_cut_by_position) {
 
 Test(tokens, one_giant_among_many_documents_does_not_spoil_the_split) {
     struct tokenizer *tok = tokenizer_byte();
-    for (int which = 0; which < 30; which++) { // some of these giants have a hash on the validation side
-        struct corpus c = corpus_of_numbers(30);
+    for (int which = 0; which < 30;
+         which++) { // some of these giants have a hash on the validation side
+        struct corpus c = corpus_of_numbers(0, 30);
         for (int i = 0; i < 3000; i++) text_fmt(&c.bytes, "giant %d line %d\n", which, i);
         mem_grow((void **)&c.doc_end, &c.cap_docs, c.n_docs + 1, sizeof *c.doc_end, "test");
         c.doc_end[c.n_docs++] = c.bytes.len;
@@ -363,7 +400,8 @@ Test(tokens, one_giant_among_many_documents_does_not_spoil_the_split) {
         struct err err = {{0}};
         cr_assert(tokens_make(&c, tok, 0.1, &train, &valid, &err));
         double share = valid.bytes / (valid.bytes + train.bytes);
-        cr_expect(share > 0.03 && share < 0.31, "giant %d: %g in validation, %s", which, share, train.split);
+        cr_expect(share > 0.03 && share < 0.31, "giant %d: %g in validation, %s", which, share,
+                  train.split);
         tokens_free(&train), tokens_free(&valid);
         corpus_free(&c);
     }
@@ -371,10 +409,11 @@ Test(tokens, one_giant_among_many_documents_does_not_spoil_the_split) {
 }
 
 Test(tokens, do_not_depend_on_threads_and_long_documents_equal_their_whole) {
-    struct corpus c = corpus_of_numbers(500);
+    struct corpus c = corpus_of_numbers(0, 500);
     struct err err = {{0}};
     for (int i = 0; i < 40000; i++)
-        text_fmt(&c.bytes, "%s wor%ld's  thing%s", i % 50 ? "" : "\n\n", (long)(i % 977), i % 3 ? "" : " a thing");
+        text_fmt(&c.bytes, "%s wor%ld's  thing%s", i % 50 ? "" : "\n\n", (long)(i % 977),
+                 i % 3 ? "" : " a thing");
     mem_grow((void **)&c.doc_end, &c.cap_docs, c.n_docs + 1, sizeof *c.doc_end, "test");
     c.doc_end[c.n_docs++] = c.bytes.len;
     struct span sample = {c.bytes.data, 1 << 16};
@@ -392,7 +431,8 @@ Test(tokens, do_not_depend_on_threads_and_long_documents_equal_their_whole) {
     tokenizer_encode(tok, c.bytes.data + start, c.bytes.len - start, 0, &whole);
     cr_assert_leq((int64_t)whole.count + 1, one.count);
     for (size_t i = 0; i < whole.count; i++)
-        cr_assert_eq(tokens_at(&one, one.count - 1 - (int64_t)whole.count + (int64_t)i), whole.id[i], "id %zu", i);
+        cr_assert_eq(tokens_at(&one, one.count - 1 - (int64_t)whole.count + (int64_t)i),
+                     whole.id[i], "id %zu", i);
     ids_free(&whole);
     tokens_free(&one), tokens_free(&four);
     corpus_free(&c);
@@ -401,19 +441,21 @@ Test(tokens, do_not_depend_on_threads_and_long_documents_equal_their_whole) {
 
 Test(tokens, a_file_of_tokens_comes_back, .init = make_folder, .fini = remove_folder) {
     struct tokenizer *tok = tokenizer_byte();
-    struct corpus c = corpus_of_numbers(50);
+    struct corpus c = corpus_of_numbers(0, 50);
     struct tokens made, read;
     struct err err = {{0}};
     const char *path = in_folder("a.tok");
     cr_assert(tokens_make(&c, tok, 0, &made, NULL, &err));
     cr_assert(tokens_write(&made, tokenizer_hash(tok), path, &err), "%s", err.text);
     cr_assert(tokens_open(&read, path, tokenizer_hash(tok), 257, &err), "%s", err.text);
-    cr_expect(read.count == made.count && read.eos == made.eos && read.start == made.start && read.hash == made.hash &&
-              read.bytes == made.bytes && read.documents == made.documents);
+    cr_expect(read.count == made.count && read.eos == made.eos && read.start == made.start &&
+              read.hash == made.hash && read.bytes == made.bytes &&
+              read.documents == made.documents);
     tokens_free(&read);
     cr_expect_not(tokens_open(&read, path, tokenizer_hash(tok) + 1, 257, &err));
     cr_expect(strstr(err.text, "another tokenizer"), "%s", err.text);
-    cr_expect_not(tokens_open(&read, path, tokenizer_hash(tok), 100, &err), "ids outside the vocabulary");
+    cr_expect_not(tokens_open(&read, path, tokenizer_hash(tok), 100, &err),
+                  "ids outside the vocabulary");
     tokens_free(&made);
     corpus_free(&c);
     tokenizer_free(tok);
@@ -431,14 +473,17 @@ Test(tokens, damaged_files_are_refused, .init = make_folder, .fini = remove_fold
     cr_assert(file_read_all(in_folder("a.tok"), 1000, &good, &err));
     for (size_t n = 0; n < good.len; n++) {
         const char *path = put_bytes("cut.tok", good.data, n);
-        cr_expect_not(tokens_open(&t, path, tokenizer_hash(tok), 257, &err), "%zu bytes were read", n);
+        cr_expect_not(tokens_open(&t, path, tokenizer_hash(tok), 257, &err), "%zu bytes were read",
+                      n);
     }
-    for (size_t bit = 0; bit < 52 * 8; bit++) { // magic to start, the text bytes apart, where any number may stand
+    for (size_t bit = 0; bit < 52 * 8;
+         bit++) { // magic to start, the text bytes apart, where any number may stand
         if (bit / 8 >= 32 && bit / 8 < 48) continue;
         good.data[bit / 8] ^= (char)(1 << bit % 8);
         const char *path = put_bytes("bad.tok", good.data, good.len);
         if (tokens_open(&t, path, tokenizer_hash(tok), 257, &err)) {
-            bool mark = bit / 8 >= 20 && bit / 8 < 24; // another id of the vocabulary as end mark cannot be told
+            bool mark = bit / 8 >= 20 &&
+                        bit / 8 < 24; // another id of the vocabulary as end mark cannot be told
             mark = mark || bit / 8 >= 48;
             cr_expect(mark, "a flip of bit %zu was not seen", bit);
             tokens_free(&t);
@@ -452,7 +497,7 @@ Test(tokens, damaged_files_are_refused, .init = make_folder, .fini = remove_fold
 
 Test(tokens, shards_are_used_as_they_are, .init = make_folder, .fini = remove_folder) {
     struct tokenizer *tok = tokenizer_byte();
-    struct corpus text = corpus_of_numbers(50), c;
+    struct corpus text = corpus_of_numbers(0, 50), c;
     struct tokens whole, train, valid;
     struct err err = {{0}};
     cr_assert(tokens_make(&text, tok, 0, &whole, NULL, &err));
@@ -483,7 +528,7 @@ Test(tokens, shards_are_used_as_they_are, .init = make_folder, .fini = remove_fo
     tokenizer_free(tok);
 }
 
-// --- loader ----------------------------------------------------------------------------------------------------------
+// --- loader --------------------------------------------------------------------------------------------------------
 
 enum { N = 1009, EOS = 7 };
 static uint16_t ring[N];
@@ -509,7 +554,8 @@ Test(loader, every_token_once_per_epoch_and_other_orders_each_epoch) {
             loader_sequence(&t, T, 5, e * per_epoch + s, 0, ids, targets, docs);
             first[e][s] = ids[0];
             for (int i = 0; i < T; i++) {
-                cr_assert_eq(seen[ids[i]]++, 0, "token %d twice in epoch %lld", ids[i], (long long)e);
+                cr_assert_eq(seen[ids[i]]++, 0, "token %d twice in epoch %lld", ids[i],
+                             (long long)e);
                 cr_assert_eq(targets[i], ids[i] == N - 1 ? -1 : ids[i] + 1);
             }
         }
@@ -559,7 +605,8 @@ Test(loader, a_separate_begin_mark_starts_documents_and_is_never_a_target) {
     for (int64_t s = 0; s < 20; s++) {
         loader_sequence(&t, T, 3, s, 0, ids, targets, docs);
         for (int i = 0; i < T; i++) {
-            cr_expect_eq(targets[i] == -1, ids[i] == END, "after the end mark there is nothing to predict");
+            cr_expect_eq(targets[i] == -1, ids[i] == END,
+                         "after the end mark there is nothing to predict");
             if (ids[i] == BOS) cr_expect_eq(docs[i], i);
             if (ids[i] == END && i > 0) cr_expect_neq(docs[i], i);
         }
@@ -578,7 +625,8 @@ Test(loader, validation_scores_every_token_exactly_once) {
             for (int64_t i = 0; i < T; i++) {
                 cr_assert(docs[i] >= 100 && docs[i] <= 100 + i && ids[i] >= 0);
                 if (targets[i] < 0) continue;
-                cr_assert_eq(targets[i], ring[at], "T %lld, token %lld", (long long)T, (long long)at);
+                cr_assert_eq(targets[i], ring[at], "T %lld, token %lld", (long long)T,
+                             (long long)at);
                 cr_assert_eq(ids[i], at ? ring[at - 1] : EOS);
                 if (ids[i] == EOS) cr_assert_eq(docs[i], 100 + i);
                 at++;
@@ -589,13 +637,21 @@ Test(loader, validation_scores_every_token_exactly_once) {
     }
 }
 
-// --- optimizer, checkpoints ------------------------------------------------------------------------------------------
+// --- optimizer, checkpoints ----------------------------------------------------------------------------------------
 
 enum { T = 16, ROWS = 4 * T };
 
 static struct model_config tiny_config(void) {
-    struct model_config c = {.family = family_find("granite"), .C = 32, .L = 2, .H = 2, .D = 16, .V = 257, .ctx = 32,
-                             .tied = true, .base_width = 16, .mup = true};
+    struct model_config c = {.family = family_find("granite"),
+                             .C = 32,
+                             .L = 2,
+                             .H = 2,
+                             .D = 16,
+                             .V = 257,
+                             .ctx = 32,
+                             .tied = true,
+                             .base_width = 16,
+                             .mup = true};
     config_derive(&c);
     return c;
 }
@@ -625,7 +681,7 @@ static void run_open(struct run *x, uint64_t seed) {
     x->optimizer = optimizer_new(x->model, &adamw, &err);
     x->state = train_state_new(x->model, ROWS, T, &err);
     cr_assert(x->optimizer && x->state, "%s", err.text);
-    struct corpus text = corpus_of_numbers(40);
+    struct corpus text = corpus_of_numbers(0, 40);
     cr_assert(tokens_make(&text, x->tokenizer, 0, &x->tokens, NULL, &err));
     x->r.data_hash = x->tokens.hash;
     text_str(&x->r.options, "lr = 0.01\nname = \"x\"\n");
@@ -645,9 +701,12 @@ static void run_steps(struct run *x, int n) {
     int32_t ids[ROWS], targets[ROWS], docs[ROWS];
     for (int k = 0; k < n; k++) {
         for (int i = 0; i < ROWS / T; i++)
-            loader_sequence(&x->tokens, T, x->r.seed, x->r.tokens / T + i, i * T, ids + i * T, targets + i * T, docs + i * T);
+            loader_sequence(&x->tokens, T, x->r.seed, x->r.tokens / T + i, i * T, ids + i * T,
+                            targets + i * T, docs + i * T);
         train_zero_grads(x->state);
-        double loss = train_loss(x->state, &(struct train_batch){ROWS, T, ids, targets, docs}, 1.0f / ROWS, NULL) / ROWS;
+        double loss = train_loss(x->state, &(struct train_batch){ROWS, T, ids, targets, docs},
+                                 1.0f / ROWS, NULL) /
+                      ROWS;
         double norm = optimizer_grad_norm(x->optimizer);
         cr_assert(isfinite(loss) && isfinite(norm));
         guard_judge(&x->r.guard, loss, norm);
@@ -665,7 +724,8 @@ static bool save(struct run *x, int keep, struct err *err) {
 static void resume(struct run *x, struct err *err) {
     char *path;
     struct text notes = {0};
-    cr_assert(checkpoint_newest(folder, &path, &notes, err), "%s %s", err->text, notes.data ? notes.data : "");
+    cr_assert(checkpoint_newest(folder, &path, &notes, err), "%s %s", err->text,
+              notes.data ? notes.data : "");
     struct model_file *f = model_file_open(path, err);
     cr_assert_not_null(f, "%s", err->text);
     text_free(&x->r.options);
@@ -679,7 +739,8 @@ static void resume(struct run *x, struct err *err) {
 static void expect_same_weights(const struct run *a, const struct run *b) {
     for (int i = 0; i < a->model->n_params; i++) {
         const struct param *p = &a->model->params[i], *q = &b->model->params[i];
-        cr_expect_eq(memcmp(p->w.data, q->w.data, (size_t)(p->rows * p->cols) * 4), 0, "%s differs", p->name);
+        cr_expect_eq(memcmp(p->w.data, q->w.data, (size_t)(p->rows * p->cols) * 4), 0, "%s differs",
+                     p->name);
     }
 }
 
@@ -702,6 +763,35 @@ Test(optimizer, norm_is_that_of_all_gradients_and_clips) {
     run_close(&x);
 }
 
+// With eps = 1 the first update is lr g / (|g| + 1), which shows the scale of g; AdamW with a small eps would not.
+Test(optimizer, clips_to_the_global_norm) {
+    static const struct { double clip, value; } cases[] = {{1, 1}, {1, 1e-4}, {0, 1}, {5, 0.5}};
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        struct run x;
+        struct err err = {{0}};
+        run_open(&x, 1);
+        optimizer_free(x.optimizer);
+        x.optimizer = optimizer_new(
+            x.model, &(struct optimizer_options){0.9, 0.95, 1, 0, cases[i].clip}, &err);
+        int64_t count = 0;
+        for (int k = 0; k < x.model->n_params; k++) {
+            struct param *p = &x.model->params[k];
+            for (int64_t j = 0; j < p->rows * p->cols; j++)
+                ((float *)p->grad.data)[j] = (float)cases[i].value;
+            count += p->rows * p->cols;
+        }
+        double norm = optimizer_grad_norm(x.optimizer), g = cases[i].value;
+        cr_assert_float_eq(norm, g * sqrt((double)count), 1e-6 * norm);
+        if (cases[i].clip > 0 && norm > cases[i].clip) g *= cases[i].clip / norm;
+        float before = ((float *)x.model->params[0].w.data)[7];
+        optimizer_step(x.optimizer, 0.5, norm, 1);
+        double moved = (double)before - (double)((float *)x.model->params[0].w.data)[7];
+        cr_expect_float_eq(moved, 0.5 * g / (g + 1), 1e-4 * g + 1e-7, "case %zu: moved by %g", i,
+                           moved);
+        run_close(&x);
+    }
+}
+
 Test(optimizer, matrices_decay_and_norms_do_not) {
     struct run x;
     run_open(&x, 1);
@@ -713,7 +803,8 @@ Test(optimizer, matrices_decay_and_norms_do_not) {
         const struct param *p = &x.model->params[i];
         float now = ((float *)p->w.data)[3];
         double keeps = p->decay ? 1 - 0.05 * (double)p->lr_scale : 1;
-        cr_expect_float_eq(now, (float)((double)before[i] * keeps), 1e-6, "%s: %g to %g", p->name, before[i], now);
+        cr_expect_float_eq(now, (float)((double)before[i] * keeps), 1e-6, "%s: %g to %g", p->name,
+                           before[i], now);
         cr_expect_eq(p->decay, p->rows > 1, "%s", p->name);
     }
     cr_expect_float_eq(x.model->params[2].lr_scale, 0.5, 1e-7, "muP: width 32 over base 16");
@@ -728,7 +819,8 @@ Test(optimizer, learns) {
     run_close(&x);
 }
 
-Test(checkpoint, a_resumed_run_is_the_run_that_was_never_stopped, .init = make_folder, .fini = remove_folder) {
+Test(checkpoint, a_resumed_run_is_the_run_that_was_never_stopped, .init = make_folder,
+     .fini = remove_folder) {
     struct run whole, first, second;
     struct err err = {{0}};
     run_open(&whole, 0xFEDCBA9876543210u);
@@ -742,17 +834,19 @@ Test(checkpoint, a_resumed_run_is_the_run_that_was_never_stopped, .init = make_f
     run_open(&second, 99);
     resume(&second, &err);
     cr_expect_eq(memcmp(&second.r.guard, &first.r.guard, sizeof first.r.guard), 0);
-    cr_expect(second.r.seed == first.r.seed && second.r.data_hash == first.r.data_hash && second.r.step == 3 &&
-              second.r.tokens == 3 * ROWS && second.r.T == T && second.r.batch_tokens == ROWS &&
-              second.r.seconds == first.r.seconds);
+    cr_expect(second.r.seed == first.r.seed && second.r.data_hash == first.r.data_hash &&
+              second.r.step == 3 && second.r.tokens == 3 * ROWS && second.r.T == T &&
+              second.r.batch_tokens == ROWS && second.r.seconds == first.r.seconds);
     cr_expect_str_eq(second.r.options.data, first.r.options.data);
     run_steps(&second, 3);
-    for (int i = 3; i < 6; i++) cr_expect_eq(second.losses[i], whole.losses[i], "loss of step %d", i);
+    for (int i = 3; i < 6; i++)
+        cr_expect_eq(second.losses[i], whole.losses[i], "loss of step %d", i);
     expect_same_weights(&whole, &second);
     run_close(&whole), run_close(&first), run_close(&second);
 }
 
-Test(checkpoint, a_write_that_fails_anywhere_leaves_the_last_one, .init = make_folder, .fini = remove_folder) {
+Test(checkpoint, a_write_that_fails_anywhere_leaves_the_last_one, .init = make_folder,
+     .fini = remove_folder) {
     struct run x;
     struct err err = {{0}};
     char *path;
@@ -764,11 +858,13 @@ Test(checkpoint, a_write_that_fails_anywhere_leaves_the_last_one, .init = make_f
     run_steps(&x, 1);
     for (uint64_t n = 1; n <= (uint64_t)st.st_size; n += (uint64_t)st.st_size / 37) {
         file_out_fail_at(n);
-        cr_expect_not(save(&x, 1, &err), "a write failing at byte %llu went unnoticed", (unsigned long long)n);
+        cr_expect_not(save(&x, 1, &err), "a write failing at byte %llu went unnoticed",
+                      (unsigned long long)n);
         cr_expect(strstr(err.text, "ckpt-128"), "%s", err.text);
         struct file_list list;
         cr_assert(file_list_open(&list, folder, &err));
-        cr_expect(list.count == 1 && strcmp(list.names[0], "ckpt-64.gguf") == 0, "the old file alone is there");
+        cr_expect(list.count == 1 && strcmp(list.names[0], "ckpt-64.gguf") == 0,
+                  "the old file alone is there");
         file_list_free(&list);
     }
     cr_assert(checkpoint_newest(folder, &path, NULL, &err));
@@ -779,7 +875,8 @@ Test(checkpoint, a_write_that_fails_anywhere_leaves_the_last_one, .init = make_f
     run_close(&x);
 }
 
-Test(checkpoint, keeps_the_newest_and_clears_up_after_the_dead, .init = make_folder, .fini = remove_folder) {
+Test(checkpoint, keeps_the_newest_and_clears_up_after_the_dead, .init = make_folder,
+     .fini = remove_folder) {
     struct run x;
     struct err err = {{0}};
     run_open(&x, 1);
@@ -790,23 +887,30 @@ Test(checkpoint, keeps_the_newest_and_clears_up_after_the_dead, .init = make_fol
     snprintf(dead, sizeof dead, "ckpt-5.gguf.tmp-%ld", (long)child);
     snprintf(alive, sizeof alive, "ckpt-5.gguf.tmp-%ld", (long)getppid());
     put(dead, "x"), put(alive, "x");
-    put("ckpt-007.gguf", "not ours"), put("ckpt-9999999.gguf", "another story"), put("notes.txt", "mine");
+    put("ckpt-007.gguf", "not ours"), put("ckpt-9999999.gguf", "another story"),
+        put("notes.txt", "mine");
     for (int i = 0; i < 5; i++) {
         x.r.tokens = i * 1000;
         cr_assert(save(&x, 2, &err), "%s", err.text);
     }
-    static const struct { const char *name; bool there; } expected[] = {
-        {"ckpt-0.gguf", false}, {"ckpt-2000.gguf", false}, {"ckpt-3000.gguf", true}, {"ckpt-4000.gguf", true},
-        {"ckpt-007.gguf", true}, {"ckpt-9999999.gguf", true}, {"notes.txt", true},
+    static const struct {
+        const char *name;
+        bool there;
+    } expected[] = {
+        {"ckpt-0.gguf", false},   {"ckpt-2000.gguf", false}, {"ckpt-3000.gguf", true},
+        {"ckpt-4000.gguf", true}, {"ckpt-007.gguf", true},   {"ckpt-9999999.gguf", true},
+        {"notes.txt", true},
     };
     for (size_t i = 0; i < COUNT_OF(expected); i++)
-        cr_expect_eq(file_exists(in_folder(expected[i].name)), expected[i].there, "%s", expected[i].name);
+        cr_expect_eq(file_exists(in_folder(expected[i].name)), expected[i].there, "%s",
+                     expected[i].name);
     cr_expect_not(file_exists(in_folder(dead)));
     cr_expect(file_exists(in_folder(alive)));
     run_close(&x);
 }
 
-Test(checkpoint, damage_is_found_and_the_newest_whole_one_is_taken, .init = make_folder, .fini = remove_folder) {
+Test(checkpoint, damage_is_found_and_the_newest_whole_one_is_taken, .init = make_folder,
+     .fini = remove_folder) {
     struct run x;
     struct err err = {{0}};
     struct text good = {0}, notes = {0};
@@ -843,7 +947,9 @@ Test(checkpoint, a_model_without_state_is_not_resumed, .init = make_folder, .fin
     struct err err = {{0}};
     struct run_state r;
     run_open(&x, 1);
-    cr_assert(checkpoint_export(in_folder("model.gguf"), x.model, x.tokenizer, DTYPE_F32, NULL, &err), "%s", err.text);
+    cr_assert(
+        checkpoint_export(in_folder("model.gguf"), x.model, x.tokenizer, DTYPE_F32, NULL, &err),
+        "%s", err.text);
     struct model_file *f = model_file_open(in_folder("model.gguf"), &err);
     cr_assert_not_null(f);
     cr_expect_not(checkpoint_read_state(f, &r, &err));
@@ -854,7 +960,8 @@ Test(checkpoint, a_model_without_state_is_not_resumed, .init = make_folder, .fin
     run_close(&x);
 }
 
-Test(checkpoint, exports_are_compared_before_they_are_put_in_place, .init = make_folder, .fini = remove_folder) {
+Test(checkpoint, exports_are_compared_before_they_are_put_in_place, .init = make_folder,
+     .fini = remove_folder) {
     static const enum dtype dtypes[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_Q8_0, DTYPE_Q4_0};
     struct run x;
     struct err err = {{0}};
@@ -863,15 +970,18 @@ Test(checkpoint, exports_are_compared_before_they_are_put_in_place, .init = make
     run_steps(&x, 10);
     for (size_t i = 0; i < COUNT_OF(dtypes); i++) {
         text_clear(&notes);
-        cr_expect(checkpoint_export(in_folder("model.gguf"), x.model, x.tokenizer, dtypes[i], &notes, &err), "%s: %s",
-                  dtype_row(dtypes[i])->name, err.text);
+        cr_expect(checkpoint_export(in_folder("model.gguf"), x.model, x.tokenizer, dtypes[i],
+                                    &notes, &err),
+                  "%s: %s", dtype_row(dtypes[i])->name, err.text);
         cr_expect(strstr(notes.data, "compared"), "%s", notes.data);
-        if (dtypes[i] == DTYPE_F32) cr_expect(strstr(notes.data, "differ by 0 of"), "f32 is exact: %s", notes.data);
+        if (dtypes[i] == DTYPE_F32)
+            cr_expect(strstr(notes.data, "differ by 0 of"), "f32 is exact: %s", notes.data);
     }
     struct stat before, after;
     cr_assert_eq(stat(in_folder("model.gguf"), &before), 0);
     ((float *)x.model->params[0].w.data)[1] = NAN; // logits that cannot be equal
-    cr_expect_not(checkpoint_export(in_folder("model.gguf"), x.model, x.tokenizer, DTYPE_F32, &notes, &err));
+    cr_expect_not(
+        checkpoint_export(in_folder("model.gguf"), x.model, x.tokenizer, DTYPE_F32, &notes, &err));
     cr_assert_eq(stat(in_folder("model.gguf"), &after), 0);
     cr_expect_eq(before.st_ino, after.st_ino, "the old model stands");
     struct file_list list;
@@ -882,19 +992,21 @@ Test(checkpoint, exports_are_compared_before_they_are_put_in_place, .init = make
     run_close(&x);
 }
 
-// --- plan ------------------------------------------------------------------------------------------------------------
+// --- plan ----------------------------------------------------------------------------------------------------------
 
 Test(plan, adds_up_and_measures, .timeout = 60) {
     struct err err = {{0}};
     struct model_config c = tiny_config();
     struct plan p;
     const struct backend *b = backend_cpu("plain", &err);
-    cr_assert(plan_make(&p, &c, b, DTYPE_F32, ROWS, T, 4 * ROWS, 100 * ROWS + 1, 12345, &err), "%s", err.text);
+    cr_assert(plan_make(&p, &c, b, DTYPE_F32, ROWS, T, 4 * ROWS, 100 * ROWS + 1, 12345, &err), "%s",
+              err.text);
     cr_expect_eq(p.params, config_params(&c));
     cr_expect_eq(p.steps, 26);
     cr_expect_geq(p.weights_bytes, 4 * (size_t)p.params);
     cr_expect_geq(p.moments_bytes, 8 * (size_t)p.params);
-    cr_expect_geq(p.peak_bytes, p.base_bytes + p.weights_bytes + p.grads_bytes + p.moments_bytes + p.activations_bytes);
+    cr_expect_geq(p.peak_bytes, p.base_bytes + p.weights_bytes + p.grads_bytes + p.moments_bytes +
+                                    p.activations_bytes);
     cr_expect(p.tokens_per_s > 100 && p.seconds > 0, "%g tokens/s", p.tokens_per_s);
     char *text = NULL;
     size_t n = 0;
@@ -918,7 +1030,8 @@ Test(plan, weights_are_what_a_model_allocates) {
             struct model *m = model_new(&c, b, computes[k], 1, &err);
             cr_assert_not_null(m, "%s", err.text);
             cr_assert(plan_make(&p, &c, b, computes[k], T, T, T, T, 0, &err), "%s", err.text);
-            cr_expect_eq(p.weights_bytes, m->weights_bytes, "tied %d compute %d", tied, computes[k]);
+            cr_expect_eq(p.weights_bytes, m->weights_bytes, "tied %d compute %d", tied,
+                         computes[k]);
             cr_expect_eq(p.grads_bytes, m->grads_bytes);
             model_free(m);
         }

@@ -1,21 +1,36 @@
-// Learning-rate schedules: published check values (methods A.1 and A.3), continuity, order, independence of the horizon.
+// Learning-rate schedules: published check values (methods A.1 and A.3), continuity, order, independence of the
+// horizon.
 #include "learn/learn.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
 
 static struct schedule power_of(double beta) {
-    return (struct schedule){.kind = schedule_find("power"), .lr = 0.02, .total = 1e13, .power_a = 4, .power_b = -0.51,
+    return (struct schedule){.kind = schedule_find("power"),
+                             .lr = 0.02,
+                             .total = 1e13,
+                             .power_a = 4,
+                             .power_b = -0.51,
                              .batch = beta * 4096};
 }
 
 static struct schedule any(const char *kind, const char *shape) {
-    return (struct schedule){.kind = schedule_find(kind), .lr = 0.01, .total = 1e6, .warmup = 1e5, .decay = 2e5,
-                             .shape = decay_find(shape), .final = 0.1, .power_a = 4, .power_b = -0.51, .batch = 4096};
+    return (struct schedule){.kind = schedule_find(kind),
+                             .lr = 0.01,
+                             .total = 1e6,
+                             .warmup = 1e5,
+                             .decay = 2e5,
+                             .shape = decay_find(shape),
+                             .final = 0.1,
+                             .power_a = 4,
+                             .power_b = -0.51,
+                             .batch = 4096};
 }
 
 Test(schedule, power_matches_the_table_of_check_values) {
-    static const struct { double beta, leaves, at[5]; } rows[] = {
+    static const struct {
+        double beta, leaves, at[5];
+    } rows[] = {
         {64, 1.13e8, {.0200, .00658, .00203, .00063, .00019}},
         {256, 1.71e9, {.0200, .0200, .00813, .00251, .00078}},
         {1024, 2.60e10, {.0200, .0200, .0200, .01005, .00311}},
@@ -23,10 +38,13 @@ Test(schedule, power_matches_the_table_of_check_values) {
     for (size_t i = 0; i < COUNT_OF(rows); i++) {
         struct schedule s = power_of(rows[i].beta);
         for (int k = 0; k < 5; k++)
-            cr_expect_float_eq(schedule_lr(&s, pow(10, 8 + k)), rows[i].at[k], 0.51e-5, "beta %g, 1e%d tokens: %g",
-                               rows[i].beta, 8 + k, schedule_lr(&s, pow(10, 8 + k)));
-        cr_expect_eq(schedule_lr(&s, rows[i].leaves * 0.99), 0.02, "the cap holds until %g", rows[i].leaves);
-        cr_expect_lt(schedule_lr(&s, rows[i].leaves * 1.01), 0.02, "the cap is left at %g", rows[i].leaves);
+            cr_expect_float_eq(schedule_lr(&s, pow(10, 8 + k)), rows[i].at[k], 0.51e-5,
+                               "beta %g, 1e%d tokens: %g", rows[i].beta, 8 + k,
+                               schedule_lr(&s, pow(10, 8 + k)));
+        cr_expect_eq(schedule_lr(&s, rows[i].leaves * 0.99), 0.02, "the cap holds until %g",
+                     rows[i].leaves);
+        cr_expect_lt(schedule_lr(&s, rows[i].leaves * 1.01), 0.02, "the cap is left at %g",
+                     rows[i].leaves);
     }
     struct schedule paper = power_of(1024);
     paper.power_a = 4.6, paper.total = 1e14;
@@ -41,7 +59,8 @@ Test(schedule, power_slope_is_minus_051_and_doubles_with_the_batch) {
         cr_expect_float_eq(schedule_lr(&twice, n) / schedule_lr(&s, n), 2, 1e-12, "at %g", n);
     }
     s.power_a = 0.001, s.power_b = -0.3;
-    cr_expect_float_eq((log(schedule_lr(&s, 1e12)) - log(schedule_lr(&s, 5e11))) / log(2), -0.3, 1e-9);
+    cr_expect_float_eq((log(schedule_lr(&s, 1e12)) - log(schedule_lr(&s, 5e11))) / log(2), -0.3,
+                       1e-9);
 }
 
 Test(schedule, power_warms_up_to_the_curve_not_to_the_cap) {
@@ -60,18 +79,24 @@ Test(schedule, shapes_go_from_one_to_final_without_rising) {
     for (int i = 0; i < decay_count; i++)
         for (size_t k = 0; k < COUNT_OF(finals); k++) {
             double final = finals[k], before = 2;
-            cr_expect_float_eq(decays[i].factor(0, final), 1, 1e-12, "%s to %g", decays[i].name, final);
-            cr_expect_float_eq(decays[i].factor(1, final), final, 1e-12, "%s to %g", decays[i].name, final);
+            cr_expect_float_eq(decays[i].factor(0, final), 1, 1e-12, "%s to %g", decays[i].name,
+                               final);
+            cr_expect_float_eq(decays[i].factor(1, final), final, 1e-12, "%s to %g", decays[i].name,
+                               final);
             for (int u = 0; u <= 1000; u++) {
                 double f = decays[i].factor(u / 1000.0, final);
-                cr_assert(f <= before + 1e-15, "%s to %g rises at %d/1000", decays[i].name, final, u);
+                cr_assert(f <= before + 1e-15, "%s to %g rises at %d/1000", decays[i].name, final,
+                          u);
                 before = f;
             }
         }
 }
 
 Test(schedule, shapes_match_the_table_of_methods) {
-    static const struct { const char *name; double final, mean, at[3]; } rows[] = {
+    static const struct {
+        const char *name;
+        double final, mean, at[3];
+    } rows[] = {
         {"linear", 0, .5, {.75, .5, .25}},
         {"cosine", 0, .5, {.8536, .5, .1464}},
         {"1-sqrt", 0, 1 / 3.0, {.5, .2929, .1340}},
@@ -82,10 +107,11 @@ Test(schedule, shapes_match_the_table_of_methods) {
         const struct decay_row *row = decay_find(rows[i].name);
         double sum = 0;
         for (int k = 0; k < 3; k++)
-            cr_expect_float_eq(row->factor(.25 * (k + 1), rows[i].final), rows[i].at[k], 6e-5, "%s at %g", rows[i].name,
-                               .25 * (k + 1));
+            cr_expect_float_eq(row->factor(.25 * (k + 1), rows[i].final), rows[i].at[k], 6e-5,
+                               "%s at %g", rows[i].name, .25 * (k + 1));
         for (int k = 0; k < 100000; k++) sum += row->factor((k + .5) / 100000, rows[i].final);
-        cr_expect_float_eq(sum / 100000, rows[i].mean, 1e-4, "mean of %s: %g", rows[i].name, sum / 100000);
+        cr_expect_float_eq(sum / 100000, rows[i].mean, 1e-4, "mean of %s: %g", rows[i].name,
+                           sum / 100000);
     }
 }
 
@@ -93,13 +119,14 @@ Test(schedule, is_continuous_everywhere) {
     for (int i = 0; i < schedule_count; i++)
         for (int d = 0; d < decay_count; d++) {
             struct schedule s = any(schedules[i].name, decays[d].name);
-            s.batch = 1; // fine steps: no jump may be larger than the steepest slope, the square root's at its start
+            s.batch =
+                1; // fine steps: no jump may be larger than the steepest slope, the square root's at its start
             s.power_a = 4 * 4096;
             double before = schedule_lr(&s, 0);
             for (double n = 1; n < 1.1e6; n++) {
                 double lr = schedule_lr(&s, n);
-                cr_assert(fabs(lr - before) < 0.01 * 0.0025, "%s, %s: jump of %g at %g", schedules[i].name, decays[d].name,
-                          lr - before, n);
+                cr_assert(fabs(lr - before) < 0.01 * 0.0025, "%s, %s: jump of %g at %g",
+                          schedules[i].name, decays[d].name, lr - before, n);
                 before = lr;
             }
         }
@@ -142,8 +169,8 @@ Test(schedule, warmup_of_nothing_and_of_everything) {
     for (int i = 0; i < schedule_count; i++) {
         struct schedule s = any(schedules[i].name, "cosine");
         s.warmup = 0;
-        cr_expect_eq(schedule_lr(&s, 0), 0.01, "%s without warmup begins at the peak, not %g", schedules[i].name,
-                     schedule_lr(&s, 0));
+        cr_expect_eq(schedule_lr(&s, 0), 0.01, "%s without warmup begins at the peak, not %g",
+                     schedules[i].name, schedule_lr(&s, 0));
         static const double warmups[] = {1e6, 5e6};
         for (int k = 0; k < 2; k++) {
             s = any(schedules[i].name, "cosine");
@@ -151,7 +178,8 @@ Test(schedule, warmup_of_nothing_and_of_everything) {
             double before = 0;
             for (double n = 0; n + s.batch < s.total; n += 4096) {
                 double lr = schedule_lr(&s, n);
-                cr_assert(isfinite(lr) && lr > before, "%s, warmup %g: %g at %g", schedules[i].name, warmups[k], lr, n);
+                cr_assert(isfinite(lr) && lr > before, "%s, warmup %g: %g at %g", schedules[i].name,
+                          warmups[k], lr, n);
                 before = lr;
             }
             cr_expect(isfinite(schedule_lr(&s, 1e7)));
@@ -169,7 +197,8 @@ Test(schedule, a_decay_longer_than_the_run_begins_after_the_warmup) {
 }
 
 Test(schedule, names_are_found_or_not) {
-    for (int i = 0; i < schedule_count; i++) cr_expect_eq(schedule_find(schedules[i].name), &schedules[i]);
+    for (int i = 0; i < schedule_count; i++)
+        cr_expect_eq(schedule_find(schedules[i].name), &schedules[i]);
     for (int i = 0; i < decay_count; i++) cr_expect_eq(decay_find(decays[i].name), &decays[i]);
     cr_expect_null(schedule_find("powr"));
     cr_expect_null(decay_find(""));
