@@ -98,7 +98,8 @@ static size_t reference_training(const char *text, size_t n, int32_t (*merges)[2
         size_t same = 0;
         while (size[same] != size[tokens] || memcmp(bytes[same], bytes[tokens], size[tokens]) != 0)
             same++;
-        if (same == tokens) tokens++;
+        cr_assert_eq(same, tokens, "two merges make the same bytes");
+        tokens++;
         merges[made][0] = a;
         merges[made++][1] = b;
         size_t to = 0;
