@@ -164,22 +164,28 @@ static void print_list(void) {
 
 // Loss and validation loss of a log as one terminal plot.
 static void draw_log(const struct log_rows *rows, FILE *to) {
-    double *x = mem_array(rows->count + 1, sizeof *x, "plot"), *loss = mem_array(rows->count + 1, sizeof *x, "plot"),
-           *valid = mem_array(rows->count + 1, sizeof *x, "plot");
-    bool any_valid = false;
-    for (size_t i = 0; i < rows->count; i++) {
-        x[i] = (double)rows->row[i].tokens;
-        loss[i] = rows->row[i].loss;
-        valid[i] = rows->row[i].val_loss;
-        any_valid = any_valid || isfinite(valid[i]);
+    size_t n[2] = {0};
+    double *x[2], *y[2];
+    for (int k = 0; k < 2; k++) {
+        x[k] = mem_array(rows->count + 1, sizeof **x, "plot");
+        y[k] = mem_array(rows->count + 1, sizeof **y, "plot");
     }
-    struct series series[2] = {{"training loss", x, loss, rows->count, LOOK_LINE}, {"validation", x, valid, rows->count, LOOK_POINTS}};
-    struct plot plot = {"loss in nats per token", "tokens", "", series, any_valid ? 2u : 1u, false};
+    for (size_t i = 0; i < rows->count; i++) {
+        const double value[2] = {rows->row[i].loss, rows->row[i].val_loss}; // a row has one or the other
+        for (int k = 0; k < 2; k++) {
+            if (!isfinite(value[k])) continue;
+            x[k][n[k]] = (double)rows->row[i].tokens;
+            y[k][n[k]++] = value[k];
+        }
+    }
+    struct series series[2] = {{"training loss", x[0], y[0], n[0], LOOK_LINE}, {"validation", x[1], y[1], n[1], LOOK_POINTS}};
+    struct plot plot = {"loss in nats per token", "tokens", "", series, n[1] ? 2u : 1u, false};
     int width = term_width();
     plot_terminal(&plot, width > 100 ? 100 : width, 16, to);
-    mem_free(x);
-    mem_free(loss);
-    mem_free(valid);
+    for (int k = 0; k < 2; k++) {
+        mem_free(x[k]);
+        mem_free(y[k]);
+    }
 }
 
 // ---- one training run ---------------------------------------------------------------------------------------------
@@ -691,7 +697,7 @@ static void write_report(struct run *r, char **samples, double final_per_byte) {
     text_free(&path);
     text_free(&page);
     for (size_t i = 0; i < COUNT_OF(facts); i++) text_free(&facts[i]);
-    mem_free(rows.row);
+    log_rows_free(&rows);
 }
 
 static void finish(struct run *r) {
@@ -822,7 +828,7 @@ static void open_records(struct run *r) {
     struct text log_path = {0}, config_path = {0}, settings = {0};
     text_fmt(&log_path, "%s/log.jsonl", o.out);
     text_fmt(&config_path, "%s/config", o.out);
-    r->log = log_open(log_path.data, r->resumed_at, &err);
+    r->log = log_open(log_path.data, r->state.tokens ? r->state.tokens : -1, &err);
     if (!r->log) fail(1, &err);
     opt_write(table, COUNT_OF(table), &settings);
     struct file_out *f = file_out_open(config_path.data, &err);

@@ -75,6 +75,8 @@ static void q8_0_read(const void *src, float *dst, int64_t n) {
     }
 }
 
+// A scale so small that 1/d is infinite is 0 in f16 anyway: all codes are then 0.
+static float inverse_of(float d) { return isfinite(1 / d) ? 1 / d : 0; }
 // NaN becomes 0, as a conversion of NaN to an integer is undefined.
 static int8_t q8_code(float x) { return (int8_t)(x == x ? roundf(x) : 0); }
 
@@ -83,7 +85,7 @@ static void q8_0_write(const float *src, void *dst, int64_t n) {
     for (int64_t i = 0; i < n / QK; i++, src += QK) {
         float most = 0;
         for (int j = 0; j < QK; j++) most = fmaxf(most, fabsf(src[j]));
-        float d = most / 127, inverse = d != 0 ? 1 / d : 0;
+        float d = most / 127, inverse = inverse_of(d);
         b[i].d = f16_from_f32(d);
         for (int j = 0; j < QK; j++) b[i].q[j] = q8_code(src[j] * inverse);
     }
@@ -112,7 +114,7 @@ static void q4_0_write(const float *src, void *dst, int64_t n) {
         float most = 0;
         for (int j = 0; j < QK; j++)
             if (fabsf(src[j]) > fabsf(most)) most = src[j];
-        float d = most / -8, inverse = d != 0 ? 1 / d : 0;
+        float d = most / -8, inverse = inverse_of(d);
         b[i].d = f16_from_f32(d);
         for (int j = 0; j < QK / 2; j++)
             b[i].q[j] = (uint8_t)(q4_code(src[j] * inverse) | q4_code(src[j + QK / 2] * inverse) << 4);

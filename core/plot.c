@@ -327,6 +327,8 @@ static void print_x_axis(const struct canvas *c, const struct axis *x, int gutte
     fputc('\n', to);
 }
 
+static bool has_legend(const struct series *s) { return s->name && s->look != LOOK_FAINT; }
+
 static int text_columns(const char *s) {
     int n = 0;
     for (size_t at = 0, end = strlen(s); at < end; n++) {
@@ -345,7 +347,7 @@ static void print_legend(const struct canvas *c, const struct plot *p, int gutte
         const char *name = p->series[s].name;
         bool dots = c->braille && s == braille_series(p);
         char mark[2] = {series_mark(p, s), 0};
-        if (!name || p->series[s].look == LOOK_FAINT || text_columns(name) + 6 > left) continue;
+        if (!has_legend(&p->series[s]) || text_columns(name) + 6 > left) continue;
         left -= text_columns(name) + 4 + dots;
         if (color) set_color(to, p, (unsigned)s + 1);
         fputs(dots ? "\u2812\u2812" : mark, to);
@@ -484,7 +486,7 @@ static void svg_legend(struct text *to, const struct plot *p, double left, doubl
     double x = left;
     for (size_t s = 0; s < p->n_series; s++) {
         const char *name = p->series[s].name;
-        if (!name || p->series[s].look == LOOK_FAINT) continue;
+        if (!has_legend(&p->series[s])) continue;
         if (p->series[s].look == LOOK_POINTS) {
             text_fmt(to, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"3.5\" style=\"fill:%s\"/>\n", x + 9,
                      y - 4, svg_color(p, s));
@@ -585,10 +587,12 @@ static void svg_series(struct text *to, const struct plot *p, size_t s, const st
 }
 
 void plot_svg(const struct plot *p, int width, int height, struct text *to) {
-    struct frame f = {.left = 58, .top = 52};
+    bool legend = false;
+    for (size_t s = 0; s < p->n_series; s++) legend = legend || has_legend(&p->series[s]);
+    struct frame f = {.left = 58, .top = legend ? 52 : 32};
     bool any = axes_make(p, &f.x, &f.y);
-    f.width = width < 120 ? 48 : width - 72;
-    f.height = height < 160 ? 60 : height - 94;
+    f.width = fmax(48, width - f.left - 14);
+    f.height = fmax(60, height - f.top - 42);
     axis_ticks(&f.y, (int)(f.height / 36));
     axis_ticks(&f.x, (int)(f.width / 90));
     text_fmt(to,

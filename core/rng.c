@@ -67,7 +67,7 @@ uint64_t rng_permute(uint64_t seed, uint64_t stream, uint64_t index, uint64_t n)
     uint64_t mask = ((uint64_t)1 << half) - 1, x = index;
     do {
         uint64_t left = x >> half, right = x & mask;
-        for (uint64_t round = 0; round < 4; round++) {
+        for (uint64_t round = 0; round < 8; round++) {
             uint64_t next = left ^ (rng_u64(seed, stream ^ (round + 1) << 56, right) & mask);
             left = right;
             right = next;

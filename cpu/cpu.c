@@ -20,9 +20,11 @@ void *cpu_alloc(size_t bytes, const char *what, struct err *err) {
     size_t with_head;
     unsigned char *given = NULL;
     // Objects past half the address space cannot be indexed, so no allocator gives them.
-    if (size_add(bytes, 2 * ALIGN, &with_head) && with_head <= PTRDIFF_MAX) given = calloc(1, with_head);
+    if (size_add(bytes, 2 * ALIGN, &with_head) && with_head <= PTRDIFF_MAX)
+        given = calloc(1, with_head);
     if (!given) {
-        err_set(err, "cpu: no memory for the %s: %.1f MiB wanted; use a smaller context, batch or model",
+        err_set(err,
+                "cpu: no memory for the %s: %.1f MiB wanted; use a smaller context, batch or model",
                 what, (double)bytes / 0x1p20);
         return NULL;
     }
@@ -59,12 +61,17 @@ static bool cpu_supports(enum op op, enum dtype dtype) {
     switch (op) {
     case OP_EMBED:
     case OP_MATMUL:
-    case OP_CAST: return f32 || half || block;
-    case OP_MATMUL_DX: return f32 || dtype == DTYPE_BF16;
+    case OP_CAST:
+        return f32 || half || block;
+    case OP_MATMUL_DX:
+        return f32 || dtype == DTYPE_BF16;
     case OP_STORE_ROWS:
-    case OP_ATTEND: return f32 || half;
-    case OP_COUNT: return false;
-    default: return f32;
+    case OP_ATTEND:
+        return f32 || half;
+    case OP_COUNT:
+        return false;
+    default:
+        return f32;
     }
 }
 
@@ -72,14 +79,17 @@ static bool plain_weight_load(struct tensor *device, const struct tensor *host, 
                               struct err *err) {
     assert(host->layout == LAYOUT_ROWS && host->data);
     if (!cpu_supports(OP_MATMUL, host->dtype)) {
-        const char *name = host->dtype < DTYPE_COUNT ? dtype_row(host->dtype)->name : "an unknown type";
-        return err_set(err, "cpu: expected weights of F32, F16, BF16, Q8_0 or Q4_0, found %s", name);
+        const char *name =
+            host->dtype < DTYPE_COUNT ? dtype_row(host->dtype)->name : "an unknown type";
+        return err_set(err, "cpu: expected weights of F32, F16, BF16, Q8_0 or Q4_0, found %s",
+                       name);
     }
     size_t need;
     if (host->mats != 1 || host->rows < 1 || host->cols < 1 ||
         !dtype_row_bytes(host->dtype, host->cols, &need) || host->row_bytes < need)
         return err_set(err,
-                       "cpu: expected one matrix of whole %s rows, found %lld of %lld x %lld in rows of %zu bytes",
+                       "cpu: expected one matrix of whole %s rows, found %lld of %lld x %lld in "
+                       "rows of %zu bytes",
                        dtype_row(host->dtype)->name, (long long)host->mats, (long long)host->rows,
                        (long long)host->cols, host->row_bytes);
     *device = *host;
@@ -169,8 +179,11 @@ const struct backend *backend_cpu(const char *level, struct err *err) {
             return &tables[l];
         }
         if (level) {
-            err_set(err, "cpu: the level %s needs %s, which this processor or this build lacks; leave the level out"
-                    " to get the best there is", level, level_rows[l].needs);
+            err_set(err,
+                    "cpu: the level %s needs %s, which this processor or this build lacks; leave "
+                    "the level out"
+                    " to get the best there is",
+                    level, level_rows[l].needs);
             return NULL;
         }
     }

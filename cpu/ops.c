@@ -43,11 +43,14 @@ static bool is_flat(const struct tensor *t) {
     return is_f32(t) && (t->rows <= 1 || t->row_bytes == (size_t)t->cols * sizeof(float));
 }
 
-static void *row_at(const struct tensor *t, int64_t i) { return (char *)t->data + (size_t)i * t->row_bytes; }
+static void *row_at(const struct tensor *t, int64_t i) {
+    return (char *)t->data + (size_t)i * t->row_bytes;
+}
 static float *row_f32(const struct tensor *t, int64_t i) { return row_at(t, i); }
 
 // Numbers [at, at + n) of row i as f32: in place where they are f32 already, else converted into `into`.
-static const float *row_read(const struct tensor *t, int64_t i, int64_t at, int64_t n, float *into) {
+static const float *row_read(const struct tensor *t, int64_t i, int64_t at, int64_t n,
+                             float *into) {
     const struct dtype_row *d = dtype_row(t->dtype);
     assert(at % d->block_weights == 0);
     const char *from = (const char *)row_at(t, i) + at / d->block_weights * d->block_bytes;
@@ -61,7 +64,9 @@ static int64_t min_i64(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Items per piece so that a piece is worth handing out: about `work` operations each of `each`.
-static int64_t grain_for(int64_t each, int64_t work) { return each >= work ? 1 : work / (each > 0 ? each : 1); }
+static int64_t grain_for(int64_t each, int64_t work) {
+    return each >= work ? 1 : work / (each > 0 ? each : 1);
+}
 static int64_t grain_of_rows(int64_t cols) { return grain_for(cols, 8192); }
 
 // A sum of products in a fixed order: 16 chains, then halves onto halves.
@@ -193,7 +198,8 @@ static void plain_rmsnorm_back(const struct rmsnorm_back_args *a) {
     assert(is_f32(&a->weight) && a->weight.rows == 1 && a->weight.cols == a->x.cols);
     assert(is_f32(&a->dweight) && same_shape(&a->dweight, &a->weight));
     assert(a->segment > 0 && a->x.rows % a->segment == 0);
-    struct rmsnorm_back_job job = {a, cpu_scratch(0, SLOT_SHARED, (size_t)a->x.rows * sizeof(float))};
+    struct rmsnorm_back_job job = {a,
+                                   cpu_scratch(0, SLOT_SHARED, (size_t)a->x.rows * sizeof(float))};
     pool_for(a->x.rows, grain_of_rows(a->x.cols), rmsnorm_back_rows, &job);
     pool_for(a->x.cols, 2 * LANES, rmsnorm_back_columns, &job);
 }
@@ -205,9 +211,9 @@ struct panel {
     float at[CHAIN][LANES]; // [term][output]
 };
 
-// sum[l] += (chain from zero over the terms of x[t] * panel[t][l]). Eight terms of a lane at a time, in their order: left
-// to itself gcc 12 keeps the chains in memory between terms (step matmul F32: 3.6 against 16.8 GFLOP/s, `bench_ops plain
-// 2 matmul` on two cores of a Xeon, November 2026).
+// sum[l] += (chain from zero over the terms of x[t] * panel[t][l]). Eight terms of a lane at a time, in their order:
+// left to itself gcc 12 keeps the chains in memory between terms (step matmul F32: 3.6 against 16.8 GFLOP/s,
+// `bench_ops plain 2 matmul` on two cores of a Xeon, November 2026).
 static void chain_product(const float *x, const struct panel *w, int64_t terms, float sum[LANES]) {
     float chain[LANES] = {0};
     int64_t t = 0;
@@ -226,11 +232,12 @@ static void chain_product(const float *x, const struct panel *w, int64_t terms, 
 struct tile {
     float sum[ROWS_AT_ONCE][LANES];
 };
-static void tile_write(const struct tile *tile, const struct tensor *out, int64_t row, int rows, int64_t col,
-                       int cols, float scale, bool accumulate) {
+static void tile_write(const struct tile *tile, const struct tensor *out, int64_t row, int rows,
+                       int64_t col, int cols, float scale, bool accumulate) {
     for (int i = 0; i < rows; i++) {
         float *to = row_f32(out, row + i) + col;
-        for (int l = 0; l < cols; l++) to[l] = accumulate ? scale * tile->sum[i][l] + to[l] : scale * tile->sum[i][l];
+        for (int l = 0; l < cols; l++)
+            to[l] = accumulate ? scale * tile->sum[i][l] + to[l] : scale * tile->sum[i][l];
     }
 }
 
@@ -270,7 +277,8 @@ static void matmul_piece(void *arg, int64_t lo, int64_t hi, int thread) {
             for (int i = 0; i < cut.rows; i++)
                 chain_product(row_f32(&a->x, cut.row + i) + k, &panel, terms, tile.sum[i]);
         }
-        tile_write(&tile, &a->out, cut.row, cut.rows, cut.col, cut.cols, one_if_zero(a->scale), a->accumulate);
+        tile_write(&tile, &a->out, cut.row, cut.rows, cut.col, cut.cols, one_if_zero(a->scale),
+                   a->accumulate);
     }
 }
 
@@ -298,7 +306,8 @@ static void matmul_dx_piece(void *arg, int64_t lo, int64_t hi, int thread) {
             for (int i = 0; i < cut.rows; i++)
                 chain_product(row_f32(&a->dout, cut.row + i) + m, &panel, terms, tile.sum[i]);
         }
-        tile_write(&tile, &a->dx, cut.row, cut.rows, cut.col, cut.cols, one_if_zero(a->scale), a->accumulate);
+        tile_write(&tile, &a->dx, cut.row, cut.rows, cut.col, cut.cols, one_if_zero(a->scale),
+                   a->accumulate);
     }
 }
 
@@ -322,17 +331,20 @@ static void matmul_dw_piece(void *arg, int64_t lo, int64_t hi, int thread) {
             for (int64_t at = 0; at < a->segment; at += CHAIN) {
                 int64_t terms = min_i64(CHAIN, a->segment - at);
                 for (int64_t t = 0; t < terms; t++)
-                    memcpy(panel.at[t], row_f32(&a->x, start + at + t) + cut.col, (size_t)cut.cols * sizeof(float));
+                    memcpy(panel.at[t], row_f32(&a->x, start + at + t) + cut.col,
+                           (size_t)cut.cols * sizeof(float));
                 for (int m = 0; m < cut.rows; m += LANES) {
                     int lanes = (int)min_i64(LANES, cut.rows - m);
                     for (int64_t t = 0; t < terms; t++) {
                         const float *dout = row_f32(&a->dout, start + at + t) + cut.row + m;
                         for (int l = 0; l < lanes; l++) column[l][t] = dout[l];
                     }
-                    for (int l = 0; l < lanes; l++) chain_product(column[l], &panel, terms, tile.sum[m + l]);
+                    for (int l = 0; l < lanes; l++)
+                        chain_product(column[l], &panel, terms, tile.sum[m + l]);
                 }
             }
-            tile_write(&tile, &a->dw, cut.row, cut.rows, cut.col, cut.cols, one_if_zero(a->scale), true);
+            tile_write(&tile, &a->dw, cut.row, cut.rows, cut.col, cut.cols, one_if_zero(a->scale),
+                       true);
         }
     }
 }
@@ -356,8 +368,8 @@ static void rope_piece(void *arg, int64_t lo, int64_t hi, int thread) {
         for (int64_t j = 0; j < pairs; j++) {
             double angle = (double)a->pos[i] * a->freq[j];
             float c = (float)cos(angle), s = (float)sin(a->inverse ? -angle : angle);
-            for (float *x = row_f32(&a->x, i) + j * step, *end = row_f32(&a->x, i) + a->x.cols; x < end;
-                 x += a->head_size) {
+            for (float *x = row_f32(&a->x, i) + j * step, *end = row_f32(&a->x, i) + a->x.cols;
+                 x < end; x += a->head_size) {
                 float first = x[0], second = x[apart];
                 x[0] = first * c - second * s;
                 x[apart] = first * s + second * c;
@@ -380,7 +392,8 @@ static void store_rows_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     (void)thread;
     for (int64_t i = lo; i < hi; i++) {
         assert(a->rows[i] >= 0 && a->rows[i] < a->dst.rows);
-        dtype_row(a->dst.dtype)->from_f32(row_f32(&a->src, i), row_at(&a->dst, a->rows[i]), a->src.cols);
+        dtype_row(a->dst.dtype)
+            ->from_f32(row_f32(&a->src, i), row_at(&a->dst, a->rows[i]), a->src.cols);
     }
 }
 
@@ -396,7 +409,8 @@ static void attend_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     float *scores = cpu_scratch(thread, SLOT_SCORES, (size_t)a->k.rows * sizeof(float));
     float *numbers = cpu_scratch(thread, SLOT_KEY, (size_t)D * sizeof(float));
     for (int64_t p = lo; p < hi; p++) {
-        int64_t i = p / H, h = p % H, at = h / group * D, first = a->lo[i], count = a->hi[i] - first;
+        int64_t i = p / H, h = p % H, at = h / group * D, first = a->lo[i],
+                count = a->hi[i] - first;
         const float *q = row_f32(&a->q, i) + h * D;
         float *out = row_f32(&a->out, i) + h * D;
         assert(count <= 0 || (first >= 0 && a->hi[i] <= a->k.rows));
@@ -474,9 +488,9 @@ static void plain_attend_back(const struct attend_back_args *a) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// Gated units. Both are x s(u) with s(u) = 1 / (1 + e^-u): SILU with u = x, GELU with u = 2 sqrt(2/pi) (x + .044715 x^3),
-// as (1 + tanh v) / 2 = s(2v). The slope is s + x s(u) s(-u) u'. Written so, neither tail cancels: 1 + tanh v and 1 - s
-// would keep nothing of a result of 1e-6.
+// Gated units. Both are x s(u) with s(u) = 1 / (1 + e^-u): SILU with u = x, GELU with
+// u = 2 sqrt(2/pi) (x + .044715 x^3), as (1 + tanh v) / 2 = s(2v). The slope is s + x s(u) s(-u) u'. Written so, neither
+// tail cancels: 1 + tanh v and 1 - s would keep nothing of a result of 1e-6.
 
 #define GELU_LINE 1.59576912160573071176f // 2 sqrt(2/pi)
 #define GELU_CUBE 0.044715f
@@ -515,7 +529,8 @@ static void glu_back_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const struct glu_back_args *a = arg;
     (void)thread;
     for (int64_t i = lo; i < hi; i++) {
-        const float *gate = row_f32(&a->gate, i), *up = row_f32(&a->up, i), *dout = row_f32(&a->dout, i);
+        const float *gate = row_f32(&a->gate, i), *up = row_f32(&a->up, i),
+                    *dout = row_f32(&a->dout, i);
         float *dgate = row_f32(&a->dgate, i), *dup = row_f32(&a->dup, i), slope;
         for (int64_t c = 0; c < a->dout.cols; c++) {
             float d = dout[c], u = up[c], active = activate(a->kind, gate[c], &slope);
@@ -526,7 +541,8 @@ static void glu_back_piece(void *arg, int64_t lo, int64_t hi, int thread) {
 }
 
 static void plain_glu_back(const struct glu_back_args *a) {
-    assert(is_f32(&a->dgate) && is_f32(&a->dup) && is_f32(&a->dout) && is_f32(&a->gate) && is_f32(&a->up));
+    assert(is_f32(&a->dgate) && is_f32(&a->dup) && is_f32(&a->dout) && is_f32(&a->gate) &&
+           is_f32(&a->up));
     assert(same_shape(&a->dgate, &a->dout) && same_shape(&a->dup, &a->dout));
     assert(same_shape(&a->gate, &a->dout) && same_shape(&a->up, &a->dout));
     pool_for(a->dout.rows, grain_of_rows(8 * a->dout.cols), glu_back_piece, (void *)a);
@@ -584,7 +600,8 @@ static void cross_entropy_piece(void *arg, int64_t lo, int64_t hi, int thread) {
         a->loss[i] = (float)(log(sum) + most - z_target);
         if (!grad) continue;
         float outer = a->grad_scale * by;
-        for (int64_t c = 0; c < V; c++) logits[c] = outer * ((float)(logits[c] / sum) - (c == target));
+        for (int64_t c = 0; c < V; c++)
+            logits[c] = outer * ((float)(logits[c] / sum) - (c == target));
     }
 }
 
@@ -617,7 +634,8 @@ static void sum_squares_piece(void *arg, int64_t lo, int64_t hi, int thread) {
 static void plain_sum_squares(const struct sum_squares_args *a) {
     assert(is_flat(&a->x) && a->out);
     int64_t count = a->x.rows * a->x.cols, chunks = ceil_div(count, SQUARES_CHUNK);
-    struct sum_squares_job job = {a->x.data, count, cpu_scratch(0, SLOT_SHARED, (size_t)chunks * sizeof(double))};
+    struct sum_squares_job job = {a->x.data, count,
+                                  cpu_scratch(0, SLOT_SHARED, (size_t)chunks * sizeof(double))};
     pool_for(chunks, 4, sum_squares_piece, &job);
     double sum = 0;
     for (int64_t p = 0; p < chunks; p++) sum += job.chunk[p];
@@ -650,8 +668,9 @@ static void plain_adamw(const struct adamw_args *a) {
     assert(is_flat(&a->w) && is_flat(&a->g) && is_flat(&a->m) && is_flat(&a->v) && a->step >= 1);
     assert(same_shape(&a->w, &a->g) && same_shape(&a->w, &a->m) && same_shape(&a->w, &a->v));
     assert(!tensor_present(&a->copy) || (is_rows(&a->copy) && a->copy.dtype == DTYPE_BF16));
-    assert(!tensor_present(&a->copy) || (same_shape(&a->copy, &a->w) &&
-                                         (a->copy.rows <= 1 || a->copy.row_bytes == (size_t)a->copy.cols * 2)));
+    assert(!tensor_present(&a->copy) ||
+           (same_shape(&a->copy, &a->w) &&
+            (a->copy.rows <= 1 || a->copy.row_bytes == (size_t)a->copy.cols * 2)));
     struct adamw_job job = {
         .a = a,
         .unbias1 = (float)(1 / (1 - pow(a->beta1, (double)a->step))),
@@ -671,11 +690,13 @@ static void cast_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const struct dtype_row *to = dtype_row(a->dst.dtype);
     float numbers[CAST_AT_ONCE];
     for (int64_t p = lo; p < hi; p++) {
-        int64_t i = p / across, start = p % across * CAST_CHUNK, end = min_i64(a->src.cols, start + CAST_CHUNK);
+        int64_t i = p / across, start = p % across * CAST_CHUNK,
+                end = min_i64(a->src.cols, start + CAST_CHUNK);
         for (int64_t c = start; c < end; c += CAST_AT_ONCE) {
             int64_t n = min_i64(CAST_AT_ONCE, end - c);
             const float *from = row_read(&a->src, i, c, n, numbers);
-            to->from_f32(from, (char *)row_at(&a->dst, i) + c / to->block_weights * to->block_bytes, n);
+            to->from_f32(from, (char *)row_at(&a->dst, i) + c / to->block_weights * to->block_bytes,
+                         n);
         }
     }
 }
@@ -683,8 +704,8 @@ static void cast_piece(void *arg, int64_t lo, int64_t hi, int thread) {
 static void plain_cast(const struct cast_args *a) {
     assert(is_rows(&a->dst) && is_rows(&a->src) && same_shape(&a->dst, &a->src));
     assert(dtype_row(a->src.dtype)->to_f32 && dtype_row(a->dst.dtype)->from_f32);
-    pool_for(a->src.rows * ceil_div(a->src.cols, CAST_CHUNK), grain_of_rows(min_i64(a->src.cols, CAST_CHUNK)),
-             cast_piece, (void *)a);
+    pool_for(a->src.rows * ceil_div(a->src.cols, CAST_CHUNK),
+             grain_of_rows(min_i64(a->src.cols, CAST_CHUNK)), cast_piece, (void *)a);
 }
 
 void cpu_fill_plain(struct backend *b) {

@@ -44,7 +44,7 @@ static const struct beat_text BEAT_TEXTS[] = {
         "Of all the {trait} children <home>, <H> was the most <trait> and the most {trait}.",
         "This is the story of <H>, {a} <trait> <H.girl> with {a} {colour} {cloth}."}},
     {"more", {
-        "[<He>|<H>] kept {stuff} and {stuff} in <his> {colour} {cloth}.",
+        "<He> kept {stuff} and {stuff} in <his> {colour} {cloth}.",
         "In <his> pocket <he> carried {stuff}, {stuff} and {num} {bits}.",
         "Beside <his> bed stood {a} {look} {box} full of {colour} {bits}.",
         "What <he> liked best was {food} with {food}, and {game} {perch}.",
@@ -70,7 +70,7 @@ static const struct beat_text BEAT_TEXTS[] = {
         "&P They {went} past {spot}, over {spot} and down to {spot}.",
         "&P Side by side the two friends {went} from {spot} to {spot}.",
         "&P At {spot} they met {a} {small} {beast}, and at {spot} {num} {colour} {beasts}.",
-        "&P <P> carried {stuff}, <H> carried {stuff}, and both sang.",
+        "&P Between them they carried {stuff} and {stuff}, and both sang.",
         "&P First they {went} to {spot}, then {num} steps to the [left|right].",
         "!P <He> {went} past {spot}, over {spot} and on to {spot}.",
         "!P On the way <he> met {a} {small} {beast} and {num} {colour} {beasts}.",
@@ -78,15 +78,15 @@ static const struct beat_text BEAT_TEXTS[] = {
         "!P Up the road <he> {went}, carrying {stuff} and {stuff}.",
         "!P It was {num} hundred steps to {spot}, and {num} hundred more to {spot}."}},
     {"talk", {
-        "&P `Have you ever seen {num} {colour} {many}?` {asked} <P>. `Only {num},` laughed <H>.",
-        "&P `If I were {a} {beast},` {said} <P>, `I would live {perch} and eat {food}.`",
-        "&P `My {look} {thing} smells of {smell},` {said} <P>. `Mine smells of {smell},` {said} "
-        "<H>.",
+        "&P `Have you ever seen {num} {colour} {many}?` {asked} <P>. `Only {num},` was the answer.",
+        "&P `If I were {a} {beast},` {said} <his> friend, `I would live {perch} and eat {food}.`",
+        "&P `My {look} {thing} smells of {smell},` {said} <P>. `Mine smells of {smell},` was the "
+        "answer.",
         "&P They talked about {food}, about {bits} and about {num} {colour} {many}.",
-        "&P <P> told a joke about {a} {beast} and {a} {beast}, and they {laughed} for {num} "
-        "{unit}.",
-        "&P `Guess what I have here,` {said} <P>. It was {stuff}.",
-        "&P <H> counted {num} {colour} {many}, and <P> counted {num}."}},
+        "&P <His> friend told a joke about {a} {beast} and {a} {beast}, and they {laughed} for "
+        "{num} {unit}.",
+        "&P `Guess what I have here,` {said} <his> friend. It was {stuff}.",
+        "&P One of them counted {num} {colour} {many}, the other {num}."}},
 
     /* ---- People who come in. ---- */
     {"meet", {
@@ -100,86 +100,87 @@ static const struct beat_text BEAT_TEXTS[] = {
         "Then somebody whistled {perch}. It was <P> with {stuff}."}},
     {"snack", {
         "{Then} they shared some {food}, some {food} and {stuff}.",
-        "<E> set out {food}, {food} and {num} {colour} plates.",
+        "On the table stood {food}, {food} and {num} {colour} plates.",
         "Soon there was {food} on the table, and the room smelled of {smell}.",
-        "`Eat!` {said} <E>, and brought {food} and {food}.",
+        "`Eat!` they heard, and there came {food} and {food}.",
         "After that they sat {perch} and ate {food} with {food}.",
-        "{Then} it smelled of {smell} and {smell}: <E> had {food} and {food}."}},
+        "{Then} it smelled of {smell} and {smell}: there came {food} and {food}."}},
 
     /* ---- Feelings and last lines. ---- */
     {"joy", {
-        "<H> was as {good} as {simile}.",
+        "<He> was as {good} as {simile}.",
         "<He> felt {good} and {good}, and <his> heart beat like {a} {look} {music}.",
-        "`Hurrah!` <H> {said}, and {went} {num} times around {spot}.",
-        "What {a} {weather} day it was! <H> {laughed} {gladly}.",
-        "All at once <H> felt {good}, as {good} as {simile}.",
+        "`Hurrah!` <he> {said}, and {went} {num} times around {spot}.",
+        "What {a} {weather} day it was! <He> {laughed} {gladly}.",
+        "All at once <he> felt {good}, as {good} as {simile}.",
         "Even {a} {small} {beast} {perch} looked as {good} as {simile}.",
         "A {look} smile came over <his> face, as bright as {num} {colour} {lights}."}},
     {"close", {
         "That night <he> dreamed of {num} {colour} {many} and {a} {small} {beast}.",
         "&home In the {look} {house} <home> {a} {colour} lamp {shone}, and all felt {good}.",
-        "&home At the {house} <home>, {num} {lights} {shone}, and <H> {laughed} {gladly}.",
+        "&home At the {house} <home>, {num} {lights} {shone}, and <he> {laughed} {gladly}.",
         "&trait So {a} <trait> <H.girl> was {good} and {good} and {good}.",
         "&trait {A} <trait> <H.girl> {stood} {perch} that night, {good} and {good}.",
         "&P And <P> and <H> stayed friends for {num} years and {num} more.",
-        "&P `Tomorrow again?` {asked} <P>. `Tomorrow again,` {said} <H> {gladly}.",
+        "&P `Tomorrow again?` {asked} <his> friend {gladly}. `Tomorrow again!` was the answer.",
         "&P The two friends {went} home, {good} and {good}, under {num} {colour} clouds.",
-        "&E !P <E> hung {a} {colour} {cloth} at the window, and <H> waved back {gladly}.",
+        "&E !P <E> hung {a} {colour} {cloth} at the window, and <he> waved back {gladly}.",
         "&E `Good night,` {said} <E>. `Sleep well, little {beast}.`",
-        "Under <his> {look} {colour} blanket, <H> soon slept like {a} {small} {beast}.",
+        "Under <his> {look} {colour} blanket, <he> soon slept like {a} {small} {beast}.",
         "Outside, {a} {small} {beast} {did} {perch}, and the stars came out one by one.",
         "It had been {a} {good} day, {a} {weather} day, {a} {look} day.",
         "At supper <he> had {food} and {food}, and <he> told the whole story {num} times."}},
 
     /* ---- Plot: something lost is found where it was put. ---- */
     {"lost_have", {
-        "<H> had {a} {look} <hue> <thing> and took it to {spot}, to {spot} and even to bed.",
+        "<He> had {a} {look} <hue> <thing> and took it to {spot}, to {spot} and even to bed.",
         "In <month> someone {gave} <him> {a} {look} <hue> <thing> and {stuff}.",
         "There was one thing <he> would not give for {num} {beasts}: {a} {look} <hue> <thing>.",
         "Better than {num} {bits} and {num} {bits} <he> liked <his> {look} <hue> <thing>."}},
     {"lost_put", {
         "One {weather} {daypart} <he> {put} it <hide> and {went} off to {hobby}.",
-        "On {a} {weather} {weekday} <he> {quickly} {put} the <thing> <hide>, so that no {beast} "
-        "could take it.",
+        "On {a} {weather} {weekday} <he> {quickly} {put} it <hide>, so that no {beast} could take "
+        "it.",
         "Before [breakfast|lunch|school|supper] <he> {quickly} {put} it <hide> and {went} to "
         "{spot}.",
-        "`Stay here, {look} <thing>,` <he> {said} {gladly}, and {quickly} {put} it <hide>."}},
+        "`Stay here, {look} thing,` <he> {said} {gladly}, and {quickly} {put} it <hide>."}},
     {"lost_play", {
         "{Then} <he> played {game} and {game}, and forgot all about it.",
         "The day was full of other things: {game}, {food} and {a} {small} {beast}.",
         "For lunch <he> had {food}, and after that came {game} with {num} {beasts}.",
         "{Then} <he> was busy with {stuff}, {stuff} and {num} {bits}."}},
     {"lost_miss", {
-        "{Num} {unit} later <H> {sought} for the <thing>, {bad} and {bad}.",
-        "But where was the <thing>? <H> grew {bad} and {bad}.",
-        "`Where is my <thing>?` <he> {sighed} {sadly}.",
-        "After {num} {unit} of {game}, <he> felt {bad} and {bad}: where was the <thing>?"}},
+        "{Num} {unit} later <he> {sought} for it, {bad} and {bad}.",
+        "But where was it now? <He> grew {bad} and {bad}.",
+        "`Where is it now?` <he> {sighed} {sadly}.",
+        "After {num} {unit} of {game}, <he> felt {bad} and {bad}: where was it?"}},
     {"lost_search", {
-        "[<He>|<H>] looked {hide} and {hide}, but found only {stuff} and {stuff}.",
+        "<He> looked {hide} and {hide}, but found only {stuff} and {stuff}.",
         "There was nothing {hide}, and nothing {hide} but {a} {small} {beast}.",
-        "[<He>|<H>] emptied {a} {look} {box} and found {num} {bits}, {stuff} and {stuff}, but no "
-        "<thing>.",
+        "<He> emptied {a} {look} {box} and found {num} {bits}, {stuff} and {stuff}, and that was "
+        "all.",
         "First <he> searched {hide}, then {hide}, and at last {hide}."}},
     {"lost_tell", {
-        "`My <hue> <thing> is lost,` <H> {sighed} {sadly}.",
-        "`I {quickly} {put} my {look} <thing> somewhere,` {sighed} <H> {sadly}, `but where?`",
-        "<H> told <P> {sadly} about the <thing>, about {spot} and about {num} {bits}."}},
+        "`My <thing> is lost,` <he> {sighed} {sadly}.",
+        "`I {quickly} {put} my {look} <thing> somewhere,` <he> {sighed} {sadly}, `but where?`",
+        "<He> told <his> friend {sadly} about it, about {spot} and about {num} {bits}."}},
     {"lost_think", {
-        "`Close your eyes and think back,` {said} <P>. <H> thought of {smell}, of {game}, of {a} "
-        "{beast}, and then <he> knew.",
-        "`Let us walk the way you walked,` {said} <P>, and they {went} to {spot} and back.",
-        "`What did you do before {game}?` {asked} <P>. <H> [gasped|jumped up|{began} to "
+        "`Close your eyes and think back,` {said} <his> friend. <He> thought of {smell}, of "
+        "{game}, of {a} {beast}, and then <he> knew.",
+        "`Let us walk the way you walked,` {said} <his> friend, and they {went} to {spot} and "
+        "back.",
+        "`What did you do before {game}?` {asked} <his> friend. <He> [gasped|jumped up|{began} to "
         "smile|clapped]."}},
     {"lost_find", {
         "There, <hide>, {lay} the <hue> <thing>, {look} and {look} as ever.",
-        "[<He>|<H>] {quickly} {looked} <hide>: the <hue> <thing>, {look} and {look}!",
+        "<He> {quickly} {looked} <hide>: there it was, {look} and <hue>!",
         "Something {look} and <hue> {shone} <hide>: the <thing>!",
         "<Hide> {lay} the <thing>, a bit {look}, a bit {look}, but safe."}},
     {"lost_end", {
-        "From that day the <thing> had its own place in {a} {look} {box}.",
-        "<He> tied {a} {look} {colour} {cloth} to the <thing> and {gladly} {put} it {perch}.",
-        "`{Look_here}, here you are!` <he> {said} {gladly} to the <thing>.",
-        "For {num} {unit} <P> {gladly} played {game} with the <thing>, and then <H> did."}},
+        "From that day it had its own place in {a} {look} {box}.",
+        "<He> tied {a} {look} {colour} {cloth} to it and {gladly} {put} it {perch}.",
+        "`{Look_here}, here you are!` <he> {said} {gladly} to it.",
+        "For {num} {unit} <his> friend {gladly} played {game} with it, and then <he> did."}},
 
     /* ---- Plot: a gift made in secret. ---- */
     {"gift_day", {
@@ -189,39 +190,38 @@ static const struct beat_text BEAT_TEXTS[] = {
         "One {weather} {daypart} in <month> it was the birthday of <E>, and {num} {beasts} knew "
         "it."}},
     {"gift_think", {
-        "`I have only {stuff} and {num} {look} {bits},` {mused} <H> {sadly}. What now?",
-        "<H> had {stuff}, {num} {bits} and no money at all. So the gift had to be made.",
-        "{Bits}? {Bits}? {Stuff}? `No,` {mused} <H>, `something {look} made by hand!`",
-        "`[Shall|Should] I give {food}, {food} or {stuff}?` <H> wondered. None of it was right."}},
+        "`I have only {stuff} and {num} {look} {bits},` <he> {mused} {sadly}. What now?",
+        "<He> had {stuff}, {num} {bits} and no money at all. So the gift had to be made.",
+        "{Bits}? {Bits}? {Stuff}? `No,` <he> {mused}, `something {look} made by hand!`",
+        "`[Shall|Should] I give {food}, {food} or {stuff}?` <he> wondered. None of it was right."}},
     {"gift_make", {
-        "[<He>|<H>] took {matter}, {matter} and {colour} {matter} and {began} to make {a} {look} "
-        "<hue> <craft>.",
+        "<He> took {matter}, {matter} and {colour} {matter} and {began} to make {a} {look} <hue> "
+        "<craft>.",
         "Out of {matter} and {colour} {matter} <he> made {a} {look} <hue> <craft>.",
         "For {num} {unit} <he> worked with {matter} and {matter}, and it became {a} {look} <hue> "
         "<craft>.",
         "{A} {look} <hue> <craft>! That was it, and <he> {went} to find {matter} and {matter}."}},
     {"gift_trouble", {
-        "Once {a} {small} {beast} sat on the <craft>, and once it fell into the {smell}.",
+        "Once {a} {small} {beast} sat on it, and once it fell into the {smell}.",
         "One side came out {look} and the other {look}, but <he> did not stop.",
-        "When <E> {went} by, <H> {quickly} {put} it {hide}.",
-        "By {weekday} the <craft> was still too {look}, so <he> added {num} {bits}."}},
+        "When someone {went} by, <he> {quickly} {put} it {hide}.",
+        "By {weekday} it was still too {look}, so <he> added {num} {bits}."}},
     {"gift_give", {
-        "On the birthday <H> {quickly} {went} to <E> and held out the <craft>. `It is {look},` "
-        "<he> said {sadly}.",
-        "{Then} the day came. Wrapped in {a} {colour} {cloth}, the <craft> lay on the table.",
-        "`This is for you,` <H> {said} {gladly}, and {gave} <E> the <hue> <craft>.",
-        "Out of {look} {colour} paper, {matter} and {matter} came the <hue> <craft>."}},
+        "On the birthday <he> {quickly} {went} to <E> and held it out. `It is {look},` <he> said "
+        "{sadly}.",
+        "{Then} the day came. Wrapped in {a} {colour} {cloth}, the gift lay on the table.",
+        "`This is for you,` <he> {said} {gladly}, and {gave} <E> the <craft>.",
+        "Out of {look} {colour} paper, {matter} and {matter} came the <craft>."}},
     {"gift_thanks", {
         "`I have been given {bits}, {food} and {stuff},` {said} <E>, `but nothing as dear as "
         "this.`",
-        "<E> {looked} at it for {num} {unit}. `{A} {look} one, and {a} {look} one!` <E.he> {said} "
-        "{gladly}.",
+        "`{A} {look} one, and {a} {look} one!` {said} <E> {gladly} after {num} {unit}.",
         "`How {look}!` <E> {said} {gladly}. `I will keep it for {num} times {num} years.`",
         "Tears stood in the eyes of <E>, who felt {good} and {good}."}},
     {"gift_end", {
-        "To this day the <hue> <craft> stands between {num} {bits} and {a} {look} {thing}.",
-        "Every {weekday} <E> showed the <craft> to the {num} {beasts}.",
-        "And the <craft>, {look} and {look}, got a place {perch}."}},
+        "To this day it stands between {num} {bits} and {a} {look} {thing}.",
+        "Every {weekday} <E> showed it to the {num} {beasts}.",
+        "And the gift, {look} and {look}, got a place {perch}."}},
 
 
     /* ---- Plot: two friends, one thing, hard words, and peace. ---- */
@@ -234,30 +234,30 @@ static const struct beat_text BEAT_TEXTS[] = {
         "<H> and <P> were given {a} {look} <hue> <thing> for carrying {stuff} to {spot}."}},
     {"row_fight", {
         "`It is mine!` <H> {said}. `No, mine!` <P> {said}.",
-        "Both held the <thing> and pulled {gladly}. `You {small} {beast}!` {said} <P>.",
+        "Both held it and pulled {gladly}. `You {small} {beast}!` {said} <P>.",
         "`I saw it first,` {said} <H>. `I held it first,` {said} <P>, `you {small} {beast}!`",
         "First they argued for {num} {unit}, and then for {num} more."}},
     {"row_part", {
-        "{Then} <H> {went} one way and <P> {went} the other, and the <thing> lay {perch}.",
-        "<P> {went} home past {spot}, and <H> sat {perch} with the <thing>.",
-        "In the end <P> kept the <thing>, and <H> {went} home to {spot}, {bad} and {bad}.",
+        "{Then} <H> {went} one way and <P> {went} the other, and it lay {perch}.",
+        "<P> {went} home past {spot}, and <H> sat {perch} with it.",
+        "In the end <P> kept it, and <H> {went} home to {spot}, {bad} and {bad}.",
         "{Bad} and {bad}, they did not speak for {num} {weather} days."}},
     {"row_alone", {
         "But alone, {game} was dull, and even {food} tasted of {smell}.",
-        "Without <P> the day was long. <H> counted {num} {bits} and felt {bad}.",
-        "<H> tried {game} with {a} {small} {beast}, but it only {did}.",
-        "`{A} <thing> cannot play {game} or {hobby},` {mused} <H> {sadly}."}},
+        "Without <P> the day was long. <He> counted {num} {bits} and felt {bad}.",
+        "<He> tried {game} with {a} {small} {beast}, but it only {did}.",
+        "`{A} <thing> cannot play {game} or {hobby},` <he> {mused} {sadly}."}},
     {"row_sorry", {
         "{Then} <he> took some {food} and {went} to <P>. `{Sorry},` <he> said {sadly}.",
-        "On {a} {weather} {weekday} <H> knocked at the {colour} door of <P>. `{Sorry},` <he> "
+        "On {a} {weather} {weekday} <he> knocked at the {colour} door of <P>. `{Sorry},` <he> "
         "{said}.",
-        "{Then} <P> came with {stuff}. `{Sorry},` {said} <P>. `So am I,` <H> {said}.",
+        "{Then} <P> came with {stuff}. `{Sorry},` both {said} {gladly}.",
         "At {spot} both {said} `{Sorry}` and {laughed} {gladly}."}},
     {"row_share", {
-        "<H> has it on {weekday}, <P> on {weekday}, and {a} {small} {beast} on {weekday}.",
-        "{Then} they drew {a} {look} {colour} line: one half for <P>, one for <H>, and {num} "
-        "{bits} for {a} {beast}.",
-        "`I keep it for {num} {unit} and you for {num} {unit},` {said} <P> {gladly}.",
+        "One of them has it on {weekday}, one on {weekday}, and {a} {small} {beast} on {weekday}.",
+        "{Then} they drew {a} {look} {colour} line: one half for one, one for the other, and "
+        "{num} {bits} for {a} {beast}.",
+        "`I keep it for {num} {unit} and you for {num} {unit},` {said} <his> friend {gladly}.",
         "[Together|Side by side|Hand in hand|As a team] they gave the <hue> <thing> to {a} "
         "{small} child near {spot}."}},
 
@@ -268,38 +268,39 @@ static const struct beat_text BEAT_TEXTS[] = {
         "{look} button.",
         "`Here is {a} <seed> seed,` {said} <E>. `It is {look}, but it wants to be {look}.`",
         "Between {look} {bits} and {look} {bits}, <E> and <H> {found} {a} <seed> seed.",
-        "On {a} {weather} {weekday} <H> swapped {stuff} for {a} <seed> seed and showed it to <E>."}},
+        "On {a} {weather} {weekday} <he> swapped {stuff} for {a} <seed> seed and showed it to "
+        "<E>."}},
     {"plant_dig", {
-        "[<He>|<H>] dug a hole <ground>, {num} fingers deep, and {put} the {look} seed inside.",
+        "<He> dug a hole <ground>, {num} fingers deep, and {put} the {look} seed inside.",
         "{Then} the {look} seed went into the earth <ground>, with {num} {colour} {bits} around "
         "it.",
         "`Sleep well, {look} seed,` <he> {said} {gladly}, and {quickly} {put} it <ground>.",
         "With {a} {look} {tool} <he> made a bed <ground> and {put} the {look} seed in it."}},
     {"plant_wait", {
-        "[<He>|<H>] {gladly} watered it on {weekday} and on {weekday}, {num} {look} cups each.",
+        "<He> {gladly} watered it on {weekday} and on {weekday}, {num} {look} cups each.",
         "{Num} days went by, and {num} more, and there was only {a} {small} {beast} on the earth.",
         "Each {daypart} <he> {looked}: earth, {bits} and {a} {small} {beast}.",
         "`Are you {small} or {small}?` <he> {asked} {sadly}, but the seed was still."}},
     {"plant_doubt", {
-        "<H> grew {bad}. `I will dig it up again,` <he> {said}.",
+        "<He> grew {bad}. `I will dig it up again,` <he> {said}.",
         "`It will never come,` <he> {sighed} {sadly}.",
         "<His> face was {bad}. `{A} {beast} has eaten it,` <he> {said}.",
-        "{Bad} and {bad}, <H> {stood} {perch} for {num} {unit}."}},
+        "{Bad} and {bad}, <he> {stood} {perch} for {num} {unit}."}},
     {"plant_advice", {
-        "`Wait,` {said} <E>. `I waited {num} weeks for my {colour} roses.`",
+        "`I waited {num} weeks for my {colour} roses,` {said} <E>.",
         "`A seed is like {a} {small} {beast},` {said} <E> {gladly}. `It comes when you are quiet.`",
-        "<E> {laughed}. `Give it {num} cups of water and {num} {weather} days.`",
+        "`Give it {num} cups of water and {num} {weather} days,` {said} <E> {gladly}.",
         "`I waited {num} days once,` {said} <E> {gladly}, `and learned to {hobby} and {hobby}.`"}},
     {"plant_sprout", {
         "One {weather} {daypart} {a} {look} green tip {stood} <ground>.",
         "On {a} {weather} {weekday} something {look} and {look} {shone} <ground>.",
         "After {num} more days there was a green shoot <ground>, with {num} {look} leaves.",
-        "`{Quick}!` <H> {said}. There, <ground>, was something {look} and green."}},
+        "`{Quick}!` <he> {said}. There, <ground>, was something {look} and green."}},
     {"plant_grow", {
-        "The <seed> plant grew as high as {a} {beast}, and then as high as {a} {look} {tool}.",
-        "{Then} the <seed> plant had {num} leaves, and {a} {small} {beast} {did} in its shade.",
+        "The plant grew as high as {a} {beast}, and then as high as {a} {look} {tool}.",
+        "{Then} the plant had {num} leaves, and {a} {small} {beast} {did} in its shade.",
         "By the end of the summer, the <seed> plant was as {look} as {simile}.",
-        "Up and up {went} the <seed> plant, {look} and {look}, and {num} {small} {beasts} {did}."}},
+        "Up and up {went} the plant, {look} and {look}, and {num} {small} {beasts} {did}."}},
     {"plant_end", {
         "`Waiting makes us {trait},` {said} <E> {gladly}, `and {trait} as well.`",
         "In the fall <he> {gave} <E> {num} new seeds, {num} {bits} and {stuff}.",
@@ -316,29 +317,29 @@ static const struct beat_text BEAT_TEXTS[] = {
     {"storm_start", {
         "At first it was {weather}, but then the sky turned {paint} and {paint}.",
         "{Then} they had played {game} for {num} {unit} when the wind {began} to howl.",
-        "{Then} {num} {look} {colour} clouds {sailed} over <spot>, and big drops fell.",
+        "{Then} {num} {look} {colour} clouds {sailed} up, and big drops fell.",
         "Then it thundered {num} times, and {a} {small} {beast} ran for home."}},
     {"storm_run", {
-        "`{Quick}!` <P> {said}. They {went} past {spot} and found a dry place <shelter>.",
+        "`{Quick}!` the other {said}. They {went} past {spot} and found a dry place <shelter>.",
         "{Then} they held {a} {colour} {cloth} over their heads until they were safe <shelter>.",
-        "`{Quick}!` {said} <H>. <Shelter> it was dry, and {bad} and wet they {went} in.",
+        "`{Quick}!` <he> {said}. <Shelter> it was dry, and {bad} and wet they {went} in.",
         "There was no {house}, but <shelter> was room for two, {num} {bits} and {a} {small} "
         "{beast}."}},
     {"storm_inside", {
         "There they {ate} {food} and played {game}, while the rain drummed.",
-        "<H> told a story about {num} {colour} {many} and {a} {small} {beast}.",
-        "<H> had {stuff}, and <P> had {stuff}. With that they played {game}.",
+        "<He> told a story about {num} {colour} {many} and {a} {small} {beast}.",
+        "One had {stuff}, one had {stuff}. With that they played {game}.",
         "It smelled of {smell} and {smell}, and {a} {small} {beast} {did} next to them."}},
     {"storm_brave", {
-        "`Are you {bad}?` {asked} <P>. `Not when you are here,` <H> {said} {gladly}.",
-        "`Let us sing about {num} {colour} {many},` {said} <P>, and they sang {gladly}.",
+        "`Are you {bad}?` {asked} <P>. `Not with you,` <he> {said} {gladly}.",
+        "`Let us sing about {num} {colour} {many},` {said} <his> friend, and they sang {gladly}.",
         "At every thunder they shouted `{Food}!` and {laughed} {gladly}.",
-        "When <P> grew {bad}, <H> took <P.his> hand and counted to {num}."}},
+        "When <P> grew {bad}, they held hands and counted to {num}."}},
     {"storm_over", {
         "After {num} {unit} the rain stopped, and {a} {look} rainbow {shone} over {spot}.",
-        "{Then} it grew {weather}, and <spot> smelled of {smell}, {smell} and {smell}.",
-        "They {looked} out {gladly}: <spot> was {weather}, and the sky {paint} and {paint}.",
-        "The wind lay down like {a} {small} {beast}, and <spot> was {weather} again."}},
+        "{Then} it grew {weather}, and the air smelled of {smell}, {smell} and {smell}.",
+        "They {looked} out {gladly}: all was {weather}, and the sky {paint} and {paint}.",
+        "The wind lay down like {a} {small} {beast}, and all was {weather} again."}},
     {"storm_end", {
         "They left {num} {bits}, {stuff} and their names in {colour} chalk: <H> and <P>.",
         "Their castle, they call that place, and keep {stuff} and {num} {bits} there.",
@@ -353,7 +354,7 @@ static const struct beat_text BEAT_TEXTS[] = {
         "For a day at <spot> <he> took some <lunch> in {a} {look} {box}.",
         "On {a} {weather} {weekday} <he> had <lunch> in {a} {look} {colour} {box} and {went} to "
         "<spot>.",
-        "`{Bits}, {stuff} and some <lunch>,` {said} <H> {gladly}, and {went} to <spot>."}},
+        "`{Bits}, {stuff} and some <lunch>,` <he> {said} {gladly}, and {went} to <spot>."}},
     {"lunch_meet", {
         "There sat a child in {a} {colour} {cloth}. `I am <P>,` said the child, `and I am {bad}.`",
         "{A} {trait} <P.girl> {stood} {perch}. `I am <P>, and I am {bad} and hungry.`",
@@ -361,33 +362,33 @@ static const struct beat_text BEAT_TEXTS[] = {
         "`My name is <P>,` said a <P.girl> in {a} {colour} {cloth}. `{A} {small} {beast} ate my "
         "lunch.`"}},
     {"lunch_think", {
-        "<H> {looked} at <his> lunch and {thought} for {num} seconds.",
+        "<He> {looked} at <his> lunch and {thought} for {num} seconds.",
         "<His> own belly growled like {a} {small} {beast}.",
-        "`It is {look} and {look},` {mused} <H>, `but better than {stuff}.`",
+        "`It is {look} and {look},` <he> {mused}, `but better than {stuff}.`",
         "It smelled of {smell} and {smell}, and <his> {look} belly {did}."}},
     {"lunch_share", {
-        "{Then} [<he>|<H>] shared the <lunch>: {num} bites for <P>, {num} bites for <H>.",
+        "{Then} <he> shared the <lunch>: {num} bites for one, {num} bites for the other.",
         "`Take half of my <lunch>,` <he> {said} {gladly}.",
-        "`Would you like some <lunch>?` {asked} <H> {gladly}. <P> {laughed} {num} times.",
-        "{Then} [<he>|<H>] spread {a} {colour} {cloth} on the ground, and they shared the "
-        "<lunch>."}},
+        "`Would you like some <lunch>?` {asked} <H> {gladly}. The other child {laughed} {num} "
+        "times.",
+        "{Then} <he> spread {a} {colour} {cloth} on the ground, and they shared the <lunch>."}},
     {"lunch_eat", {
         "{Then} they {ate} {perch}, and {a} {small} {beast} got the last bit.",
         "While they ate, they {chatted} about {bits}, {beasts} and {game}.",
         "It tasted better than {num} plates of {food}.",
         "{Then} <P> was no longer {bad} but {good}."}},
     {"lunch_turn", {
-        "{Num} {unit} later <H> stood in the rain, {bad} and {bad}, and <P> {gladly} lent <him> "
+        "{Num} {unit} later <he> stood in the rain, {bad} and {bad}, and <P> {gladly} lent <him> "
         "{a} {colour} {cloth}.",
-        "On {a} {weather} {weekday} <H> had forgotten <his> lunch. `Take half of my {food},` "
+        "On {a} {weather} {weekday} <he> had forgotten <his> lunch. `Take half of my {food},` "
         "{said} <P>.",
-        "The next {weekday} <H> lost <his> {colour} {cloth} near {spot}. Who brought it back? It "
+        "The next {weekday} <he> lost <his> {colour} {cloth} near {spot}. Who brought it back? It "
         "was <P>.",
-        "At {spot} <H> had {a} {look} {box} to carry. {Then} <P> {gladly} took one side."}},
+        "At {spot} <he> had {a} {look} {box} to carry. {Then} <P> {gladly} took one side."}},
     {"lunch_end", {
-        "`You were {trait} to me,` {said} <P> {gladly}, `so I am {trait} to you.`",
+        "`You were {trait} to me,` {said} <his> new friend {gladly}, `so I am {trait} to you.`",
         "Since then they eat <lunch> and {food} on {weekday} and play {game} on {weekday}.",
-        "`{Food} for one is {look},` {said} <P> {gladly}. `For two it is {look}.`"}},
+        "`{Food} for one is {look},` {said} <his> friend {gladly}. `For two it is {look}.`"}},
 
     /* ---- Plot: an animal in trouble. ---- */
     {"resc_hear", {
@@ -399,37 +400,37 @@ static const struct beat_text BEAT_TEXTS[] = {
     {"resc_see", {
         "{A} {small} <fur> <pet> was stuck <stuck>.",
         "There, <stuck>, {stood} {a} {small} <fur> <pet>, {bad} and {bad}.",
-        "<H> {quickly} {looked} in: {a} {small} <fur> <pet> {stood} <stuck>, {bad} and {bad}.",
-        "<H> {went} nearer: <stuck> was {a} {small} <fur> <pet>."}},
+        "<He> {quickly} {looked} in: {a} {small} <fur> <pet> {stood} <stuck>, {bad} and {bad}.",
+        "<He> {went} nearer: <stuck> was {a} {small} <fur> <pet>."}},
     {"resc_try", {
-        "[<He>|<H>] {quickly} held out {stuff}, but it was {num} inches too "
+        "<He> {quickly} held out {stuff}, but it was {num} inches too "
         "[short|long|thick|thin|wide|narrow|soft|heavy].",
-        "[<He>|<H>] tried it with {stuff} and with {a} {look} {tool}, but it did not work.",
-        "`Do not be {bad},` <he> {said} {gladly} to the <pet>. `{A} {good} friend will help.`",
-        "{Gap} <he> held out {food} and {food}, but the <pet> only {did}."}},
+        "<He> tried it with {stuff} and with {a} {look} {tool}, but it did not work.",
+        "`Do not be {bad},` <he> {said} {gladly} to it. `{A} {good} friend will help.`",
+        "{Gap} <he> held out {food} and {food}, but it only {did}."}},
     {"resc_tell", {
-        "`{Look_here}, {a} <pet>!` <H> {said}. `Please help me.`",
-        "`{Quick}, we need {a} {tool}!` <H> {said}. `The <pet> is stuck.`",
-        "<H> pointed at the <pet>, and <P> {went} to get {a} {look} {tool}."}},
+        "`{Look_here}, {a} <pet>!` <he> {said}. `Please help me.`",
+        "`{Quick}, we need {a} {tool}!` <he> {said}. `Something is stuck.`",
+        "<He> pointed, and <P> {went} to get {a} {look} {tool}."}},
     {"resc_do", {
-        "<P> {took} the {tool}, <H> the {tool}, and {gladly} they freed the <pet>.",
+        "One {took} the {tool}, one the {tool}, and {gladly} they freed the <pet>.",
         "With {a} {tool} and {a} {tool} they worked for {num} {unit}, and out came the <pet>.",
-        "`{Quick}! One, two, [three|go|now|up]!` <P> {said} {gladly}, and out came the <pet>.",
-        "{Gap}, with {a} {look} {tool} and some {matter}, they freed the <pet>."}},
+        "`{Quick}! One, two, [three|go|now|up]!` <his> friend {said} {gladly}, and out it came.",
+        "{Gap}, with {a} {look} {tool} and some {matter}, they set it free."}},
     {"resc_warm", {
         "It smelled of {smell}, and they wrapped it in {a} {colour} {cloth}.",
-        "{Then} they gave the <pet> some {food}, and it ate {num} bites.",
-        "The <pet> {did} and {did}, and then leaned against <his> hand.",
-        "<P> dried it with {a} {colour} {cloth}, and <H> sang about {num} {many}."}},
+        "{Then} they gave it some {food}, and it ate {num} bites.",
+        "It {did} and {did}, and then leaned against <his> hand.",
+        "They dried it with {a} {colour} {cloth} and sang about {num} {many}."}},
     {"resc_name", {
-        "`We will call you <petname>,` <H> {said} {gladly}.",
-        "`<petname>!` {said} <P>. `That is a good name for {a} {look} <pet>.`",
-        "{Then} they named the <pet> <petname>, because it was so {small}."}},
+        "`We will call you <petname>,` <he> {said} {gladly}.",
+        "`<petname>!` {said} <his> friend. `That is a good name for {a} {look} one.`",
+        "{Then} they named it <petname>, because it was so {small}."}},
     {"resc_end", {
-        "<petname> stayed, and slept in {a} {look} {box} by the stove.",
-        "Its {small} mother {stood} {perch}, and {quickly} <petname> {went} to her.",
-        "[Ever since|Even now] <petname> follows <H> to {spot} and <P> to {spot}.",
-        "Every {daypart} <petname> {did} {perch} with <H> and <P>."}},
+        "{Then} it stayed, and slept in {a} {look} {box} by the stove.",
+        "Its {small} mother {stood} {perch}, and {quickly} it {went} to her.",
+        "[Ever since|Even now] it follows them to {spot} and to {spot}.",
+        "Every {daypart} it {did} {perch} with the two."}},
 
     /* ---- Plot: a journey to see something. ---- */
     {"trip_want", {
@@ -439,34 +440,34 @@ static const struct beat_text BEAT_TEXTS[] = {
         "At {spot}, at {spot} and at {spot} they {chatted} about <sight>. How <he> {wanted} to "
         "go!"}},
     {"trip_go", {
-        "`Let us go and see <sight>,` {said} <P>, and they packed {food}, {stuff} and {stuff}.",
-        "One {weather} {daypart} <P> and <H> set out with {stuff} and some {food}.",
-        "<P> packed {food} and {stuff}, <H> packed {food} and {stuff}, and off they {went}.",
+        "`Let us go and see it,` {said} <his> friend, and they packed {food}, {stuff} and {stuff}.",
+        "One {weather} {daypart} the two set out with {stuff} and some {food}.",
+        "One packed {food} and {stuff}, one {food} and {stuff}, and off they {went}.",
         "{Then} they said goodbye to the {beasts} and took {stuff}, {stuff} and some {food}."}},
     {"trip_snag", {
         "{Then} the road ended at {a} {look} river, and there was no bridge.",
-        "After {num} miles <H> was {bad} and <P> was {bad}.",
+        "After {num} miles one was {bad}, and one was {bad}.",
         "At the crossroads stood {num} signs, all too {look} to read.",
         "{A} {small} {beast} stood in the way and would not move."}},
     {"trip_fix", {
-        "`Let us follow the {beasts},` {said} <P>, and that was right.",
-        "`I have {stuff},` {said} <H> {gladly}, `and {stuff}.` That helped.",
+        "`Let us follow the {beasts},` {said} <his> friend, and that was right.",
+        "`I have {stuff},` <he> {said} {gladly}, `and {stuff}.` That helped.",
         "{A} {small} old man in {a} {colour} {cloth} showed them another way.",
         "{Then} they rested {perch}, ate {food}, and found a better path."}},
     {"trip_there", {
         "{Then}, between {spot} and {spot}, {shone} <sight>!",
         "At {num} o'clock they stood before it, {bad} and {good}.",
-        "`{Look_here}!` <P> {said} {gladly}. There was <sight>, as bright as {num} {colour} "
+        "`{Look_here}!` they {said} {gladly}. There was <sight>, as bright as {num} {colour} "
         "{lights}."}},
     {"trip_see", {
         "It was bigger than {num} {many} and brighter than {num} {colour} {lights}.",
         "All around it smelled of {smell} and {smell}, and {num} {beasts} {did}.",
-        "<H> said nothing for {num} {unit}. `{Paint} and {paint},` whispered <P>.",
+        "They said nothing for {num} {unit}. `{Paint} and {paint},` one of them {said}.",
         "{Then} they {looked} and {looked}, until {a} {small} {beast} {did} on their shoes."}},
     {"trip_end", {
         "{Then} they took home {num} {look} {bits}, so as not to forget it.",
-        "`Where do we go next?` {asked} <P>. `To {spot},` {said} <H> {gladly}, `or to {spot}.`",
-        "At home <H> drew <sight> in {paint}, {paint} and {paint}."}},
+        "`Where do we go next?` {asked} <P>. `To {spot},` <he> {said} {gladly}, `or to {spot}.`",
+        "At home <he> drew <sight> in {paint}, {paint} and {paint}."}},
 
     /* ---- Plot: building something that falls down once. ---- */
     {"make_want", {
@@ -478,32 +479,32 @@ static const struct beat_text BEAT_TEXTS[] = {
         "With {num} {look} boards, <H> and <his> {friend} <P> began {a} {look} <hue> <raft>."}},
     {"make_find", {
         "{Then} they found {matter} {hide}, {matter} {hide} and {num} {look} {bits}.",
-        "<P> brought {a} {tool} and {matter}, and <H> brought {a} {tool} and {num} {bits}.",
+        "One brought {a} {tool} and {matter}, one {a} {tool} and {num} {bits}.",
         "From {spot} they carried {matter}, {matter} and {num} pots of paint.",
         "For some {food} they got {a} {tool}, {a} {tool} and {num} {bits}."}},
     {"make_work", {
-        "<P> held, <H> tied, and {a} {small} {beast} {did} {perch}.",
+        "One held, one tied, and {a} {small} {beast} {did} {perch}.",
         "{Then} they worked on {weekday} and on {weekday} and sang about {num} {colour} {many}.",
         "The {tool} was {look} and the {tool} was {look}, but they did not stop.",
         "Their hands turned {paint}, their noses {paint}, and their shoes {paint}."}},
     {"make_fail", {
-        "Then came {num} {small} {beasts}, and crash, the <raft> fell down.",
+        "Then came {num} {small} {beasts}, and crash, it all fell down.",
         "But it was too {look}, and on {weekday} it {broke} in {num} {look} pieces.",
-        "One {weather} {daypart} the <raft> {broke} in {num} {look} pieces.",
-        "{Then} <P> {did}, <H> {did}, and down came the <raft>."}},
+        "One {weather} {daypart} it {broke} in {num} {look} pieces.",
+        "{Then} one {did}, one {did}, and down it came."}},
     {"make_fix", {
-        "`It needs more {matter},` {said} <P>. `And {num} more {bits},` <H> {said}.",
-        "<H> was {bad}, but <P> {laughed} {gladly}. `The second one is always better!`",
-        "`We forgot the {matter}!` <H> {said}. So they began again.",
+        "`It needs more {matter},` {said} <his> friend, `and {num} more {bits}.`",
+        "<He> was {bad}, but <P> {laughed} {gladly}. `The second one is always better!`",
+        "`We forgot the {matter}!` <he> {said}. So they began again.",
         "This time they used {matter}, {matter} and {num} {bits}."}},
     {"make_done", {
         "In the end there it stood, <hue> and {look}, with {a} {colour} {cloth} on top.",
-        "{Num} {unit} later it was ready, {look} and {look}, <hue> and {colour}.",
-        "`Done!` <P> {said} {gladly}, and the <hue> <raft> {shone} in the {weather} light."}},
+        "{Num} {unit} later it was ready, {look} and {look}, <hue> and {look}.",
+        "`Done!` <P> {said} {gladly}, and the <raft> {shone} in the {weather} light."}},
     {"make_use", {
-        "{Num} {small} {beasts} came to look, and one of them {did} on the <raft>.",
+        "{Num} {small} {beasts} came to look, and one of them {did} on it.",
         "{Then} they called it <petname> and gave a party with {food} and {food}.",
-        "First <P> tried it, then <H>, then {a} {small} {beast}.",
+        "First one tried it, then the other, then {a} {small} {beast}.",
         "Every {daypart} they played {game} there, and every {daypart} they {ate} {food}."}},
 };
 
@@ -511,7 +512,7 @@ static const struct beat_text BEAT_TEXTS[] = {
 #define PROLOGUE_TEXT "open ?more ?scene"
 
 static const struct plot_text PLOT_TEXTS[] = {
-    {"lost", "lost_have lost_put / lost_play lost_miss lost_search meet lost_tell / lost_think "
+    {"lost", "lost_have lost_put / ?lost_play lost_miss lost_search meet lost_tell / lost_think "
              "lost_find ?joy ?lost_end close"},
     {"gift", "gift_day gift_think / gift_make gift_trouble ?scene / gift_give gift_thanks ?snack "
              "gift_end close"},
@@ -525,7 +526,7 @@ static const struct plot_text PLOT_TEXTS[] = {
     {"rescue", "/ resc_hear resc_see resc_try meet resc_tell / resc_do resc_warm resc_name "
                "?joy resc_end close"},
     {"journey", "trip_want meet / trip_go way trip_snag trip_fix / trip_there trip_see "
-                "?talk trip_end close"},
+                "trip_end close"},
     {"build", "/ make_want make_find make_work ?scene make_fail / make_fix make_done "
               "make_use ?joy close"},
 };

@@ -40,6 +40,7 @@ static const char page_head[] =
     "  border-radius: 8px; }\n"
     ".card { padding: .7rem; }\n"
     "svg { display: block; width: 100%; height: auto; }\n"
+    "@media (max-width: 30rem) { svg text { font-size: 15px; } }\n"
     "dl { display: flex; flex-wrap: wrap; gap: .6rem 2.2rem; margin: 0 0 1.4rem; }\n"
     "dt { color: var(--muted); font-size: .85rem; }\n"
     "dd { margin: 0; font-size: 1.25rem; font-weight: 600; font-variant-numeric: tabular-nums; }\n"

@@ -7,6 +7,7 @@ Its trainer makes a small byte-level BPE from the text below, its encoder then e
 pattern and random Unicode. Lines: `train HEX` the text; `vocab N`; `merge HEX HEX`, in order; `text HEX` with `ids ...` behind.
 HEX is the UTF-8 of what is meant, for merges of the spelled tokens; `-` is the empty text.
 """
+import json
 import random
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -28,7 +29,6 @@ tok.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=T
 tok.train_from_iterator([TEXT], trainers.BpeTrainer(
     vocab_size=VOCAB - 1, min_frequency=2, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
 
-import json
 merges = json.loads(tok.to_str())["model"]["merges"]
 
 SPACES = [" ", "  ", "\n", "\n\n", "\t", "\r\n", "\x0b", "\x0c", "\x85", "\xa0", "\u1680", "\u180e", "\u2003", "\u200b",

@@ -10,8 +10,8 @@
 // ---------------------------------------------------------------------------------------------------------------
 // Declaring buffers. Their order in `declare` is their number. Page-guarded memory comes later (op_check.c).
 
-static struct op_buf *add(struct op_run *r, const char *name, unsigned role, enum dtype dtype, int64_t rows,
-                          int64_t cols) {
+static struct op_buf *add(struct op_run *r, const char *name, unsigned role, enum dtype dtype,
+                          int64_t rows, int64_t cols) {
     assert(r->n_bufs < OP_BUFS);
     struct op_buf *b = &r->buf[r->n_bufs++];
     *b = (struct op_buf){.name = name, .role = role, .dtype = dtype, .rows = rows, .cols = cols};
@@ -19,7 +19,9 @@ static struct op_buf *add(struct op_run *r, const char *name, unsigned role, enu
     return b;
 }
 
-static uint64_t stream_of(const struct op_run *r, const struct op_buf *b) { return (uint64_t)(b - r->buf); }
+static uint64_t stream_of(const struct op_run *r, const struct op_buf *b) {
+    return (uint64_t)(b - r->buf);
+}
 
 // Uniform with mean 0 and this standard deviation; four numbers of one block.
 static void spread(struct op_run *r, struct op_buf *b, double std) {
@@ -29,12 +31,14 @@ static void spread(struct op_run *r, struct op_buf *b, double std) {
         b->v[i] = (float)(std * sqrt(3) * ((double)word[i % 4] * 0x1p-31 - 1));
     }
 }
-static struct op_buf *f32(struct op_run *r, const char *name, unsigned role, int64_t rows, int64_t cols) {
+static struct op_buf *f32(struct op_run *r, const char *name, unsigned role, int64_t rows,
+                          int64_t cols) {
     struct op_buf *b = add(r, name, role, DTYPE_F32, rows, cols);
     spread(r, b, 1);
     return b;
 }
-static struct op_buf *below(struct op_run *r, const char *name, unsigned role, int64_t rows, int64_t limit) {
+static struct op_buf *below(struct op_run *r, const char *name, unsigned role, int64_t rows,
+                            int64_t limit) {
     struct op_buf *b = add(r, name, role | FLAT, DTYPE_I32, rows, 1);
     for (int64_t i = 0; i < rows; i++)
         b->v[i] = (double)rng_below(r->seed, stream_of(r, b), (uint64_t)i, (uint64_t)limit);
@@ -46,8 +50,9 @@ static struct tensor T(const struct op_run *r, int i) {
     const struct op_buf *b = &r->buf[i];
     if (b->loaded.data) return b->loaded;
     return (struct tensor){b->data, b->dtype, LAYOUT_ROWS, 1, b->rows, b->cols, b->row_bytes};
+} static void *P(const struct op_run *r, int i) {
+    return r->buf[i].data;
 }
-static void *P(const struct op_run *r, int i) { return r->buf[i].data; }
 static double *V(const struct op_run *r, int i) { return r->buf[i].v; }
 static double scale_of(const struct op_run *r) { return r->s.scale == 0 ? 1 : (double)r->s.scale; }
 
@@ -74,7 +79,8 @@ static void embed_reference(const struct op_run *r) {
     int64_t C = r->s.C;
     for (int64_t i = 0; i < r->s.n; i++)
         for (int64_t c = 0; c < C; c++)
-            V(r, EMBED_OUT)[i * C + c] = scale_of(r) * V(r, EMBED_TABLE)[(int64_t)V(r, EMBED_IDS)[i] * C + c];
+            V(r, EMBED_OUT)
+            [i * C + c] = scale_of(r) * V(r, EMBED_TABLE)[(int64_t)V(r, EMBED_IDS)[i] * C + c];
 }
 
 enum { EMBED_BACK_DTABLE, EMBED_BACK_DOUT, EMBED_BACK_IDS, EMBED_BACK_TABLE };
@@ -85,8 +91,8 @@ static void embed_back_declare(struct op_run *r) {
     f32(r, "table", IN | UNREAD, r->s.M, r->s.C);
 }
 static void embed_back_call(const struct op_run *r, const struct backend *b) {
-    b->embed_back(&(struct embed_back_args){T(r, EMBED_BACK_DTABLE), T(r, EMBED_BACK_DOUT), P(r, EMBED_BACK_IDS),
-                                            r->s.scale});
+    b->embed_back(&(struct embed_back_args){T(r, EMBED_BACK_DTABLE), T(r, EMBED_BACK_DOUT),
+                                            P(r, EMBED_BACK_IDS), r->s.scale});
 }
 static double embed_back_loss(const struct op_run *r) {
     double sum = 0;
@@ -116,12 +122,14 @@ static void rmsnorm_declare(struct op_run *r) {
     if (!r->s.mode) f32(r, "out", OUT | BY_ROW, r->s.n, r->s.C);
 }
 static void rmsnorm_call(const struct op_run *r, const struct backend *b) {
-    b->rmsnorm(&(struct rmsnorm_args){T(r, r->s.mode ? NORM_X : NORM_OUT), T(r, NORM_X), T(r, NORM_W), norm_eps});
+    b->rmsnorm(&(struct rmsnorm_args){T(r, r->s.mode ? NORM_X : NORM_OUT), T(r, NORM_X),
+                                      T(r, NORM_W), norm_eps});
 }
 static void rmsnorm_reference(const struct op_run *r) {
     int64_t C = r->s.C;
     double *out = V(r, r->s.mode ? NORM_X : NORM_OUT);
-    for (int64_t i = 0; i < r->s.n; i++) norm_row(V(r, NORM_X) + i * C, V(r, NORM_W), C, out + i * C);
+    for (int64_t i = 0; i < r->s.n; i++)
+        norm_row(V(r, NORM_X) + i * C, V(r, NORM_W), C, out + i * C);
 }
 
 enum { NORM_BACK_DX, NORM_BACK_DW, NORM_BACK_DOUT, NORM_BACK_X, NORM_BACK_W };
@@ -133,8 +141,9 @@ static void rmsnorm_back_declare(struct op_run *r) {
     f32(r, "weight", IN, 1, r->s.C);
 }
 static void rmsnorm_back_call(const struct op_run *r, const struct backend *b) {
-    b->rmsnorm_back(&(struct rmsnorm_back_args){T(r, NORM_BACK_DX), T(r, NORM_BACK_DW), T(r, NORM_BACK_DOUT),
-                                                T(r, NORM_BACK_X), T(r, NORM_BACK_W), norm_eps, r->s.segment});
+    b->rmsnorm_back(&(struct rmsnorm_back_args){T(r, NORM_BACK_DX), T(r, NORM_BACK_DW),
+                                                T(r, NORM_BACK_DOUT), T(r, NORM_BACK_X),
+                                                T(r, NORM_BACK_W), norm_eps, r->s.segment});
 }
 static double rmsnorm_back_loss(const struct op_run *r) {
     double sum = 0;
@@ -152,7 +161,8 @@ static double rmsnorm_back_loss(const struct op_run *r) {
 // Products.
 
 // sum of out[i,m] = scale * x[i,:] . w[m,:] into out, or against dout when that is given
-static double product(const struct op_run *r, const double *x, const double *w, double *out, const double *dout) {
+static double product(const struct op_run *r, const double *x, const double *w, double *out,
+                      const double *dout) {
     int64_t n = r->s.n, K = r->s.K, M = r->s.M;
     double loss = 0;
     for (int64_t i = 0; i < n; i++)
@@ -173,7 +183,8 @@ static void matmul_declare(struct op_run *r) {
     spread(r, add(r, "w", IN | WEIGHT, r->dtype, r->s.M, r->s.K), 1);
 }
 static void matmul_call(const struct op_run *r, const struct backend *b) {
-    b->matmul(&(struct matmul_args){T(r, MATMUL_OUT), T(r, MATMUL_X), T(r, MATMUL_W), r->s.scale, r->s.accumulate});
+    b->matmul(&(struct matmul_args){T(r, MATMUL_OUT), T(r, MATMUL_X), T(r, MATMUL_W), r->s.scale,
+                                    r->s.accumulate});
 }
 static void matmul_reference(const struct op_run *r) {
     product(r, V(r, MATMUL_X), V(r, MATMUL_W), V(r, MATMUL_OUT), NULL);
@@ -187,7 +198,8 @@ static void matmul_dx_declare(struct op_run *r) {
     f32(r, "x", IN | BY_ROW | UNREAD, r->s.n, r->s.K);
 }
 static void matmul_dx_call(const struct op_run *r, const struct backend *b) {
-    b->matmul_dx(&(struct matmul_dx_args){T(r, DX_DX), T(r, DX_DOUT), T(r, DX_W), r->s.scale, r->s.accumulate});
+    b->matmul_dx(&(struct matmul_dx_args){T(r, DX_DX), T(r, DX_DOUT), T(r, DX_W), r->s.scale,
+                                          r->s.accumulate});
 }
 static void matmul_dx_reference(const struct op_run *r) {
     int64_t K = r->s.K, M = r->s.M;
@@ -211,14 +223,16 @@ static void matmul_dw_declare(struct op_run *r) {
     f32(r, "w", IN | UNREAD, r->s.M, r->s.K);
 }
 static void matmul_dw_call(const struct op_run *r, const struct backend *b) {
-    b->matmul_dw(&(struct matmul_dw_args){T(r, DW_DW), T(r, DW_DOUT), T(r, DW_X), r->s.scale, r->s.segment});
+    b->matmul_dw(
+        &(struct matmul_dw_args){T(r, DW_DW), T(r, DW_DOUT), T(r, DW_X), r->s.scale, r->s.segment});
 }
 static void matmul_dw_reference(const struct op_run *r) {
     int64_t K = r->s.K, M = r->s.M;
     for (int64_t m = 0; m < M; m++)
         for (int64_t k = 0; k < K; k++) {
             double sum = 0;
-            for (int64_t i = 0; i < r->s.n; i++) sum += V(r, DW_DOUT)[i * M + m] * V(r, DW_X)[i * K + k];
+            for (int64_t i = 0; i < r->s.n; i++)
+                sum += V(r, DW_DOUT)[i * M + m] * V(r, DW_X)[i * K + k];
             V(r, DW_DW)[m * K + k] += scale_of(r) * sum;
         }
 }
@@ -234,12 +248,17 @@ static void rope_declare(struct op_run *r) {
     f32(r, "x", BOTH | BY_ROW, r->s.n, r->s.H * r->s.D);
     below(r, "pos", IN | BY_ROW, r->s.n, r->s.M);
     struct op_buf *freq = add(r, "freq", IN | FLAT, DTYPE_F32, 1, r->s.K / 2);
-    for (int64_t j = 0; j < r->s.K / 2; j++) freq->v[j] = (float)pow(10000, -2.0 * (double)j / (double)r->s.K);
+    for (int64_t j = 0; j < r->s.K / 2; j++)
+        freq->v[j] = (float)pow(10000, -2.0 * (double)j / (double)r->s.K);
 }
 static void rope_call(const struct op_run *r, const struct backend *b) {
-    b->rope(&(struct rope_args){.x = T(r, ROPE_X), .pos = P(r, ROPE_POS), .freq = P(r, ROPE_FREQ),
-                                .head_size = r->s.D, .rotated = r->s.K,
-                                .pairs = r->s.mode & 1 ? ROPE_HALVES : ROPE_ADJACENT, .inverse = r->s.mode & 2});
+    b->rope(&(struct rope_args){.x = T(r, ROPE_X),
+                                .pos = P(r, ROPE_POS),
+                                .freq = P(r, ROPE_FREQ),
+                                .head_size = r->s.D,
+                                .rotated = r->s.K,
+                                .pairs = r->s.mode & 1 ? ROPE_HALVES : ROPE_ADJACENT,
+                                .inverse = r->s.mode & 2});
 }
 static void rope_reference(const struct op_run *r) {
     int64_t D = r->s.D, pairs = r->s.K / 2;
@@ -247,7 +266,8 @@ static void rope_reference(const struct op_run *r) {
         for (int64_t h = 0; h < r->s.H; h++)
             for (int64_t j = 0; j < pairs; j++) {
                 double *x = V(r, ROPE_X) + (i * r->s.H + h) * D;
-                double *a = r->s.mode & 1 ? &x[j] : &x[2 * j], *b = r->s.mode & 1 ? &x[j + pairs] : &x[2 * j + 1];
+                double *a = r->s.mode & 1 ? &x[j] : &x[2 * j],
+                       *b = r->s.mode & 1 ? &x[j + pairs] : &x[2 * j + 1];
                 double angle = V(r, ROPE_POS)[i] * V(r, ROPE_FREQ)[j] * (r->s.mode & 2 ? -1 : 1);
                 double first = *a, second = *b;
                 *a = first * cos(angle) - second * sin(angle);
@@ -274,7 +294,8 @@ static void store_rows_declare(struct op_run *r) {
     spread(r, add(r, "dst", BOTH, r->dtype, r->s.M, r->s.C), 1);
     f32(r, "src", IN | BY_ROW, r->s.n, r->s.C);
     struct op_buf *rows = add(r, "rows", IN | BY_ROW | FLAT, DTYPE_I32, r->s.n, 1);
-    for (int64_t i = 0; i < r->s.n; i++) rows->v[i] = (double)rng_permute(r->seed, 9, (uint64_t)i, (uint64_t)r->s.M);
+    for (int64_t i = 0; i < r->s.n; i++)
+        rows->v[i] = (double)rng_permute(r->seed, 9, (uint64_t)i, (uint64_t)r->s.M);
 }
 static void store_rows_call(const struct op_run *r, const struct backend *b) {
     b->store_rows(&(struct store_rows_args){T(r, STORE_DST), T(r, STORE_SRC), P(r, STORE_ROWS)});
@@ -282,7 +303,8 @@ static void store_rows_call(const struct op_run *r, const struct backend *b) {
 static void store_rows_reference(const struct op_run *r) {
     int64_t C = r->s.C;
     for (int64_t i = 0; i < r->s.n; i++)
-        round_row(r->dtype, V(r, STORE_SRC) + i * C, V(r, STORE_DST) + (int64_t)V(r, STORE_ROWS)[i] * C, C);
+        round_row(r->dtype, V(r, STORE_SRC) + i * C,
+                  V(r, STORE_DST) + (int64_t)V(r, STORE_ROWS)[i] * C, C);
 }
 
 // mode is the dtype of the source.
@@ -311,7 +333,9 @@ static void ranges_fill(const struct op_run *r, struct ranges to, uint64_t strea
     for (int64_t i = 0; i < n; i++) {
         if (K) {
             to.lo[i] = (double)rng_below(r->seed, stream, (uint64_t)(2 * i), (uint64_t)K + 1);
-            to.hi[i] = i == 0 ? (double)K : (double)rng_below(r->seed, stream, (uint64_t)(2 * i + 1), (uint64_t)K + 1);
+            to.hi[i] =
+                i == 0 ? (double)K
+                       : (double)rng_below(r->seed, stream, (uint64_t)(2 * i + 1), (uint64_t)K + 1);
             if (i == 0 || i % 3 == 1) to.lo[i] = 0;
             if (i == 2) to.hi[i] = to.lo[i]; // an empty range for certain; hi < lo is empty too
         } else {
@@ -323,8 +347,8 @@ static void ranges_fill(const struct op_run *r, struct ranges to, uint64_t strea
 }
 
 // Of row i, head h: probabilities of the keys in p; returns the log-sum-exp.
-static double attend_weights(const struct op_run *r, const double *q, const double *k, double lo, double hi, int64_t g,
-                             double *p) {
+static double attend_weights(const struct op_run *r, const double *q, const double *k, double lo,
+                             double hi, int64_t g, double *p) {
     int64_t D = r->s.D, width = r->s.G * D;
     double most = -INFINITY, sum = 0;
     for (int64_t j = (int64_t)lo; j < (int64_t)hi; j++) {
@@ -351,14 +375,22 @@ static void attend_declare(struct op_run *r) {
     if (!r->s.mode) f32(r, "lse", OUT | BY_ROW | FLAT, n, r->s.H);
 }
 static void attend_call(const struct op_run *r, const struct backend *b) {
-    b->attend(&(struct attend_args){.out = T(r, ATTEND_OUT), .q = T(r, ATTEND_Q), .k = T(r, ATTEND_K),
-                                    .v = T(r, ATTEND_V), .lo = P(r, ATTEND_LO), .hi = P(r, ATTEND_HI),
-                                    .lse = r->s.mode ? NULL : P(r, ATTEND_LSE), .heads = r->s.H, .kv_heads = r->s.G,
-                                    .head_size = r->s.D, .scale = r->s.scale});
+    b->attend(&(struct attend_args){.out = T(r, ATTEND_OUT),
+                                    .q = T(r, ATTEND_Q),
+                                    .k = T(r, ATTEND_K),
+                                    .v = T(r, ATTEND_V),
+                                    .lo = P(r, ATTEND_LO),
+                                    .hi = P(r, ATTEND_HI),
+                                    .lse = r->s.mode ? NULL : P(r, ATTEND_LSE),
+                                    .heads = r->s.H,
+                                    .kv_heads = r->s.G,
+                                    .head_size = r->s.D,
+                                    .scale = r->s.scale});
 }
 // out and lse may be NULL; returns dout . out when dout is given.
-static double attend_all(const struct op_run *r, const struct ranges *at, const double *q, const double *k,
-                         const double *v, double *out, double *lse, const double *dout) {
+static double attend_all(const struct op_run *r, const struct ranges *at, const double *q,
+                         const double *k, const double *v, double *out, double *lse,
+                         const double *dout) {
     int64_t n = r->s.n, H = r->s.H, D = r->s.D, width = r->s.G * D, keys = r->s.K ? r->s.K : n;
     double *p = mem_array((size_t)keys, sizeof *p, "probabilities"), loss = 0;
     for (int64_t i = 0; i < n; i++)
@@ -368,7 +400,8 @@ static double attend_all(const struct op_run *r, const struct ranges *at, const 
             if (lse) lse[i * H + h] = sum_exp;
             for (int64_t d = 0; d < D; d++) {
                 double sum = 0;
-                for (int64_t j = (int64_t)at->lo[i]; j < (int64_t)at->hi[i]; j++) sum += p[j] * v[j * width + g * D + d];
+                for (int64_t j = (int64_t)at->lo[i]; j < (int64_t)at->hi[i]; j++)
+                    sum += p[j] * v[j * width + g * D + d];
                 if (out) out[(i * H + h) * D + d] = sum;
                 if (dout) loss += dout[(i * H + h) * D + d] * sum;
             }
@@ -377,8 +410,9 @@ static double attend_all(const struct op_run *r, const struct ranges *at, const 
     return loss;
 }
 static void attend_reference(const struct op_run *r) {
-    attend_all(r, &(struct ranges){V(r, ATTEND_LO), V(r, ATTEND_HI)}, V(r, ATTEND_Q), V(r, ATTEND_K), V(r, ATTEND_V),
-               V(r, ATTEND_OUT), r->s.mode ? NULL : V(r, ATTEND_LSE), NULL);
+    attend_all(r, &(struct ranges){V(r, ATTEND_LO), V(r, ATTEND_HI)}, V(r, ATTEND_Q),
+               V(r, ATTEND_K), V(r, ATTEND_V), V(r, ATTEND_OUT),
+               r->s.mode ? NULL : V(r, ATTEND_LSE), NULL);
 }
 
 enum { AB_DQ, AB_DK, AB_DV, AB_DOUT, AB_OUT, AB_Q, AB_K, AB_V, AB_LO, AB_HI, AB_LSE };
@@ -401,14 +435,26 @@ static void attend_back_declare(struct op_run *r) {
     attend_all(r, &at, V(r, AB_Q), V(r, AB_K), V(r, AB_V), V(r, AB_OUT), V(r, AB_LSE), NULL);
 }
 static void attend_back_call(const struct op_run *r, const struct backend *b) {
-    b->attend_back(&(struct attend_back_args){
-        .dq = T(r, AB_DQ), .dk = T(r, AB_DK), .dv = T(r, AB_DV), .dout = T(r, AB_DOUT), .out = T(r, AB_OUT),
-        .q = T(r, AB_Q), .k = T(r, AB_K), .v = T(r, AB_V), .lo = P(r, AB_LO), .hi = P(r, AB_HI), .lse = P(r, AB_LSE),
-        .heads = r->s.H, .kv_heads = r->s.G, .head_size = r->s.D, .scale = r->s.scale, .segment = r->s.segment});
+    b->attend_back(&(struct attend_back_args){.dq = T(r, AB_DQ),
+                                              .dk = T(r, AB_DK),
+                                              .dv = T(r, AB_DV),
+                                              .dout = T(r, AB_DOUT),
+                                              .out = T(r, AB_OUT),
+                                              .q = T(r, AB_Q),
+                                              .k = T(r, AB_K),
+                                              .v = T(r, AB_V),
+                                              .lo = P(r, AB_LO),
+                                              .hi = P(r, AB_HI),
+                                              .lse = P(r, AB_LSE),
+                                              .heads = r->s.H,
+                                              .kv_heads = r->s.G,
+                                              .head_size = r->s.D,
+                                              .scale = r->s.scale,
+                                              .segment = r->s.segment});
 }
 static double attend_back_loss(const struct op_run *r) {
-    return attend_all(r, &(struct ranges){V(r, AB_LO), V(r, AB_HI)}, V(r, AB_Q), V(r, AB_K), V(r, AB_V), NULL, NULL,
-                      V(r, AB_DOUT));
+    return attend_all(r, &(struct ranges){V(r, AB_LO), V(r, AB_HI)}, V(r, AB_Q), V(r, AB_K),
+                      V(r, AB_V), NULL, NULL, V(r, AB_DOUT));
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -419,17 +465,23 @@ static double act(const struct op_run *r, double x) {
     return .5 * x * (1 + tanh(sqrt(2 / 3.14159265358979323846) * (x + .044715 * x * x * x)));
 }
 
-static double gate_spread(const struct op_run *r) { return r->s.scale == 0 ? 3 : (double)r->s.scale; }
+static double gate_spread(const struct op_run *r) {
+    return r->s.scale == 0 ? 3 : (double)r->s.scale;
+}
 
 enum { GLU_GATE, GLU_UP, GLU_OUT };
-static int glu_to(const struct op_run *r) { return r->s.mode == 0 ? GLU_OUT : r->s.mode == 1 ? GLU_GATE : GLU_UP; }
+static int glu_to(const struct op_run *r) {
+    return r->s.mode == 0 ? GLU_OUT : r->s.mode == 1 ? GLU_GATE : GLU_UP;
+}
 static void glu_declare(struct op_run *r) {
-    spread(r, f32(r, "gate", (r->s.mode == 1 ? BOTH : IN) | BY_ROW, r->s.n, r->s.C), gate_spread(r));
+    spread(r, f32(r, "gate", (r->s.mode == 1 ? BOTH : IN) | BY_ROW, r->s.n, r->s.C),
+           gate_spread(r));
     f32(r, "up", (r->s.mode == 2 ? BOTH : IN) | BY_ROW, r->s.n, r->s.C);
     if (!r->s.mode) f32(r, "out", OUT | BY_ROW, r->s.n, r->s.C);
 }
 static void glu_call(const struct op_run *r, const struct backend *b) {
-    b->glu(&(struct glu_args){T(r, glu_to(r)), T(r, GLU_GATE), T(r, GLU_UP), (enum glu_kind)r->s.M});
+    b->glu(
+        &(struct glu_args){T(r, glu_to(r)), T(r, GLU_GATE), T(r, GLU_UP), (enum glu_kind)r->s.M});
 }
 static void glu_reference(const struct op_run *r) {
     for (int64_t i = 0; i < r->s.n * r->s.C; i++)
@@ -438,7 +490,8 @@ static void glu_reference(const struct op_run *r) {
 
 enum { GB_DOUT, GB_GATE, GB_UP, GB_DGATE, GB_DUP };
 static void glu_back_declare(struct op_run *r) {
-    unsigned dout = r->s.mode == 2 ? BOTH : IN, gate = r->s.mode ? BOTH : IN, up = r->s.mode == 1 ? BOTH : IN;
+    unsigned dout = r->s.mode == 2 ? BOTH : IN, gate = r->s.mode ? BOTH : IN,
+             up = r->s.mode == 1 ? BOTH : IN;
     f32(r, "dout", dout | BY_ROW, r->s.n, r->s.C);
     spread(r, f32(r, "gate", gate | BY_ROW, r->s.n, r->s.C), gate_spread(r));
     f32(r, "up", up | BY_ROW, r->s.n, r->s.C);
@@ -448,8 +501,9 @@ static void glu_back_declare(struct op_run *r) {
 }
 static void glu_back_call(const struct op_run *r, const struct backend *b) {
     static const int to[3][2] = {{GB_DGATE, GB_DUP}, {GB_GATE, GB_UP}, {GB_DOUT, GB_GATE}};
-    b->glu_back(&(struct glu_back_args){T(r, to[r->s.mode][0]), T(r, to[r->s.mode][1]), T(r, GB_DOUT), T(r, GB_GATE),
-                                        T(r, GB_UP), (enum glu_kind)r->s.M});
+    b->glu_back(&(struct glu_back_args){T(r, to[r->s.mode][0]), T(r, to[r->s.mode][1]),
+                                        T(r, GB_DOUT), T(r, GB_GATE), T(r, GB_UP),
+                                        (enum glu_kind)r->s.M});
 }
 static double glu_back_loss(const struct op_run *r) {
     double sum = 0;
@@ -460,9 +514,16 @@ static double glu_back_loss(const struct op_run *r) {
 
 // mode: 0 apart, 1 out is a, 2 out is b, 3 no a
 enum { ADD_A, ADD_B, ADD_OUT };
-static int add_to(const struct op_run *r) { return r->s.mode == 1 ? ADD_A : r->s.mode == 2 ? ADD_B : ADD_OUT; }
+static int add_to(const struct op_run *r) {
+    return r->s.mode == 1 ? ADD_A : r->s.mode == 2 ? ADD_B : ADD_OUT;
+}
 static void add_declare(struct op_run *r) {
-    f32(r, "a", (r->s.mode == 1 ? BOTH : r->s.mode == 3 ? IN | UNREAD : IN) | BY_ROW, r->s.n, r->s.C);
+    f32(r, "a",
+        (r->s.mode == 1   ? BOTH
+         : r->s.mode == 3 ? IN | UNREAD
+                          : IN) |
+            BY_ROW,
+        r->s.n, r->s.C);
     f32(r, "b", (r->s.mode == 2 ? BOTH : IN) | BY_ROW, r->s.n, r->s.C);
     if (r->s.mode == 0 || r->s.mode == 3) f32(r, "out", OUT | BY_ROW, r->s.n, r->s.C);
 }
@@ -481,9 +542,12 @@ static void add_reference(const struct op_run *r) {
 // logits spread (0: 4).
 
 enum { CE_LOGITS, CE_TARGETS, CE_LOSS };
-static double ce_logit_scale(const struct op_run *r) { return r->s.K ? (double)((float)r->s.K * .1f) : 1; }
+static double ce_logit_scale(const struct op_run *r) {
+    return r->s.K ? (double)((float)r->s.K * .1f) : 1;
+}
 static void cross_entropy_declare(struct op_run *r) {
-    spread(r, f32(r, "logits", (r->s.scale == 0 ? IN : BOTH) | BY_ROW, r->s.n, r->s.C), r->s.M ? (double)r->s.M : 4);
+    spread(r, f32(r, "logits", (r->s.scale == 0 ? IN : BOTH) | BY_ROW, r->s.n, r->s.C),
+           r->s.M ? (double)r->s.M : 4);
     struct op_buf *targets = below(r, "targets", IN | BY_ROW, r->s.n, r->s.C);
     for (int64_t i = 1; i < r->s.n; i += 3) targets->v[i] = -1;
     f32(r, "loss", OUT | BY_ROW | FLAT, r->s.n, 1);
@@ -557,16 +621,25 @@ static void adamw_declare(struct op_run *r) {
     if (r->s.mode) add(r, "copy", OUT | BY_ROW | FLAT, DTYPE_BF16, r->s.n, r->s.C);
 }
 static void adamw_call(const struct op_run *r, const struct backend *b) {
-    struct adamw_args a = {.w = T(r, ADAMW_W), .g = T(r, ADAMW_G), .m = T(r, ADAMW_M), .v = T(r, ADAMW_V),
-                           .lr = rate, .beta1 = beta1, .beta2 = beta2, .eps = adam_eps, .weight_decay = decay,
-                           .grad_scale = r->s.scale, .step = r->s.M};
+    struct adamw_args a = {.w = T(r, ADAMW_W),
+                           .g = T(r, ADAMW_G),
+                           .m = T(r, ADAMW_M),
+                           .v = T(r, ADAMW_V),
+                           .lr = rate,
+                           .beta1 = beta1,
+                           .beta2 = beta2,
+                           .eps = adam_eps,
+                           .weight_decay = decay,
+                           .grad_scale = r->s.scale,
+                           .step = r->s.M};
     if (r->s.mode) a.copy = T(r, ADAMW_COPY);
     b->adamw(&a);
 }
 static void adamw_reference(const struct op_run *r) {
     double b1 = (double)beta1, b2 = (double)beta2;
     for (int64_t i = 0; i < r->s.n * r->s.C; i++) {
-        double g = V(r, ADAMW_G)[i] * scale_of(r), *w = &V(r, ADAMW_W)[i], *m = &V(r, ADAMW_M)[i], *v = &V(r, ADAMW_V)[i];
+        double g = V(r, ADAMW_G)[i] * scale_of(r), *w = &V(r, ADAMW_W)[i], *m = &V(r, ADAMW_M)[i],
+               *v = &V(r, ADAMW_V)[i];
         *m = b1 * *m + (1 - b1) * g;
         *v = b2 * *v + (1 - b2) * g * g;
         double mh = *m / (1 - pow(b1, (double)r->s.M)), vh = *v / (1 - pow(b2, (double)r->s.M));
@@ -579,137 +652,179 @@ static void adamw_reference(const struct op_run *r) {
 // The table. Shapes: 1, a vector's width and its neighbours, more than one block of 256.
 
 #define BIT(d) (1u << DTYPE_##d)
-#define SHAPES(...) (const struct op_shape[]){__VA_ARGS__}, COUNT_OF(((const struct op_shape[]){__VA_ARGS__}))
+#define SHAPES(...)                                                                                \
+    (const struct op_shape[]){__VA_ARGS__}, COUNT_OF(((const struct op_shape[]){__VA_ARGS__}))
 #define FLOATS (BIT(F32) | BIT(F16) | BIT(BF16))
 #define BLOCKS (BIT(Q8_0) | BIT(Q4_0))
 
+// clang-format off: a row reads as a row
 const struct op_spec op_specs[] = {
     {OP_EMBED, "embed", FLOATS,
-     SHAPES({.n = 1, .C = 1, .M = 1}, {.n = 5, .C = 33, .M = 7, .scale = 12}, {.n = 19, .C = 257, .M = 40, .loaded = true},
-            {.n = 3, .C = 31, .M = 17, .scale = .5f, .loaded = true}, {.n = 16, .C = 64, .M = 64, .loaded = true}),
+     SHAPES({.n = 1, .C = 1, .M = 1}, {.n = 5, .C = 33, .M = 7, .scale = 12},
+            {.n = 19, .C = 257, .M = 40, .loaded = true},
+            {.n = 3, .C = 31, .M = 17, .scale = .5f, .loaded = true},
+            {.n = 16, .C = 64, .M = 64, .loaded = true}),
      embed_declare, embed_call, .reference = embed_reference, .terms = terms_few, .unit = 1},
     {OP_EMBED, "embed blocks", BLOCKS,
      SHAPES({.n = 1, .C = 32, .M = 1}, {.n = 5, .C = 96, .M = 7, .scale = 12, .loaded = true},
             {.n = 19, .C = 320, .M = 40, .loaded = true}),
      embed_declare, embed_call, .reference = embed_reference, .terms = terms_few, .unit = 1},
     {OP_EMBED_BACK, "embed_back", BIT(F32),
-     SHAPES({.n = 1, .C = 1, .M = 1}, {.n = 19, .C = 65, .M = 4, .scale = 3}, {.n = 7, .C = 257, .M = 3}),
-     embed_back_declare, embed_back_call, .loss = embed_back_loss, .pairs = {{EMBED_BACK_DTABLE, EMBED_BACK_TABLE, 0}},
-     .n_pairs = 1, .terms = terms_n, .unit = 1},
+     SHAPES({.n = 1, .C = 1, .M = 1}, {.n = 19, .C = 65, .M = 4, .scale = 3},
+            {.n = 7, .C = 257, .M = 3}),
+     embed_back_declare, embed_back_call, .loss = embed_back_loss,
+     .pairs = {{EMBED_BACK_DTABLE, EMBED_BACK_TABLE, 0}}, .n_pairs = 1, .terms = terms_n,
+     .unit = 1},
     {OP_RMSNORM, "rmsnorm", BIT(F32),
-     SHAPES({.n = 1, .C = 1}, {.n = 3, .C = 31}, {.n = 5, .C = 33}, {.n = 2, .C = 65, .mode = 1}, {.n = 19, .C = 257},
-            {.n = 4, .C = 1024, .mode = 1}),
+     SHAPES({.n = 1, .C = 1}, {.n = 3, .C = 31}, {.n = 5, .C = 33}, {.n = 2, .C = 65, .mode = 1},
+            {.n = 19, .C = 257}, {.n = 4, .C = 1024, .mode = 1}),
      rmsnorm_declare, rmsnorm_call, .reference = rmsnorm_reference, .terms = terms_C, .unit = 1},
     {OP_RMSNORM_BACK, "rmsnorm_back", BIT(F32),
-     SHAPES({.n = 1, .C = 3, .segment = 1}, {.n = 4, .C = 33, .segment = 2}, {.n = 18, .C = 65, .segment = 6},
-            {.n = 6, .C = 257, .segment = 3}),
+     SHAPES({.n = 1, .C = 3, .segment = 1}, {.n = 4, .C = 33, .segment = 2},
+            {.n = 18, .C = 65, .segment = 6}, {.n = 6, .C = 257, .segment = 3}),
      rmsnorm_back_declare, rmsnorm_back_call, .loss = rmsnorm_back_loss,
-     .pairs = {{NORM_BACK_DX, NORM_BACK_X, 0}, {NORM_BACK_DW, NORM_BACK_W, 0}}, .n_pairs = 2, .terms = terms_C, .unit = -1},
+     .pairs = {{NORM_BACK_DX, NORM_BACK_X, 0}, {NORM_BACK_DW, NORM_BACK_W, 0}}, .n_pairs = 2,
+     .terms = terms_C, .unit = -1},
     {OP_MATMUL, "matmul", FLOATS,
-     SHAPES({.n = 1, .K = 1, .M = 1}, {.n = 1, .K = 3, .M = 31}, {.n = 2, .K = 31, .M = 33, .scale = .5f},
-            {.n = 5, .K = 257, .M = 65, .accumulate = true}, {.n = 19, .K = 64, .M = 257, .scale = 2, .accumulate = true},
+     SHAPES({.n = 1, .K = 1, .M = 1}, {.n = 1, .K = 3, .M = 31},
+            {.n = 2, .K = 31, .M = 33, .scale = .5f},
+            {.n = 5, .K = 257, .M = 65, .accumulate = true},
+            {.n = 19, .K = 64, .M = 257, .scale = 2, .accumulate = true},
             {.n = 1, .K = 600, .M = 40}, {.n = 7, .K = 515, .M = 17},
             {.n = 1, .K = 1, .M = 1, .loaded = true}, {.n = 1, .K = 600, .M = 40, .loaded = true},
-            {.n = 3, .K = 257, .M = 33, .scale = .5f, .loaded = true}, {.n = 19, .K = 512, .M = 65, .loaded = true},
-            {.n = 2, .K = 33, .M = 1, .accumulate = true, .loaded = true}, {.n = 65, .K = 96, .M = 48, .loaded = true}, {.n = 200, .K = 300, .M = 129, .loaded = true},
+            {.n = 3, .K = 257, .M = 33, .scale = .5f, .loaded = true},
+            {.n = 19, .K = 512, .M = 65, .loaded = true},
+            {.n = 2, .K = 33, .M = 1, .accumulate = true, .loaded = true},
+            {.n = 65, .K = 96, .M = 48, .loaded = true},
+            {.n = 200, .K = 300, .M = 129, .loaded = true},
             {.n = 6, .K = 300, .M = 128, .scale = 3, .accumulate = true, .loaded = true}),
      matmul_declare, matmul_call, .reference = matmul_reference, .terms = terms_K, .unit = 1},
     {OP_MATMUL, "matmul blocks", BLOCKS,
      SHAPES({.n = 1, .K = 32, .M = 1}, {.n = 3, .K = 288, .M = 33, .scale = .5f},
             {.n = 1, .K = 32, .M = 1, .loaded = true}, {.n = 1, .K = 608, .M = 31, .loaded = true},
-            {.n = 5, .K = 256, .M = 65, .accumulate = true, .loaded = true}, {.n = 19, .K = 544, .M = 48, .loaded = true},
+            {.n = 5, .K = 256, .M = 65, .accumulate = true, .loaded = true},
+            {.n = 19, .K = 544, .M = 48, .loaded = true},
             {.n = 200, .K = 320, .M = 97, .loaded = true}),
      matmul_declare, matmul_call, .reference = matmul_reference, .terms = terms_K, .unit = 1},
     {OP_MATMUL_DX, "matmul_dx", BIT(F32) | BIT(BF16),
-     SHAPES({.n = 1, .K = 1, .M = 1}, {.n = 3, .K = 31, .M = 33, .scale = .5f}, {.n = 5, .K = 65, .M = 257, .accumulate = true},
-            {.n = 19, .K = 257, .M = 48, .scale = 2, .accumulate = true}, {.n = 2, .K = 17, .M = 600}, {.n = 140, .K = 80, .M = 90}),
+     SHAPES({.n = 1, .K = 1, .M = 1}, {.n = 3, .K = 31, .M = 33, .scale = .5f},
+            {.n = 5, .K = 65, .M = 257, .accumulate = true},
+            {.n = 19, .K = 257, .M = 48, .scale = 2, .accumulate = true},
+            {.n = 2, .K = 17, .M = 600}, {.n = 140, .K = 80, .M = 90}),
      matmul_dx_declare, matmul_dx_call, .reference = matmul_dx_reference, .loss = matmul_dx_loss,
      .pairs = {{DX_DX, DX_X, 0}}, .n_pairs = 1, .terms = terms_M, .unit = 1},
     {OP_MATMUL_DW, "matmul_dw", BIT(F32),
-     SHAPES({.n = 1, .K = 1, .M = 1, .segment = 1}, {.n = 6, .K = 31, .M = 33, .segment = 3, .scale = .5f},
-            {.n = 19, .K = 65, .M = 17, .segment = 19}, {.n = 600, .K = 33, .M = 18, .segment = 300},
+     SHAPES({.n = 1, .K = 1, .M = 1, .segment = 1},
+            {.n = 6, .K = 31, .M = 33, .segment = 3, .scale = .5f},
+            {.n = 19, .K = 65, .M = 17, .segment = 19},
+            {.n = 600, .K = 33, .M = 18, .segment = 300},
             {.n = 8, .K = 257, .M = 3, .segment = 2, .scale = 2}),
      matmul_dw_declare, matmul_dw_call, .reference = matmul_dw_reference, .loss = matmul_dw_loss,
      .pairs = {{DW_DW, DW_W, 0}}, .n_pairs = 1, .terms = terms_n, .unit = -1},
     {OP_ROPE, "rope", BIT(F32),
-     SHAPES({.n = 1, .H = 1, .D = 2, .K = 2, .M = 10}, {.n = 3, .H = 3, .D = 32, .K = 32, .M = 100000},
-            {.n = 3, .H = 3, .D = 32, .K = 32, .M = 4096, .mode = 1}, {.n = 19, .H = 2, .D = 64, .K = 48, .M = 4096, .mode = 1},
-            {.n = 5, .H = 5, .D = 16, .K = 10, .M = 4096}, {.n = 7, .H = 4, .D = 64, .K = 64, .M = 4096, .mode = 2},
-            {.n = 2, .H = 1, .D = 6, .K = 6, .M = 4096, .mode = 3}, {.n = 2, .H = 1, .D = 6, .K = 0, .M = 50, .mode = 1}),
+     SHAPES({.n = 1, .H = 1, .D = 2, .K = 2, .M = 10},
+            {.n = 3, .H = 3, .D = 32, .K = 32, .M = 100000},
+            {.n = 3, .H = 3, .D = 32, .K = 32, .M = 4096, .mode = 1},
+            {.n = 19, .H = 2, .D = 64, .K = 48, .M = 4096, .mode = 1},
+            {.n = 5, .H = 5, .D = 16, .K = 10, .M = 4096},
+            {.n = 7, .H = 4, .D = 64, .K = 64, .M = 4096, .mode = 2},
+            {.n = 2, .H = 1, .D = 6, .K = 6, .M = 4096, .mode = 3},
+            {.n = 2, .H = 1, .D = 6, .K = 0, .M = 50, .mode = 1}),
      rope_declare, rope_call, .reference = rope_reference, .terms = terms_few, .unit = 1},
     {OP_STORE_ROWS, "store_rows", FLOATS,
      SHAPES({.n = 1, .C = 1, .M = 80}, {.n = 5, .C = 33, .M = 90}, {.n = 19, .C = 257, .M = 80}),
-     store_rows_declare, store_rows_call, .reference = store_rows_reference, .terms = terms_few, .unit = 1},
+     store_rows_declare, store_rows_call, .reference = store_rows_reference, .terms = terms_few,
+     .unit = 1},
     // A score's own rounding comes out as a factor of e^error: amplify is the size of the scores.
     {OP_ATTEND, "attend cache", FLOATS,
-     SHAPES({.n = 1, .H = 1, .G = 1, .D = 1, .K = 1, .scale = 1}, {.n = 3, .H = 2, .G = 1, .D = 8, .K = 33, .scale = .35f},
-            {.n = 5, .H = 6, .G = 3, .D = 31, .K = 65, .scale = .18f}, {.n = 19, .H = 4, .G = 4, .D = 64, .K = 257, .scale = .125f},
+     SHAPES({.n = 1, .H = 1, .G = 1, .D = 1, .K = 1, .scale = 1},
+            {.n = 3, .H = 2, .G = 1, .D = 8, .K = 33, .scale = .35f},
+            {.n = 5, .H = 6, .G = 3, .D = 31, .K = 65, .scale = .18f},
+            {.n = 19, .H = 4, .G = 4, .D = 64, .K = 257, .scale = .125f},
             {.n = 4, .H = 8, .G = 2, .D = 128, .K = 300, .scale = .09f, .mode = 1},
             {.n = 3, .H = 2, .G = 2, .D = 32, .K = 40, .scale = 8, .amplify = 50},
             {.n = 3, .H = 2, .G = 2, .D = 16, .K = 40, .scale = 500, .amplify = 2000},
             {.n = 1, .H = 2, .G = 1, .D = 64, .K = 1200, .scale = .125f}),
      attend_declare, attend_call, .reference = attend_reference, .terms = terms_attend, .unit = 1},
     {OP_ATTEND, "attend rows", BIT(F32),
-     SHAPES({.n = 1, .H = 1, .G = 1, .D = 4, .scale = .5f}, {.n = 19, .H = 4, .G = 2, .D = 33, .scale = .17f},
+     SHAPES({.n = 1, .H = 1, .G = 1, .D = 4, .scale = .5f},
+            {.n = 19, .H = 4, .G = 2, .D = 33, .scale = .17f},
             {.n = 65, .H = 2, .G = 2, .D = 64, .segment = 13, .scale = .125f}),
      attend_declare, attend_call, .reference = attend_reference, .terms = terms_attend, .unit = 1},
-    // dout . v of size sqrt(D) less its mean over the keys: where one key has all the weight nothing is left but rounding,
-    // scale * sqrt(D) = 1 of epsilon beside gradients of 0.3.
+    // dout . v, of size sqrt(D), less its mean over the keys: where one key has all the weight nothing is left but
+    // rounding, scale * sqrt(D) = 1 of epsilon beside gradients of 0.3.
     {OP_ATTEND_BACK, "attend_back", BIT(F32),
-     SHAPES({.n = 1, .H = 1, .G = 1, .D = 1, .segment = 1, .scale = 1, .amplify = 4}, {.n = 3, .H = 2, .G = 1, .D = 5, .segment = 3, .scale = .4f, .amplify = 4},
-            {.n = 18, .H = 4, .G = 2, .D = 33, .segment = 9, .scale = .17f, .mode = 1, .amplify = 4},
-            {.n = 34, .H = 2, .G = 2, .D = 64, .segment = 17, .scale = .125f, .amplify = 4},
-            {.n = 130, .H = 2, .G = 1, .D = 16, .segment = 65, .scale = .25f, .amplify = 4}),
+     SHAPES(
+         {.n = 1, .H = 1, .G = 1, .D = 1, .segment = 1, .scale = 1, .amplify = 4},
+         {.n = 3, .H = 2, .G = 1, .D = 5, .segment = 3, .scale = .4f, .amplify = 4},
+         {.n = 18, .H = 4, .G = 2, .D = 33, .segment = 9, .scale = .17f, .mode = 1, .amplify = 4},
+         {.n = 34, .H = 2, .G = 2, .D = 64, .segment = 17, .scale = .125f, .amplify = 4},
+         {.n = 130, .H = 2, .G = 1, .D = 16, .segment = 65, .scale = .25f, .amplify = 4}),
      attend_back_declare, attend_back_call, .loss = attend_back_loss,
-     .pairs = {{AB_DQ, AB_Q, 0}, {AB_DK, AB_K, 0}, {AB_DV, AB_V, 0}}, .n_pairs = 3, .terms = terms_attend, .unit = -1},
+     .pairs = {{AB_DQ, AB_Q, 0}, {AB_DK, AB_K, 0}, {AB_DV, AB_V, 0}}, .n_pairs = 3,
+     .terms = terms_attend, .unit = -1},
     {OP_GLU, "glu", BIT(F32),
-     SHAPES({.n = 1, .C = 1}, {.n = 3, .C = 31, .mode = 1}, {.n = 5, .C = 65, .mode = 2}, {.n = 19, .C = 257},
-            {.n = 2, .C = 33, .M = GLU_GELU}, {.n = 7, .C = 257, .M = GLU_GELU, .mode = 1},
-            {.n = 3, .C = 65, .scale = 100}, {.n = 3, .C = 65, .M = GLU_GELU, .scale = 1000}),
+     SHAPES({.n = 1, .C = 1}, {.n = 3, .C = 31, .mode = 1}, {.n = 5, .C = 65, .mode = 2},
+            {.n = 19, .C = 257}, {.n = 2, .C = 33, .M = GLU_GELU},
+            {.n = 7, .C = 257, .M = GLU_GELU, .mode = 1}, {.n = 3, .C = 65, .scale = 100},
+            {.n = 3, .C = 65, .M = GLU_GELU, .scale = 1000}),
      glu_declare, glu_call, .reference = glu_reference, .terms = terms_few, .unit = 1},
     {OP_GLU_BACK, "glu_back", BIT(F32),
-     SHAPES({.n = 1, .C = 1}, {.n = 3, .C = 31}, {.n = 19, .C = 257}, {.n = 1, .C = 33, .M = GLU_GELU}, {.n = 5, .C = 65, .M = GLU_GELU},
+     SHAPES({.n = 1, .C = 1}, {.n = 3, .C = 31}, {.n = 19, .C = 257},
+            {.n = 1, .C = 33, .M = GLU_GELU}, {.n = 5, .C = 65, .M = GLU_GELU},
             {.n = 2, .C = 33, .scale = 100}, {.n = 2, .C = 33, .M = GLU_GELU, .scale = 1000}),
-     glu_back_declare, glu_back_call, .loss = glu_back_loss, .pairs = {{GB_DGATE, GB_GATE, 0}, {GB_DUP, GB_UP, 0}},
-     .n_pairs = 2, .terms = terms_few, .unit = 1},
+     glu_back_declare, glu_back_call, .loss = glu_back_loss,
+     .pairs = {{GB_DGATE, GB_GATE, 0}, {GB_DUP, GB_UP, 0}}, .n_pairs = 2, .terms = terms_few,
+     .unit = 1},
     {OP_GLU_BACK, "glu_back over gate and up", BIT(F32),
      SHAPES({.n = 3, .C = 33, .mode = 1}, {.n = 2, .C = 65, .M = GLU_GELU, .mode = 1}),
-     glu_back_declare, glu_back_call, .loss = glu_back_loss, .pairs = {{GB_GATE, GB_GATE, 1}, {GB_UP, GB_UP, 1}},
-     .n_pairs = 2, .terms = terms_few, .unit = 1},
+     glu_back_declare, glu_back_call, .loss = glu_back_loss,
+     .pairs = {{GB_GATE, GB_GATE, 1}, {GB_UP, GB_UP, 1}}, .n_pairs = 2, .terms = terms_few,
+     .unit = 1},
     {OP_GLU_BACK, "glu_back over dout and gate", BIT(F32),
      SHAPES({.n = 3, .C = 33, .mode = 2}, {.n = 2, .C = 65, .M = GLU_GELU, .mode = 2}),
-     glu_back_declare, glu_back_call, .loss = glu_back_loss, .pairs = {{GB_DOUT, GB_GATE, 1}, {GB_GATE, GB_UP, 1}},
-     .n_pairs = 2, .terms = terms_few, .unit = 1},
+     glu_back_declare, glu_back_call, .loss = glu_back_loss,
+     .pairs = {{GB_DOUT, GB_GATE, 1}, {GB_GATE, GB_UP, 1}}, .n_pairs = 2, .terms = terms_few,
+     .unit = 1},
     {OP_ADD, "add", BIT(F32),
-     SHAPES({.n = 1, .C = 1}, {.n = 3, .C = 31, .scale = .22f, .mode = 1}, {.n = 5, .C = 65, .scale = -2, .mode = 2},
-            {.n = 19, .C = 257, .scale = .22f}, {.n = 7, .C = 33, .scale = 3, .mode = 3}),
+     SHAPES({.n = 1, .C = 1}, {.n = 3, .C = 31, .scale = .22f, .mode = 1},
+            {.n = 5, .C = 65, .scale = -2, .mode = 2}, {.n = 19, .C = 257, .scale = .22f},
+            {.n = 7, .C = 33, .scale = 3, .mode = 3}),
      add_declare, add_call, .reference = add_reference, .terms = terms_few, .unit = 1},
     {OP_CROSS_ENTROPY, "cross_entropy", BIT(F32),
-     SHAPES({.n = 1, .C = 1}, {.n = 3, .C = 31}, {.n = 5, .C = 257, .K = 5}, {.n = 5, .C = 65, .M = 5000}),
-     cross_entropy_declare, cross_entropy_call, .reference = cross_entropy_reference, .terms = terms_C, .unit = 1},
+     SHAPES({.n = 1, .C = 1}, {.n = 3, .C = 31}, {.n = 5, .C = 257, .K = 5},
+            {.n = 5, .C = 65, .M = 5000}),
+     cross_entropy_declare, cross_entropy_call, .reference = cross_entropy_reference,
+     .terms = terms_C, .unit = 1},
     {OP_CROSS_ENTROPY, "cross_entropy with gradient", BIT(F32),
-     SHAPES({.n = 1, .C = 3, .scale = 1}, {.n = 3, .C = 33, .scale = .25f, .K = 20}, {.n = 19, .C = 257, .scale = .5f, .K = 3},
-            {.n = 2, .C = 1000, .scale = 1}, {.n = 5, .C = 65, .M = 300, .scale = 1, .amplify = 300}),
-     cross_entropy_declare, cross_entropy_call, .reference = cross_entropy_reference, .loss = cross_entropy_loss,
-     .pairs = {{CE_LOGITS, CE_LOGITS, 1}}, .n_pairs = 1, .terms = terms_C, .unit = 1},
+     SHAPES({.n = 1, .C = 3, .scale = 1}, {.n = 3, .C = 33, .scale = .25f, .K = 20},
+            {.n = 19, .C = 257, .scale = .5f, .K = 3}, {.n = 2, .C = 1000, .scale = 1},
+            {.n = 5, .C = 65, .M = 300, .scale = 1, .amplify = 300}),
+     cross_entropy_declare, cross_entropy_call, .reference = cross_entropy_reference,
+     .loss = cross_entropy_loss, .pairs = {{CE_LOGITS, CE_LOGITS, 1}}, .n_pairs = 1,
+     .terms = terms_C, .unit = 1},
     {OP_SUM_SQUARES, "sum_squares", BIT(F32),
      SHAPES({.n = 1, .C = 1}, {.n = 1, .C = 4097}, {.n = 33, .C = 257}, {.n = 16, .C = 4096}),
-     sum_squares_declare, sum_squares_call, .reference = sum_squares_reference, .terms = terms_few, .unit = 0},
+     sum_squares_declare, sum_squares_call, .reference = sum_squares_reference, .terms = terms_few,
+     .unit = 0},
     {OP_ADAMW, "adamw", BIT(F32),
-     SHAPES({.n = 1, .C = 1, .M = 1}, {.n = 3, .C = 33, .M = 1, .scale = .3f}, {.n = 19, .C = 257, .M = 10},
-            {.n = 5, .C = 31, .M = 100000, .scale = 2, .mode = 1}, {.n = 70, .C = 300, .M = 2, .mode = 1}),
+     SHAPES({.n = 1, .C = 1, .M = 1}, {.n = 3, .C = 33, .M = 1, .scale = .3f},
+            {.n = 19, .C = 257, .M = 10}, {.n = 5, .C = 31, .M = 100000, .scale = 2, .mode = 1},
+            {.n = 70, .C = 300, .M = 2, .mode = 1}),
      adamw_declare, adamw_call, .reference = adamw_reference, .terms = terms_few, .unit = 1},
     {OP_CAST, "cast from F32", FLOATS | BLOCKS,
-     SHAPES({.n = 1, .C = 32}, {.n = 3, .C = 288}, {.n = 2, .C = 8224}),
-     cast_declare, cast_call, .reference = cast_reference, .terms = terms_few, .unit = 1},
+     SHAPES({.n = 1, .C = 32}, {.n = 3, .C = 288}, {.n = 2, .C = 8224}), cast_declare, cast_call,
+     .reference = cast_reference, .terms = terms_few, .unit = 1},
     {OP_CAST, "cast odd", FLOATS,
-     SHAPES({.n = 1, .C = 1}, {.n = 3, .C = 33, .mode = DTYPE_BF16}, {.n = 19, .C = 257, .mode = DTYPE_F16},
-            {.n = 2, .C = 31, .mode = DTYPE_F32}, {.n = 1, .C = 20000, .mode = DTYPE_F32}),
+     SHAPES({.n = 1, .C = 1}, {.n = 3, .C = 33, .mode = DTYPE_BF16},
+            {.n = 19, .C = 257, .mode = DTYPE_F16}, {.n = 2, .C = 31, .mode = DTYPE_F32},
+            {.n = 1, .C = 20000, .mode = DTYPE_F32}),
      cast_declare, cast_call, .reference = cast_reference, .terms = terms_few, .unit = 1},
     {OP_CAST, "cast from blocks", BIT(F32) | BIT(BF16) | BIT(Q8_0),
      SHAPES({.n = 3, .C = 96, .mode = DTYPE_Q8_0}, {.n = 2, .C = 544, .mode = DTYPE_Q4_0}),
      cast_declare, cast_call, .reference = cast_reference, .terms = terms_few, .unit = 1},
 };
+// clang-format on
 const int op_spec_count = COUNT_OF(op_specs);
 
 const struct op_spec *op_spec_find(const char *name) {

@@ -39,8 +39,8 @@ struct op_buf {
     unsigned char *data, *map; // map: pages around data
     size_t map_bytes;
     unsigned char *before; // the bytes before the op ran
-    double *v;             // [rows, cols] the values before the op ran; the reference writes outputs here
-    struct tensor loaded;  // what weight_load made of it
+    double *v; // [rows, cols] the values before the op ran; the reference writes outputs here
+    struct tensor loaded; // what weight_load made of it
 };
 
 // Letters as in backend.h. amplify: how much larger than its own rounding an error may grow by the op's conditioning.
@@ -73,12 +73,12 @@ struct op_spec {
     void (*reference)(const struct op_run *r); // NULL: only gradients are known
     double (*loss)(const struct op_run *r);    // what the _back op differentiates
     struct op_pair {
-        int grad, of; // buffers: gradient, and what it is the gradient of
+        int grad, of;    // buffers: gradient, and what it is the gradient of
         bool overwrites; // grad holds something else before, which does not add
     } pairs[OP_PAIRS];
     int n_pairs;
     int64_t (*terms)(const struct op_run *r); // numbers that meet in one sum
-    int unit; // rows: 0 has none, 1 row by row, -1 by segments
+    int unit;                                 // rows: 0 has none, 1 row by row, -1 by segments
 };
 extern const struct op_spec op_specs[];
 extern const int op_spec_count;
@@ -92,10 +92,12 @@ struct op_case {
     bool padded;
 };
 // False with where and by how much. worst (may be NULL) receives the largest error found over the tolerance allowed.
-bool op_check_reference(const struct op_case *c, const struct backend *b, double *worst, struct err *err);
-bool op_check_equal(const struct op_case *c, const struct backend *b, const struct backend *plain, double *worst,
-                    struct err *err);
-bool op_check_gradient(const struct op_case *c, const struct backend *b, double *worst, struct err *err);
+bool op_check_reference(const struct op_case *c, const struct backend *b, double *worst,
+                        struct err *err);
+bool op_check_equal(const struct op_case *c, const struct backend *b, const struct backend *plain,
+                    double *worst, struct err *err);
+bool op_check_gradient(const struct op_case *c, const struct backend *b, double *worst,
+                       struct err *err);
 bool op_check_rows(const struct op_case *c, const struct backend *b, struct err *err);
 bool op_check_threads(const struct op_case *c, const struct backend *b, struct err *err);
 bool op_check_nan(const struct op_case *c, const struct backend *b, struct err *err);

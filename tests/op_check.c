@@ -6,7 +6,8 @@
 //   | canary ............ | row 0 | gap | row 1 | gap | row 2 | unmapped page |
 //
 // Tolerance: a sum of t rounded terms is off by about eps * sqrt(t) of its size, in f32, and a few roundings come on
-// top, so |error| <= eps * (4 + sqrt(t)) * max(|expected|, rms of the buffer); outputs of fewer bits add half a step of their own.
+// top, so |error| <= eps * (4 + sqrt(t)) * max(|expected|, rms of the buffer); outputs of fewer bits add half a step
+// of their own.
 #include "tests/op_cases.h"
 
 #include <float.h>
@@ -25,7 +26,9 @@ static size_t page_bytes(void) { return (size_t)sysconf(_SC_PAGESIZE); }
 static char running[256];
 static void on_fault(int signal_number) {
     static const char head[] = "op case touched memory outside its buffers: ";
-    if (write(2, head, sizeof head - 1) < 0 || write(2, running, strlen(running)) < 0 || write(2, "\n", 1) < 0) {}
+    if (write(2, head, sizeof head - 1) < 0 || write(2, running, strlen(running)) < 0 ||
+        write(2, "\n", 1) < 0) {
+    }
     signal(signal_number, SIG_DFL);
     raise(signal_number);
 }
@@ -36,19 +39,23 @@ void op_case_name(const struct op_case *c, char *to, size_t size) {
     const struct {
         const char *letter;
         int64_t value;
-    } part[] = {{"n", s->n}, {"C", s->C}, {"M", s->M}, {"K", s->K}, {"H", s->H}, {"G", s->G}, {"D", s->D},
-                {"segment", s->segment}, {"mode", s->mode}};
+    } part[] = {{"n", s->n},      {"C", s->C}, {"M", s->M}, {"K", s->K},
+                {"H", s->H},      {"G", s->G}, {"D", s->D}, {"segment", s->segment},
+                {"mode", s->mode}};
     for (size_t i = 0; i < COUNT_OF(part); i++)
-        if (part[i].value) at += snprintf(to + at, size - (size_t)at, " %s %lld", part[i].letter, (long long)part[i].value);
+        if (part[i].value)
+            at += snprintf(to + at, size - (size_t)at, " %s %lld", part[i].letter,
+                           (long long)part[i].value);
     if (s->scale != 0) at += snprintf(to + at, size - (size_t)at, " scale %g", (double)s->scale);
-    snprintf(to + at, size - (size_t)at, "%s%s%s", s->accumulate ? " accumulate" : "", s->loaded ? " loaded" : "",
-             c->padded ? " padded" : "");
+    snprintf(to + at, size - (size_t)at, "%s%s%s", s->accumulate ? " accumulate" : "",
+             s->loaded ? " loaded" : "", c->padded ? " padded" : "");
 }
 
 // ---------------------------------------------------------------------------------------------------------------
 // A run: buffers made, op called, buffers looked at.
 
-static void row_to_doubles(const struct op_buf *b, const unsigned char *data, int64_t i, double *to) {
+static void row_to_doubles(const struct op_buf *b, const unsigned char *data, int64_t i,
+                           double *to) {
     const void *from = data + (size_t)i * b->row_bytes;
     if (b->dtype == DTYPE_I32) {
         for (int64_t c = 0; c < b->cols; c++) to[c] = ((const int32_t *)from)[c];
@@ -91,8 +98,10 @@ static void buffer_open(struct op_run *r, struct op_buf *b) {
     b->data = b->map + b->map_bytes - page - b->bytes;
     for (int64_t i = 0; i < b->rows; i++) {
         double *v = b->v + i * b->cols;
-        if (b->role & IN) row_from_doubles(b, i, v);
-        else memset(b->data + (size_t)i * b->row_bytes, POISON, used);
+        if (b->role & IN)
+            row_from_doubles(b, i, v);
+        else
+            memset(b->data + (size_t)i * b->row_bytes, POISON, used);
         row_to_doubles(b, b->data, i, v); // as rounded to the dtype
     }
     b->before = mem_alloc(b->map_bytes - page, "bytes before");
@@ -101,7 +110,8 @@ static void buffer_open(struct op_run *r, struct op_buf *b) {
 
 // n: 0 for the shape's own.
 static void run_open(struct op_run *r, const struct op_case *c, int64_t n) {
-    *r = (struct op_run){.spec = c->spec, .s = c->spec->shapes[c->shape], .dtype = c->dtype, .padded = c->padded};
+    *r = (struct op_run){
+        .spec = c->spec, .s = c->spec->shapes[c->shape], .dtype = c->dtype, .padded = c->padded};
     r->seed = 1000 + (uint64_t)c->shape; // small, so that a failure is easy to name
     if (n) r->s.n = n;
     op_case_name(c, running, sizeof running);
@@ -124,7 +134,8 @@ static bool run_call(struct op_run *r, const struct backend *b, struct err *err)
     for (int i = 0; i < r->n_bufs && good; i++) {
         struct op_buf *buf = &r->buf[i];
         if (!(buf->role & WEIGHT) || !r->s.loaded) continue;
-        struct tensor host = {buf->data, buf->dtype, LAYOUT_ROWS, 1, buf->rows, buf->cols, buf->row_bytes};
+        struct tensor host = {buf->data, buf->dtype, LAYOUT_ROWS,   1,
+                              buf->rows, buf->cols,  buf->row_bytes};
         good = b->weight_load(&buf->loaded, &host, &owned[i], err);
     }
     if (good) r->spec->call(r, b), b->sync();
@@ -141,13 +152,17 @@ static bool run_untouched(const struct op_run *r, struct err *err) {
         const struct op_buf *b = &r->buf[i];
         size_t front = b->map_bytes - page_bytes() - b->bytes, used = row_used(b);
         if (memcmp(b->map, b->before, front))
-            return err_set(err, "%s: something was written outside, before the first row of %s", running, b->name);
+            return err_set(err, "%s: something was written outside, before the first row of %s",
+                           running, b->name);
         for (int64_t row = 0; row < b->rows; row++) {
-            const unsigned char *now = b->data + (size_t)row * b->row_bytes, *then = b->before + (now - b->map);
+            const unsigned char *now = b->data + (size_t)row * b->row_bytes,
+                                *then = b->before + (now - b->map);
             if (!(b->role & OUT) && memcmp(now, then, used))
-                return err_set(err, "%s: row %lld of %s is an input but was changed", running, (long long)row, b->name);
+                return err_set(err, "%s: row %lld of %s is an input but was changed", running,
+                               (long long)row, b->name);
             if (row < b->rows - 1 && memcmp(now + used, then + used, b->row_bytes - used))
-                return err_set(err, "%s: something was written outside, behind row %lld of %s", running, (long long)row, b->name);
+                return err_set(err, "%s: something was written outside, behind row %lld of %s",
+                               running, (long long)row, b->name);
         }
     }
     return true;
@@ -158,7 +173,8 @@ static void run_again(struct op_run *r) {
         memcpy(r->buf[i].map, r->buf[i].before, r->buf[i].map_bytes - page_bytes());
 }
 
-static bool run_whole(struct op_run *r, const struct op_case *c, int64_t n, const struct backend *b, struct err *err) {
+static bool run_whole(struct op_run *r, const struct op_case *c, int64_t n, const struct backend *b,
+                      struct err *err) {
     run_open(r, c, n);
     if (run_call(r, b, err) && run_untouched(r, err)) return true;
     run_close(r);
@@ -172,10 +188,13 @@ static double allowed_factor(const struct op_run *r) {
     double amplify = r->s.amplify > 0 ? r->s.amplify : 1;
     return (double)FLT_EPSILON * (4 + sqrt((double)r->spec->terms(r))) * amplify;
 }
-static double half_step(enum dtype d) { return d == DTYPE_F16 ? 0x1p-11 : d == DTYPE_BF16 ? 0x1p-8 : 0; }
+static double half_step(enum dtype d) {
+    return d == DTYPE_F16 ? 0x1p-11 : d == DTYPE_BF16 ? 0x1p-8 : 0;
+}
 
 // Every output of r against expected values in v of `e` (same case). low_bits: both sides were rounded to the dtype.
-static bool compare(const struct op_run *r, const struct op_run *e, bool both_rounded, double *worst, struct err *err) {
+static bool compare(const struct op_run *r, const struct op_run *e, bool both_rounded,
+                    double *worst, struct err *err) {
     for (int i = 0; i < r->n_bufs; i++) {
         const struct op_buf *b = &r->buf[i];
         if (!(b->role & OUT)) continue;
@@ -196,9 +215,11 @@ static bool compare(const struct op_run *r, const struct op_run *e, bool both_ro
                 if (got[c] == want) continue; // infinities too
                 if (worst && allowed > 0) *worst = fmax(*worst, error / allowed);
                 if (error <= allowed) continue;
-                good = err_set(err, "%s (seed %llu): %s[%lld,%lld] expected %.9g, found %.9g, off by %.3g of %.3g allowed",
-                               running, (unsigned long long)r->seed, b->name, (long long)k, (long long)c, want, got[c],
-                               error, allowed);
+                good = err_set(err,
+                               "%s (seed %llu): %s[%lld,%lld] expected %.9g, found %.9g, off by "
+                               "%.3g of %.3g allowed",
+                               running, (unsigned long long)r->seed, b->name, (long long)k,
+                               (long long)c, want, got[c], error, allowed);
             }
         }
         mem_free(got);
@@ -207,19 +228,22 @@ static bool compare(const struct op_run *r, const struct op_run *e, bool both_ro
     return true;
 }
 
-static bool same_bits(const struct op_run *a, const struct op_run *b, const char *what, struct err *err) {
+static bool same_bits(const struct op_run *a, const struct op_run *b, const char *what,
+                      struct err *err) {
     for (int i = 0; i < a->n_bufs; i++) {
         const struct op_buf *x = &a->buf[i], *y = &b->buf[i];
         for (int64_t k = 0; k < x->rows && (x->role & OUT); k++) {
-            const unsigned char *p = x->data + (size_t)k * x->row_bytes, *q = y->data + (size_t)k * y->row_bytes;
+            const unsigned char *p = x->data + (size_t)k * x->row_bytes,
+                                *q = y->data + (size_t)k * y->row_bytes;
             if (memcmp(p, q, row_used(x)) == 0) continue;
             double *two = mem_array(2 * (size_t)x->cols, sizeof *two, "rows");
             row_to_doubles(x, x->data, k, two);
             row_to_doubles(y, y->data, k, two + x->cols);
             int64_t c = 0;
             while (c < x->cols - 1 && memcmp(&two[c], &two[x->cols + c], sizeof *two) == 0) c++;
-            err_set(err, "%s (seed %llu): %s[%lld,%lld] is %.9g, but %.9g %s", running, (unsigned long long)a->seed,
-                    x->name, (long long)k, (long long)c, two[c], two[x->cols + c], what);
+            err_set(err, "%s (seed %llu): %s[%lld,%lld] is %.9g, but %.9g %s", running,
+                    (unsigned long long)a->seed, x->name, (long long)k, (long long)c, two[c],
+                    two[x->cols + c], what);
             mem_free(two);
             return false;
         }
@@ -230,7 +254,8 @@ static bool same_bits(const struct op_run *a, const struct op_run *b, const char
 // ---------------------------------------------------------------------------------------------------------------
 // The checks.
 
-bool op_check_reference(const struct op_case *c, const struct backend *b, double *worst, struct err *err) {
+bool op_check_reference(const struct op_case *c, const struct backend *b, double *worst,
+                        struct err *err) {
     struct op_run r;
     if (!run_whole(&r, c, 0, b, err)) return false;
     c->spec->reference(&r);
@@ -239,8 +264,8 @@ bool op_check_reference(const struct op_case *c, const struct backend *b, double
     return good;
 }
 
-bool op_check_equal(const struct op_case *c, const struct backend *b, const struct backend *plain, double *worst,
-                    struct err *err) {
+bool op_check_equal(const struct op_case *c, const struct backend *b, const struct backend *plain,
+                    double *worst, struct err *err) {
     struct op_run r, e;
     if (!run_whole(&e, c, 0, plain, err)) return false;
     if (!run_whole(&r, c, 0, b, err)) {
@@ -257,18 +282,22 @@ bool op_check_equal(const struct op_case *c, const struct backend *b, const stru
 }
 
 // Central differences with a step of 1e-4 are right to about 1e-8 in double, so what is off is the f32 op.
-static bool gradient_pair(const struct op_run *r, const struct op_pair *pair, double *worst, struct err *err) {
+static bool gradient_pair(const struct op_run *r, const struct op_pair *pair, double *worst,
+                          struct err *err) {
     enum { MOST = 96 };
     const struct op_buf *grad = &r->buf[pair->grad], *of = &r->buf[pair->of];
     const double step = 1e-4, relative = 1e-4;
     int64_t size = grad->rows * grad->cols, tried = size < MOST ? size : MOST;
-    double expected[MOST], got[MOST], sum = 0, *row = mem_array((size_t)grad->cols, sizeof *row, "row");
+    double expected[MOST], got[MOST], sum = 0,
+                                      *row = mem_array((size_t)grad->cols, sizeof *row, "row");
     int64_t at[MOST];
     bool adds = (grad->role & IN) && !pair->overwrites;
     for (int64_t k = 0; k < tried; k++) {
         // All of a small gradient; of a large one the ends and a sample.
-        at[k] = size <= MOST ? k : k < 8 ? k : k < 16 ? size - 1 - (k - 8)
-                : (int64_t)rng_below(r->seed, 99, (uint64_t)k, (uint64_t)size);
+        at[k] = size <= MOST ? k
+                : k < 8      ? k
+                : k < 16     ? size - 1 - (k - 8)
+                             : (int64_t)rng_below(r->seed, 99, (uint64_t)k, (uint64_t)size);
         double kept = of->v[at[k]];
         of->v[at[k]] = kept + step;
         double above = r->spec->loss(r);
@@ -284,27 +313,33 @@ static bool gradient_pair(const struct op_run *r, const struct op_pair *pair, do
     mem_free(row);
     double rms = sqrt(sum / (double)tried);
     for (int64_t k = 0; k < tried; k++) {
-        double error = fabs(got[k] - expected[k]), allowed = relative * fmax(fabs(expected[k]), rms) + 1e-7;
+        double error = fabs(got[k] - expected[k]),
+               allowed = relative * fmax(fabs(expected[k]), rms) + 1e-7;
         if (worst) *worst = fmax(*worst, error / allowed);
         if (!(error <= allowed))
-            return err_set(err, "%s (seed %llu): %s[%lld,%lld] is %.9g, but differences of the formula give %.9g", running,
-                           (unsigned long long)r->seed, grad->name, (long long)(at[k] / grad->cols),
-                           (long long)(at[k] % grad->cols), got[k], expected[k]);
+            return err_set(
+                err,
+                "%s (seed %llu): %s[%lld,%lld] is %.9g, but differences of the formula give %.9g",
+                running, (unsigned long long)r->seed, grad->name, (long long)(at[k] / grad->cols),
+                (long long)(at[k] % grad->cols), got[k], expected[k]);
     }
     return true;
 }
 
-bool op_check_gradient(const struct op_case *c, const struct backend *b, double *worst, struct err *err) {
+bool op_check_gradient(const struct op_case *c, const struct backend *b, double *worst,
+                       struct err *err) {
     struct op_run r;
     if (!run_whole(&r, c, 0, b, err)) return false;
     bool good = true;
-    for (int p = 0; p < c->spec->n_pairs && good; p++) good = gradient_pair(&r, &c->spec->pairs[p], worst, err);
+    for (int p = 0; p < c->spec->n_pairs && good; p++)
+        good = gradient_pair(&r, &c->spec->pairs[p], worst, err);
     run_close(&r);
     return good;
 }
 
 // Rows [from, from + count) of a run, on its memory; numbers of rows inside count from `from`.
-static bool call_part(const struct op_run *whole, int64_t from, int64_t count, const struct backend *b, struct err *err) {
+static bool call_part(const struct op_run *whole, int64_t from, int64_t count,
+                      const struct backend *b, struct err *err) {
     struct op_run part = *whole;
     void *shifted[OP_BUFS] = {0};
     part.s.n = count;
@@ -315,7 +350,8 @@ static bool call_part(const struct op_run *whole, int64_t from, int64_t count, c
         buf->rows = count;
         if (!(buf->role & ROW_INDEX)) continue;
         int32_t *index = shifted[i] = mem_array((size_t)count, sizeof *index, "row numbers");
-        for (int64_t k = 0; k < count; k++) index[k] = ((const int32_t *)(const void *)buf->data)[k] - (int32_t)from;
+        for (int64_t k = 0; k < count; k++)
+            index[k] = ((const int32_t *)(const void *)buf->data)[k] - (int32_t)from;
         buf->data = shifted[i];
     }
     bool good = run_call(&part, b, err);
@@ -326,7 +362,10 @@ static bool call_part(const struct op_run *whole, int64_t from, int64_t count, c
 bool op_check_rows(const struct op_case *c, const struct backend *b, struct err *err) {
     static const int64_t rows_at_once[] = {1, 2, 5, 16, 64}, segments_at_once[] = {1, 3};
     const struct op_shape *s = &c->spec->shapes[c->shape];
-    int64_t unit = c->spec->unit < 0 ? s->segment : 1, units = c->spec->unit < 0 ? 8 : s->n > 77 ? s->n : 77; // 77: a tail for all
+    int64_t unit = c->spec->unit < 0 ? s->segment : 1, units = c->spec->unit < 0 ? 8
+                                                               : s->n > 77
+                                                                   ? s->n
+                                                                   : 77; // 77: a tail for all
     const int64_t *sizes = c->spec->unit < 0 ? segments_at_once : rows_at_once;
     size_t n_sizes = c->spec->unit < 0 ? COUNT_OF(segments_at_once) : COUNT_OF(rows_at_once);
     struct op_run whole, parts;
@@ -335,7 +374,8 @@ bool op_check_rows(const struct op_case *c, const struct backend *b, struct err 
     bool good = true;
     for (size_t k = 0; k < n_sizes && good; k++) {
         char what[64];
-        snprintf(what, sizeof what, "in parts of %lld row%s", (long long)(sizes[k] * unit), sizes[k] * unit == 1 ? "" : "s");
+        snprintf(what, sizeof what, "in parts of %lld row%s", (long long)(sizes[k] * unit),
+                 sizes[k] * unit == 1 ? "" : "s");
         run_again(&parts);
         for (int64_t at = 0; at < units && good; at += sizes[k]) {
             int64_t count = at + sizes[k] < units ? sizes[k] : units - at;
@@ -376,7 +416,8 @@ bool op_check_nan(const struct op_case *c, const struct backend *b, struct err *
     bool good = true;
     for (int i = 0; i < spoiled.n_bufs && good; i++) {
         const struct op_buf *in = &spoiled.buf[i];
-        bool wanted = in->role & IN && in->role & BY_ROW && !(in->role & UNREAD) && in->dtype == DTYPE_F32;
+        bool wanted =
+            in->role & IN && in->role & BY_ROW && !(in->role & UNREAD) && in->dtype == DTYPE_F32;
         if (!wanted) continue;
         run_again(&spoiled);
         for (int64_t k = 0; k < in->cols; k++) ((float *)(void *)in->data)[k] = NAN; // row 0
@@ -391,8 +432,10 @@ bool op_check_nan(const struct op_case *c, const struct backend *b, struct err *
             for (int64_t k = 0; k < y->cols; k++) seen = seen || isnan(row[k]);
             mem_free(row);
             for (int64_t k = 1; k < y->rows && good; k++)
-                if (memcmp(x->data + (size_t)k * x->row_bytes, y->data + (size_t)k * y->row_bytes, row_used(y)))
-                    good = err_set(err, "%s: NaN in row 0 of %s changed row %lld of %s", running, in->name, (long long)k, y->name);
+                if (memcmp(x->data + (size_t)k * x->row_bytes, y->data + (size_t)k * y->row_bytes,
+                           row_used(y)))
+                    good = err_set(err, "%s: NaN in row 0 of %s changed row %lld of %s", running,
+                                   in->name, (long long)k, y->name);
         }
         bool has_nan = dtype_row(spoiled.dtype)->block_weights == 1; // block formats have none
         if (good && by_row && !seen && has_nan)

@@ -46,7 +46,8 @@ static void walk_level(const struct walk *w, int l) {
     }
     cr_assert(cases > 0);
     cr_assert(failed == 0, "%s: %d of %d cases failed", level_names[l], failed, cases);
-    cr_log_info("%s: %d cases, worst error %.2f of what is allowed (%s)", level_names[l], cases, worst, worst_case);
+    cr_log_info("%s: %d cases, worst error %.2f of what is allowed (%s)", level_names[l], cases,
+                worst, worst_case);
 }
 
 static bool any(const struct op_spec *spec) { return (void)spec, true; }
@@ -56,17 +57,21 @@ static bool has_rows(const struct op_spec *spec) { return spec->unit != 0; }
 
 static bool by_single_rows(const struct op_spec *spec) { return spec->unit == 1; }
 
-static bool check_equal(const struct op_case *c, const struct backend *b, double *worst, struct err *err) {
+static bool check_equal(const struct op_case *c, const struct backend *b, double *worst,
+                        struct err *err) {
     return op_check_equal(c, b, level(0), worst, err);
 }
-static bool check_rows(const struct op_case *c, const struct backend *b, double *worst, struct err *err) {
+static bool check_rows(const struct op_case *c, const struct backend *b, double *worst,
+                       struct err *err) {
     return (void)worst, op_check_rows(c, b, err);
 }
-static bool check_threads(const struct op_case *c, const struct backend *b, double *worst, struct err *err) {
+static bool check_threads(const struct op_case *c, const struct backend *b, double *worst,
+                          struct err *err) {
     return (void)worst, op_check_threads(c, b, err);
 }
 
-static bool check_nan(const struct op_case *c, const struct backend *b, double *worst, struct err *err) {
+static bool check_nan(const struct op_case *c, const struct backend *b, double *worst,
+                      struct err *err) {
     return (void)worst, op_check_nan(c, b, err);
 }
 
@@ -107,8 +112,9 @@ Test(ops, what_is_said_to_be_supported_is_what_the_table_runs) {
         for (int i = 0; i < op_spec_count; i++) run[op_specs[i].op] |= op_specs[i].dtypes;
         for (int op = 0; op < OP_COUNT; op++)
             for (int d = 0; d < DTYPE_COUNT; d++)
-                cr_expect_eq(b->supports((enum op)op, (enum dtype)d), (run[op] >> d & 1) != 0, "%s: %s %s",
-                             level_names[l], op_name((enum op)op), dtype_row((enum dtype)d)->name);
+                cr_expect_eq(b->supports((enum op)op, (enum dtype)d), (run[op] >> d & 1) != 0,
+                             "%s: %s %s", level_names[l], op_name((enum op)op),
+                             dtype_row((enum dtype)d)->name);
     }
 }
 
@@ -130,7 +136,8 @@ Test(ops, sum_of_squares_keeps_what_a_float_would_lose) {
         const struct backend *b = level(l);
         if (!b) continue;
         b->sum_squares(&(struct sum_squares_args){&out, tensor_f32(x, 1, N)});
-        cr_assert_eq(out, expected, "%s: expected %.17g, found %.17g", level_names[l], expected, out);
+        cr_assert_eq(out, expected, "%s: expected %.17g, found %.17g", level_names[l], expected,
+                     out);
         b->sum_squares(&(struct sum_squares_args){&out, tensor_f32(x, 100, N / 100)});
         cr_assert_eq(out, expected);
         b->sum_squares(&(struct sum_squares_args){&out, tensor_f32(x, 0, N)});
@@ -145,13 +152,17 @@ Test(ops, a_batch_of_no_rows_does_nothing) {
         const struct backend *b = level(l);
         if (!b) continue;
         float w[6] = {1, 2, 3, 4, 5, 6}, sum[6] = {1, 1, 1, 1, 1, 1}, none[1] = {7};
-        struct tensor x = tensor_f32(none, 0, 3), out = tensor_f32(none, 0, 2), weight = tensor_f32(w, 2, 3);
+        struct tensor x = tensor_f32(none, 0, 3), out = tensor_f32(none, 0, 2),
+                      weight = tensor_f32(w, 2, 3);
         b->matmul(&(struct matmul_args){.out = out, .x = x, .w = weight});
         b->matmul_dx(&(struct matmul_dx_args){.dx = x, .dout = out, .w = weight});
-        b->matmul_dw(&(struct matmul_dw_args){.dw = tensor_f32(sum, 2, 3), .dout = out, .x = x, .segment = 4});
-        b->rmsnorm(&(struct rmsnorm_args){.out = x, .x = x, .weight = tensor_f32(w, 1, 3), .eps = 1});
+        b->matmul_dw(&(struct matmul_dw_args){
+            .dw = tensor_f32(sum, 2, 3), .dout = out, .x = x, .segment = 4});
+        b->rmsnorm(
+            &(struct rmsnorm_args){.out = x, .x = x, .weight = tensor_f32(w, 1, 3), .eps = 1});
         b->add(&(struct add_args){.out = x, .a = x, .b = x});
-        b->attend(&(struct attend_args){.out = x, .q = x, .k = x, .v = x, .heads = 1, .kv_heads = 1, .head_size = 3});
+        b->attend(&(struct attend_args){
+            .out = x, .q = x, .k = x, .v = x, .heads = 1, .kv_heads = 1, .head_size = 3});
         for (int i = 0; i < 6; i++) cr_assert_eq(sum[i], 1);
         cr_assert_eq(none[0], 7);
     }
@@ -164,21 +175,36 @@ Test(ops, nothing_is_allocated_after_the_first_call) {
         const struct backend *b = level(l);
         if (!b) continue;
         enum { CTX = 3000, D = 8 };
-        float *cache = mem_array(CTX * D, sizeof *cache, "cache"), q[4 * D] = {0}, out[4 * D], x[64] = {0}, grad[64] = {0};
+        float *cache = mem_array(CTX * D, sizeof *cache, "cache"), q[4 * D] = {0}, out[4 * D],
+              x[64] = {0}, grad[64] = {0};
         int32_t lo[4] = {0}, hi[4] = {1, 1, 1, 1};
-        struct attend_args attend = {.out = tensor_f32(out, 4, D), .q = tensor_f32(q, 4, D), .heads = 1, .kv_heads = 1,
-                                     .k = tensor_f32(cache, CTX, D), .v = tensor_f32(cache, CTX, D), .lo = lo, .hi = hi,
-                                     .head_size = D, .scale = 1};
-        struct rmsnorm_back_args norm = {tensor_f32(grad, 8, 8), tensor_f32(grad, 1, 8), tensor_f32(x, 8, 8),
-                                         tensor_f32(x, 8, 8), tensor_f32(x, 1, 8), 1, 8};
-        struct matmul_args product = {.out = tensor_f32(out, 4, 8), .x = tensor_f32(q, 4, 8), .w = tensor_f32(x, 8, 8)};
+        struct attend_args attend = {.out = tensor_f32(out, 4, D),
+                                     .q = tensor_f32(q, 4, D),
+                                     .heads = 1,
+                                     .kv_heads = 1,
+                                     .k = tensor_f32(cache, CTX, D),
+                                     .v = tensor_f32(cache, CTX, D),
+                                     .lo = lo,
+                                     .hi = hi,
+                                     .head_size = D,
+                                     .scale = 1};
+        struct rmsnorm_back_args norm = {tensor_f32(grad, 8, 8),
+                                         tensor_f32(grad, 1, 8),
+                                         tensor_f32(x, 8, 8),
+                                         tensor_f32(x, 8, 8),
+                                         tensor_f32(x, 1, 8),
+                                         1,
+                                         8};
+        struct matmul_args product = {
+            .out = tensor_f32(out, 4, 8), .x = tensor_f32(q, 4, 8), .w = tensor_f32(x, 8, 8)};
         double sum;
         struct sum_squares_args squares = {&sum, tensor_f32(cache, CTX, D)};
         b->attend(&attend), b->rmsnorm_back(&norm), b->matmul(&product), b->sum_squares(&squares);
         mem_freeze(true);
         for (int i = 0; i < 200; i++) {
             for (int k = 0; k < 4; k++) hi[k] = 1 + i * 14 + k;
-            b->attend(&attend), b->rmsnorm_back(&norm), b->matmul(&product), b->sum_squares(&squares);
+            b->attend(&attend), b->rmsnorm_back(&norm), b->matmul(&product),
+                b->sum_squares(&squares);
         }
         mem_freeze(false);
         mem_free(cache);
@@ -295,7 +321,8 @@ static void writes_before(const struct matmul_args *a) {
 }
 static void writes_between_rows(const struct matmul_args *a) {
     good_one()->matmul(a);
-    if (a->out.rows > 1 && a->out.row_bytes > (size_t)a->out.cols * sizeof(float)) ((float *)a->out.data)[a->out.cols] = 0;
+    if (a->out.rows > 1 && a->out.row_bytes > (size_t)a->out.cols * sizeof(float))
+        ((float *)a->out.data)[a->out.cols] = 0;
 }
 static void changes_its_input(const struct matmul_args *a) {
     good_one()->matmul(a);
@@ -307,7 +334,8 @@ static void sees_its_batch(const struct matmul_args *a) {
 }
 static void sees_the_threads(const struct matmul_args *a) {
     good_one()->matmul(a);
-    if (pool_threads() == 3) ((float *)a->out.data)[0] = nextafterf(((float *)a->out.data)[0], 1e9f);
+    if (pool_threads() == 3)
+        ((float *)a->out.data)[0] = nextafterf(((float *)a->out.data)[0], 1e9f);
 }
 static void one_sum_for_all(const struct rmsnorm_back_args *a) {
     struct rmsnorm_back_args all = *a;
@@ -316,7 +344,8 @@ static void one_sum_for_all(const struct rmsnorm_back_args *a) {
 }
 static void forgets_to_add(const struct rmsnorm_back_args *a) {
     for (int64_t i = 0; i < a->dx.rows; i++)
-        memset((char *)a->dx.data + (size_t)i * a->dx.row_bytes, 0, (size_t)a->dx.cols * sizeof(float));
+        memset((char *)a->dx.data + (size_t)i * a->dx.row_bytes, 0,
+               (size_t)a->dx.cols * sizeof(float));
     good_one()->rmsnorm_back(a);
 }
 static void gelu_for_silu(const struct glu_back_args *a) {
@@ -333,12 +362,15 @@ static void swallows_nan(const struct glu_args *a) {
 }
 static void reads_behind(const struct matmul_args *a) {
     good_one()->matmul(a);
-    volatile const float *behind = (const float *)((const char *)a->x.data + (size_t)(a->x.rows - 1) * a->x.row_bytes) + a->x.cols;
+    volatile const float *behind =
+        (const float *)((const char *)a->x.data + (size_t)(a->x.rows - 1) * a->x.row_bytes) +
+        a->x.cols;
     (void)*behind;
 }
 
 // True when some shape of the row fails the check, which is what is wanted here.
-static bool fails(const struct walk *w, const char *name, const struct backend *b, bool padded, const char *because) {
+static bool fails(const struct walk *w, const char *name, const struct backend *b, bool padded,
+                  const char *because) {
     const struct op_spec *spec = op_spec_find(name);
     cr_assert_not_null(spec);
     bool failed = false;
@@ -353,8 +385,8 @@ static bool fails(const struct walk *w, const char *name, const struct backend *
     return failed;
 }
 
-#define BROKEN(member, with) \
-    struct backend broken = *good_one(); \
+#define BROKEN(member, with)                                                                       \
+    struct backend broken = *good_one();                                                           \
     broken.member = with
 
 Test(op_checks, see_one_wrong_number) {
@@ -364,7 +396,8 @@ Test(op_checks, see_one_wrong_number) {
 }
 Test(op_checks, see_an_output_that_was_not_written) {
     BROKEN(matmul, leaves_the_last_column);
-    cr_assert(fails(&reference, "matmul", &broken, false, "expected")); // NaN, or what was there before
+    cr_assert(
+        fails(&reference, "matmul", &broken, false, "expected")); // NaN, or what was there before
 }
 Test(op_checks, see_a_write_before_the_buffer) {
     BROKEN(matmul, writes_before);

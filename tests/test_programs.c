@@ -81,7 +81,7 @@ static struct text learned_columns(const char *log) {
     for (size_t i = 0; i < rows.count; i++)
         text_fmt(&t, "%lld %lld %.17g %.17g %.17g %.17g\n", (long long)rows.row[i].step, (long long)rows.row[i].tokens,
                  rows.row[i].loss, rows.row[i].lr, rows.row[i].grad_norm, rows.row[i].val_loss);
-    mem_free(rows.row);
+    log_rows_free(&rows);
     return t;
 }
 

@@ -220,7 +220,8 @@ struct tokenizer *tk_random_spm(uint64_t seed, bool crossing) {
     for (int i = 0; i < 60; i++) {
         char token[64] = "";
         int length = 1 + (int)tk_below(seed, &k, 4);
-        if (!crossing && tk_below(seed, &k, 3) == 0) strcat(token, WORD_MARK);
+        for (uint64_t n = crossing ? 0 : tk_below(seed, &k, 3); n > 0; n--)
+            strcat(token, WORD_MARK);
         for (int j = 0; j < length; j++) {
             size_t letter = tk_below(seed, &k, 5);
             if (!crossing && letter == 3) letter = 0;

@@ -228,8 +228,7 @@ static bool bin_read(const struct file_map *m, int64_t vocab, struct parts *p, s
     if (m->size < 4 || at != m->size)
         return err_set(err,
                        "%zu bytes are left over after %zu tokens; is this the tokenizer of another "
-                       "model, or no "
-                       "llama2.c tokenizer.bin?",
+                       "model, or no llama2.c tokenizer.bin?",
                        m->size < 4 ? m->size : m->size - at, *n);
     return true;
 }

@@ -16,7 +16,6 @@
 // different words.
 #include "tokenizer/internal.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #define WORD_MAX 256
@@ -192,11 +191,12 @@ struct trainer {
     size_t heap_count, heap_cap;
     uint32_t *places, *grown; // of the merge at work: where, and pairs whose count grew
     size_t place_cap, n_grown, grown_cap;
-    // Tokens as bytes, and a table to find them: two merges may make the same one.
+    // Tokens as bytes. No two are alike: at any time the same bytes between two symbol borders are
+    // the same symbols, so that a merge takes every occurrence of its bytes that could still become
+    // one token.
     struct text bytes;
     size_t *token_end;
-    int32_t *token_slots;
-    size_t n_tokens, token_mask;
+    size_t n_tokens;
     struct pair_ids {
         int32_t left, right;
     } * merges;
@@ -339,36 +339,24 @@ static struct span token_bytes(const struct trainer *t, int32_t id) {
     return (struct span){t->bytes.data + from, t->token_end[id] - from};
 }
 
-// The token of these bytes, new if there is none.
-static int32_t token_for(struct trainer *t, const char *bytes, size_t n) {
-    size_t at = (size_t)hash_bytes(3, bytes, n) & t->token_mask;
-    for (; t->token_slots[at]; at = (at + 1) & t->token_mask) {
-        struct span s = token_bytes(t, t->token_slots[at] - 1);
-        if (s.n == n && !memcmp(s.p, bytes, n)) return t->token_slots[at] - 1;
-    }
+static int32_t token_new(struct trainer *t, const char *bytes, size_t n) {
     text_add(&t->bytes, bytes, n);
     t->token_end[t->n_tokens] = t->bytes.len;
-    t->token_slots[at] = (int32_t)++t->n_tokens;
-    return (int32_t)t->n_tokens - 1;
+    return (int32_t)t->n_tokens++;
 }
 
-static int place_order(const void *a, const void *b) {
-    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-    return (x > y) - (x < y);
-}
-
-// The places of a pair from left to right, so that "aaa" merges its first two.
+// Copies the places of a pair, from left to right, so that "aaa" merges its first two. They are in
+// this order by themselves: a pair's places are entered from left to right, all in the one merge
+// that makes the later of its two tokens.
 static size_t places_of(struct trainer *t, const struct pair *p) {
     size_t n = 0;
-    bool sorted = true;
     for (uint32_t at = p->head; at != NOWHERE; at = t->link[at].after) {
         if (n == t->place_cap)
             mem_grow((void **)&t->places, &t->place_cap, n + 1, sizeof *t->places,
                      "places of a pair");
-        if (n && t->places[n - 1] > at) sorted = false;
+        assert(n == 0 || t->places[n - 1] < at);
         t->places[n++] = at;
     }
-    if (!sorted) qsort(t->places, n, sizeof *t->places, place_order);
     return n;
 }
 
@@ -391,7 +379,7 @@ static void merge_pair(struct trainer *t, struct pair_ids p) {
     assert(a.n + b.n <= WORD_MAX);
     memcpy(joined, a.p, a.n);
     memcpy(joined + a.n, b.p, b.n);
-    int32_t id = token_for(t, joined, a.n + b.n);
+    int32_t id = token_new(t, joined, a.n + b.n);
     if (t->n_merges == t->merge_cap)
         mem_grow((void **)&t->merges, &t->merge_cap, t->n_merges + 1, sizeof *t->merges, "merges");
     t->merges[t->n_merges++] = p;
@@ -418,22 +406,17 @@ static void byte_order(unsigned char order[256]) {
 
 // Lays out the words; false when there are too many bytes of them for 32-bit places.
 static bool trainer_open(struct trainer *t, struct words *words, size_t vocab, struct err *err) {
-    size_t slots = 1024;
-    while (slots < 2 * vocab) slots *= 2;
-    t->token_slots = mem_array(slots, sizeof *t->token_slots, "trained tokens");
-    t->token_mask = slots - 1;
     t->token_end = mem_array(vocab, sizeof *t->token_end, "trained tokens");
     unsigned char order[256];
     int32_t byte_id[256];
     byte_order(order);
-    for (int i = 0; i < 256; i++) byte_id[order[i]] = token_for(t, (const char *)&order[i], 1);
+    for (int i = 0; i < 256; i++) byte_id[order[i]] = token_new(t, (const char *)&order[i], 1);
     for (size_t i = 0; words->slots && i <= words->mask; i++)
         if (words->slots[i].text) t->n_symbols += words->slots[i].size;
     if (t->n_symbols >= NOWHERE)
         return err_set(err,
                        "expected less than 4 GB of different words to train a tokenizer on, found "
-                       "%zu bytes; train on "
-                       "less text",
+                       "%zu bytes; train on less text",
                        t->n_symbols);
     t->id = mem_array(t->n_symbols, sizeof *t->id, "symbols");
     t->extent = mem_array(t->n_symbols, 1, "symbols");
@@ -459,9 +442,8 @@ static bool trainer_open(struct trainer *t, struct words *words, size_t vocab, s
 }
 
 static void trainer_close(struct trainer *t) {
-    void *owned[] = {t->id,        t->extent,      t->word,  t->link,   t->word_count,
-                     t->pairs,     t->pair_slots,  t->heap,  t->places, t->grown,
-                     t->token_end, t->token_slots, t->merges};
+    void *owned[] = {t->id,         t->extent, t->word,   t->link,  t->word_count, t->pairs,
+                     t->pair_slots, t->heap,   t->places, t->grown, t->token_end,  t->merges};
     for (size_t i = 0; i < COUNT_OF(owned); i++) mem_free(owned[i]);
     text_free(&t->bytes);
 }
