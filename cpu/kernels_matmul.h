@@ -277,55 +277,74 @@ struct product {
     enum right_kind kind;
     const struct tensor *w;
     const struct tensor *out;
-    int64_t terms, rows_each, row_blocks; // of A; a piece is rows_each rows and one panel
+    int64_t terms;
+    int64_t rows_each, row_blocks, panels_each; // a piece is rows_each rows of A and some panels
     float scale;
     bool accumulate;
 };
 
 // Rows of a piece: enough that making the panel is cheap beside using it, few enough that there are
-// pieces for many threads and that the rows stay in L2 (1 MiB) while the panels pass.
-static int64_t rows_per_piece(int64_t n, int64_t panels, int64_t terms) {
-    int64_t rows = n * panels / 48;
-    rows = min_i64(rows, (1 << 18) / max_i64(1, terms));
-    rows = min_i64(max_i64(rows, 96), 576);
-    return ceil_div(rows, 12) * 12;
+// pieces for many threads. Few terms: one panel, and the rows stay in L2 (1 MiB) while pieces pass.
+// Many terms: a block of the rows stays there while several panels pass.
+enum { FEW_TERMS = 1024, PRODUCT_PANELS = 8 };
+static void product_cut(struct product *p) {
+    const int64_t n = p->out->rows, panels = ceil_div(p->out->cols, PANEL);
+    const bool deep = p->terms > FEW_TERMS;
+    p->panels_each = 1;
+    if (deep) p->panels_each = max_i64(1, min_i64(panels * ceil_div(n, 96) / 16, PRODUCT_PANELS));
+    const int64_t groups = ceil_div(panels, p->panels_each);
+    int64_t rows = deep ? n * groups / 16 : n * panels / 48;
+    if (!deep) rows = min_i64(rows, (1 << 18) / max_i64(1, p->terms));
+    p->rows_each = ceil_div(min_i64(max_i64(rows, 96), deep ? 192 : 576), 12) * 12;
+    p->row_blocks = ceil_div(n, p->rows_each);
+}
+
+// One panel's share of block k of a piece: rows from `first`, sums at sum.
+static void product_panel(const struct product *p, int64_t panel, int64_t first, int64_t k,
+                          float *buf, float *sum) {
+    const int64_t rows = min_i64(p->rows_each, p->out->rows - first);
+    const int64_t cols = min_i64(PANEL, p->out->cols - panel * PANEL);
+    const int64_t terms = min_i64(BLOCK, p->terms - k);
+    const float *b = panel_block(p->kind, p->w, panel, k, terms, buf);
+    const bool last = k + terms == p->terms;
+    // The last block is written out tile by tile, while the sums are in L1.
+    const int64_t step = last ? TILE_ROWS : rows;
+    for (int64_t i = 0; i < rows; i += step) {
+        const int64_t count = min_i64(step, rows - i);
+        float *to = sum + i * PANEL;
+        tile_run(&p->left, first + i, count, k, terms, b, PANEL, cols, to, k > 0);
+        if (last)
+            sums_write(to, count, cols, row_f32(p->out, first + i) + panel * PANEL,
+                       row_stride(p->out), p->scale, p->accumulate);
+    }
+}
+
+static size_t product_sums_bytes(const struct product *p) {
+    return (size_t)(p->rows_each * p->panels_each * PANEL) * sizeof(float);
 }
 
 static void product_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const struct product *p = arg;
+    const int64_t panels = ceil_div(p->out->cols, PANEL);
     float *buf = cpu_scratch(thread, SLOT_A, 2 * BLOCK * PANEL * sizeof(float));
-    float *sum = cpu_scratch(thread, SLOT_B, (size_t)p->rows_each * PANEL * sizeof(float));
+    float *sums = cpu_scratch(thread, SLOT_B, product_sums_bytes(p));
     for (int64_t t = lo; t < hi; t++) {
-        const int64_t panel = t / p->row_blocks, first = t % p->row_blocks * p->rows_each;
-        const int64_t rows = min_i64(p->rows_each, p->out->rows - first),
-                      cols = min_i64(PANEL, p->out->cols - panel * PANEL);
-        for (int64_t k = 0; k < p->terms; k += BLOCK) {
-            const int64_t terms = min_i64(BLOCK, p->terms - k);
-            const float *b = panel_block(p->kind, p->w, panel, k, terms, buf);
-            const bool last = k + terms == p->terms;
-            // The last block is written out tile by tile, while the sums are in L1.
-            const int64_t step = last ? TILE_ROWS : rows;
-            for (int64_t i = 0; i < rows; i += step) {
-                const int64_t count = min_i64(step, rows - i);
-                tile_run(&p->left, first + i, count, k, terms, b, PANEL, cols, sum + i * PANEL,
-                         k > 0);
-                if (last)
-                    sums_write(sum + i * PANEL, count, cols,
-                               row_f32(p->out, first + i) + panel * PANEL, row_stride(p->out),
-                               p->scale, p->accumulate);
-            }
-        }
+        const int64_t from = t / p->row_blocks * p->panels_each;
+        const int64_t to = min_i64(from + p->panels_each, panels);
+        for (int64_t k = 0; k < p->terms; k += BLOCK)
+            for (int64_t i = from; i < to; i++)
+                product_panel(p, i, t % p->row_blocks * p->rows_each, k, buf,
+                              sums + (i - from) * p->rows_each * PANEL);
     }
 }
 
 static void product_run(struct product *p) {
-    const int64_t n = p->out->rows, panels = ceil_div(p->out->cols, PANEL);
-    p->rows_each = rows_per_piece(n, panels, p->terms);
-    p->row_blocks = ceil_div(n, p->rows_each);
+    product_cut(p);
     cpu_scratch_reserve(SLOT_A, 2 * BLOCK * PANEL * sizeof(float));
-    cpu_scratch_reserve(SLOT_B, (size_t)p->rows_each * PANEL * sizeof(float));
-    const int64_t each = min_i64(n, p->rows_each) * PANEL * p->terms;
-    pool_for(panels * p->row_blocks, max_i64(1, (1 << 18) / max_i64(1, each)), product_piece, p);
+    cpu_scratch_reserve(SLOT_B, product_sums_bytes(p));
+    const int64_t pieces = ceil_div(ceil_div(p->out->cols, PANEL), p->panels_each) * p->row_blocks;
+    const int64_t each = min_i64(p->out->rows, p->rows_each) * p->panels_each * PANEL * p->terms;
+    pool_for(pieces, max_i64(1, (1 << 18) / max_i64(1, each)), product_piece, p);
 }
 
 static void matmul_dx(const struct matmul_dx_args *a) {

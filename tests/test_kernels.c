@@ -80,8 +80,8 @@ static struct tensor as_dtype(struct tensor from, enum dtype dtype) {
 static const enum dtype weight_dtypes[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_Q8_0,
                                            DTYPE_Q4_0};
 static const int64_t product_shapes[][3] = { // rows, M, K
-    {1, 32, 32},   {2, 33, 64},     {5, 70, 96}, {8, 100, 288}, {9, 31, 320},
-    {13, 64, 544}, {26, 129, 1056}, {3, 5, 7},   {17, 2, 3},    {110, 344, 128}};
+    {1, 32, 32},     {2, 33, 64}, {5, 70, 96}, {8, 100, 288},   {9, 31, 320},    {13, 64, 544},
+    {26, 129, 1056}, {3, 5, 7},   {17, 2, 3},  {110, 344, 128}, {200, 352, 1120}};
 
 static struct tensor product(const struct backend *b, struct tensor x, struct tensor w, float scale,
                              bool accumulate) {
@@ -170,8 +170,8 @@ Test(kernels, packed_weights_embed_the_same_rows) {
 }
 
 Test(kernels, gradients_of_products_do_not_depend_on_the_split_the_level_or_the_threads) {
-    const int64_t shapes[][4] = {
-        {12, 40, 40, 4}, {600, 37, 65, 300}, {64, 13, 130, 16}, {6, 7, 5, 1}, {512, 300, 33, 256}};
+    const int64_t shapes[][4] = {{12, 40, 40, 4}, {600, 37, 65, 300},  {64, 13, 130, 16},
+                                 {6, 7, 5, 1},    {512, 300, 33, 256}, {200, 1100, 352, 100}};
     for (size_t s = 0; s < COUNT_OF(shapes); s++) {
         const int64_t n = shapes[s][0], M = shapes[s][1], K = shapes[s][2], segment = shapes[s][3];
         const struct tensor x = matrix(n, K, 1), dout = matrix(n, M, 2), w = matrix(M, K, 3);
