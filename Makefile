@@ -7,8 +7,7 @@ ARCH    := $(shell $(CC) -dumpmachine 2>/dev/null | cut -d- -f1)
 
 WARN    := -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion -Wstrict-prototypes
 CFLAGS  ?= -O3
-CPPFLAGS += -I. -D_GNU_SOURCE
-OURS    := -std=c11 $(WARN) -g -ffp-contract=off -fno-math-errno -MMD -MP -pthread
+OURS    := -I. -D_GNU_SOURCE -std=c11 $(WARN) -g -ffp-contract=off -fno-math-errno -MMD -MP -pthread
 LDLIBS  += -lm -pthread
 
 ifeq ($(CONFIG),test)
@@ -27,36 +26,49 @@ endif
 MODULES := core formats tokenizer cpu model gen learn
 SRC     := backend.c $(wildcard $(MODULES:%=%/*.c))
 OBJ     := $(SRC:%.c=$(B)/%.o)
-TESTSRC := $(wildcard tests/*.c)
-TESTOBJ := $(TESTSRC:%.c=$(B)/%.o)
+TESTOBJ := $(patsubst %.c,$(B)/%.o,$(wildcard tests/*.c))
 
 all: train run ## build ./train and ./run
 train run: %: $(B)/%
 	@cp -f $< $@
 $(B)/train: $(B)/train.o $(B)/data/stories.o $(OBJ)
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 $(B)/run: $(B)/run.o $(OBJ)
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+$(B)/stories: $(B)/data/stories_main.o $(B)/data/stories.o
 $(B)/suites: $(TESTOBJ) $(OBJ)
-	$(CC) $(LDFLAGS) -o $@ $^ -lcriterion $(LDLIBS)
-$(B)/stories: data/stories.c $(wildcard data/*.h)
-	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) -O2 -std=c11 $(WARN) -o $@ $< -lm
+$(B)/suites: LDLIBS += -lcriterion
+$(B)/bench_ops: $(B)/tests/bench/bench_ops.o $(OBJ)
+$(B)/train $(B)/run $(B)/stories $(B)/suites $(B)/bench_ops:
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
-$(B)/data/stories.o: CPPFLAGS += -DSTORIES_LIBRARY
+$(B)/tests/%.o: OURS += -DPROGRAMS='"$(B)"'
 $(B)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(OURS) $(CFLAGS) $(ISA_$(basename $(notdir $<))) -c -o $@ $<
 
-test-binaries: ## what `make test` runs, without running it
-	@$(MAKE) --no-print-directory CONFIG=test build/test/suites build/test/train build/test/run build/test/stories
+programs: $(B)/train $(B)/run $(B)/stories
+demo: train run $(B)/stories ## from nothing to new stories in about three minutes: corpus, tokenizer, training, text
+	@sh tests/demo.sh
 
-test: test-binaries ## build and run every suite (needs Criterion: `make deps`)
+deps: ## install what the tests need (Criterion), when it is missing
+	@sh tests/deps.sh
+
+test: ## build and run every suite (needs Criterion: make deps)
+	@$(MAKE) --no-print-directory CONFIG=test programs build/test/suites
 	build/test/suites --jobs 2
 
-asan: ## the suites under AddressSanitizer and UBSan
-	@$(MAKE) --no-print-directory CONFIG=asan build/asan/suites build/asan/train build/asan/run build/asan/stories
-	build/asan/suites --jobs 2
+asan: ## the suites and programs under AddressSanitizer and UBSan
+	@$(MAKE) --no-print-directory CONFIG=asan programs build/asan/suites
+	ASAN_OPTIONS=detect_leaks=0 build/asan/suites --jobs 2
+
+fuzz: ## coverage-guided fuzzing of the readers for FUZZ_SECONDS (60); needs clang with libFuzzer
+	@mkdir -p build/fuzz/corpus
+	clang -g -O1 -fsanitize=fuzzer,address,undefined -I. -D_GNU_SOURCE tests/fuzz/fuzz_formats.c tests/hostile.c \
+	    formats/*.c core/*.c -lm -pthread -o build/fuzz/formats
+	build/fuzz/formats -max_len=65536 -max_total_time=$${FUZZ_SECONDS:-60} build/fuzz/corpus
+
+bench: run $(B)/bench_ops ## speed of every op at every level, and of the shipped model
+	$(B)/bench_ops
+	./run --bench
 
 tidy: ## layers, long functions, words: taste that a machine can check
 	@sh tests/tidy.sh
@@ -65,7 +77,7 @@ clean: ## remove everything built
 	rm -rf build train run
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
-.PHONY: all test test-binaries asan tidy clean help
--include $(OBJ:.o=.d) $(TESTOBJ:.o=.d) $(B)/train.d $(B)/run.d $(B)/data/stories.d
+.PHONY: all programs demo deps test asan fuzz bench tidy clean help
+-include $(OBJ:.o=.d) $(TESTOBJ:.o=.d) $(wildcard $(B)/*.d $(B)/data/*.d $(B)/tests/bench/*.d)

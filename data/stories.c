@@ -1390,7 +1390,3 @@ int stories_main(int argc, char **argv) {
     }
     return status;
 }
-
-#ifndef STORIES_LIBRARY /* ./train links this file without its main */
-int main(int argc, char **argv) { return stories_main(argc, argv); }
-#endif

@@ -1,4 +1,4 @@
-// stories.h: the story grammar as a library of one call, for ./train without a path.
+// stories.h: the story grammar, for its own program (stories_main.c) and for ./train without a path.
 #ifndef LEHR_STORIES_H
 #define LEHR_STORIES_H
 
