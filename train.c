@@ -29,7 +29,7 @@ static struct {
     int64_t seq, batch_tokens, micro_batch, tokens, steps, decay_tokens, seed, threads;
     int64_t save_every, keep, eval_every, eval_tokens, samples, tokenizer_bytes, story_bytes;
     double time, lr, warmup, decay, final, power_a, power_b, beta1, beta2, eps, weight_decay, clip, guard, valid_share,
-        save_seconds, floor;
+        save_seconds, floor, embedding_scale, attention_scale, residual_scale, init_std;
     bool override, resume, plan, list, help, version, tied, doc_mask;
 } o = {
     .out = "out", .family = "granite", .size = "1M", .tokenizer = "bpe:2048", .schedule = "power",
@@ -65,6 +65,10 @@ static struct opt table[] = { // --data stays first: words without an option go 
     {"--head-size", OPT_INT, &o.head_size, 0, 1024, "N", "channels of a head, instead of width / heads", 0},
     {"--ffn", OPT_INT, &o.ffn, 0, 1 << 20, "N", "feed-forward width, instead of the size's", 0},
     {"--tied", OPT_FLAG, &o.tied, 0, 0, "", "the head is the embedding", 0},
+    {"--embedding-scale", OPT_REAL, &o.embedding_scale, 0, 1e4, "X", "multiplier of embeddings (granite); 0: 12", 0},
+    {"--attention-scale", OPT_REAL, &o.attention_scale, 0, 100, "X", "multiplier of q.k; 0: 1/head size (granite), 1/sqrt(head size) (llama)", 0},
+    {"--residual-scale", OPT_REAL, &o.residual_scale, 0, 100, "X", "multiplier of branches (granite); 0: 1.4/sqrt(layers)", 0},
+    {"--init-std", OPT_REAL, &o.init_std, 0, 10, "X", "standard deviation at the start; 0: 0.1 (granite), 0.02 (llama)", 0},
     {"--tokens", OPT_INT, &o.tokens, 0, 1e15, "N", "[How much] tokens to train on; 20m is twenty million", 0},
     {"--time", OPT_TIME, &o.time, 0, 1e9, "TIME", "or how long: 2m, 8h; the decay phase is placed by the clock", 0},
     {"--steps --max-iters", OPT_INT, &o.steps, 0, 1e12, "N", "or how many steps", 0},
@@ -315,7 +319,13 @@ static struct model_config make_config(const struct run *r) {
     if (o.ffn) c.F = o.ffn;
     else if (o.width) c.F = (c.C * 8 / 3 + 31) / 32 * 32;
     c.tied = o.tied;
+    c.init_std = (float)o.init_std;
     config_derive(&c);
+    if (o.embedding_scale > 0) c.m_emb = (float)o.embedding_scale;
+    if (o.attention_scale > 0) c.m_attn = (float)o.attention_scale;
+    if (o.residual_scale > 0) c.m_res = (float)o.residual_scale;
+    if (!c.family->multipliers && (o.embedding_scale > 0 || o.attention_scale > 0 || o.residual_scale > 0))
+        refuse(2, "--embedding-scale, --attention-scale and --residual-scale need a family with multipliers; %s has none", c.family->name);
     if (!config_check(&c, &err)) fail(2, &err);
     return c;
 }
