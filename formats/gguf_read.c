@@ -320,15 +320,9 @@ static bool read_tensor_infos(struct cursor *c, uint64_t n, struct model_file *f
         (*ranges)[f->n_tensors++] = r;
     }
     c->noun = NULL;
-    struct name_row *rows = mem_array(f->n_tensors, sizeof *rows, "index of tensors");
-    for (size_t i = 0; i < f->n_tensors; i++) {
-        const char *name = f->tensors[i].name;
-        rows[i] = (struct name_row){name, strlen(name), i};
-    }
     size_t twice;
-    name_index_open(&f->tensor_index, rows, f->n_tensors, &twice);
     char name[SHOWN];
-    return twice == f->n_tensors ||
+    return model_file_index(f, &twice) ||
            cursor_refuse(
                c, "tensor '%s' is there twice",
                span_shown((struct span){f->tensors[twice].name, strlen(f->tensors[twice].name)},

@@ -80,7 +80,7 @@ struct name_index {
 struct model_file {
     struct file_map map; // for a file in memory only data, size and path are set
     bool mapped;
-    char kind[16];
+    char kind[32];
     struct meta_entry *keys;
     size_t n_keys, cap_keys;
     struct name_index key_index;
@@ -89,8 +89,16 @@ struct model_file {
     struct name_index tensor_index;
     size_t data_at; // where tensor data begin: all before is "the header"
     size_t alignment;
-    struct text made_up; // key bytes that the llama2.c reader wrote itself
+    struct text made_up;     // key bytes that a reader wrote itself: llama2.c, Hugging Face folders
+    struct file_map *parts;  // further files of the same model: shards, parts of a split GGUF
+    size_t n_parts;
+    void **owned; // tensor data that no file has in this form
+    size_t n_owned, cap_owned;
 };
+// Zeroed memory that dies with f.
+void *model_file_own(struct model_file *f, size_t bytes, const char *what);
+// The index over f->tensors; false when a name is there twice, *twice is then its number.
+MUST_USE bool model_file_index(struct model_file *f, size_t *twice);
 
 // The one cursor through which every byte of a header is read. The first problem sticks: err keeps
 // it, `at` stops there, and every later take returns NULL or zero. The three noun fields only serve
@@ -136,8 +144,117 @@ const char *name_problem(struct span s);
 // frees.
 MUST_USE bool gguf_read(struct model_file *f, struct err *err);
 MUST_USE bool gguf_read_keys(struct cursor *c, uint64_t n, struct model_file *f);
+// After gguf_read of the first part: opens the others, when split.count says that there are any.
+MUST_USE bool gguf_read_parts(struct model_file *f, struct err *err);
 MUST_USE bool llama2c_read(struct model_file *f, struct err *err);
 bool llama2c_looks_like(const unsigned char *bytes,
                         size_t n); // seven integers in range; the size is not looked at
+
+// ---------------------------------------------------------------------------------------------------------------
+// Keys that a reader makes up, in GGUF's own layout; n counts them.
+
+struct key_text {
+    struct text *to;
+    uint64_t n;
+};
+void key_u32(struct key_text *k, const char *key, int64_t x);
+void key_f32(struct key_text *k, const char *key, double x);
+void key_bool(struct key_text *k, const char *key, bool x);
+void key_text_add(struct key_text *k, const char *key, const char *bytes, size_t n);
+void key_i32s(struct key_text *k, const char *key, const int64_t *x, size_t n);
+// Makes them the keys of f, whose made_up they are.
+MUST_USE bool key_text_read(const struct key_text *k, struct model_file *f, struct err *err);
+
+// ---------------------------------------------------------------------------------------------------------------
+// safetensors: the table at the head of one file.
+
+#define ST_HEADER_MAX ((uint64_t)100000000) // as the format has it
+#define ST_NAME_MAX 256
+#define ST_DIMS_MAX 8
+
+struct st_tensor {
+    size_t name_at, name_n; // in names
+    const char *type;       // "BF16"
+    enum dtype dtype;       // DTYPE_COUNT: not one of ours
+    int n_dims;
+    int64_t size[ST_DIMS_MAX]; // may hold zeros
+    size_t begin, bytes;       // in the file
+};
+struct st_file {
+    struct text names;
+    struct st_tensor *tensors;
+    size_t n, cap;
+    struct name_index index;
+};
+bool safetensors_looks_like(const unsigned char *bytes, size_t n);
+// True when every tensor lies in the n bytes and together they fill the file exactly. Free with
+// safetensors_free whatever it returned.
+MUST_USE bool safetensors_read(const unsigned char *bytes, size_t n, struct st_file *s,
+                               struct err *err);
+void safetensors_free(struct st_file *s);
+struct span safetensors_name(const struct st_file *s, const struct st_tensor *t);
+
+// ---------------------------------------------------------------------------------------------------------------
+// Hugging Face folders: config.json and what it means in GGUF's words.
+
+struct hf_value { // one value of a config.json, objects flattened: "rope_scaling.factor"
+    size_t path_at, path_n; // in paths
+    enum json_kind kind;    // objects are listed too, before their members
+    const char *at;         // its JSON text
+    size_t n;
+    bool used;
+};
+struct hf_config {
+    struct text bytes, paths;
+    struct hf_value *values;
+    size_t n, cap;
+    struct name_index index;
+};
+// Takes the bytes of c->bytes apart. Free with hf_config_free whatever it returned.
+MUST_USE bool hf_config_parse(struct hf_config *c, struct err *err);
+void hf_config_free(struct hf_config *c);
+struct hf_value *hf_find(struct hf_config *c, const char *path); // NULL when absent or null
+// As meta_int and its kin: an optional absent value leaves *value alone; what is read is marked used.
+MUST_USE bool hf_int(struct hf_config *c, const char *path, bool required, int64_t min, int64_t max,
+                     int64_t *value, struct err *err);
+MUST_USE bool hf_real(struct hf_config *c, const char *path, bool required, double min, double max,
+                      double *value, struct err *err);
+MUST_USE bool hf_bool(struct hf_config *c, const char *path, bool *value, struct err *err);
+MUST_USE bool hf_text(struct hf_config *c, const char *path, struct text *value, struct err *err);
+
+struct hf_family {
+    const char *class, *arch; // "LlamaForCausalLM", "llama"
+    bool adjacent;     // GGUF wants the rows of Q and K in adjacent rope pairs; the folder has halves
+    bool sandwich;     // norms behind attention and feed-forward too
+    bool norm_adds_one; // the folder has w where the norm multiplies by 1 + w
+    bool tied;         // what an absent tie_word_embeddings means
+    const char *act;   // hidden_act that the family computes
+    double theta;      // what an absent rope_theta means
+};
+struct hf_model { // what reading the tensors needs of the config
+    const struct hf_family *family;
+    int64_t C, L, H, G, D, V;
+    bool tied;
+    double llama3_factor, llama3_low, llama3_high; // factor 0: no such rope scaling
+    int64_t llama3_ctx;
+    double theta;
+};
+// Writes the keys and fills m; refuses by name whatever would change the computation unseen.
+MUST_USE bool hf_config_keys(struct hf_config *c, struct hf_model *m, struct key_text *k,
+                             struct err *err);
+
+enum hf_change { // what a tensor goes through on its way to GGUF
+    HF_AS_IS,
+    HF_ROWS_Q, // rows of each of H heads from halves to adjacent pairs
+    HF_ROWS_K, // the same for G heads
+    HF_NORM,   // plus one, where the family has it
+    HF_SKIP,
+};
+// The GGUF name of a tensor and its change; false with a sentence when the family has none.
+MUST_USE bool hf_tensor_name(const struct hf_model *m, struct span hf, char gguf[65],
+                             enum hf_change *change, struct err *err);
+// Fills f from a folder; only: the one file of weights to take, or NULL.
+MUST_USE bool hf_read(struct model_file *f, const char *folder, const char *only, struct err *err);
+bool path_is_folder(const char *path);
 
 #endif

@@ -92,51 +92,23 @@ static bool file_bytes(const struct shape *s, const struct part *part, size_t n_
 // ---------------------------------------------------------------------------------------------------------------
 // Keys, written as GGUF would have them and then read by its reader.
 
-static uint64_t put_key(struct text *t, const char *key, uint32_t type, const void *bytes,
-                        size_t n) {
-    text_int(t, strlen(key), 8);
-    text_str(t, key);
-    text_int(t, type, 4);
-    if (type == GGUF_TEXT) text_int(t, n, 8);
-    text_add(t, bytes, n);
-    return 1;
-}
-
-static uint64_t put_u32(struct text *t, const char *key, int64_t x) {
-    unsigned char bytes[4];
-    for (int i = 0; i < 4; i++) bytes[i] = (unsigned char)((uint64_t)x >> (8 * i));
-    return put_key(t, key, GGUF_U32, bytes, 4);
-}
-
-static uint64_t put_f32(struct text *t, const char *key, float x) {
-    union {
-        float f;
-        uint32_t u;
-    } v = {.f = x};
-    unsigned char bytes[4];
-    for (int i = 0; i < 4; i++) bytes[i] = (unsigned char)(v.u >> (8 * i));
-    return put_key(t, key, GGUF_F32, bytes, 4);
-}
-
-static bool make_keys(struct model_file *f, const struct shape *s) {
+static bool make_keys(struct model_file *f, const struct shape *s, struct err *err) {
     const char *slash = strrchr(f->map.path, '/'), *name = slash ? slash + 1 : f->map.path;
-    struct text *t = &f->made_up;
-    uint64_t n = put_key(t, "general.architecture", GGUF_TEXT, "llama", 5);
-    n += put_key(t, "general.name", GGUF_TEXT, name, strlen(name));
-    n += put_u32(t, "general.file_type", 0); // all fp32
-    n += put_u32(t, "llama.context_length", s->context);
-    n += put_u32(t, "llama.embedding_length", s->dim);
-    n += put_u32(t, "llama.block_count", s->layers);
-    n += put_u32(t, "llama.feed_forward_length", s->hidden);
-    n += put_u32(t, "llama.attention.head_count", s->heads);
-    n += put_u32(t, "llama.attention.head_count_kv", s->kv_heads);
-    n += put_f32(t, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
-    n += put_f32(t, "llama.rope.freq_base", 10000.0f);
-    n += put_u32(t, "llama.rope.dimension_count", s->dim / s->heads);
-    n += put_u32(t, "llama.vocab_size", s->vocab);
-    struct cursor c = {
-        .bytes = (const unsigned char *)t->data, .size = t->len, .file_size = t->len};
-    return gguf_read_keys(&c, n, f) && c.at == t->len;
+    struct key_text k = {.to = &f->made_up};
+    key_text_add(&k, "general.architecture", "llama", 5);
+    key_text_add(&k, "general.name", name, strlen(name));
+    key_u32(&k, "general.file_type", 0); // all fp32
+    key_u32(&k, "llama.context_length", s->context);
+    key_u32(&k, "llama.embedding_length", s->dim);
+    key_u32(&k, "llama.block_count", s->layers);
+    key_u32(&k, "llama.feed_forward_length", s->hidden);
+    key_u32(&k, "llama.attention.head_count", s->heads);
+    key_u32(&k, "llama.attention.head_count_kv", s->kv_heads);
+    key_f32(&k, "llama.attention.layer_norm_rms_epsilon", (double)1e-5f);
+    key_f32(&k, "llama.rope.freq_base", 10000);
+    key_u32(&k, "llama.rope.dimension_count", s->dim / s->heads);
+    key_u32(&k, "llama.vocab_size", s->vocab);
+    return key_text_read(&k, f, err);
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -173,12 +145,10 @@ static void make_tensors(struct model_file *f, const struct shape *s, const stru
                 add_tensor(f, &part[i], l, &at);
     }
     assert(at == f->map.size);
-    struct name_row *rows = mem_array(f->n_tensors, sizeof *rows, "index of tensors");
-    for (size_t i = 0; i < f->n_tensors; i++)
-        rows[i] = (struct name_row){f->tensors[i].name, strlen(f->tensors[i].name), i};
     size_t twice;
-    name_index_open(&f->tensor_index, rows, f->n_tensors, &twice);
-    assert(twice == f->n_tensors);
+    bool unique = model_file_index(f, &twice);
+    assert(unique);
+    (void)unique;
 }
 
 bool llama2c_read(struct model_file *f, struct err *err) {
@@ -199,8 +169,7 @@ bool llama2c_read(struct model_file *f, struct err *err) {
     snprintf(f->kind, sizeof f->kind, "llama2.c v0");
     f->data_at = HEADER_BYTES;
     f->alignment = sizeof(float);
-    if (!make_keys(f, &s))
-        return err_set(err, "a key made up for a llama2.c .bin does not read back");
+    if (!make_keys(f, &s, err)) return false;
     make_tensors(f, &s, part, n_parts);
     return true;
 }

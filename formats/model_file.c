@@ -1,7 +1,7 @@
 // An open model file of any format: recognising it, finding keys and tensors, reading values.
 //
 // The first bytes decide, never the name: GGUF goes to gguf_read.c, seven plausible integers to
-// llama2c.c, and everything else that people are known to pass by mistake (a git-LFS pointer, a
+// llama2c.c, a folder and what stands for one to hf_folder.c, and everything else that people are known to pass by mistake (a git-LFS pointer, a
 // saved web page, a pickle, ...) is called what it is. All doubt about the bytes ends at open: the
 // accessors below work on checked tables and only answer whether a key exists, has the type asked
 // for and lies in the range that the caller can use.
@@ -73,6 +73,58 @@ char *span_shown(struct span s, char *buf, size_t cap) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------
+// Keys made up by a reader.
+
+static void put_key(struct key_text *k, const char *key, uint32_t type) {
+    text_int(k->to, strlen(key), 8);
+    text_str(k->to, key);
+    text_int(k->to, type, 4);
+    k->n++;
+}
+
+void key_u32(struct key_text *k, const char *key, int64_t x) {
+    assert(x >= 0 && x <= UINT32_MAX);
+    put_key(k, key, GGUF_U32);
+    text_int(k->to, (uint64_t)x, 4);
+}
+
+void key_f32(struct key_text *k, const char *key, double x) {
+    union {
+        float f;
+        uint32_t u;
+    } v = {.f = (float)x};
+    put_key(k, key, GGUF_F32);
+    text_int(k->to, v.u, 4);
+}
+
+void key_bool(struct key_text *k, const char *key, bool x) {
+    put_key(k, key, GGUF_BOOL);
+    text_int(k->to, x, 1);
+}
+
+void key_text_add(struct key_text *k, const char *key, const char *bytes, size_t n) {
+    put_key(k, key, GGUF_TEXT);
+    text_int(k->to, n, 8);
+    text_add(k->to, bytes, n);
+}
+
+void key_i32s(struct key_text *k, const char *key, const int64_t *x, size_t n) {
+    put_key(k, key, GGUF_ARRAY);
+    text_int(k->to, GGUF_I32, 4);
+    text_int(k->to, n, 8);
+    for (size_t i = 0; i < n; i++) text_int(k->to, (uint64_t)x[i], 4);
+}
+
+bool key_text_read(const struct key_text *k, struct model_file *f, struct err *err) {
+    const struct text *t = k->to;
+    struct cursor c = {.bytes = (const unsigned char *)t->data, .size = t->len, .file_size = t->len,
+                       .err = err};
+    bool read = gguf_read_keys(&c, k->n, f);
+    assert((!read || c.at == t->len) && "made-up keys read back whole");
+    return read;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
 // The index: names sorted by bytes. libc's qsort stays at n log n here (merge, intro or smooth
 // sort, none quadratic on glibc and musl), and comparing costs at most the bytes of the names,
 // which are bytes of the file.
@@ -118,6 +170,21 @@ size_t name_index_find(const struct name_index *x, const char *name, size_t n, s
     return absent;
 }
 
+bool model_file_index(struct model_file *f, size_t *twice) {
+    struct name_row *rows = mem_array(f->n_tensors, sizeof *rows, "index of tensors");
+    for (size_t i = 0; i < f->n_tensors; i++)
+        rows[i] = (struct name_row){f->tensors[i].name, strlen(f->tensors[i].name), i};
+    name_index_close(&f->tensor_index);
+    name_index_open(&f->tensor_index, rows, f->n_tensors, twice);
+    return *twice == f->n_tensors;
+}
+
+void *model_file_own(struct model_file *f, size_t bytes, const char *what) {
+    mem_grow((void **)&f->owned, &f->cap_owned, f->n_owned + 1, sizeof *f->owned,
+             "list of owned tensors");
+    return f->owned[f->n_owned++] = mem_alloc(bytes, what);
+}
+
 // ---------------------------------------------------------------------------------------------------------------
 // What is it?
 
@@ -138,12 +205,6 @@ static bool looks_like_markup(const unsigned char *p, size_t n) {
     return false;
 }
 
-static bool looks_like_safetensors(const unsigned char *p, size_t n) {
-    if (n < 10 || p[8] != '{') return false;
-    uint64_t header = bytes_int(p, 8);
-    return header >= 2 && header <= 100000000 && (p[9] == '"' || p[9] == ' ' || p[9] == '}');
-}
-
 // The sentence for a file that is neither GGUF nor llama2.c v0.
 static bool refuse_unknown(const unsigned char *p, size_t n, struct err *err) {
     static const struct {
@@ -155,7 +216,7 @@ static bool refuse_unknown(const unsigned char *p, size_t n, struct err *err) {
          "is a git-LFS pointer, not the model it points to: fetch the file itself (git lfs pull)"},
         {"PK\3\4", 4,
          "is a zip archive, perhaps a PyTorch or NumPy file: unpack it or convert the model to "
-         "GGUF"},
+         "safetensors or GGUF"},
         {"\x80\2", 2, "is a Python pickle: convert the model to GGUF"},
         {"\x80\3", 2, "is a Python pickle: convert the model to GGUF"},
         {"\x80\4", 2, "is a Python pickle: convert the model to GGUF"},
@@ -179,15 +240,16 @@ static bool refuse_unknown(const unsigned char *p, size_t n, struct err *err) {
     if (looks_like_markup(p, n))
         return err_set(err, "is a web page, not a model: the download went to a page about the "
                             "file (or an error), not to the file");
-    if (looks_like_safetensors(p, n))
-        return err_set(err, "is a safetensors file: convert the model to GGUF");
+    if (safetensors_looks_like(p, n))
+        return err_set(err, "is a safetensors file: it opens by its path, beside its config.json");
     if (n < 8)
         return err_set(err, "has only %zu bytes, too few for any model: download it again", n);
     if (p[0] == '{')
-        return err_set(err, "is JSON text, not a model: name the file with the weights");
+        return err_set(err, "is JSON text, not a model: name the folder it is in, or the file with "
+                            "the weights");
     return err_set(
         err,
-        "is no model file that this program knows: expected GGUF or llama2.c .bin, found the bytes "
+        "is no model file that this program knows: expected GGUF, safetensors or llama2.c .bin, found the bytes "
         "%02x %02x %02x %02x %02x %02x %02x %02x",
         p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7]);
 }
@@ -198,9 +260,22 @@ static bool recognise(struct model_file *f, struct err *err) {
     if (!n) return err_set(err, "is empty (0 bytes): download or write it again");
     if (n < 4 && begins((const unsigned char *)"GGUF", 4, (const char *)p, n))
         return err_set(err, "is a GGUF file that ends after %zu bytes: download it again", n);
-    if (begins(p, n, "GGUF", 4)) return gguf_read(f, err);
+    if (begins(p, n, "GGUF", 4)) return gguf_read(f, err) && gguf_read_parts(f, err);
     if (llama2c_looks_like(p, n)) return llama2c_read(f, err);
     return refuse_unknown(p, n, err);
+}
+
+// A file of a Hugging Face folder stands for the folder: config.json, the index of shards, or
+// weights. *only: that file of weights alone.
+static bool stands_for_folder(const struct file_map *map, const char **only) {
+    const char *slash = strrchr(map->path, '/'), *name = slash ? slash + 1 : map->path;
+    static const char *const names[] = {"config.json", "model.safetensors.index.json"};
+    bool json = map->size && map->data[0] == '{';
+    *only = NULL;
+    for (size_t i = 0; i < COUNT_OF(names); i++)
+        if (json && !strcmp(name, names[i])) return true;
+    *only = name;
+    return safetensors_looks_like(map->data, map->size);
 }
 
 const char *path_end(const char *path) {
@@ -208,8 +283,8 @@ const char *path_end(const char *path) {
     return n > most ? path + n - most : path;
 }
 
-static struct model_file *opened(struct model_file *f, struct err *err) {
-    if (recognise(f, err)) return f;
+static struct model_file *opened(struct model_file *f, bool good, struct err *err) {
+    if (good) return f;
     char name[200];
     const char *end = path_end(f->map.path);
     err_in(err, "%s", span_shown((struct span){end, strlen(end)}, name, sizeof name));
@@ -219,12 +294,28 @@ static struct model_file *opened(struct model_file *f, struct err *err) {
 
 struct model_file *model_file_open(const char *path, struct err *err) {
     assert(path);
-    struct file_map map;
-    if (!file_map_open(&map, path, err)) return NULL;
     struct model_file *f = mem_alloc(sizeof *f, "model file");
-    f->map = map;
+    const char *only = NULL;
+    if (path_is_folder(path)) {
+        f->map.path = mem_text(path);
+        return opened(f, hf_read(f, path, NULL, err), err);
+    }
+    if (!file_map_open(&f->map, path, err)) {
+        mem_free(f);
+        return NULL;
+    }
     f->mapped = true;
-    return opened(f, err);
+    if (!stands_for_folder(&f->map, &only)) return opened(f, recognise(f, err), err);
+    const char *slash = strrchr(path, '/');
+    char *folder = slash ? mem_text(path) : mem_text(".");
+    if (slash) folder[slash == path ? 1 : slash - path] = 0;
+    only = only ? path + (only - f->map.path) : NULL;
+    file_map_close(&f->map);
+    f->mapped = false;
+    f->map.path = mem_text(path);
+    bool good = hf_read(f, folder, only, err);
+    mem_free(folder);
+    return opened(f, good, err);
 }
 
 struct model_file *model_file_open_bytes(const void *bytes, size_t n, const char *name,
@@ -232,7 +323,7 @@ struct model_file *model_file_open_bytes(const void *bytes, size_t n, const char
     assert(name && (bytes || !n));
     struct model_file *f = mem_alloc(sizeof *f, "model file");
     f->map = (struct file_map){bytes, n, mem_text(name)};
-    return opened(f, err);
+    return opened(f, recognise(f, err), err);
 }
 
 void model_file_close(struct model_file *f) {
@@ -242,6 +333,10 @@ void model_file_close(struct model_file *f) {
     mem_free(f->keys);
     mem_free(f->tensors);
     text_free(&f->made_up);
+    for (size_t i = 0; i < f->n_owned; i++) mem_free(f->owned[i]);
+    mem_free(f->owned);
+    for (size_t i = 0; i < f->n_parts; i++) file_map_close(&f->parts[i]);
+    mem_free(f->parts);
     if (f->mapped)
         file_map_close(&f->map);
     else
@@ -251,7 +346,11 @@ void model_file_close(struct model_file *f) {
 
 const char *model_file_path(const struct model_file *f) { return f->map.path; }
 const char *model_file_kind(const struct model_file *f) { return f->kind; }
-size_t model_file_bytes(const struct model_file *f) { return f->map.size; }
+size_t model_file_bytes(const struct model_file *f) {
+    size_t sum = f->map.size;
+    for (size_t i = 0; i < f->n_parts; i++) sum += f->parts[i].size; // maps: they fit together
+    return sum;
+}
 size_t model_file_tensor_count(const struct model_file *f) { return f->n_tensors; }
 
 const struct file_tensor *model_file_tensor_at(const struct model_file *f, size_t i) {

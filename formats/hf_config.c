@@ -1,0 +1,574 @@
+// hf_config.c: what a config.json says, in GGUF's words.
+//
+// Hugging Face has one class per family, GGUF one architecture; a row of `families` joins them. The
+// rule that keeps results right: every value of the config must be read here or stand in the list
+// of those that do not touch the computation. Anything else that is not null or false is refused by
+// its name, so a feature that nobody here has heard of cannot be left out silently.
+//
+// Absent values mean what the class of that name means by them; writers drop values only when they
+// equal those. Two spellings of rope are known: rope_theta + rope_scaling, and the newer
+// rope_parameters that joins them.
+#include "formats/internal.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+#define VALUES_MAX 4096
+
+static const struct hf_family families[] = {
+    {"LlamaForCausalLM", "llama", true, false, false, false, "silu", 1e4},
+    {"MistralForCausalLM", "llama", true, false, false, false, "silu", 1e4},
+    {"GraniteForCausalLM", "granite", true, false, false, false, "silu", 1e4},
+    {"Qwen2ForCausalLM", "qwen2", false, false, false, false, "silu", 1e4},
+    {"Qwen3ForCausalLM", "qwen3", false, false, false, false, "silu", 1e4},
+    {"GemmaForCausalLM", "gemma", false, false, true, true, "gelu_pytorch_tanh", 1e4},
+    {"Gemma2ForCausalLM", "gemma2", false, true, true, true, "gelu_pytorch_tanh", 1e4},
+    {"Gemma3ForCausalLM", "gemma3", false, true, true, true, "gelu_pytorch_tanh", 1e6},
+    {"Olmo2ForCausalLM", "olmo2", false, true, false, false, "silu", 1e4},
+};
+
+// ---------------------------------------------------------------------------------------------------------------
+// Taking the JSON apart. Objects are opened two levels deep: no config says anything about the
+// computation further down.
+
+static bool add_value(struct hf_config *c, const char *outer, const char *key, struct json *j,
+                      struct err *err) {
+    if (c->n == VALUES_MAX) return err_set(err, "has more than %d values", VALUES_MAX);
+    struct hf_value v = {.path_at = c->paths.len, .kind = json_peek(j)};
+    v.at = j->at; // behind the blanks that peek skipped
+    text_fmt(&c->paths, "%s%s%s", outer ? outer : "", outer ? "." : "", key);
+    v.path_n = c->paths.len - v.path_at;
+    struct json whole = *j;
+    if (!json_skip(&whole)) return json_skip(j); // leaves the sticky error in j
+    v.n = (size_t)(whole.at - v.at);
+    mem_grow((void **)&c->values, &c->cap, c->n + 1, sizeof v, "values of a config");
+    c->values[c->n++] = v;
+    return true;
+}
+
+static bool parse_object(struct hf_config *c, struct json *j, const char *outer, struct err *err,
+                         bool *told) {
+    char key[160], path[330];
+    if (!json_object(j)) return false;
+    while (json_key(j, key, sizeof key)) {
+        if (!add_value(c, outer, key, j, err)) return *told = !j->bad, false;
+        snprintf(path, sizeof path, "%s%s%s", outer ? outer : "", outer ? "." : "", key);
+        bool deep = outer && strchr(outer, '.');
+        if (json_peek(j) == JSON_OBJECT && !deep) {
+            if (!parse_object(c, j, path, err, told)) return false; // at most three levels
+        } else if (!json_skip(j)) {
+            return false;
+        }
+    }
+    return !j->bad;
+}
+
+static struct span path_of(const struct hf_config *c, const struct hf_value *v) {
+    return (struct span){c->paths.data + v->path_at, v->path_n};
+}
+
+bool hf_config_parse(struct hf_config *c, struct err *err) {
+    struct json j;
+    bool told = false;
+    json_open(&j, c->bytes.data, c->bytes.len);
+    parse_object(c, &j, NULL, err, &told);
+    if (told || !json_done(&j, err)) return false;
+    struct name_row *rows = mem_array(c->n, sizeof *rows, "index of a config");
+    for (size_t i = 0; i < c->n; i++) {
+        struct span path = path_of(c, &c->values[i]);
+        rows[i] = (struct name_row){path.p, path.n, i};
+    }
+    size_t twice;
+    char shown[SHOWN];
+    name_index_open(&c->index, rows, c->n, &twice);
+    return twice == c->n ||
+           err_set(err, "'%s' is there twice",
+                   span_shown(path_of(c, &c->values[twice]), shown, sizeof shown));
+}
+
+void hf_config_free(struct hf_config *c) {
+    text_free(&c->bytes);
+    text_free(&c->paths);
+    mem_free(c->values);
+    name_index_close(&c->index);
+    *c = (struct hf_config){0};
+}
+
+struct hf_value *hf_find(struct hf_config *c, const char *path) {
+    size_t i = name_index_find(&c->index, path, strlen(path), c->n);
+    if (i == c->n) return NULL;
+    c->values[i].used = true;
+    return c->values[i].kind == JSON_NULL ? NULL : &c->values[i];
+}
+
+static struct json open_value(const struct hf_value *v) {
+    struct json j;
+    json_open(&j, v->at, v->n);
+    return j;
+}
+
+static bool absent(const char *path, bool required, struct err *err) {
+    return !required || err_set(err, "'%s' is missing, which this model needs", path);
+}
+
+bool hf_int(struct hf_config *c, const char *path, bool required, int64_t min, int64_t max,
+            int64_t *value, struct err *err) {
+    struct hf_value *v = hf_find(c, path);
+    if (!v) return absent(path, required, err);
+    struct json j = open_value(v);
+    int64_t x;
+    if (!json_integer(&j, &x)) return err_set(err, "'%s' is no integer", path);
+    if (x < min || x > max)
+        return err_set(err, "'%s' is %" PRId64 ", expected %" PRId64 " to %" PRId64, path, x, min,
+                       max);
+    *value = x;
+    return true;
+}
+
+bool hf_real(struct hf_config *c, const char *path, bool required, double min, double max,
+             double *value, struct err *err) {
+    struct hf_value *v = hf_find(c, path);
+    if (!v) return absent(path, required, err);
+    struct json j = open_value(v);
+    double x;
+    if (!json_number(&j, &x)) return err_set(err, "'%s' is no number", path);
+    if (!(x >= min && x <= max))
+        return err_set(err, "'%s' is %g, expected %g to %g", path, x, min, max);
+    *value = x;
+    return true;
+}
+
+bool hf_bool(struct hf_config *c, const char *path, bool *value, struct err *err) {
+    struct hf_value *v = hf_find(c, path);
+    if (!v) return true;
+    struct json j = open_value(v);
+    return json_bool(&j, value) || err_set(err, "'%s' is neither true nor false", path);
+}
+
+bool hf_text(struct hf_config *c, const char *path, struct text *value, struct err *err) {
+    struct hf_value *v = hf_find(c, path);
+    if (!v) return true;
+    struct json j = open_value(v);
+    return json_string(&j, value) || err_set(err, "'%s' is no text", path);
+}
+
+// The text must be one of the two (b may be NULL) or absent.
+static bool expect_text(struct hf_config *c, const char *path, const char *a, const char *b,
+                        struct err *err) {
+    struct text t = {0};
+    char shown[SHOWN];
+    bool good = hf_text(c, path, &t, err);
+    if (good && t.data && strcmp(t.data, a) && (!b || strcmp(t.data, b)))
+        good = err_set(err, "'%s' is '%s', expected '%s': not supported", path,
+                       span_shown((struct span){t.data, t.len}, shown, sizeof shown), a);
+    text_free(&t);
+    return good;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// What may stand in a config without touching the forward pass: names, training, generation
+// defaults, loading.
+
+static const char *const harmless[] = {
+    "_attn_implementation_autoset", "_commit_hash", "_flash_attn_2_enabled", "_name_or_path", "add_cross_attention",
+    "architectures", "attention_dropout", "attn_implementation", "auto_map", "bad_words_ids",
+    "begin_suppress_tokens", "bos_token_id", "cache_implementation", "chunk_size_feed_forward",
+    "classifier_dropout", "cross_attention_hidden_size", "decoder_start_token_id", "diversity_penalty", "do_sample", "dtype",
+    "early_stopping", "encoder_no_repeat_ngram_size", "eos_token_id", "exponential_decay_length_penalty",
+    "finetuning_task", "forced_bos_token_id", "forced_eos_token_id", "id2label", "initializer_range",
+    "is_decoder", "is_encoder_decoder", "is_llama_config", "label2id", "length_penalty", "max_length", "min_length",
+    "model_type", "name_or_path", "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_return_sequences", "output_attentions",
+    "output_hidden_states", "output_scores", "pad_token_id", "prefix", "pretraining_tp", "problem_type",
+    "pruned_heads", "remove_invalid_values", "repetition_penalty", "resid_pdrop", "embd_pdrop", "return_dict",
+    "return_dict_in_generate", "rope_interleaved", "router_aux_loss_coef", "output_router_logits", "sep_token_id", "suppress_tokens", "task_specific_params",
+    "temperature", "tf_legacy_loss", "tie_encoder_decoder", "tie_word_embeddings", "tokenizer_class", "top_k",
+    "top_p", "torch_dtype", "torchscript", "transformers.js_config", "transformers_version", "typical_p",
+    "unk_token_id", "unsloth_fixed", "unsloth_version", "use_bfloat16", "use_cache", "vocab_size",
+    "max_window_layers", "hidden_dropout", "attention_probs_dropout_prob", "hidden_dropout_prob",
+    "attn_pdrop", "keys_to_ignore_at_inference", "base_model_tp_plan", "neftune_noise_alpha", "mup_base_width",
+};
+
+static bool is_harmless(const char *path, size_t n) {
+    const char *dot = memchr(path, '.', n);
+    if (dot) n = (size_t)(dot - path); // what lies in a harmless object is harmless
+    for (size_t i = 0; i < COUNT_OF(harmless); i++)
+        if (strlen(harmless[i]) == n && !memcmp(harmless[i], path, n)) return true;
+    return false;
+}
+
+static bool refuse_unknown(const struct hf_config *c, const struct hf_family *family,
+                           struct err *err) {
+    for (size_t i = 0; i < c->n; i++) {
+        const struct hf_value *v = &c->values[i];
+        struct span path = path_of(c, v);
+        bool off = v->kind == JSON_NULL || v->kind == JSON_FALSE;
+        bool empty = v->kind == JSON_OBJECT || (v->kind == JSON_ARRAY && v->n <= 2);
+        if (v->used || off || is_harmless(path.p, path.n)) continue;
+        if (empty && !span_is(path, "quantization_config")) continue; // the members of an object follow
+        char name[SHOWN], value[48];
+        span_shown(path, name, sizeof name);
+        span_shown((struct span){v->at, v->n}, value, sizeof value);
+        if (span_is(path, "quantization_config"))
+            return err_set(err, "'quantization_config': weights quantized for other programs are "
+                                "not supported, take the unquantized model");
+        return err_set(err,
+                       "'%s' is %s, which this program does not know for %s: it may change what "
+                       "the model computes, so the model is not run without it",
+                       name, value, family->class);
+    }
+    return true;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Keys of the architecture.
+
+struct keys {
+    struct hf_config *c;
+    struct hf_model *m;
+    struct key_text *out;
+    struct err *err;
+    char name[96];
+};
+
+static const char *arch_key(struct keys *k, const char *rest) {
+    snprintf(k->name, sizeof k->name, "%s.%s", k->m->family->arch, rest);
+    return k->name;
+}
+static void put_int(struct keys *k, const char *rest, int64_t x) {
+    key_u32(k->out, arch_key(k, rest), x);
+}
+static void put_real(struct keys *k, const char *rest, double x) {
+    key_f32(k->out, arch_key(k, rest), x);
+}
+
+static bool put_shape(struct keys *k) {
+    struct hf_model *m = k->m;
+    int64_t F = 0, ctx = 0;
+    bool llama = !strcmp(m->family->class, "LlamaForCausalLM");
+    if (!hf_int(k->c, "hidden_size", true, 1, 1 << 17, &m->C, k->err) ||
+        !hf_int(k->c, "num_hidden_layers", true, 1, 1024, &m->L, k->err) ||
+        !hf_int(k->c, "num_attention_heads", true, 1, 1024, &m->H, k->err) ||
+        !hf_int(k->c, "intermediate_size", true, 1, 1 << 20, &F, k->err) ||
+        !hf_int(k->c, "max_position_embeddings", true, 1, 1 << 24, &ctx, k->err) ||
+        !hf_int(k->c, "vocab_size", true, 1, 1 << 22, &m->V, k->err))
+        return false;
+    m->G = m->H;
+    if (!hf_int(k->c, "num_key_value_heads", !llama, 1, 1024, &m->G, k->err)) return false;
+    m->D = m->C / m->H;
+    if (!hf_int(k->c, "head_dim", m->family->norm_adds_one, 1, 4096, &m->D, k->err)) return false;
+    if (m->D < 2 || m->D % 2)
+        return err_set(k->err, "the head size is %" PRId64 ", expected an even number", m->D);
+    double part = 1;
+    if (!hf_real(k->c, "partial_rotary_factor", false, 0, 1, &part, k->err)) return false;
+    if (part != 1)
+        return err_set(k->err, "'partial_rotary_factor' is %g: rope on a part of a head is not "
+                               "supported for %s", part, m->family->class);
+    put_int(k, "context_length", ctx);
+    put_int(k, "embedding_length", m->C);
+    put_int(k, "block_count", m->L);
+    put_int(k, "feed_forward_length", F);
+    put_int(k, "attention.head_count", m->H);
+    put_int(k, "attention.head_count_kv", m->G);
+    put_int(k, "attention.key_length", m->D);
+    put_int(k, "attention.value_length", m->D);
+    put_int(k, "rope.dimension_count", m->D);
+    put_int(k, "vocab_size", m->V);
+    return true;
+}
+
+// Rope scaling of the object at `at`.
+static bool put_scaling(struct keys *k, const char *at, const char *type) {
+    struct hf_model *m = k->m;
+    char p[96];
+    double factor = 1, fast = 32, slow = 1, x = 0;
+    int64_t ctx = 0;
+#define AT(member) (snprintf(p, sizeof p, "%s.%s", at, member), p)
+    bool yarn = !strcmp(type, "yarn"), llama3 = !strcmp(type, "llama3");
+    if (!strcmp(type, "default")) return true;
+    if (strcmp(type, "linear") && !yarn && !llama3)
+        return err_set(k->err, "rope scaling of type '%.40s' is not supported", type);
+    if (!hf_real(k->c, AT("factor"), true, 1, 1e6, &factor, k->err)) return false;
+    if (!hf_int(k->c, AT("original_max_position_embeddings"), llama3 || yarn, 1, 1 << 24, &ctx, k->err))
+        return false;
+    if (llama3) {
+        m->llama3_factor = factor;
+        m->llama3_ctx = ctx;
+        if (!hf_real(k->c, AT("low_freq_factor"), true, 1e-3, 1e6, &m->llama3_low, k->err) ||
+            !hf_real(k->c, AT("high_freq_factor"), true, 1e-3, 1e6, &m->llama3_high, k->err))
+            return false;
+        return m->llama3_high > m->llama3_low ||
+               err_set(k->err, "%s: high_freq_factor %g is not above low_freq_factor %g", at,
+                       m->llama3_high, m->llama3_low);
+    }
+    key_text_add(k->out, arch_key(k, "rope.scaling.type"), type, strlen(type));
+    put_real(k, "rope.scaling.factor", factor);
+    if (ctx) put_int(k, "rope.scaling.original_context_length", ctx);
+    if (!yarn) return true;
+    if (!hf_real(k->c, AT("beta_fast"), false, 0, 1e6, &fast, k->err) ||
+        !hf_real(k->c, AT("beta_slow"), false, 0, 1e6, &slow, k->err))
+        return false;
+    put_real(k, "rope.scaling.yarn_beta_fast", fast);
+    put_real(k, "rope.scaling.yarn_beta_slow", slow);
+    double usual = .1 * log(factor) + 1;
+    x = usual;
+    if (!hf_real(k->c, AT("attention_factor"), false, 0, 1e6, &x, k->err)) return false;
+    return fabs(x - usual) < 1e-6 ||
+           err_set(k->err, "'%s.attention_factor' is %g: only %g, which follows from the factor, "
+                           "is supported", at, x, usual);
+#undef AT
+}
+
+static bool rope_type(struct keys *k, const char *at, struct text *type) {
+    char p[96], old[96];
+    snprintf(p, sizeof p, "%s.rope_type", at);
+    snprintf(old, sizeof old, "%s.type", at);
+    text_clear(type);
+    text_str(type, "default");
+    return hf_text(k->c, old, type, k->err) && hf_text(k->c, p, type, k->err);
+}
+
+static bool put_rope(struct keys *k) {
+    struct hf_model *m = k->m;
+    const char *new = "rope_parameters", *both = "rope_parameters.full_attention";
+    const char *local = "rope_parameters.sliding_attention";
+    bool layered = hf_find(k->c, both) != NULL, has_new = hf_find(k->c, new) != NULL;
+    bool gemma3 = !strcmp(m->family->arch, "gemma3");
+    const char *at = layered ? both : has_new ? new : "rope_scaling";
+    char p[96];
+    struct text type = {0};
+    double theta = m->family->theta, local_theta = 1e4;
+    if (hf_find(k->c, "rope_scaling") && has_new)
+        return err_set(k->err, "both 'rope_scaling' and 'rope_parameters' are there, one is expected");
+    if (layered && !gemma3)
+        return err_set(k->err, "'%s': rope that differs from layer to layer is not supported for %s",
+                       both, m->family->class);
+    snprintf(p, sizeof p, "%s.rope_theta", at);
+    bool good = hf_real(k->c, "rope_theta", false, 1, 1e12, &theta, k->err) &&
+                hf_real(k->c, p, false, 1, 1e12, &theta, k->err);
+    put_real(k, "rope.freq_base", theta);
+    m->theta = theta;
+    good = good && rope_type(k, at, &type) && put_scaling(k, at, type.data);
+    if (good && gemma3) {
+        snprintf(p, sizeof p, "%s.rope_theta", local);
+        good = hf_real(k->c, "rope_local_base_freq", false, 1, 1e12, &local_theta, k->err) &&
+               hf_real(k->c, p, false, 1, 1e12, &local_theta, k->err) && rope_type(k, local, &type) &&
+               (!strcmp(type.data, "default") ||
+                err_set(k->err, "'%s': stretched rope in sliding layers is not supported", local));
+        put_real(k, "rope.freq_base_swa", local_theta);
+    }
+    text_free(&type);
+    return good;
+}
+
+// layer_types lists "full_attention" or "sliding_attention" per layer: every `pattern`-th is full,
+// the others slide; pattern 1: all are full.
+static bool check_layer_types(struct keys *k, int64_t pattern) {
+    struct hf_value *v = hf_find(k->c, "layer_types");
+    if (!v) return true;
+    struct json j = open_value(v);
+    struct text type = {0};
+    bool good = json_array(&j);
+    int64_t l = 0;
+    for (; good && json_item(&j); l++) {
+        const char *expected = (l + 1) % pattern ? "sliding_attention" : "full_attention";
+        good = json_string(&j, &type) && !strcmp(type.data, expected);
+    }
+    text_free(&type);
+    return (good && !j.bad && l == k->m->L) ||
+           err_set(k->err, "'layer_types' is not the pattern of this family (entry %" PRId64 " of %" PRId64
+                           "): not supported", l, k->m->L);
+}
+
+static bool put_window(struct keys *k) {
+    const char *arch = k->m->family->arch;
+    int64_t window = 0, pattern = 1;
+    bool use = true;
+    if (!hf_int(k->c, "sliding_window", false, 0, 1 << 30, &window, k->err)) return false;
+    if (!strncmp(arch, "qwen", 4)) {
+        use = false;
+        if (!hf_bool(k->c, "use_sliding_window", &use, k->err)) return false;
+        if (use)
+            return err_set(k->err, "'use_sliding_window' is true: sliding windows in some layers "
+                                   "of %s are not supported", k->m->family->class);
+    }
+    if (!strcmp(arch, "gemma2")) pattern = 2;
+    if (!strcmp(arch, "gemma3")) {
+        pattern = 6;
+        if (!hf_int(k->c, "sliding_window_pattern", false, 1, 1024, &pattern, k->err) ||
+            !hf_int(k->c, "_sliding_window_pattern", false, 1, 1024, &pattern, k->err))
+            return false;
+        if (pattern != 6) put_int(k, "attention.sliding_window_pattern", pattern);
+    }
+    if (pattern > 1 && !window)
+        return err_set(k->err, "'sliding_window' is missing, which this model needs");
+    if (use && window) put_int(k, "attention.sliding_window", window);
+    return check_layer_types(k, pattern);
+}
+
+// What only some families have.
+static bool put_particular(struct keys *k) {
+    const char *arch = k->m->family->arch;
+    double eps = 0, cap = 0, scalar = (double)k->m->D, one;
+    if (!hf_real(k->c, "rms_norm_eps", true, 1e-30, 1, &eps, k->err)) return false;
+    put_real(k, "attention.layer_norm_rms_epsilon", eps);
+    if (!strcmp(arch, "granite")) {
+        static const char *const rows[][2] = {{"embedding_multiplier", "embedding_scale"},
+                                              {"attention_multiplier", "attention.scale"},
+                                              {"residual_multiplier", "residual_scale"},
+                                              {"logits_scaling", "logit_scale"}};
+        for (size_t i = 0; i < COUNT_OF(rows); i++) {
+            one = 1;
+            if (!hf_real(k->c, rows[i][0], false, 1e-12, 1e6, &one, k->err)) return false;
+            put_real(k, rows[i][1], one);
+        }
+    }
+    if (strcmp(arch, "gemma2") && strcmp(arch, "gemma3")) return true;
+    static const char *const caps[][2] = {{"attn_logit_softcapping", "attn_logit_softcapping"},
+                                          {"final_logit_softcapping", "final_logit_softcapping"}};
+    for (size_t i = 0; i < COUNT_OF(caps); i++) {
+        cap = 0;
+        if (!hf_real(k->c, caps[i][0], false, 0, 1e6, &cap, k->err)) return false;
+        if (cap > 0 || !strcmp(arch, "gemma2")) put_real(k, caps[i][1], cap);
+    }
+    if (!hf_real(k->c, "query_pre_attn_scalar", false, 1, 1e6, &scalar, k->err)) return false;
+    if (scalar != (double)k->m->D) put_real(k, "attention.scale", 1 / sqrt(scalar));
+    bool bidirectional = false;
+    if (!hf_bool(k->c, "use_bidirectional_attention", &bidirectional, k->err)) return false;
+    return !bidirectional || err_set(k->err, "'use_bidirectional_attention' is true: not supported");
+}
+
+// Switches that must stand as the family has them. Biases show as tensors, which are read or refused
+// by name.
+static bool check_switches(struct keys *k) {
+    static const char *const shown_by_tensors[] = {"attention_bias", "mlp_bias", "use_qk_norm"};
+    bool x = false;
+    for (size_t i = 0; i < COUNT_OF(shown_by_tensors); i++)
+        if (!hf_bool(k->c, shown_by_tensors[i], &x, k->err)) return false;
+    k->m->tied = k->m->family->tied;
+    const char *act = k->m->family->act;
+    bool gemma = k->m->family->norm_adds_one;
+    // Gemma 1 says "gelu" and means the tanh form, which its later hidden_activation names.
+    return hf_bool(k->c, "tie_word_embeddings", &k->m->tied, k->err) &&
+           expect_text(k->c, "hidden_act", act, gemma ? "gelu" : NULL, k->err) &&
+           expect_text(k->c, "hidden_activation", act, NULL, k->err) &&
+           expect_text(k->c, "position_embedding_type", "rope", NULL, k->err) &&
+           expect_text(k->c, "normalization_function", "rmsnorm", NULL, k->err);
+}
+
+static const struct hf_family *find_family(struct hf_config *c, struct err *err) {
+    struct hf_value *v = hf_find(c, "architectures");
+    struct text class = {0};
+    const struct hf_family *found = NULL;
+    bool named = false;
+    if (v) {
+        struct json j = open_value(v);
+        named = json_array(&j) && json_item(&j) && json_string(&j, &class);
+    }
+    for (size_t i = 0; named && i < COUNT_OF(families); i++)
+        if (!strcmp(families[i].class, class.data)) found = &families[i];
+    if (!found && !named) err_set(err, "'architectures' names no class of models");
+    if (!found && named) {
+        struct text names = {0};
+        char shown[SHOWN];
+        for (size_t i = 0; i < COUNT_OF(families); i++)
+            text_fmt(&names, "%s%s", i ? ", " : "", families[i].class);
+        err_set(err, "'%s' is not known; known are %s",
+                span_shown((struct span){class.data, class.len}, shown, sizeof shown), names.data);
+        text_free(&names);
+    }
+    text_free(&class);
+    return found;
+}
+
+bool hf_config_keys(struct hf_config *c, struct hf_model *m, struct key_text *out, struct err *err) {
+    *m = (struct hf_model){.family = find_family(c, err)};
+    if (!m->family) return false;
+    struct keys k = {.c = c, .m = m, .out = out, .err = err};
+    key_text_add(out, "general.architecture", m->family->arch, strlen(m->family->arch));
+    return put_shape(&k) && check_switches(&k) && put_particular(&k) && put_rope(&k) &&
+           put_window(&k) && refuse_unknown(c, m->family, err);
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Names of tensors.
+
+enum { BOTH, PLAIN, SANDWICH };
+
+static const struct rule {
+    const char *hf, *gguf;
+    bool per_layer;
+    int when;
+    enum hf_change change;
+} rules[] = {
+    {"embed_tokens.weight", "token_embd.weight", false, BOTH, HF_AS_IS},
+    {"norm.weight", "output_norm.weight", false, BOTH, HF_NORM},
+    {"lm_head.weight", "output.weight", false, BOTH, HF_AS_IS},
+    {"input_layernorm.weight", "attn_norm.weight", true, BOTH, HF_NORM},
+    {"self_attn.q_proj.weight", "attn_q.weight", true, BOTH, HF_ROWS_Q},
+    {"self_attn.k_proj.weight", "attn_k.weight", true, BOTH, HF_ROWS_K},
+    {"self_attn.v_proj.weight", "attn_v.weight", true, BOTH, HF_AS_IS},
+    {"self_attn.o_proj.weight", "attn_output.weight", true, BOTH, HF_AS_IS},
+    {"self_attn.q_proj.bias", "attn_q.bias", true, BOTH, HF_ROWS_Q},
+    {"self_attn.k_proj.bias", "attn_k.bias", true, BOTH, HF_ROWS_K},
+    {"self_attn.v_proj.bias", "attn_v.bias", true, BOTH, HF_AS_IS},
+    {"self_attn.o_proj.bias", "attn_output.bias", true, BOTH, HF_AS_IS},
+    {"self_attn.q_norm.weight", "attn_q_norm.weight", true, BOTH, HF_NORM},
+    {"self_attn.k_norm.weight", "attn_k_norm.weight", true, BOTH, HF_NORM},
+    {"self_attn.rotary_emb.inv_freq", "", true, BOTH, HF_SKIP},
+    {"post_attention_layernorm.weight", "ffn_norm.weight", true, PLAIN, HF_NORM},
+    {"post_attention_layernorm.weight", "post_attention_norm.weight", true, SANDWICH, HF_NORM},
+    {"pre_feedforward_layernorm.weight", "ffn_norm.weight", true, SANDWICH, HF_NORM},
+    {"post_feedforward_layernorm.weight", "post_ffw_norm.weight", true, SANDWICH, HF_NORM},
+    {"mlp.gate_proj.weight", "ffn_gate.weight", true, BOTH, HF_AS_IS},
+    {"mlp.up_proj.weight", "ffn_up.weight", true, BOTH, HF_AS_IS},
+    {"mlp.down_proj.weight", "ffn_down.weight", true, BOTH, HF_AS_IS},
+    {"mlp.gate_proj.bias", "ffn_gate.bias", true, BOTH, HF_AS_IS},
+    {"mlp.up_proj.bias", "ffn_up.bias", true, BOTH, HF_AS_IS},
+    {"mlp.down_proj.bias", "ffn_down.bias", true, BOTH, HF_AS_IS},
+};
+
+// "layers.12.rest": the number and what follows; -1 when it does not begin so.
+static int64_t layer_number(struct span *s) {
+    static const char head[] = "layers.";
+    size_t at = sizeof head - 1;
+    int64_t l = 0;
+    if (s->n <= at || memcmp(s->p, head, at)) return -1;
+    size_t from = at;
+    while (at < s->n && s->p[at] >= '0' && s->p[at] <= '9' && at - from < 6)
+        l = l * 10 + (s->p[at++] - '0');
+    bool odd = at == from || (s->p[from] == '0' && at - from > 1); // "layers.007" names no layer
+    if (odd || at == s->n || s->p[at] != '.') return -1;
+    *s = (struct span){s->p + at + 1, s->n - at - 1};
+    return l;
+}
+
+bool hf_tensor_name(const struct hf_model *m, struct span hf, char gguf[65],
+                    enum hf_change *change, struct err *err) {
+    static const char prefix[] = "model.";
+    struct span rest = hf;
+    char shown[SHOWN];
+    if (hf.n > sizeof prefix - 1 && !memcmp(hf.p, prefix, sizeof prefix - 1))
+        rest = (struct span){hf.p + sizeof prefix - 1, hf.n - (sizeof prefix - 1)};
+    int64_t layer = layer_number(&rest);
+    for (size_t i = 0; i < COUNT_OF(rules); i++) {
+        const struct rule *r = &rules[i];
+        if (r->per_layer != (layer >= 0) || !span_is(rest, r->hf)) continue;
+        if (r->when != BOTH && (r->when == SANDWICH) != m->family->sandwich) continue;
+        if (layer >= m->L)
+            return err_set(err, "tensor '%s' is of layer %" PRId64 ", but config.json says %" PRId64 " layers",
+                           span_shown(hf, shown, sizeof shown), layer, m->L);
+        *change = r->change;
+        if (!m->family->adjacent && (*change == HF_ROWS_Q || *change == HF_ROWS_K)) *change = HF_AS_IS;
+        if (!m->family->norm_adds_one && *change == HF_NORM) *change = HF_AS_IS;
+        // A tied head is the embedding, whatever the file repeats under the head's name.
+        if (m->tied && !strcmp(r->hf, "lm_head.weight")) *change = HF_SKIP;
+        if (r->per_layer)
+            snprintf(gguf, 65, "blk.%" PRId64 ".%s", layer, r->gguf);
+        else
+            snprintf(gguf, 65, "%s", r->gguf);
+        return true;
+    }
+    return err_set(err, "tensor '%s' is not part of a %s as this program knows it",
+                   span_shown(hf, shown, sizeof shown), m->family->class);
+}
