@@ -1,7 +1,7 @@
 // run.c: a language model in, text out.
 //
 // options -> model file -> model, tokenizer, session -> one of the modes: generate (default), --bench, --perplexity,
-// --tokenize, --check. Standard output carries the text (or --json lines) and nothing else; what was found, chosen and
+// --tokenize, --check; --export and --quantize write files and need no tokenizer. Standard output carries the text (or --json lines) and nothing else; what was found, chosen and
 // measured goes to standard error in a few lines. With -p the program never asks anything.
 #include "gen/gen.h"
 
@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 static struct {
-    const char *model, *prompt, *file, *tokenizer, *device, *cpu, *kv, *perplexity;
+    const char *model, *prompt, *file, *tokenizer, *device, *cpu, *kv, *perplexity, *export, *quantize, *out, *dtype;
     int64_t n, ctx, threads, threads_batch, chunk, logprobs, stride, chunks, bench_prompt, bench_new, repeats;
     struct opt_words stop;
     struct sampler_options sampler;
@@ -24,7 +24,7 @@ static struct {
 
 // clang-format off
 static struct opt table[] = {
-    {"-m --model", OPT_TEXT, &o.model, 0, 0, "FILE", "[Model] .gguf or llama2.c .bin, known by its content; without it the model in data/", 0},
+    {"-m --model", OPT_TEXT, &o.model, 0, 0, "FILE", "[Model] .gguf, Hugging Face folder or .safetensors, llama2.c .bin, known by its content; without it the model in data/", 0},
     {"--tokenizer", OPT_TEXT, &o.tokenizer, 0, 0, "FILE", "for files that carry none (llama2.c): tokenizer.bin, a GGUF file, or byte", 0},
     {"-c --ctx-size --ctx", OPT_INT, &o.ctx, 0, 1 << 24, "N", "context in tokens; 0: the model's, at most 4096", 0},
     {"--kv --cache-type-k", OPT_TEXT, &o.kv, 0, 0, "TYPE", "cache of keys and values: f32, f16, bf16", 0},
@@ -61,6 +61,10 @@ static struct opt table[] = {
     {"--bench-new", OPT_INT, &o.bench_new, 0, 1 << 24, "N", "tokens generated", 0},
     {"--repeats", OPT_INT, &o.repeats, 1, 1000, "N", "runs of each; the median is told", 0},
     {"--check", OPT_FLAG, &o.check, 0, 0, "", "examine the file: structure, every weight finite, seal, hash; exit code 3 when it fails", 0},
+    {"--export", OPT_TEXT, &o.export, 0, 0, "gguf|hf", "write the model as a GGUF file or as a Hugging Face folder to -o, read it back, compare", 0},
+    {"--quantize", OPT_TEXT, &o.quantize, 0, 0, "TYPE", "write a GGUF file to -o with its matrices as TYPE (see --list), read it back, compare", 0},
+    {"-o --output", OPT_TEXT, &o.out, 0, 0, "PATH", "file or folder to write", 0},
+    {"--dtype", OPT_TEXT, &o.dtype, 0, 0, "TYPE", "matrices of --export hf: f32, f16 or bf16; without it as they are, f16 for quantized ones", 0},
     {"--list", OPT_FLAG, &o.list, 0, 0, "", "families, filters and dtypes", 0},
     {"-t --threads", OPT_INT, &o.threads, 0, 256, "N", "[Machine] 0: physical cores that this process may use", 0},
     {"-tb --threads-batch", OPT_INT, &o.threads_batch, 0, 256, "N", "threads for reading the prompt; 0: the same", 0},
@@ -469,6 +473,73 @@ static int run_check(struct app *a) {
     return bad_tensors || !finite ? 3 : 0;
 }
 
+// ---- writing models -----------------------------------------------------------------------------------------------
+
+static void write_tokenizer(void *arg, struct gguf_out *out) { tokenizer_write(arg, out); }
+
+// The dtype of most weights in matrices, when a folder can have it.
+static enum dtype folder_dtype(const struct model_file *f) {
+    size_t bytes[DTYPE_COUNT] = {0};
+    if (o.dtype) {
+        enum dtype d = dtype_from_name(o.dtype);
+        if (d != DTYPE_F32 && d != DTYPE_F16 && d != DTYPE_BF16) refuse(2, "--dtype %s: expected f32, f16 or bf16", o.dtype);
+        return d;
+    }
+    enum dtype most = DTYPE_F32;
+    for (size_t i = 0; i < model_file_tensor_count(f); i++) {
+        const struct file_tensor *t = model_file_tensor_at(f, i);
+        if (t->n_dims > 1 && t->dtype < DTYPE_COUNT) bytes[t->dtype] += t->bytes;
+    }
+    for (int d = 0; d < DTYPE_COUNT; d++)
+        if (bytes[d] > bytes[most]) most = (enum dtype)d;
+    return most == DTYPE_F32 || most == DTYPE_BF16 ? most : DTYPE_F16;
+}
+
+static int tell_check(const struct export_check *c) {
+    if (c->identical) {
+        fprintf(stderr, "read back: logits of %lld positions are identical\n", (long long)c->positions);
+        return 0;
+    }
+    fprintf(stderr, "read back: KL %.3g nats per token, largest difference of a logit %.3g, same first choice at %lld of %lld positions\n",
+            c->kl, c->most, (long long)c->same_top, (long long)c->positions);
+    if (isfinite(c->kl) && c->kl < 2) return 0;
+    fprintf(stderr, "run: %s computes something else than its source: do not use it\n", o.out);
+    return 3;
+}
+
+static int run_export(struct app *a) {
+    struct err err;
+    struct text notes = {0};
+    struct export_check check;
+    struct export_options options = {.matrices = DTYPE_COUNT};
+    bool folder = o.export && !strcmp(o.export, "hf");
+    if (o.export && o.quantize) refuse(2, "--export and --quantize both write to -o; give one");
+    if (o.export && !folder && strcmp(o.export, "gguf")) refuse(2, "--export %s: expected gguf or hf", o.export);
+    if (!o.out) refuse(2, "%s needs -o PATH to write to", o.export ? "--export" : "--quantize");
+    if (o.dtype && !folder) refuse(2, "--dtype goes with --export hf; --quantize TYPE writes a GGUF of that type");
+    if (o.quantize) {
+        options.matrices = dtype_from_name(o.quantize);
+        if (options.matrices == DTYPE_COUNT || !dtype_row(options.matrices)->from_f32)
+            refuse(2, "--quantize %s: no type that this program writes; --list names them", o.quantize);
+    }
+    a->file = model_file_open(o.model, &err);
+    if (!a->file) fail(1, &err);
+    bool carries = meta_kind(a->file, "tokenizer.ggml.model") != META_ABSENT;
+    if (o.tokenizer) open_tokenizer(a);
+    else if (!carries && !folder) fprintf(stderr, "note: %s carries no tokenizer, so %s will not either\n", o.model, o.out);
+    if (a->tokenizer) options.tokenizer = write_tokenizer, options.arg = a->tokenizer;
+    if (folder && a->tokenizer) refuse(2, "--tokenizer goes with --export gguf; --export hf writes the tokenizer that the model carries");
+    bool good = folder ? hf_write(a->file, o.out, folder_dtype(a->file), &notes, &err)
+                       : model_export_gguf(a->file, o.out, &options, &notes, &err);
+    if (!good) fail(1, &err);
+    if (notes.len) fprintf(stderr, "note: %s", notes.data);
+    if (!model_export_check(a->file, o.out, a->backend, &check, &err)) fail(3, &err);
+    int code = tell_check(&check);
+    if (!code) fprintf(stderr, "%s: written\n", o.out);
+    text_free(&notes);
+    return code;
+}
+
 static void print_list(void) {
     puts("families");
     for (int i = 0; i < family_count; i++) printf("  %-12s %s\n", families[i].name, families[i].help);
@@ -512,9 +583,11 @@ int main(int argc, char **argv) {
         return 0;
     }
     if (!o.model) o.model = shipped_model(argv[0]);
-    open_model(&a);
-    if (o.verbose) meta_each(a.file, print_key, NULL);
-    int code = o.check        ? run_check(&a)
+    bool writes = o.export || o.quantize;
+    if (!writes) open_model(&a);
+    if (!writes && o.verbose) meta_each(a.file, print_key, NULL);
+    int code = writes         ? run_export(&a)
+               : o.check      ? run_check(&a)
                : o.tokenize   ? run_tokenize(&a)
                : o.bench      ? run_bench(&a)
                : o.perplexity ? run_perplexity(&a)

@@ -1,7 +1,8 @@
 // formats: files of weights behind one bounded reader.
 //
-// Whatever the file (GGUF v3, llama2.c .bin), a reader sees metadata under GGUF keys and tensors under GGUF names:
-// the llama2.c reader makes the keys up from its seven integers. So model/ and tokenizer/ know one vocabulary.
+// Whatever the file (GGUF v2 and v3, whole or split; a Hugging Face folder of safetensors; llama2.c .bin), a reader sees
+// metadata under GGUF keys and tensors under GGUF names: the llama2.c reader makes the keys up from its seven integers,
+// the folder reader from config.json. So model/ and tokenizer/ know one vocabulary.
 //
 // Safety, all of it at open: every count, length, offset and size is compared with the bytes left in the file before
 // anything is allocated or read; sizes multiply through size_mul; duplicate names and keys, overlapping or unaligned
@@ -30,15 +31,17 @@ struct file_tensor {
 };
 
 struct model_file;
-// By magic. Names git-LFS pointers, HTML pages, zip and pickle files, other GGUF versions and truncated downloads as what
+// By magic. A folder with config.json, that config.json, its index of shards or one of its .safetensors all open the
+// model in the folder; a split GGUF opens by its first part. Keys beside GGUF's own: lehr.tokenizer_json (path of a
+// tokenizer.json beside the weights), lehr.eos_token_ids (all tokens that end a text). Names git-LFS pointers, HTML pages, zip and pickle files, other GGUF versions and truncated downloads as what
 // they are. NULL on failure.
 struct model_file *model_file_open(const char *path, struct err *err);
 // The same for a file in memory, which the caller keeps alive and aligned as malloc does; name serves messages.
 struct model_file *model_file_open_bytes(const void *bytes, size_t n, const char *name, struct err *err);
 void model_file_close(struct model_file *f); // NULL is allowed; all spans and tensor data die with it
 const char *model_file_path(const struct model_file *f);
-const char *model_file_kind(const struct model_file *f); // "GGUF v3", "llama2.c v0"
-size_t model_file_bytes(const struct model_file *f);
+const char *model_file_kind(const struct model_file *f); // "GGUF v3", "GGUF in 3 parts", "safetensors", "llama2.c v0"
+size_t model_file_bytes(const struct model_file *f);     // of all files together, but the small ones of a folder
 
 size_t model_file_tensor_count(const struct model_file *f);
 const struct file_tensor *model_file_tensor_at(const struct model_file *f, size_t i); // in file order
@@ -88,6 +91,8 @@ void gguf_out_texts(struct gguf_out *o, const char *key, const struct span *text
 void gguf_out_f32s(struct gguf_out *o, const char *key, const float *x, size_t n);
 void gguf_out_i32s(struct gguf_out *o, const char *key, const int32_t *x, size_t n);
 void gguf_out_tensor(struct gguf_out *o, const char *name, enum dtype dtype, int n_dims, const int64_t size[4]);
+// All keys of f for which wanted(key) is true, as they are.
+void gguf_out_copy_keys(struct gguf_out *o, const struct model_file *f, bool (*wanted)(struct span key));
 // The next declared tensor's bytes, whole or in pieces; asserts against writing past its end.
 void gguf_out_data(struct gguf_out *o, const void *bytes, size_t n);
 // sealed: a last tensor "lehr.seal" (I32) holds a hash of the header and of every tensor, see model_file_seal.
@@ -96,5 +101,12 @@ void gguf_out_seal(struct gguf_out *o); // call once, after the last declaration
 void gguf_out_abort(struct gguf_out *o); // NULL is allowed
 // True when the file is sealed and whole. False with the name of the damaged part, or when there is no seal.
 MUST_USE bool model_file_seal(const struct model_file *f, struct err *err);
+
+// Writing a Hugging Face folder from any open file: model.safetensors (matrices as F32, F16 or BF16, norms as F32, Q and K
+// back to halves), generation_config.json, tokenizer.json and tokenizer_config.json as far as the tokenizer can be said
+// there (what cannot is told in notes), config.json last: without it the folder is no model. For llama and granite; a key
+// or tensor that the folder has no word for is refused by name. Files are replaced atomically, one by one.
+MUST_USE bool hf_write(const struct model_file *f, const char *folder, enum dtype matrices, struct text *notes,
+                       struct err *err);
 
 #endif

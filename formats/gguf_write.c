@@ -225,6 +225,32 @@ void gguf_out_i32s(struct gguf_out *o, const char *key, const int32_t *x, size_t
     for (size_t i = 0; i < n; i++) text_int(&o->keys, (uint32_t)x[i], 4);
 }
 
+void gguf_out_copy_keys(struct gguf_out *o, const struct model_file *f,
+                        bool (*wanted)(struct span key)) {
+    struct text name = {0};
+    for (size_t i = 0; i < f->n_keys; i++) {
+        const struct meta_entry *e = &f->keys[i];
+        if (!wanted(e->key)) continue;
+        text_clear(&name);
+        text_add(&name, e->key.p, e->key.n); // a checked name: printable, without NUL
+        if (e->type == GGUF_TEXT) {
+            gguf_out_text(o, name.data, (const char *)e->at, (size_t)e->count);
+            continue;
+        }
+        size_t bytes = gguf_type_bytes(e->type);
+        if (e->type == GGUF_ARRAY) {
+            put_array(o, name.data, (enum gguf_type)e->item_type, (size_t)e->count);
+            bytes = (size_t)e->count * gguf_type_bytes(e->item_type);
+            for (uint64_t k = 0; e->item_type == GGUF_TEXT && k < e->count; k++)
+                bytes += 8 + (size_t)bytes_int(e->at + bytes, 8);
+        } else {
+            put_key(o, name.data, (enum gguf_type)e->type);
+        }
+        text_add(&o->keys, (const char *)e->at, bytes);
+    }
+    text_free(&name);
+}
+
 void gguf_out_tensor(struct gguf_out *o, const char *name, enum dtype dtype, int n_dims,
                      const int64_t size[4]) {
     assert(!o->in_data && !o->sealed && "tensors are declared before the seal and before data");

@@ -17,15 +17,15 @@
 #define VALUES_MAX 4096
 
 static const struct hf_family families[] = {
-    {"LlamaForCausalLM", "llama", true, false, false, false, "silu", 1e4},
-    {"MistralForCausalLM", "llama", true, false, false, false, "silu", 1e4},
-    {"GraniteForCausalLM", "granite", true, false, false, false, "silu", 1e4},
-    {"Qwen2ForCausalLM", "qwen2", false, false, false, false, "silu", 1e4},
-    {"Qwen3ForCausalLM", "qwen3", false, false, false, false, "silu", 1e4},
-    {"GemmaForCausalLM", "gemma", false, false, true, true, "gelu_pytorch_tanh", 1e4},
-    {"Gemma2ForCausalLM", "gemma2", false, true, true, true, "gelu_pytorch_tanh", 1e4},
-    {"Gemma3ForCausalLM", "gemma3", false, true, true, true, "gelu_pytorch_tanh", 1e6},
-    {"Olmo2ForCausalLM", "olmo2", false, true, false, false, "silu", 1e4},
+    {"LlamaForCausalLM", "llama", true, false, false, false, "silu", 1e4, true},
+    {"MistralForCausalLM", "llama", true, false, false, false, "silu", 1e4, false},
+    {"GraniteForCausalLM", "granite", true, false, false, false, "silu", 1e4, true},
+    {"Qwen2ForCausalLM", "qwen2", false, false, false, false, "silu", 1e4, false},
+    {"Qwen3ForCausalLM", "qwen3", false, false, false, false, "silu", 1e4, false},
+    {"GemmaForCausalLM", "gemma", false, false, true, true, "gelu_pytorch_tanh", 1e4, false},
+    {"Gemma2ForCausalLM", "gemma2", false, true, true, true, "gelu_pytorch_tanh", 1e4, false},
+    {"Gemma3ForCausalLM", "gemma3", false, true, true, true, "gelu_pytorch_tanh", 1e6, false},
+    {"Olmo2ForCausalLM", "olmo2", false, true, false, false, "silu", 1e4, false},
 };
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -571,4 +571,32 @@ bool hf_tensor_name(const struct hf_model *m, struct span hf, char gguf[65],
     }
     return err_set(err, "tensor '%s' is not part of a %s as this program knows it",
                    span_shown(hf, shown, sizeof shown), m->family->class);
+}
+
+const struct hf_family *hf_family_of(struct span arch) {
+    for (size_t i = 0; i < COUNT_OF(families); i++)
+        if (families[i].written && span_is(arch, families[i].arch)) return &families[i];
+    return NULL;
+}
+
+bool hf_name_of(const struct hf_family *family, const char *gguf, char hf[128],
+                enum hf_change *change) {
+    static const char block[] = "blk.";
+    bool per_layer = !strncmp(gguf, block, sizeof block - 1);
+    const char *number = gguf + sizeof block - 1, *rest = per_layer ? strchr(number, '.') : gguf;
+    if (!rest) return false;
+    if (per_layer) rest++;
+    for (size_t i = 0; i < COUNT_OF(rules); i++) {
+        const struct rule *r = &rules[i];
+        if (r->per_layer != per_layer || r->change == HF_SKIP || strcmp(rest, r->gguf)) continue;
+        if (r->when != BOTH && (r->when == SANDWICH) != family->sandwich) continue;
+        *change = r->change;
+        bool head = !strcmp(r->hf, "lm_head.weight");
+        if (per_layer)
+            snprintf(hf, 128, "model.layers.%.*s.%s", (int)(rest - 1 - number), number, r->hf);
+        else
+            snprintf(hf, 128, "%s%s", head ? "" : "model.", r->hf);
+        return true;
+    }
+    return false;
 }

@@ -230,6 +230,7 @@ struct hf_family {
     bool tied;         // what an absent tie_word_embeddings means
     const char *act;   // hidden_act that the family computes
     double theta;      // what an absent rope_theta means
+    bool written;      // hf_write knows all of its keys
 };
 struct hf_model { // what reading the tensors needs of the config
     const struct hf_family *family;
@@ -253,6 +254,16 @@ enum hf_change { // what a tensor goes through on its way to GGUF
 // The GGUF name of a tensor and its change; false with a sentence when the family has none.
 MUST_USE bool hf_tensor_name(const struct hf_model *m, struct span hf, char gguf[65],
                              enum hf_change *change, struct err *err);
+// The way back: the row of an architecture that hf_write can write (NULL when there is none), and the
+// name in the folder of a GGUF tensor (false when it has none).
+const struct hf_family *hf_family_of(struct span arch);
+MUST_USE bool hf_name_of(const struct hf_family *family, const char *gguf, char hf[128],
+                         enum hf_change *change);
+// tokenizer.json, tokenizer_config.json and generation_config.json of a folder, from the keys of f.
+MUST_USE bool hf_write_tokenizer(const struct model_file *f, const char *folder,
+                                 struct text *notes, struct err *err);
+MUST_USE bool hf_write_text(const char *folder, const char *name, const struct text *t,
+                            struct err *err); // one file, atomically
 // Fills f from a folder; only: the one file of weights to take, or NULL.
 MUST_USE bool hf_read(struct model_file *f, const char *folder, const char *only, struct err *err);
 bool path_is_folder(const char *path);

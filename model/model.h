@@ -108,6 +108,27 @@ void model_free(struct model *m);
 void model_declare(const struct model *m, enum dtype matrices, struct gguf_out *o, struct text *notes);
 void model_write_data(const struct model *m, enum dtype matrices, struct gguf_out *o);
 
+// --- exporting (export.c) ------------------------------------------------------------------------------------------
+
+// A clean GGUF from any open file: its keys and tensors without what a checkpoint, a split or a folder has beside them.
+struct export_options {
+    enum dtype matrices; // DTYPE_COUNT: as they are. Rows that are no multiple of its block become F16, told in notes;
+                         // norms, biases and routers stay as they are
+    void (*tokenizer)(void *arg, struct gguf_out *o); // writes the tokenizer.ggml.* keys; NULL: those of the file
+    void *arg;
+};
+MUST_USE bool model_export_gguf(const struct model_file *f, const char *path, const struct export_options *options,
+                                struct text *notes, struct err *err);
+// Loads what was written and feeds it and the source the same ids: how far are the logits? kl: mean of KL(source ||
+// written) in nats per position; most: largest difference of a logit.
+struct export_check {
+    bool identical; // bit for bit
+    double kl, most;
+    int64_t positions, same_top;
+};
+MUST_USE bool model_export_check(const struct model_file *source, const char *written, const struct backend *b,
+                                 struct export_check *check, struct err *err);
+
 // --- running -----------------------------------------------------------------------------------------------------
 
 // A session: one KV cache and the activations to feed it. Not shared between threads.
