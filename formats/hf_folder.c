@@ -164,11 +164,13 @@ static bool refuse_folder(struct loader *l) {
     struct file_list list;
     const char *hint = "expected model.safetensors or " INDEX_NAME;
     if (!file_list_open(&list, l->folder, l->err)) return false;
+    bool gguf = false;
     for (size_t i = 0; i < list.count; i++) {
         size_t n = strlen(list.names[i]);
-        if (n > 5 && !strcmp(list.names[i] + n - 5, ".gguf")) hint = "it holds GGUF files: name one of them";
+        gguf = gguf || (n > 5 && !strcmp(list.names[i] + n - 5, ".gguf"));
         if (!strncmp(list.names[i], "pytorch_model", 13)) hint = "it holds a PyTorch pickle: convert it to safetensors";
     }
+    if (gguf) hint = "it holds GGUF files: name one of them";
     file_list_free(&list);
     return err_set(l->err, "is a folder without weights that this program reads: %s", hint);
 }
