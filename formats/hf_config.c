@@ -17,15 +17,22 @@
 #define VALUES_MAX 4096
 
 static const struct hf_family families[] = {
-    {"LlamaForCausalLM", "llama", true, false, false, false, "silu", 1e4, true},
-    {"MistralForCausalLM", "llama", true, false, false, false, "silu", 1e4, false},
-    {"GraniteForCausalLM", "granite", true, false, false, false, "silu", 1e4, true},
-    {"Qwen2ForCausalLM", "qwen2", false, false, false, false, "silu", 1e4, false},
-    {"Qwen3ForCausalLM", "qwen3", false, false, false, false, "silu", 1e4, false},
-    {"GemmaForCausalLM", "gemma", false, false, true, true, "gelu_pytorch_tanh", 1e4, false},
-    {"Gemma2ForCausalLM", "gemma2", false, true, true, true, "gelu_pytorch_tanh", 1e4, false},
-    {"Gemma3ForCausalLM", "gemma3", false, true, true, true, "gelu_pytorch_tanh", 1e6, false},
-    {"Olmo2ForCausalLM", "olmo2", false, true, false, false, "silu", 1e4, false},
+    {"LlamaForCausalLM", "llama", true, false, false, false, "silu", 1e4, true, NO_EXPERTS},
+    {"MistralForCausalLM", "llama", true, false, false, false, "silu", 1e4, false, NO_EXPERTS},
+    {"GraniteForCausalLM", "granite", true, false, false, false, "silu", 1e4, true, NO_EXPERTS},
+    {"Qwen2ForCausalLM", "qwen2", false, false, false, false, "silu", 1e4, false, NO_EXPERTS},
+    {"Qwen3ForCausalLM", "qwen3", false, false, false, false, "silu", 1e4, false, NO_EXPERTS},
+    {"GemmaForCausalLM", "gemma", false, false, true, true, "gelu_pytorch_tanh", 1e4, false, NO_EXPERTS},
+    {"Gemma2ForCausalLM", "gemma2", false, true, true, true, "gelu_pytorch_tanh", 1e4, false, NO_EXPERTS},
+    {"Gemma3ForCausalLM", "gemma3", false, true, true, true, "gelu_pytorch_tanh", 1e6, false, NO_EXPERTS},
+    {"Olmo2ForCausalLM", "olmo2", false, true, false, false, "silu", 1e4, false, NO_EXPERTS},
+    {"MiniCPMForCausalLM", "minicpm", true, false, false, true, "silu", 1e4, false, NO_EXPERTS},
+    {"Phi3ForCausalLM", "phi3", false, false, false, false, "silu", 1e4, false, NO_EXPERTS},
+    {"MixtralForCausalLM", "llama", true, false, false, false, "silu", 1e6, false, EXPERTS_NORMED},
+    {"Qwen2MoeForCausalLM", "qwen2moe", false, false, false, false, "silu", 1e4, false, EXPERTS_RAW},
+    {"Qwen3MoeForCausalLM", "qwen3moe", false, false, false, false, "silu", 1e4, false, EXPERTS_NORMED},
+    {"OlmoeForCausalLM", "olmoe", false, false, false, false, "silu", 1e4, false, EXPERTS_RAW},
+    {"GraniteMoeForCausalLM", "granitemoe", true, false, false, false, "silu", 1e4, false, EXPERTS_NORMED},
 };
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -186,7 +193,7 @@ static const char *const harmless[] = {
     "top_p", "torch_dtype", "torchscript", "transformers.js_config", "transformers_version", "typical_p",
     "unk_token_id", "unsloth_fixed", "unsloth_version", "use_bfloat16", "use_cache", "vocab_size",
     "max_window_layers", "hidden_dropout", "attention_probs_dropout_prob", "hidden_dropout_prob",
-    "attn_pdrop", "keys_to_ignore_at_inference", "base_model_tp_plan", "neftune_noise_alpha", "mup_base_width",
+    "attn_pdrop", "keys_to_ignore_at_inference", "base_model_tp_plan", "neftune_noise_alpha", "original_max_position_embeddings",
 };
 
 static bool is_harmless(const char *path, size_t n) {
@@ -261,7 +268,8 @@ static bool put_shape(struct keys *k) {
         return err_set(k->err, "the head size is %" PRId64 ", expected an even number", m->D);
     double part = 1;
     if (!hf_real(k->c, "partial_rotary_factor", false, 0, 1, &part, k->err)) return false;
-    if (part != 1)
+    int64_t turned = (int64_t)((double)m->D * part);
+    if (part != 1 && (m->family->adjacent || turned < 2 || turned % 2))
         return err_set(k->err, "'partial_rotary_factor' is %g: rope on a part of a head is not "
                                "supported for %s", part, m->family->class);
     put_int(k, "context_length", ctx);
@@ -272,7 +280,7 @@ static bool put_shape(struct keys *k) {
     put_int(k, "attention.head_count_kv", m->G);
     put_int(k, "attention.key_length", m->D);
     put_int(k, "attention.value_length", m->D);
-    put_int(k, "rope.dimension_count", m->D);
+    put_int(k, "rope.dimension_count", turned);
     put_int(k, "vocab_size", m->V);
     return true;
 }
@@ -406,13 +414,52 @@ static bool put_window(struct keys *k) {
     return check_layer_types(k, pattern);
 }
 
+// muP in the dialect of MiniCPM (Hu et al. 2024); the logits are divided by width over base width.
+static bool put_minicpm(struct keys *k) {
+    double embedding = 1, depth = 1, base = 0;
+    if (!hf_real(k->c, "scale_emb", true, 1e-6, 1e6, &embedding, k->err) ||
+        !hf_real(k->c, "scale_depth", true, 1e-6, 1e6, &depth, k->err) ||
+        !hf_real(k->c, "dim_model_base", true, 1, 1e6, &base, k->err))
+        return false;
+    put_real(k, "embedding_scale", embedding);
+    put_real(k, "residual_scale", depth / sqrt((double)k->m->L));
+    put_real(k, "logit_scale", (double)k->m->C / base);
+    return true;
+}
+
+// Every layer has experts, and their weights are normed or not as the family always does.
+static bool put_experts(struct keys *k) {
+    struct hf_model *m = k->m;
+    bool granite = !strcmp(m->family->arch, "granitemoe"), mixtral = !strcmp(m->family->arch, "llama");
+    bool expected = m->family->experts == EXPERTS_NORMED;
+    bool norm = granite || mixtral ? expected : false; // the classes that have the switch are born with false
+    int64_t used = 0, F = 0, shared = 0, step = 1;
+    if (!hf_int(k->c, granite || mixtral ? "num_local_experts" : "num_experts", true, 1, 4096, &m->E, k->err) ||
+        !hf_int(k->c, "num_experts_per_tok", true, 1, m->E, &used, k->err) ||
+        !hf_int(k->c, "moe_intermediate_size", false, 1, 1 << 20, &F, k->err) ||
+        !hf_int(k->c, "shared_expert_intermediate_size", false, 0, 1 << 20, &shared, k->err) ||
+        !hf_int(k->c, "decoder_sparse_step", false, 1, 1024, &step, k->err) ||
+        !hf_bool(k->c, "norm_topk_prob", &norm, k->err))
+        return false;
+    if (step != 1) return err_set(k->err, "'decoder_sparse_step' is %" PRId64 ": layers without experts among those "
+                                          "with experts are not supported", step);
+    if (norm != expected)
+        return err_set(k->err, "'norm_topk_prob' is %s: %s is supported with %s only", norm ? "true" : "false",
+                       m->family->class, expected ? "true" : "false");
+    put_int(k, "expert_count", m->E);
+    put_int(k, "expert_used_count", used);
+    if (F) put_int(k, "expert_feed_forward_length", F);
+    if (shared) put_int(k, "expert_shared_feed_forward_length", shared);
+    return true;
+}
+
 // What only some families have.
 static bool put_particular(struct keys *k) {
     const char *arch = k->m->family->arch;
     double eps = 0, cap = 0, scalar = (double)k->m->D, one;
     if (!hf_real(k->c, "rms_norm_eps", true, 1e-30, 1, &eps, k->err)) return false;
     put_real(k, "attention.layer_norm_rms_epsilon", eps);
-    if (!strcmp(arch, "granite")) {
+    if (!strncmp(arch, "granite", 7)) {
         static const char *const rows[][2] = {{"embedding_multiplier", "embedding_scale"},
                                               {"attention_multiplier", "attention.scale"},
                                               {"residual_multiplier", "residual_scale"},
@@ -423,6 +470,8 @@ static bool put_particular(struct keys *k) {
             put_real(k, rows[i][1], one);
         }
     }
+    if (!strcmp(arch, "minicpm") && !put_minicpm(k)) return false;
+    if (k->m->family->experts && !put_experts(k)) return false;
     if (strcmp(arch, "gemma2") && strcmp(arch, "gemma3")) return true;
     static const char *const caps[][2] = {{"attn_logit_softcapping", "attn_logit_softcapping"},
                                           {"final_logit_softcapping", "final_logit_softcapping"}};
@@ -441,7 +490,7 @@ static bool put_particular(struct keys *k) {
 // Switches that must stand as the family has them. Biases show as tensors, which are read or refused
 // by name.
 static bool check_switches(struct keys *k) {
-    static const char *const shown_by_tensors[] = {"attention_bias", "mlp_bias", "use_qk_norm"};
+    static const char *const shown_by_tensors[] = {"attention_bias", "mlp_bias", "qkv_bias", "use_qk_norm"};
     bool x = false;
     for (size_t i = 0; i < COUNT_OF(shown_by_tensors); i++)
         if (!hf_bool(k->c, shown_by_tensors[i], &x, k->err)) return false;
@@ -493,7 +542,7 @@ bool hf_config_keys(struct hf_config *c, struct hf_model *m, struct key_text *ou
 // ---------------------------------------------------------------------------------------------------------------
 // Names of tensors.
 
-enum { BOTH, PLAIN, SANDWICH };
+enum { BOTH, PLAIN, SANDWICH, EXPERTS }; // which families have a row
 
 static const struct rule {
     const char *hf, *gguf;
@@ -526,6 +575,23 @@ static const struct rule {
     {"mlp.gate_proj.bias", "ffn_gate.bias", true, BOTH, HF_AS_IS},
     {"mlp.up_proj.bias", "ffn_up.bias", true, BOTH, HF_AS_IS},
     {"mlp.down_proj.bias", "ffn_down.bias", true, BOTH, HF_AS_IS},
+    {"self_attn.qkv_proj.weight", "attn_qkv.weight", true, BOTH, HF_AS_IS}, // Phi 3: queries, keys, values
+    {"mlp.gate_up_proj.weight", "ffn_up.weight", true, BOTH, HF_AS_IS},     // and gate, up in one
+    {"mlp.gate.weight", "ffn_gate_inp.weight", true, EXPERTS, HF_AS_IS},
+    {"mlp.experts.*.gate_proj.weight", "ffn_gate_exps.weight", true, EXPERTS, HF_EXPERT},
+    {"mlp.experts.*.up_proj.weight", "ffn_up_exps.weight", true, EXPERTS, HF_EXPERT},
+    {"mlp.experts.*.down_proj.weight", "ffn_down_exps.weight", true, EXPERTS, HF_EXPERT},
+    {"mlp.shared_expert.gate_proj.weight", "ffn_gate_shexp.weight", true, EXPERTS, HF_AS_IS},
+    {"mlp.shared_expert.up_proj.weight", "ffn_up_shexp.weight", true, EXPERTS, HF_AS_IS},
+    {"mlp.shared_expert.down_proj.weight", "ffn_down_shexp.weight", true, EXPERTS, HF_AS_IS},
+    {"mlp.shared_expert_gate.weight", "ffn_gate_inp_shexp.weight", true, EXPERTS, HF_VECTOR},
+    {"block_sparse_moe.gate.weight", "ffn_gate_inp.weight", true, EXPERTS, HF_AS_IS}, // Mixtral
+    {"block_sparse_moe.experts.*.w1.weight", "ffn_gate_exps.weight", true, EXPERTS, HF_EXPERT},
+    {"block_sparse_moe.experts.*.w3.weight", "ffn_up_exps.weight", true, EXPERTS, HF_EXPERT},
+    {"block_sparse_moe.experts.*.w2.weight", "ffn_down_exps.weight", true, EXPERTS, HF_EXPERT},
+    {"block_sparse_moe.router.layer.weight", "ffn_gate_inp.weight", true, EXPERTS, HF_AS_IS}, // GraniteMoe
+    {"block_sparse_moe.input_linear.weight", "ffn_gate_exps.weight", true, EXPERTS, HF_HALVES},
+    {"block_sparse_moe.output_linear.weight", "ffn_down_exps.weight", true, EXPERTS, HF_AS_IS},
 };
 
 // "layers.12.rest": the number and what follows; -1 when it does not begin so.
@@ -543,30 +609,53 @@ static int64_t layer_number(struct span *s) {
     return l;
 }
 
-bool hf_tensor_name(const struct hf_model *m, struct span hf, char gguf[65],
-                    enum hf_change *change, struct err *err) {
+// A '*' in the pattern stands for a number without leading zeros.
+static bool matches(struct span s, const char *pattern, int64_t *number) {
+    size_t at = 0;
+    for (; *pattern; pattern++) {
+        if (*pattern != '*') {
+            if (at == s.n || s.p[at++] != *pattern) return false;
+            continue;
+        }
+        size_t from = at;
+        for (*number = 0; at < s.n && s.p[at] >= '0' && s.p[at] <= '9' && at - from < 6; at++)
+            *number = *number * 10 + (s.p[at] - '0');
+        if (at == from || (s.p[from] == '0' && at - from > 1)) return false;
+    }
+    return at == s.n;
+}
+
+static bool row_applies(const struct rule *r, const struct hf_family *f) {
+    return r->when == BOTH || (r->when == EXPERTS ? f->experts != NO_EXPERTS : (r->when == SANDWICH) == f->sandwich);
+}
+
+bool hf_tensor_name(const struct hf_model *m, struct span hf, struct hf_place *place, struct err *err) {
     static const char prefix[] = "model.";
     struct span rest = hf;
     char shown[SHOWN];
     if (hf.n > sizeof prefix - 1 && !memcmp(hf.p, prefix, sizeof prefix - 1))
         rest = (struct span){hf.p + sizeof prefix - 1, hf.n - (sizeof prefix - 1)};
     int64_t layer = layer_number(&rest);
+    *place = (struct hf_place){.expert = 0};
     for (size_t i = 0; i < COUNT_OF(rules); i++) {
         const struct rule *r = &rules[i];
-        if (r->per_layer != (layer >= 0) || !span_is(rest, r->hf)) continue;
-        if (r->when != BOTH && (r->when == SANDWICH) != m->family->sandwich) continue;
+        if (r->per_layer != (layer >= 0) || !row_applies(r, m->family) || !matches(rest, r->hf, &place->expert)) continue;
         if (layer >= m->L)
             return err_set(err, "tensor '%s' is of layer %" PRId64 ", but config.json says %" PRId64 " layers",
                            span_shown(hf, shown, sizeof shown), layer, m->L);
-        *change = r->change;
-        if (!m->family->adjacent && (*change == HF_ROWS_Q || *change == HF_ROWS_K)) *change = HF_AS_IS;
-        if (!m->family->norm_adds_one && *change == HF_NORM) *change = HF_AS_IS;
+        if (r->change == HF_EXPERT && place->expert >= m->E)
+            return err_set(err, "tensor '%s' is of expert %" PRId64 ", but config.json says %" PRId64 " experts",
+                           span_shown(hf, shown, sizeof shown), place->expert, m->E);
+        enum hf_change change = r->change;
+        if (!m->family->adjacent && (change == HF_ROWS_Q || change == HF_ROWS_K)) change = HF_AS_IS;
+        if (!m->family->norm_adds_one && change == HF_NORM) change = HF_AS_IS;
         // A tied head is the embedding, whatever the file repeats under the head's name.
-        if (m->tied && !strcmp(r->hf, "lm_head.weight")) *change = HF_SKIP;
+        if (m->tied && !strcmp(r->hf, "lm_head.weight")) change = HF_SKIP;
+        place->change = change;
         if (r->per_layer)
-            snprintf(gguf, 65, "blk.%" PRId64 ".%s", layer, r->gguf);
+            snprintf(place->gguf, sizeof place->gguf, "blk.%" PRId64 ".%s", layer, r->gguf);
         else
-            snprintf(gguf, 65, "%s", r->gguf);
+            snprintf(place->gguf, sizeof place->gguf, "%s", r->gguf);
         return true;
     }
     return err_set(err, "tensor '%s' is not part of a %s as this program knows it",
@@ -589,7 +678,7 @@ bool hf_name_of(const struct hf_family *family, const char *gguf, char hf[128],
     for (size_t i = 0; i < COUNT_OF(rules); i++) {
         const struct rule *r = &rules[i];
         if (r->per_layer != per_layer || r->change == HF_SKIP || strcmp(rest, r->gguf)) continue;
-        if (r->when != BOTH && (r->when == SANDWICH) != family->sandwich) continue;
+        if (!row_applies(r, family)) continue;
         *change = r->change;
         bool head = !strcmp(r->hf, "lm_head.weight");
         if (per_layer)

@@ -10,7 +10,7 @@
 // Weights stay in their maps wherever GGUF has them in the same form. Copies, owned by the
 // model_file: the rows of Q and K where GGUF turns adjacent pairs and the folder halves of a head
 // (row h, 2i+j there is row h, j D/2 + i here), norms that count from one, and data that lie at an
-// odd address. The divisors of Llama 3's rope become GGUF's tensor rope_freqs.weight.
+// odd address, and experts, which GGUF has in one tensor of three dimensions. The divisors of Llama 3's rope become GGUF's tensor rope_freqs.weight.
 //
 // A file named by the index must be a plain name: nothing outside the folder is ever opened.
 #include "formats/internal.h"
@@ -39,6 +39,11 @@ struct weight { // an entry of the index
     size_t name_at, name_n;
     size_t shard;
 };
+struct stack { // a tensor that experts fill, one matrix each
+    struct file_tensor t;
+    char *data;
+    int64_t filled;
+};
 struct loader {
     struct model_file *f;
     const char *folder;
@@ -52,6 +57,8 @@ struct loader {
     struct hf_model model;
     struct key_text keys;
     size_t bytes_of[DTYPE_COUNT + 1];
+    struct stack *stacks;
+    size_t n_stacks, cap_stacks;
 };
 
 // folder/name in a text that the caller frees.
@@ -305,6 +312,36 @@ static bool change_tensor(struct loader *l, struct file_tensor *t, enum hf_chang
     return true;
 }
 
+static bool is_float(enum dtype d) { return d == DTYPE_F32 || d == DTYPE_F16 || d == DTYPE_BF16; }
+
+// Copies a matrix into the tensor of its kind and layer. The names are unique, so a tensor that got
+// as many as there are experts has each of them. All of them lie in the files: that bounds the copy.
+static bool stack_expert(struct loader *l, const struct file_tensor *t, int64_t expert) {
+    size_t i = 0, bytes;
+    while (i < l->n_stacks && strcmp(l->stacks[i].t.name, t->name)) i++;
+    if (t->n_dims != 2 || !is_float(t->dtype))
+        return err_set(l->err, "has type %s and %d dimensions, expected a matrix of F32, F16 or BF16", t->type_name,
+                       t->n_dims);
+    if (i == l->n_stacks) {
+        if (!size_mul(t->bytes, (size_t)l->model.E, &bytes) || bytes > model_file_bytes(l->f))
+            return err_set(l->err, "there cannot be %" PRId64 " experts of this size in %zu bytes of weights",
+                           l->model.E, model_file_bytes(l->f));
+        mem_grow((void **)&l->stacks, &l->cap_stacks, i + 1, sizeof *l->stacks, "tensors of experts");
+        struct stack s = {.t = *t, .data = model_file_own(l->f, bytes, "experts of a layer")};
+        s.t.n_dims = 3;
+        s.t.size[0] = l->model.E, s.t.size[1] = t->size[0], s.t.size[2] = t->size[1];
+        s.t.bytes = bytes;
+        s.t.data = s.data;
+        l->stacks[l->n_stacks++] = s;
+    }
+    struct stack *s = &l->stacks[i];
+    if (s->t.dtype != t->dtype || s->t.size[1] != t->size[0] || s->t.size[2] != t->size[1])
+        return err_set(l->err, "differs in shape or type from another expert of its layer");
+    memcpy(s->data + (size_t)expert * t->bytes, t->data, t->bytes);
+    s->filled++;
+    return true;
+}
+
 static void append(struct loader *l, const struct file_tensor *t) {
     struct model_file *f = l->f;
     mem_grow((void **)&f->tensors, &f->cap_tensors, f->n_tensors + 1, sizeof *t, "table of tensors");
@@ -312,14 +349,47 @@ static void append(struct loader *l, const struct file_tensor *t) {
     l->bytes_of[t->dtype] += t->bytes;
 }
 
+static bool finish_stacks(struct loader *l) {
+    for (size_t i = 0; i < l->n_stacks; i++) {
+        const struct stack *s = &l->stacks[i];
+        if (s->filled != l->model.E)
+            return err_set(l->err, "%s has %" PRId64 " experts in the folder, config.json says %" PRId64, s->t.name,
+                           s->filled, l->model.E);
+        append(l, &s->t);
+    }
+    return true;
+}
+
+// gate and up projection of every expert lie one after the other in [E, 2 F, C].
+static bool split_halves(struct loader *l, struct file_tensor *t) {
+    if (t->n_dims != 3 || t->size[0] != l->model.E || t->size[1] % 2 || !is_float(t->dtype))
+        return err_set(l->err, "is no [%" PRId64 ", an even number, width] of F32, F16 or BF16", l->model.E);
+    struct file_tensor half[2] = {*t, *t};
+    size_t one = t->bytes / (size_t)t->size[0] / 2;
+    char *up = strstr(half[1].name, "ffn_gate_exps");
+    assert(up);
+    snprintf(up, 20, "ffn_up_exps.weight");
+    for (size_t k = 0; k < 2; k++) {
+        char *to = model_file_own(l->f, t->bytes / 2, "experts of a layer");
+        for (size_t e = 0; e < (size_t)t->size[0]; e++)
+            memcpy(to + e * one, (const char *)t->data + (2 * e + k) * one, one);
+        half[k].size[1] /= 2;
+        half[k].bytes /= 2;
+        half[k].data = to;
+        append(l, &half[k]);
+    }
+    return true;
+}
+
 static bool add_tensor(struct loader *l, const struct shard *s, const struct file_map *map,
                        const struct st_tensor *from) {
     struct file_tensor t = {.dtype = from->dtype, .type_name = from->type, .n_dims = from->n_dims};
-    enum hf_change change;
+    struct hf_place place;
     char shown[SHOWN];
     struct span name = safetensors_name(&s->table, from);
-    if (!hf_tensor_name(&l->model, name, t.name, &change, l->err)) return err_in(l->err, "%s", s->name);
-    if (change == HF_SKIP) return true;
+    if (!hf_tensor_name(&l->model, name, &place, l->err)) return err_in(l->err, "%s", s->name);
+    if (place.change == HF_SKIP) return true;
+    memcpy(t.name, place.gguf, sizeof t.name);
     span_shown(name, shown, sizeof shown);
     bool fits = from->n_dims >= 1 && from->n_dims <= DIMS_MAX;
     for (int d = 0; fits && d < from->n_dims; d++) {
@@ -331,8 +401,15 @@ static bool add_tensor(struct loader *l, const struct shard *s, const struct fil
                        shown, DIMS_MAX);
     t.data = map->data + from->begin;
     t.bytes = t.dtype == DTYPE_COUNT ? 0 : from->bytes;
-    if (!change_tensor(l, &t, change)) return err_in(l->err, "%s: tensor '%s'", s->name, shown);
-    append(l, &t);
+    if (place.change == HF_VECTOR && t.n_dims == 2 && t.size[0] == 1) {
+        t.n_dims = 1;
+        t.size[0] = t.size[1], t.size[1] = 0;
+    }
+    bool good = place.change == HF_EXPERT   ? stack_expert(l, &t, place.expert)
+                : place.change == HF_HALVES ? split_halves(l, &t)
+                                            : change_tensor(l, &t, place.change);
+    if (!good) return err_in(l->err, "%s: tensor '%s'", s->name, shown);
+    if (place.change != HF_EXPERT && place.change != HF_HALVES) append(l, &t);
     return true;
 }
 
@@ -358,6 +435,7 @@ static bool make_tensors(struct loader *l) {
     for (size_t i = 0; i < l->n_shards; i++)
         for (size_t t = 0; t < l->shards[i].table.n; t++)
             if (!add_tensor(l, &l->shards[i], &l->f->parts[i], &l->shards[i].table.tensors[t])) return false;
+    if (!finish_stacks(l)) return false;
     if (l->model.llama3_factor > 0) add_rope_divisors(l);
     size_t twice;
     return model_file_index(l->f, &twice) ||
@@ -523,6 +601,7 @@ bool hf_read(struct model_file *f, const char *folder, const char *only, struct 
         mem_free((char *)l.shards[i].name);
     }
     mem_free(l.shards);
+    mem_free(l.stacks);
     mem_free(l.weights);
     text_free(&l.names);
     hf_config_free(&l.config);

@@ -231,10 +231,12 @@ struct hf_family {
     const char *act;   // hidden_act that the family computes
     double theta;      // what an absent rope_theta means
     bool written;      // hf_write knows all of its keys
+    enum { NO_EXPERTS, EXPERTS_RAW, EXPERTS_NORMED } experts; // their weights are divided by their sum
 };
 struct hf_model { // what reading the tensors needs of the config
     const struct hf_family *family;
     int64_t C, L, H, G, D, V;
+    int64_t E; // experts, 0: none
     bool tied;
     double llama3_factor, llama3_low, llama3_high; // factor 0: no such rope scaling
     int64_t llama3_ctx;
@@ -249,11 +251,18 @@ enum hf_change { // what a tensor goes through on its way to GGUF
     HF_ROWS_Q, // rows of each of H heads from halves to adjacent pairs
     HF_ROWS_K, // the same for G heads
     HF_NORM,   // plus one, where the family has it
+    HF_EXPERT, // becomes one of E matrices in a tensor of three dimensions
+    HF_HALVES, // [E, 2 F, C]: the first F of each are the gate, the others, named beside it, the up projection
+    HF_VECTOR, // [1, C] becomes [C]
     HF_SKIP,
 };
+struct hf_place {
+    char gguf[65];
+    enum hf_change change;
+    int64_t expert; // its number, where change is HF_EXPERT
+};
 // The GGUF name of a tensor and its change; false with a sentence when the family has none.
-MUST_USE bool hf_tensor_name(const struct hf_model *m, struct span hf, char gguf[65],
-                             enum hf_change *change, struct err *err);
+MUST_USE bool hf_tensor_name(const struct hf_model *m, struct span hf, struct hf_place *place, struct err *err);
 // The way back: the row of an architecture that hf_write can write (NULL when there is none), and the
 // name in the folder of a GGUF tensor (false when it has none).
 const struct hf_family *hf_family_of(struct span arch);

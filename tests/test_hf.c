@@ -223,6 +223,17 @@ Test(hf, config_of_each_family_in_the_words_of_gguf) {
                   "\"final_logit_softcapping\":30.0,\"query_pre_attn_scalar\":16}", &m);
     cr_assert(real_of(f, "gemma2.attn_logit_softcapping") == 50 && real_of(f, "gemma2.final_logit_softcapping") == 30);
     model_file_close(f);
+    f = keys_fine(CLASS("MiniCPMForCausalLM") ",\"scale_emb\":12,\"scale_depth\":1.4,\"dim_model_base\":16}", &m);
+    cr_assert(real_of(f, "minicpm.embedding_scale") == 12 && real_of(f, "minicpm.logit_scale") == 4 && m.tied &&
+              fabs(real_of(f, "minicpm.residual_scale") - 1.4 / sqrt(6)) < 1e-7);
+    model_file_close(f);
+    f = keys_fine(CLASS("Phi3ForCausalLM") ",\"partial_rotary_factor\":0.75,\"sliding_window\":64,\"rope_scaling\":null}", &m);
+    cr_assert(int_of(f, "phi3.rope.dimension_count") == 12 && int_of(f, "phi3.attention.sliding_window") == 64);
+    model_file_close(f);
+    f = keys_fine(CLASS("Qwen2MoeForCausalLM") ",\"num_experts\":8,\"num_experts_per_tok\":2,\"moe_intermediate_size\":24,"
+                  "\"shared_expert_intermediate_size\":48,\"norm_topk_prob\":false,\"mlp_only_layers\":[],\"decoder_sparse_step\":1}", &m);
+    cr_assert(int_of(f, "qwen2moe.expert_feed_forward_length") == 24 && int_of(f, "qwen2moe.expert_shared_feed_forward_length") == 48);
+    model_file_close(f);
     f = keys_fine(CLASS("LlamaForCausalLM") ",\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4.0,"
                   "\"original_max_position_embeddings\":128}}", &m);
     cr_assert(text_is(f, "llama.rope.scaling.type", "yarn") && int_of(f, "llama.rope.scaling.original_context_length") == 128);
@@ -416,6 +427,65 @@ Test(hf, what_lies_beside_the_weights_becomes_keys) {
     put_str("generation_config.json", "{}");
     put_str("tokenizer_config.json", "{\"chat_template\":");
     refused(dir, "tokenizer_config.json: JSON");
+}
+
+// Numbers of a tensor of f (f32) as add() made them for a stream, from a place on.
+static bool is_stream(const struct model_file *f, const char *name, size_t from, size_t n, uint64_t stream, size_t stream_from) {
+    const struct file_tensor *t = model_file_tensor(f, name);
+    cr_assert(t && t->dtype == DTYPE_F32 && t->bytes >= (from + n) * 4, "%s", name);
+    for (size_t i = 0; i < n; i++)
+        if (((const float *)t->data)[from + i] != (float)(.1 * rng_normal(5, stream, stream_from + i))) return false;
+    return true;
+}
+
+Test(hf, experts_become_one_tensor) {
+    struct build b = {{0}, {0}};
+    add(&b, L0 "block_sparse_moe.gate.weight", DTYPE_F32, 2, 8, 1);
+    for (int e = 1; e >= 0; e--) {
+        static const char *const parts[] = {"w1", "w3", "w2"};
+        for (int k = 0; k < 3; k++) {
+            char name[96];
+            snprintf(name, sizeof name, L0 "block_sparse_moe.experts.%d.%s.weight", e, parts[k]);
+            add(&b, name, DTYPE_F32, k == 2 ? 8 : 12, k == 2 ? 12 : 8, (uint64_t)(10 * e + k));
+        }
+    }
+    write_build(&b, "model.safetensors", 0);
+    put_str("config.json", TINY("MixtralForCausalLM", ",\"num_local_experts\":2,\"num_experts_per_tok\":1,\"sliding_window\":null"));
+    struct model_file *f = open_file(dir);
+    cr_assert(int_of(f, "llama.expert_count") == 2 && int_of(f, "llama.expert_used_count") == 1);
+    const struct file_tensor *down = model_file_tensor(f, "blk.0.ffn_down_exps.weight");
+    cr_assert(down && down->n_dims == 3 && down->size[0] == 2 && down->size[1] == 8 && down->size[2] == 12);
+    for (size_t e = 0; e < 2; e++)
+        cr_assert(is_stream(f, "blk.0.ffn_gate_exps.weight", e * 96, 96, 10 * e, 0) &&
+                  is_stream(f, "blk.0.ffn_up_exps.weight", e * 96, 96, 10 * e + 1, 0) &&
+                  is_stream(f, "blk.0.ffn_down_exps.weight", e * 96, 96, 10 * e + 2, 0));
+    model_file_close(f);
+    put_str("config.json", TINY("MixtralForCausalLM", ",\"num_local_experts\":3,\"num_experts_per_tok\":1"));
+    refused(dir, "has 2 experts in the folder, config.json says 3");
+    put_str("config.json", TINY("MixtralForCausalLM", ",\"num_local_experts\":4096,\"num_experts_per_tok\":1"));
+    refused(dir, "there cannot be 4096 experts of this size");
+    put_str("config.json", TINY("MixtralForCausalLM", ",\"num_local_experts\":1,\"num_experts_per_tok\":1"));
+    refused(dir, "is of expert 1, but config.json says 1 experts");
+    put_str("config.json", TINY("Qwen3MoeForCausalLM", ",\"num_experts\":2,\"num_experts_per_tok\":1"));
+    refused(dir, "'norm_topk_prob' is false");
+    // GraniteMoe: [E, 2 F, C], written as F rows of gate, then F of up; here as one matrix per expert in a row.
+    struct text t = {0};
+    for (int i = 0; i < 2 * 24 * 8; i++) {
+        float x = (float)(.1 * rng_normal(5, 3, (uint64_t)i));
+        text_add(&t, (const char *)&x, 4);
+    }
+    b = (struct build){{0}, {0}};
+    add(&b, L0 "block_sparse_moe.router.layer.weight", DTYPE_F32, 2, 8, 1);
+    text_fmt(&b.head, ",\"" L0 "block_sparse_moe.input_linear.weight\":{\"dtype\":\"F32\",\"shape\":[2,24,8],\"data_offsets\":[%zu,%zu]}",
+             b.data.len, b.data.len + t.len);
+    text_add(&b.data, t.data, t.len);
+    text_free(&t);
+    write_build(&b, "model.safetensors", 0);
+    put_str("config.json", TINY("GraniteMoeForCausalLM", ",\"num_local_experts\":2,\"num_experts_per_tok\":1"));
+    f = open_file(dir);
+    cr_assert(is_stream(f, "blk.0.ffn_gate_exps.weight", 0, 96, 3, 0) && is_stream(f, "blk.0.ffn_up_exps.weight", 0, 96, 3, 96) &&
+              is_stream(f, "blk.0.ffn_gate_exps.weight", 96, 96, 3, 192) && is_stream(f, "blk.0.ffn_up_exps.weight", 96, 96, 3, 288));
+    model_file_close(f);
 }
 
 Test(hf, folders_without_what_they_need_say_what_is_missing) {
