@@ -65,6 +65,10 @@ fuzz: ## coverage-guided fuzzing of the readers for FUZZ_SECONDS (60); needs cla
 	clang -g -O1 -fsanitize=fuzzer,address,undefined -I. -D_GNU_SOURCE tests/fuzz/fuzz_formats.c tests/hostile.c \
 	    formats/*.c core/*.c -lm -pthread -o build/fuzz/formats
 	build/fuzz/formats -max_len=65536 -max_total_time=$${FUZZ_SECONDS:-60} build/fuzz/corpus
+	@mkdir -p build/fuzz/safetensors_corpus
+	clang -g -O1 -fsanitize=fuzzer,address,undefined -I. -D_GNU_SOURCE tests/fuzz/fuzz_safetensors.c \
+	    formats/*.c core/*.c -lm -pthread -o build/fuzz/safetensors
+	build/fuzz/safetensors -max_len=65536 -max_total_time=$${FUZZ_SECONDS:-60} build/fuzz/safetensors_corpus tests/golden/hf_granite
 
 bench: run $(B)/bench_ops ## speed of every op at every level, and of the shipped model
 	$(B)/bench_ops

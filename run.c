@@ -524,6 +524,8 @@ static int run_export(struct app *a) {
     }
     a->file = model_file_open(o.model, &err);
     if (!a->file) fail(1, &err);
+    a->model = model_load(a->file, a->backend, &err); // what does not run here cannot be compared
+    if (!a->model) fail(1, &err);
     bool carries = meta_kind(a->file, "tokenizer.ggml.model") != META_ABSENT;
     if (o.tokenizer) open_tokenizer(a);
     else if (!carries && !folder) fprintf(stderr, "note: %s carries no tokenizer, so %s will not either\n", o.model, o.out);

@@ -193,7 +193,7 @@ static const char *const harmless[] = {
     "top_p", "torch_dtype", "torchscript", "transformers.js_config", "transformers_version", "typical_p",
     "unk_token_id", "unsloth_fixed", "unsloth_version", "use_bfloat16", "use_cache", "vocab_size",
     "max_window_layers", "hidden_dropout", "attention_probs_dropout_prob", "hidden_dropout_prob",
-    "attn_pdrop", "keys_to_ignore_at_inference", "base_model_tp_plan", "neftune_noise_alpha", "original_max_position_embeddings",
+    "attn_pdrop", "keys_to_ignore_at_inference", "base_model_tp_plan", "neftune_noise_alpha", "original_max_position_embeddings", "router_jitter_noise", "input_jitter_noise",
 };
 
 static bool is_harmless(const char *path, size_t n) {
@@ -267,7 +267,9 @@ static bool put_shape(struct keys *k) {
     if (m->D < 2 || m->D % 2)
         return err_set(k->err, "the head size is %" PRId64 ", expected an even number", m->D);
     double part = 1;
-    if (!hf_real(k->c, "partial_rotary_factor", false, 0, 1, &part, k->err)) return false;
+    if (!hf_real(k->c, "partial_rotary_factor", false, 0, 1, &part, k->err) ||
+        !hf_real(k->c, "rope_parameters.partial_rotary_factor", false, 0, 1, &part, k->err))
+        return false;
     int64_t turned = (int64_t)((double)m->D * part);
     if (part != 1 && (m->family->adjacent || turned < 2 || turned % 2))
         return err_set(k->err, "'partial_rotary_factor' is %g: rope on a part of a head is not "
@@ -434,7 +436,8 @@ static bool put_experts(struct keys *k) {
     bool expected = m->family->experts == EXPERTS_NORMED;
     bool norm = granite || mixtral ? expected : false; // the classes that have the switch are born with false
     int64_t used = 0, F = 0, shared = 0, step = 1;
-    if (!hf_int(k->c, granite || mixtral ? "num_local_experts" : "num_experts", true, 1, 4096, &m->E, k->err) ||
+    const char *count = hf_find(k->c, "num_local_experts") ? "num_local_experts" : "num_experts"; // either name
+    if (!hf_int(k->c, count, true, 1, 4096, &m->E, k->err) ||
         !hf_int(k->c, "num_experts_per_tok", true, 1, m->E, &used, k->err) ||
         !hf_int(k->c, "moe_intermediate_size", false, 1, 1 << 20, &F, k->err) ||
         !hf_int(k->c, "shared_expert_intermediate_size", false, 0, 1 << 20, &shared, k->err) ||
