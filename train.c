@@ -717,6 +717,9 @@ static void finish(struct run *r) {
     double per_byte = log_evaluation(r, 16 * o.eval_tokens);
     progress_close(&r->progress);
     if (!log_close(r->log, &err)) fail(1, &err);
+    // The export reads its own file back, which takes the room of a second model: what only training needs goes first.
+    train_state_free(r->acts);
+    optimizer_free(r->optimizer);
     enum dtype dtype = dtype_from_name(o.export_dtype);
     text_fmt(&path, "%s/model.gguf", o.out);
     if (!checkpoint_export(path.data, r->model, r->tokenizer, dtype, &r->notes, &err)) fail(1, &err);
