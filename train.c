@@ -35,7 +35,7 @@ static struct {
     .out = "out", .family = "granite", .size = "1M", .tokenizer = "bpe:2048", .schedule = "power",
     .decay_shape = "linear", .dtype = "f32", .device = "auto", .export_dtype = "f32",
     .seq = 256, .seed = 1, .keep = 2, .eval_every = 0, .eval_tokens = 65536, .samples = 3,
-    .story_bytes = 16000000, .decay = 0.2, .power_a = 4, .power_b = -0.51, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1,
+    .story_bytes = 16000000, .decay = 0.2, .power_b = -0.51, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1,
     .clip = 1, .guard = 6, .valid_share = 0.05, .save_seconds = 600, .floor = 0, .resume = true, .tied = true, .doc_mask = true,
 };
 
@@ -83,7 +83,7 @@ static struct opt table[] = { // --data stays first: words without an option go 
     {"--final", OPT_REAL, &o.final, 0, 1, "X", "floor of the decay as a share", 0},
     {"--decay-from", OPT_TEXT, &o.decay_from, 0, 0, "CKPT", "cool down any checkpoint: branch off with --decay-tokens into another --out", 0},
     {"--decay-tokens", OPT_INT, &o.decay_tokens, 0, 1e15, "N", "length of that branch; 0: 25% of what the checkpoint has seen", 0},
-    {"--power-a", OPT_REAL, &o.power_a, 0, 1000, "X", "amplitude of the power law", 0},
+    {"--power-a", OPT_REAL, &o.power_a, 0, 1000, "X", "amplitude of the power law; 0: 4, and below 64k tokens a batch 4 sqrt(64k / batch)", 0},
     {"--power-b", OPT_REAL, &o.power_b, -2, 0, "X", "exponent of the power law", 0},
     {"--beta1", OPT_REAL, &o.beta1, 0, 0.99999, "X", "AdamW", 0},
     {"--beta2", OPT_REAL, &o.beta2, 0, 0.999999, "X", "AdamW", 0},
@@ -112,12 +112,12 @@ static struct opt table[] = { // --data stays first: words without an option go 
 // What the options came to: every number a step depends on, with nothing left open. Kept in checkpoints after the options.
 static struct {
     int64_t tokens, batch_tokens, decay_tokens; // tokens 0: not placed yet, --time will
-    double lr, warmup;
+    double lr, warmup, power_a;
 } amount;
 static struct opt amounts[] = {
     {"--tokens", OPT_INT, &amount.tokens, 0, 0, "", "", 0},   {"--batch-tokens", OPT_INT, &amount.batch_tokens, 0, 0, "", "", 0},
     {"--decay-tokens", OPT_INT, &amount.decay_tokens, 0, 0, "", "", 0}, {"--lr", OPT_REAL, &amount.lr, 0, 0, "", "", 0},
-    {"--warmup", OPT_REAL, &amount.warmup, 0, 0, "", "", 0},
+    {"--warmup", OPT_REAL, &amount.warmup, 0, 0, "", "", 0}, {"--power-a", OPT_REAL, &amount.power_a, 0, 0, "", "", 0},
 };
 static const char amounts_follow[] = "# what these came to\n";
 
@@ -339,10 +339,20 @@ static int64_t step_law_batch(double D, int64_t T) {
     return (sequences < least ? least : sequences) * T;
 }
 
-// Peak learning rate when none is given. Granite: base rates of muP (power: cap of the paper; wsd and others: .01 of
-// MiniCPM). Llama has no muP, so Step Law by size and tokens, kept inside what small models stand.
-static double default_lr(const struct model_config *c, bool power, double D) {
-    if (c->mup) return power ? 0.02 : 0.01;
+// The power law was fitted for batches of 64k to 2M tokens, where its rate grows with the batch. Below that a rate
+// proportional to the batch comes out far too small; Adam's square-root rule (methods A.4) carries the law on from 64k.
+enum { POWER_LEAST_BATCH = 1 << 16 };
+
+static double default_power_a(double batch) {
+    return batch >= POWER_LEAST_BATCH ? 4 : 4 * sqrt(POWER_LEAST_BATCH / batch);
+}
+
+// Peak learning rate when none is given. Granite: base rates of muP, the paper's cap for power where its law was
+// fitted, else .01 (MiniCPM; also best here for a million parameters, .005 and .02 are worse). Llama has no muP, so
+// Step Law by size and tokens, kept inside what small models stand.
+static double default_lr(const struct model_config *c, double D) {
+    bool power = strcmp(o.schedule, "power") == 0;
+    if (c->mup) return power && amount.batch_tokens >= POWER_LEAST_BATCH ? 0.02 : 0.01;
     double lr = 1.79 * pow((double)(config_params(c) - c->V * c->C), -0.713) * pow(D, 0.307);
     return lr < 1e-4 ? 1e-4 : lr > 4e-3 ? 4e-3 : lr;
 }
@@ -389,7 +399,8 @@ static void resolve_amounts(struct run *r, const struct model_config *c) {
     resolve_tokens(expected);
     if (amount.tokens) expected = (double)amount.tokens;
     double batch = (double)amount.batch_tokens;
-    amount.lr = o.lr > 0 ? o.lr : default_lr(c, strcmp(o.schedule, "power") == 0, expected);
+    amount.lr = o.lr > 0 ? o.lr : default_lr(c, expected);
+    amount.power_a = o.power_a > 0 ? o.power_a : default_power_a(batch);
     amount.warmup = o.warmup < 0    ? 0
                     : o.warmup == 0 ? fmax(0.02 * expected, fmin(50 * batch, 0.1 * expected))
                     : o.warmup < 1  ? o.warmup * expected
@@ -401,7 +412,7 @@ static void make_schedule(struct run *r) {
     r->schedule = (struct schedule){
         .kind = schedule_find(o.schedule), .lr = amount.lr, .total = amount.tokens ? (double)amount.tokens : INFINITY,
         .warmup = amount.warmup, .decay = (double)amount.decay_tokens, .shape = decay_find(o.decay_shape), .final = o.final,
-        .power_a = o.power_a, .power_b = o.power_b, .batch = (double)amount.batch_tokens,
+        .power_a = amount.power_a, .power_b = o.power_b, .batch = (double)amount.batch_tokens,
     };
 }
 
