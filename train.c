@@ -32,10 +32,10 @@ static struct {
         save_seconds, floor, embedding_scale, attention_scale, residual_scale, init_std;
     bool override, resume, plan, list, help, version, tied, doc_mask;
 } o = {
-    .out = "out", .family = "granite", .size = "1M", .tokenizer = "bpe:2048", .schedule = "power",
+    .out = "out", .family = "granite", .size = "1M", .tokenizer = "bpe:4096", .schedule = "power",
     .decay_shape = "linear", .dtype = "f32", .device = "auto", .export_dtype = "f32",
-    .seq = 256, .seed = 1, .keep = 2, .eval_every = 0, .eval_tokens = 65536, .samples = 3,
-    .story_bytes = 16000000, .decay = 0.2, .power_a = 4, .power_b = -0.51, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1,
+    .seq = 1024, .seed = 1, .keep = 2, .eval_every = 0, .eval_tokens = 65536, .samples = 3,
+    .story_bytes = 20000000, .decay = -1, .power_b = -0.51, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1,
     .clip = 1, .guard = 6, .valid_share = 0.05, .save_seconds = 600, .floor = 0, .resume = true, .tied = true, .doc_mask = true,
 };
 
@@ -78,12 +78,12 @@ static struct opt table[] = { // --data stays first: words without an option go 
     {"--schedule", OPT_TEXT, &o.schedule, 0, 0, "NAME", "[Learning] power, wsd, cosine, linear, constant; --list explains", 0},
     {"--lr", OPT_REAL, &o.lr, 0, 100, "X", "peak learning rate, for power the cap; 0: the family's default", 0},
     {"--warmup", OPT_REAL, &o.warmup, -1, 1e15, "N", "tokens of warmup; below 1 a share of all; 0: 2% or 50 steps, whichever is longer; -1: none", 0},
-    {"--decay", OPT_REAL, &o.decay, 0, 1, "X", "share of the tokens spent in the decay phase (power, wsd)", 0},
+    {"--decay", OPT_REAL, &o.decay, -1, 1, "X", "share of the tokens spent in the decay phase (power, wsd); -1: 0.1, below 1G tokens 0.2, below 10M 0.5", 0},
     {"--decay-shape", OPT_TEXT, &o.decay_shape, 0, 0, "NAME", "linear, 1-sqrt, exponential, cosine", 0},
     {"--final", OPT_REAL, &o.final, 0, 1, "X", "floor of the decay as a share", 0},
     {"--decay-from", OPT_TEXT, &o.decay_from, 0, 0, "CKPT", "cool down any checkpoint: branch off with --decay-tokens into another --out", 0},
     {"--decay-tokens", OPT_INT, &o.decay_tokens, 0, 1e15, "N", "length of that branch; 0: 25% of what the checkpoint has seen", 0},
-    {"--power-a", OPT_REAL, &o.power_a, 0, 1000, "X", "amplitude of the power law", 0},
+    {"--power-a", OPT_REAL, &o.power_a, 0, 1000, "X", "amplitude of the power law; 0: 4, and below 64k tokens a batch 4 sqrt(64k / batch)", 0},
     {"--power-b", OPT_REAL, &o.power_b, -2, 0, "X", "exponent of the power law", 0},
     {"--beta1", OPT_REAL, &o.beta1, 0, 0.99999, "X", "AdamW", 0},
     {"--beta2", OPT_REAL, &o.beta2, 0, 0.999999, "X", "AdamW", 0},
@@ -112,12 +112,13 @@ static struct opt table[] = { // --data stays first: words without an option go 
 // What the options came to: every number a step depends on, with nothing left open. Kept in checkpoints after the options.
 static struct {
     int64_t tokens, batch_tokens, decay_tokens; // tokens 0: not placed yet, --time will
-    double lr, warmup;
+    double lr, warmup, power_a, decay; // decay: the share
 } amount;
 static struct opt amounts[] = {
     {"--tokens", OPT_INT, &amount.tokens, 0, 0, "", "", 0},   {"--batch-tokens", OPT_INT, &amount.batch_tokens, 0, 0, "", "", 0},
     {"--decay-tokens", OPT_INT, &amount.decay_tokens, 0, 0, "", "", 0}, {"--lr", OPT_REAL, &amount.lr, 0, 0, "", "", 0},
-    {"--warmup", OPT_REAL, &amount.warmup, 0, 0, "", "", 0},
+    {"--warmup", OPT_REAL, &amount.warmup, 0, 0, "", "", 0}, {"--power-a", OPT_REAL, &amount.power_a, 0, 0, "", "", 0},
+    {"--decay", OPT_REAL, &amount.decay, 0, 0, "", "", 0},
 };
 static const char amounts_follow[] = "# what these came to\n";
 
@@ -330,19 +331,28 @@ static struct model_config make_config(const struct run *r) {
     return c;
 }
 
-// Step Law (Li et al. 2025): batch in tokens for D tokens of training, rounded to whole sequences. The lower bound
-// keeps products large enough to be worth a thread.
+// Step Law (Li et al. 2025): batch in tokens for D tokens of training, in whole sequences. Its data begin at 4G tokens; for
+// small runs half of it does better (stories at 0.6M and 1.5M tokens: 1024 beats 2048).
 static int64_t step_law_batch(double D, int64_t T) {
-    double batch = 0.58 * pow(D, 0.571);
-    int64_t sequences = (int64_t)(batch / (double)T + 0.5);
-    int64_t least = (2048 + T - 1) / T;
+    double batch = 0.58 * pow(D, 0.571) * (D < 1e8 ? 0.5 : 1);
+    int64_t sequences = (int64_t)(batch / (double)T + 0.5), least = (1024 + T - 1) / T;
     return (sequences < least ? least : sequences) * T;
 }
 
-// Peak learning rate when none is given. Granite: base rates of muP (power: cap of the paper; wsd and others: .01 of
-// MiniCPM). Llama has no muP, so Step Law by size and tokens, kept inside what small models stand.
-static double default_lr(const struct model_config *c, bool power, double D) {
-    if (c->mup) return power ? 0.02 : 0.01;
+// The power law was fitted for batches of 64k to 2M tokens, where its rate grows with the batch. Below that a rate
+// proportional to the batch comes out far too small; Adam's square-root rule (methods A.4) carries the law on from 64k.
+enum { POWER_LEAST_BATCH = 1 << 16 };
+
+static double default_power_a(double batch) {
+    return batch >= POWER_LEAST_BATCH ? 4 : 4 * sqrt(POWER_LEAST_BATCH / batch);
+}
+
+// Peak learning rate when none is given. Granite: base rates of muP, the paper's cap for power where its law was
+// fitted, else .01 (MiniCPM; also best here for a million parameters, .005 and .02 are worse). Llama has no muP, so
+// Step Law by size and tokens, kept inside what small models stand.
+static double default_lr(const struct model_config *c, double D) {
+    bool power = strcmp(o.schedule, "power") == 0;
+    if (c->mup) return power && amount.batch_tokens >= POWER_LEAST_BATCH ? 0.02 : 0.01;
     double lr = 1.79 * pow((double)(config_params(c) - c->V * c->C), -0.713) * pow(D, 0.307);
     return lr < 1e-4 ? 1e-4 : lr > 4e-3 ? 4e-3 : lr;
 }
@@ -365,13 +375,17 @@ static int64_t whole_batches(double tokens) {
     return (int64_t)(steps < 1 ? 1 : steps) * amount.batch_tokens;
 }
 
+// A tenth is enough for long runs (MiniCPM); short ones gain from more: at 1.5M tokens 0.6 beats 0.4 beats 0.2 here.
+static double default_decay(double D) { return D >= 1e9 ? 0.1 : D >= 1e7 ? 0.2 : 0.5; }
+
 // How much in all: from --tokens, --steps or the clock. 0: the clock decides later.
 static void resolve_tokens(double expected) {
     bool phase = schedule_find(o.schedule)->decays;
     amount.tokens = o.steps ? o.steps * amount.batch_tokens : o.tokens ? whole_batches((double)o.tokens) : 0;
     // A schedule that needs its horizon gets the expected one; power and wsd place their decay by the clock.
     if (!amount.tokens && !phase) amount.tokens = whole_batches(expected);
-    if (amount.tokens && phase) amount.decay_tokens = (int64_t)(o.decay * (double)amount.tokens);
+    amount.decay = o.decay >= 0 ? o.decay : default_decay(expected);
+    if (amount.tokens && phase) amount.decay_tokens = (int64_t)(amount.decay * (double)amount.tokens);
 }
 
 // Turns what the user said, or left open, into numbers: from here on nothing is "auto".
@@ -386,10 +400,12 @@ static void resolve_amounts(struct run *r, const struct model_config *c) {
     amount.batch_tokens = o.batch_tokens ? o.batch_tokens : step_law_batch(o.steps ? 2e6 : expected, o.seq);
     if (amount.batch_tokens % o.seq)
         refuse(2, "--batch-tokens %lld is no multiple of --seq %lld", (long long)amount.batch_tokens, (long long)o.seq);
+    if (o.steps) expected = (double)(o.steps * amount.batch_tokens);
     resolve_tokens(expected);
     if (amount.tokens) expected = (double)amount.tokens;
     double batch = (double)amount.batch_tokens;
-    amount.lr = o.lr > 0 ? o.lr : default_lr(c, strcmp(o.schedule, "power") == 0, expected);
+    amount.lr = o.lr > 0 ? o.lr : default_lr(c, expected);
+    amount.power_a = o.power_a > 0 ? o.power_a : default_power_a(batch);
     amount.warmup = o.warmup < 0    ? 0
                     : o.warmup == 0 ? fmax(0.02 * expected, fmin(50 * batch, 0.1 * expected))
                     : o.warmup < 1  ? o.warmup * expected
@@ -401,7 +417,7 @@ static void make_schedule(struct run *r) {
     r->schedule = (struct schedule){
         .kind = schedule_find(o.schedule), .lr = amount.lr, .total = amount.tokens ? (double)amount.tokens : INFINITY,
         .warmup = amount.warmup, .decay = (double)amount.decay_tokens, .shape = decay_find(o.decay_shape), .final = o.final,
-        .power_a = o.power_a, .power_b = o.power_b, .batch = (double)amount.batch_tokens,
+        .power_a = amount.power_a, .power_b = o.power_b, .batch = (double)amount.batch_tokens,
     };
 }
 
@@ -452,7 +468,7 @@ static void adopt_options(const struct run_state *saved, const char *path) {
     if (!opt_read_text(table, COUNT_OF(table), all, n, path, &err) ||
         !opt_read_text(amounts, COUNT_OF(amounts), split, saved->options.len - n, path, &err))
         fail(1, &err);
-    if (o.override && (o.tokens || o.steps)) resolve_tokens(0);
+    if (o.override && (o.tokens || o.steps)) resolve_tokens((double)amount.tokens);
 }
 
 // The checkpoint to go on from: --decay-from, or the newest whole one in --out. NULL to start afresh.
@@ -582,7 +598,7 @@ static bool step(struct run *r) {
 // With --time: once the trunk has used its share of the clock, the rest of the time at the pace so far becomes the decay. From then
 // on the run has an end in tokens, kept in checkpoints like any other option.
 static void place_decay(struct run *r) {
-    if (amount.tokens || r->state.seconds < o.time * (1 - o.decay)) return;
+    if (amount.tokens || r->state.seconds < o.time * (1 - amount.decay)) return;
     double pace = (double)r->state.tokens / r->state.seconds;
     int64_t steps = (int64_t)(pace * (o.time - r->state.seconds) / (double)amount.batch_tokens + 0.5);
     amount.decay_tokens = (steps < 1 ? 1 : steps) * amount.batch_tokens;
@@ -717,6 +733,9 @@ static void finish(struct run *r) {
     double per_byte = log_evaluation(r, 16 * o.eval_tokens);
     progress_close(&r->progress);
     if (!log_close(r->log, &err)) fail(1, &err);
+    // The export reads its own file back, which takes the room of a second model: what only training needs goes first.
+    train_state_free(r->acts);
+    optimizer_free(r->optimizer);
     enum dtype dtype = dtype_from_name(o.export_dtype);
     text_fmt(&path, "%s/model.gguf", o.out);
     if (!checkpoint_export(path.data, r->model, r->tokenizer, dtype, &r->notes, &err)) fail(1, &err);

@@ -175,8 +175,8 @@ Test(programs, killed_twenty_times_the_run_ends_as_if_never_killed) {
 
 Test(programs, an_interrupt_saves_and_the_same_command_goes_on) {
     make_corpus();
-    cr_assert(shell("$TRAIN corpus.txt " TINY " --steps 40 -o whole 2>log") == 0);
-    cr_expect(shell("timeout -s INT 0.4 $TRAIN corpus.txt " TINY " --steps 400000 -o cut 2>log2; test $? -ge 124 -o $? -eq 130") == 0);
+    cr_expect(shell("$TRAIN corpus.txt " TINY " --steps 400000 -o cut 2>log2 & pid=$!; while ! test -s cut/log.jsonl; do sleep 0.05; done; "
+                    "kill -TERM $pid; wait $pid; test $? -eq 130") == 0);
     cr_expect(shell("ls cut/ckpt-*.gguf >/dev/null") == 0, "an interrupt left no checkpoint");
     cr_expect(shell("grep -q 'goes on from here' log2") == 0);
 }
@@ -296,4 +296,75 @@ Test(programs, hostile_gguf_files_end_in_a_sentence) {
     make_corpus();
     cr_assert(shell("$TRAIN corpus.txt " TINY " --steps 1 -o out 2>log") == 0);
     run_hostile("out/model.gguf", "", 520, 1);
+}
+
+static void put_int(FILE *f, int32_t x) { cr_assert(fwrite(&x, sizeof x, 1, f) == 1); }
+
+// A small random llama2.c file: 257 tokens, so that --tokenizer byte fits.
+static void make_llama2c(const char *name) {
+    enum { dim = 32, hidden = 64, layers = 2, heads = 4, kv = 2, vocab = 257, seq = 64 };
+    char path[128];
+    snprintf(path, sizeof path, "%s/%s", scratch, name);
+    FILE *f = fopen(path, "wb");
+    cr_assert(f != NULL);
+    const int32_t head[] = {dim, hidden, layers, heads, kv, vocab, seq};
+    for (size_t i = 0; i < COUNT_OF(head); i++) put_int(f, head[i]);
+    const int64_t kv_dim = dim / heads * kv;
+    const int64_t floats = vocab * dim + layers * (2 * dim + 2 * dim * dim + 2 * kv_dim * dim + 3 * dim * hidden) + dim + seq * (dim / heads);
+    for (int64_t i = 0; i < floats; i++) {
+        float x = (float)(0.1 * rng_normal(3, 0, (uint64_t)i));
+        cr_assert(fwrite(&x, sizeof x, 1, f) == 1);
+    }
+    cr_assert(fclose(f) == 0);
+}
+
+Test(programs, hostile_llama2c_files_end_in_a_sentence) {
+    make_llama2c("good.bin");
+    cr_assert(shell("$RUN -m good.bin --tokenizer byte -p Hi -n 5 >said 2>err") == 0);
+    run_hostile("good.bin", "--tokenizer byte", 500, 2);
+}
+
+// llama2.c's own test: the greedy text of its 260K model. The model is not part of this project.
+Test(programs, stories260K_says_the_published_text) {
+    static const char published[] =
+        "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day, she saw a big, "
+        "red ball. She wanted to play with it, but it was too high.\nLily's mom said, \"Lily, let's go to the park.\" Lily was "
+        "sad and didn't know what to do. She said, \"I want to play with your ball, but I can't find it.\"\nLily was sad and "
+        "didn't know what to do. She said, \"I'm sorry, Lily. I didn't know what to do.\"\nLily didn't want to help her mom, so she";
+    const char *model = getenv("LEHR_STORIES260K");
+    if (!model) cr_skip_test("LEHR_STORIES260K does not name stories260K.bin (with tok512.bin beside it)");
+    const char *levels[] = {"", "--cpu plain", "--cpu avx2", "-t 1", "-t 3 -ub 1"};
+    for (size_t i = 0; i < COUNT_OF(levels); i++) {
+        cr_assert(shell("$RUN -m '%s' --tokenizer \"$(dirname '%s')/tok512.bin\" --temp 0 -n 200 %s >said 2>err", model, model, levels[i]) == 0);
+        struct text said = read_file("said");
+        cr_expect(strncmp(said.data, published, strlen(published)) == 0, "with %s: %s", levels[i], said.data);
+        text_free(&said);
+    }
+}
+
+// Peak resident size of a command, by the kernel's account of finished children.
+static double child_peak_bytes(const char *command) {
+    struct rusage before, after;
+    getrusage(RUSAGE_CHILDREN, &before);
+    cr_assert(shell("%s", command) == 0);
+    getrusage(RUSAGE_CHILDREN, &after);
+    cr_assert(after.ru_maxrss > before.ru_maxrss, "something bigger ran before");
+    return (double)after.ru_maxrss * 1024;
+}
+
+Test(programs, plan_predicts_the_memory_of_the_run) {
+    const char *run = "$TRAIN corpus.txt --size 3M --seq 256 --batch-tokens 4096 --steps 3 --tokenizer bpe:1000 --samples 0 -t 2";
+    char command[512];
+    cr_assert(shell("$STORIES --bytes 3000000 -s 5 --out corpus.txt 2>err") == 0);
+    cr_assert(shell("%s --plan -o planned >plan 2>err", run) == 0);
+    struct text plan = read_file("plan");
+    double promised = 0;
+    char unit[8] = "";
+    const char *at = strstr(plan.data, "memory");
+    cr_assert(at && sscanf(at, "memory %lf %7s", &promised, unit) == 2, "%s", plan.data);
+    promised *= strcmp(unit, "GB") == 0 ? 1e9 : 1e6;
+    snprintf(command, sizeof command, "%s -o out 2>err", run);
+    double real = child_peak_bytes(command);
+    cr_expect(fabs(promised / real - 1) < 0.05, "promised %.1f MB, took %.1f MB", promised * 1e-6, real * 1e-6);
+    text_free(&plan);
 }
