@@ -117,8 +117,7 @@ static void walk_key(void *arg, const char *name, const char *value) {
 }
 
 // Keys that change what a model computes in a way that forward.c does not. Each may be absent or say "off".
-static bool refuse_features(const struct model_file *f, const struct model_config *c, struct err *err) {
-    const struct family *a = c->family;
+static bool refuse_features(const struct model_file *f, const struct family *a, struct err *err) {
     char k[96];
     for (size_t i = 0; i < COUNT_OF(known_keys); i++) {
         const struct known_key *row = &known_keys[i];
@@ -288,8 +287,9 @@ static bool read_experts(const struct model_file *f, struct model_config *c, str
 // Joined and optional tensors, as layer 0 has them.
 static void read_tensors(const struct model_file *f, struct model_config *c) {
     c->joined_qkv = model_file_tensor(f, "blk.0.attn_qkv.weight") != NULL;
-    c->joined_gate_up = (config_tensors(c) & HAS(gate)) && !model_file_tensor(f, "blk.0.ffn_gate.weight") &&
-                        model_file_tensor(f, "blk.0.ffn_up.weight");
+    const struct file_tensor *up = model_file_tensor(f, "blk.0.ffn_up.weight");
+    c->joined_gate_up = (config_tensors(c) & HAS(gate)) && up && up->size[0] == 2 * c->F &&
+                        !model_file_tensor(f, "blk.0.ffn_gate.weight");
     for (int t = 0; t < LAYER_TENSOR_COUNT; t++) {
         char name[96];
         snprintf(name, sizeof name, "blk.0.%s", layer_tensor_name((enum layer_tensor)t));
@@ -357,7 +357,7 @@ static bool read_family(struct model_config *c, const struct model_file *f, stru
 
 static bool read_all(struct model_config *c, const struct model_file *f, struct err *err) {
     *c = (struct model_config){.rope_base = 10000};
-    if (!read_family(c, f, err) || !read_shape(f, c, err)) return false;
+    if (!read_family(c, f, err) || !refuse_features(f, c->family, err) || !read_shape(f, c, err)) return false;
     char k[96];
     double eps = 0;
     const char *eps_key = c->family->layer_norm ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon";
@@ -368,7 +368,7 @@ static bool read_all(struct model_config *c, const struct model_file *f, struct 
     c->mup = c->family->multipliers;
     c->init_std = c->mup ? .1f : .02f;
     c->base_width = c->mup ? (float)c->C / c->logit_divisor : 256;
-    return refuse_features(f, c, err) && config_check(c, err);
+    return config_check(c, err);
 }
 
 bool config_read(struct model_config *c, const struct model_file *f, struct err *err) {

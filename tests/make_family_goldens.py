@@ -3,7 +3,8 @@
 
 The outside authority is llama.cpp: the model files are written by its Python writer (package `gguf`), with random
 weights, and the logits are computed by its library through the small C program below. Neither shares a line with this
-repository. Run once, by hand, with packages gguf and numpy, and a built llama.cpp:
+repository. Run once, by hand, with packages gguf and numpy, and a llama.cpp built without the line
+`#define GGML_GELU_FP16` in ggml-cpu/vec.h (GELU from a table of f16 is off by 2e-3 in these logits):
 
     LLAMA_SOURCE=llama.cpp LLAMA_LIBS=build/bin python3 tests/make_family_goldens.py [name...]
 
@@ -234,7 +235,8 @@ def main():
             write(m, path, True)
             write(m, exact, False)
             ids = np.random.default_rng(7).integers(0, V, PROMPT + STEPS).astype(np.int32)
-            out = subprocess.check_output([engine, exact, str(PROMPT)] + [str(i) for i in ids])
+            out = subprocess.check_output([engine, exact, str(PROMPT)] + [str(i) for i in ids],
+                                          env=dict(os.environ, LD_LIBRARY_PATH=os.environ["LLAMA_LIBS"]))
             z = np.frombuffer(out, np.float32).reshape(len(ids), V)[ROWS]
             with open(path.replace(".gguf", ".logits"), "wb") as f:
                 f.write(np.array([len(ids), len(ROWS), V], np.int32).tobytes() + ids.tobytes() +
