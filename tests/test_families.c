@@ -207,7 +207,7 @@ Test(families, every_tensor_and_key_of_a_file_is_used_or_refused_by_name) {
             rename_and_load(&bytes, model_file_tensor_at(f, t)->name, goldens[g].name);
         struct names keys = {.arch = goldens[g].arch};
         meta_each(f, collect, &keys);
-        cr_assert(keys.count > 8);
+        cr_assert(keys.count >= 8);
         for (size_t k = 0; k < keys.count; k++) rename_and_load(&bytes, keys.name[k], goldens[g].name);
         model_file_close(f), text_free(&bytes);
     }
