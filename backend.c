@@ -23,6 +23,12 @@ const char *op_name(enum op op) {
         [OP_SUM_SQUARES] = "sum_squares",
         [OP_ADAMW] = "adamw",
         [OP_CAST] = "cast",
+        [OP_LAYERNORM] = "layernorm",
+        [OP_BIAS] = "bias",
+        [OP_SOFTCAP] = "softcap",
+        [OP_ROUTE] = "route",
+        [OP_MATMUL_EXPERTS] = "matmul_experts",
+        [OP_MIX] = "mix",
     };
     static_assert(COUNT_OF(names) == OP_COUNT, "every op has a name");
     assert(op >= 0 && op < OP_COUNT);

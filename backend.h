@@ -49,7 +49,8 @@ static inline struct tensor tensor_rows(struct tensor t, int64_t at, int64_t row
 
 enum op {
     OP_EMBED, OP_EMBED_BACK, OP_RMSNORM, OP_RMSNORM_BACK, OP_MATMUL, OP_MATMUL_DX, OP_MATMUL_DW, OP_ROPE, OP_STORE_ROWS,
-    OP_ATTEND, OP_ATTEND_BACK, OP_GLU, OP_GLU_BACK, OP_ADD, OP_CROSS_ENTROPY, OP_SUM_SQUARES, OP_ADAMW, OP_CAST, OP_COUNT
+    OP_ATTEND, OP_ATTEND_BACK, OP_GLU, OP_GLU_BACK, OP_ADD, OP_CROSS_ENTROPY, OP_SUM_SQUARES, OP_ADAMW, OP_CAST,
+    OP_LAYERNORM, OP_BIAS, OP_SOFTCAP, OP_ROUTE, OP_MATMUL_EXPERTS, OP_MIX, OP_COUNT
 };
 const char *op_name(enum op op); // "matmul"
 
@@ -74,11 +75,12 @@ struct matmul_dw_args { struct tensor dw, dout, x; float scale; int64_t segment;
 
 // Rotates pairs of every head of x [n, heads*D] in place by angle pos[i] * freq[j], j < rotated/2. (Su et al. 2021)
 // ADJACENT pairs (2j, 2j+1); HALVES pairs (j, j + rotated/2). Columns from `rotated` on stay. inverse: by -angle
-// (the backward twin, as a rotation's transpose is its inverse).
+// (the backward twin, as a rotation's transpose is its inverse). scale: what is rotated is also multiplied (YaRN's
+// attention factor, Peng et al. 2023, section 3.4); 0 means 1.
 enum rope_pairs { ROPE_ADJACENT, ROPE_HALVES };
 struct rope_args {
     struct tensor x; const int32_t *pos; const float *freq; // freq on the device, rotated/2 values
-    int64_t head_size, rotated; enum rope_pairs pairs; bool inverse;
+    int64_t head_size, rotated; enum rope_pairs pairs; bool inverse; float scale;
 };
 
 // dst[rows[i],:] = src[i,:] with a cast                    dst f32, f16 or bf16 (a KV cache); rows on the device
@@ -89,9 +91,11 @@ struct store_rows_args { struct tensor dst, src; const int32_t *rows; };
 // One op for training (keys are the rows themselves, lo = start of the document), prompt reading and decoding
 // (keys are a cache). q, out [n,H*D] f32; k, v [any, G*D] f32, f16 or bf16. An empty range gives zeros.
 // lse (may be NULL) receives log-sum-exp of the scaled scores, [n,H], for attend_back.
+// softcap > 0: scores are softcap * tanh(scale * q . k / softcap) (Gemma 2, section 2); attend_back knows none.
 struct attend_args {
     struct tensor out, q, k, v; const int32_t *lo, *hi; float *lse;
     int64_t heads, kv_heads, head_size; float scale; // scale is used as given, never defaulted
+    float softcap;
 };
 // dq, dk, dv overwritten. k, v f32; rows come in segments, the keys of a row lie inside its own segment.
 struct attend_back_args {
@@ -99,8 +103,8 @@ struct attend_back_args {
     int64_t heads, kv_heads, head_size; float scale; int64_t segment;
 };
 
-// out = act(gate) * up                                     [n,F]; out may be gate or up. SILU: x/(1+e^-x);
-// GELU: tanh form, .5x(1+tanh(sqrt(2/pi)(x+.044715x^3))). (Shazeer 2020)
+// out = act(gate) * up                                     [n,F]; out may be gate or up; up absent: act(gate).
+// SILU: x/(1+e^-x); GELU: tanh form, .5x(1+tanh(sqrt(2/pi)(x+.044715x^3))). (Shazeer 2020)
 enum glu_kind { GLU_SILU, GLU_GELU };
 struct glu_args { struct tensor out, gate, up; enum glu_kind kind; };
 // dgate and dup may alias dout, gate or up.
@@ -126,6 +130,24 @@ struct adamw_args {
 
 // dst = src converted, element by element; same rows and cols. Any dtypes with a conversion; ROWS.
 struct cast_args { struct tensor dst, src; };
+
+// --- what only some families need, forward only
+// out = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias, by rows; bias may be absent; out may be x. (Ba et al. 2016)
+struct layernorm_args { struct tensor out, x, weight, bias; float eps; };
+// x[i,:] += scale * bias[:]                                bias [1,C] f32
+struct bias_args { struct tensor x, bias; float scale; };
+// x = cap * tanh(x / cap)                                  [n,V] in place
+struct softcap_args { struct tensor x; float cap; };
+// Router of a mixture of experts: p = softmax(logits[i,:]) over E experts; chosen[i,0..used) are the experts of the
+// largest p, largest first, the lower number first among equals; weight[i,:] their p, divided by their sum when
+// renormalize is set. logits [n,E] stay; chosen and weight [n,used] on the device. (Shazeer et al. 2017, eq. 3 to 5)
+struct route_args { struct tensor logits; int32_t *chosen; float *weight; int64_t used; bool renormalize; };
+// out[p,:] = x[p / each,:] w[chosen[p]]^T, each = out.rows / x.rows; w: `experts` matrices [M,K] as weight_load made
+// them (the array itself is on the host). Every pair p is computed, however many chose the same expert, with
+// the sums of matmul.
+struct matmul_experts_args { struct tensor out, x; const struct tensor *w; int64_t experts; const int32_t *chosen; };
+// out[i,:] = sum over k < used, in order, of weight[i,k] * x[i * used + k,:]
+struct mix_args { struct tensor out, x; const float *weight; int64_t used; };
 
 struct backend {
     const char *name; // "cpu"
@@ -164,6 +186,12 @@ struct backend {
     void (*sum_squares)(const struct sum_squares_args *a);
     void (*adamw)(const struct adamw_args *a);
     void (*cast)(const struct cast_args *a);
+    void (*layernorm)(const struct layernorm_args *a);
+    void (*bias)(const struct bias_args *a);
+    void (*softcap)(const struct softcap_args *a);
+    void (*route)(const struct route_args *a);
+    void (*matmul_experts)(const struct matmul_experts_args *a);
+    void (*mix)(const struct mix_args *a);
 };
 
 // level: NULL for the best kernels this processor has, else "plain", "avx2" or "avx512" (refused when not present).

@@ -156,7 +156,8 @@ static _Noreturn void refuse(int code, const char *format, ...) {
 
 static void print_list(void) {
     puts("families (--family)");
-    for (int i = 0; i < family_count; i++) printf("  %-12s %s\n", families[i].name, families[i].help);
+    for (int i = 0; i < family_count; i++)
+        if (families[i].trains) printf("  %-12s %s\n", families[i].name, families[i].help);
     puts("schedules (--schedule)");
     for (int i = 0; i < schedule_count; i++)
         printf("  %-12s %s [%s]\n", schedules[i].name, schedules[i].help, schedules[i].source);

@@ -61,6 +61,7 @@ static bool cpu_supports(enum op op, enum dtype dtype) {
     switch (op) {
     case OP_EMBED:
     case OP_MATMUL:
+    case OP_MATMUL_EXPERTS:
     case OP_CAST:
         return f32 || half || block;
     case OP_MATMUL_DX:
@@ -101,7 +102,7 @@ static bool plain_weight_load(struct tensor *device, const struct tensor *host, 
 // Scratch. The one state of this file besides the tables: it belongs to the threads of the pool, of which a process
 // has one. Thread t touches only scratch[t] inside pieces; cpu_scratch_reserve runs while the pool rests.
 
-enum { SCRATCH_THREADS = 1024, SCRATCH_SLOTS = 4 };
+enum { SCRATCH_THREADS = 1024, SCRATCH_SLOTS = 5 };
 static struct scratch {
     void *given, *aligned;
     size_t bytes;

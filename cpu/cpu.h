@@ -8,11 +8,14 @@
 #include "backend.h"
 
 void cpu_fill_plain(struct backend *b);
+void cpu_fill_families(struct backend *b); // what ops_families.c has of them; cpu_fill_plain calls it
+// matmul_experts on top of a level's own product.
+void cpu_matmul_experts(const struct matmul_experts_args *a, void (*matmul)(const struct matmul_args *a));
 // False when this build or this processor lacks the instructions; then b is untouched.
 bool cpu_fill_avx2(struct backend *b);
 bool cpu_fill_avx512(struct backend *b);
 // 64-byte aligned scratch of one thread, at least `bytes`; grows on first use, contents undefined, valid until the
-// next call with the same thread and slot. slot < 4.
+// next call with the same thread and slot. slot < 5; slot 4 belongs to cpu_matmul_experts, which calls other ops.
 void *cpu_scratch(int thread, int slot, size_t bytes);
 // Grows the slot of every thread of the pool to at least `bytes`. Called by an op before pool_for: which threads get a
 // piece is chance, so growing inside a piece could allocate long after the first step.

@@ -236,9 +236,13 @@ static void attend_chunk(const struct attend_args *a, const struct attend_room *
     }
     for (int64_t i = 0; i < pairs; i++) {
         const int64_t n = min_i64(KEYS, a->hi[row + i / group] - from);
+        if (a->softcap > 0)
+            for (int64_t c = 0; c < n; c += PANEL)
+                cap_numbers(room->scores + c * pairs_max + i * PANEL, min_i64(PANEL, n - c),
+                            a->scale, a->softcap);
         if (n > 0)
             softmax_chunk(room->scores + i * PANEL, pairs_max * PANEL, n, limit[i / TILE_ROWS],
-                          a->scale, room->p + i * KEYS, &room->m[i], &room->l[i]);
+                          a->softcap > 0 ? 1 : a->scale, room->p + i * KEYS, &room->m[i], &room->l[i]);
         else
             memset(room->p + i * KEYS, 0, KEYS * sizeof(float));
     }

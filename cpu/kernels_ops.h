@@ -26,6 +26,20 @@ INLINE vf v_exp(vf x) {
 
 INLINE vf v_sigmoid(vf x) { return v_div(v_set1(1), v_add(v_set1(1), v_exp(v_sub(v_zero(), x)))); }
 
+// Near 0, where 1 - 2 / (1 + e^2x) would cancel, an odd polynomial (Moshier's, 1992).
+INLINE vf v_tanh(vf x) {
+    const vf size = v_max(x, v_sub(v_zero(), x)), z = v_mul(x, x);
+    vf p = v_set1(-5.70498872745e-3f);
+    p = v_fma(p, z, v_set1(2.06390887954e-2f));
+    p = v_fma(p, z, v_set1(-5.37397155531e-2f));
+    p = v_fma(p, z, v_set1(1.33314422036e-1f));
+    p = v_fma(p, z, v_set1(-3.33332819422e-1f));
+    p = v_fma(v_mul(p, z), x, x);
+    const vf e = v_exp(v_add(x, x));
+    const vf far = v_sub(v_set1(1), v_div(v_set1(2), v_add(v_set1(1), e)));
+    return v_add(v_zero_below(far, size, 0.625f), v_sub(p, v_zero_below(p, size, 0.625f)));
+}
+
 // Sine and cosine of pos * freq.
 INLINE void v_sine(double pos, vf freq, vf *sine, vf *cosine) {
     vf quarter;
@@ -218,6 +232,11 @@ static void rope_piece(void *arg, int64_t lo, int64_t hi, int thread) {
                        v_load_n(a->freq + first + j, count - j), &s, &c);
                 v_store(sine + j, s), v_store(cosine + j, c);
             }
+            if (a->scale != 0 && a->scale != 1)
+                for (int64_t j = 0; j < ROPE_PAIRS; j += VW) {
+                    v_store(sine + j, v_mul(v_set1(a->scale), v_load(sine + j)));
+                    v_store(cosine + j, v_mul(v_set1(a->scale), v_load(cosine + j)));
+                }
             for (int64_t h = 0; h < heads; h++) {
                 float *x = row_f32(&a->x, i) + h * a->head_size;
                 if (a->pairs == ROPE_HALVES) {
@@ -266,18 +285,20 @@ static void glu_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     (void)thread;
     const int64_t F = a->out.cols;
     for (int64_t i = lo; i < hi; i++) {
-        const float *gate = row_f32(&a->gate, i), *up = row_f32(&a->up, i);
+        const float *gate = row_f32(&a->gate, i);
+        const float *up = tensor_present(&a->up) ? row_f32(&a->up, i) : NULL;
         float *out = row_f32(&a->out, i);
         for (int64_t c = 0; c < F; c += VW) {
             const int64_t n = F - c;
-            v_store_n(out + c, glu_one(a->kind, v_load_n(gate + c, n), v_load_n(up + c, n)), n);
+            const vf times = up ? v_load_n(up + c, n) : v_set1(1);
+            v_store_n(out + c, glu_one(a->kind, v_load_n(gate + c, n), times), n);
         }
     }
 }
 
 static void glu(const struct glu_args *a) {
-    assert(is_f32(&a->out) && is_f32(&a->gate) && is_f32(&a->up) && same_shape(&a->out, &a->gate) &&
-           same_shape(&a->out, &a->up));
+    assert(is_f32(&a->out) && is_f32(&a->gate) && same_shape(&a->out, &a->gate));
+    assert(!tensor_present(&a->up) || (is_f32(&a->up) && same_shape(&a->out, &a->up)));
     pool_for(a->out.rows, grain_of_rows(a->out.cols, 1 << 14), glu_piece, (void *)a);
 }
 
@@ -314,6 +335,28 @@ static void glu_back(const struct glu_back_args *a) {
            same_shape(&a->gate, &a->dout) && same_shape(&a->up, &a->dout));
     pool_for(a->dout.rows, grain_of_rows(a->dout.cols, 1 << 14), glu_back_piece, (void *)a);
 }
+
+// ---------------------------------------------------------------------------------------------------------------
+// Capped numbers: cap tanh(scale x / cap).
+
+INLINE void cap_numbers(float *x, int64_t n, float scale, float cap) {
+    const vf in = v_set1(scale / cap), out = v_set1(cap);
+    for (int64_t c = 0; c < n; c += VW)
+        v_store_n(x + c, v_mul(out, v_tanh(v_mul(in, v_load_n(x + c, n - c)))), n - c);
+}
+
+static void softcap_piece(void *arg, int64_t lo, int64_t hi, int thread) {
+    const struct softcap_args *a = arg;
+    (void)thread;
+    for (int64_t i = lo; i < hi; i++) cap_numbers(row_f32(&a->x, i), a->x.cols, 1, a->cap);
+}
+
+static void softcap(const struct softcap_args *a) {
+    assert(is_f32(&a->x) && a->cap > 0);
+    pool_for(a->x.rows, grain_of_rows(a->x.cols, 1 << 14), softcap_piece, (void *)a);
+}
+
+static void matmul_experts(const struct matmul_experts_args *a) { cpu_matmul_experts(a, matmul); }
 
 // ---------------------------------------------------------------------------------------------------------------
 // Adding.
@@ -493,6 +536,8 @@ static void fill_ops(struct backend *b) {
     b->glu = glu;
     b->glu_back = glu_back;
     b->add = add;
+    b->softcap = softcap;
+    b->matmul_experts = matmul_experts;
     b->cross_entropy = cross_entropy;
     b->sum_squares = sum_squares;
     b->adamw = adamw;

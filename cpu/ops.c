@@ -288,6 +288,10 @@ static void plain_matmul(const struct matmul_args *a) {
     pool_for(cut_count(&a->out), cut_grain(&a->out, a->x.cols), matmul_piece, (void *)a);
 }
 
+static void plain_matmul_experts(const struct matmul_experts_args *a) {
+    cpu_matmul_experts(a, plain_matmul);
+}
+
 static void matmul_dx_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const struct matmul_dx_args *a = arg;
     (void)thread;
@@ -367,7 +371,8 @@ static void rope_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     for (int64_t i = lo; i < hi; i++) {
         for (int64_t j = 0; j < pairs; j++) {
             double angle = (double)a->pos[i] * a->freq[j];
-            float c = (float)cos(angle), s = (float)sin(a->inverse ? -angle : angle);
+            float c = (float)cos(angle) * one_if_zero(a->scale);
+            float s = (float)sin(a->inverse ? -angle : angle) * one_if_zero(a->scale);
             for (float *x = row_f32(&a->x, i) + j * step, *end = row_f32(&a->x, i) + a->x.cols;
                  x < end; x += a->head_size) {
                 float first = x[0], second = x[apart];
@@ -417,6 +422,7 @@ static void attend_piece(void *arg, int64_t lo, int64_t hi, int thread) {
         float most = -INFINITY, sum = 0;
         for (int64_t j = 0; j < count; j++) {
             scores[j] = a->scale * dot(q, row_read(&a->k, first + j, at, D, numbers), D);
+            if (a->softcap > 0) scores[j] = a->softcap * tanhf(scores[j] / a->softcap);
             most = fmaxf(most, scores[j]);
         }
         memset(out, 0, (size_t)D * sizeof(float));
@@ -512,15 +518,17 @@ static void glu_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const struct glu_args *a = arg;
     (void)thread;
     for (int64_t i = lo; i < hi; i++) {
-        const float *gate = row_f32(&a->gate, i), *up = row_f32(&a->up, i);
+        const float *gate = row_f32(&a->gate, i);
+        const float *up = tensor_present(&a->up) ? row_f32(&a->up, i) : NULL;
         float *out = row_f32(&a->out, i);
-        for (int64_t c = 0; c < a->out.cols; c++) out[c] = activate(a->kind, gate[c], NULL) * up[c];
+        for (int64_t c = 0; c < a->out.cols; c++)
+            out[c] = activate(a->kind, gate[c], NULL) * (up ? up[c] : 1);
     }
 }
 
 static void plain_glu(const struct glu_args *a) {
-    assert(is_f32(&a->out) && is_f32(&a->gate) && is_f32(&a->up));
-    assert(same_shape(&a->out, &a->gate) && same_shape(&a->out, &a->up));
+    assert(is_f32(&a->out) && is_f32(&a->gate) && same_shape(&a->out, &a->gate));
+    assert(!tensor_present(&a->up) || (is_f32(&a->up) && same_shape(&a->out, &a->up)));
     pool_for(a->out.rows, grain_of_rows(8 * a->out.cols), glu_piece, (void *)a);
 }
 
@@ -727,4 +735,6 @@ void cpu_fill_plain(struct backend *b) {
     b->sum_squares = plain_sum_squares;
     b->adamw = plain_adamw;
     b->cast = plain_cast;
+    b->matmul_experts = plain_matmul_experts;
+    cpu_fill_families(b);
 }

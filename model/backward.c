@@ -3,6 +3,8 @@
 // One buffer carries the gradient of the residual stream from the last layer down to the embedding; each branch
 // ADDS its share to it at its norm. Gradients of weights are added by segments of rows (backend.h, rule 3). What
 // forward did not keep is made again from what it did: outputs of norms and the product of gate and up.
+//
+// It mirrors the block of llama and granite; what other families add, config_trains refuses.
 #include "model/internal.h"
 
 void back_place(struct back *b, const struct model_config *c, int64_t max_rows, struct slab *s) {
@@ -39,7 +41,7 @@ static void back_norm(const struct model *m, int weight, struct tensor dx, struc
 
 static void rotate_back(const struct model *m, struct tensor dx, const int32_t *pos) {
     const struct model_config *c = &m->config;
-    m->backend->rope(&(struct rope_args){dx, pos, m->rope_freq, c->D, c->D, c->family->pairs, true});
+    m->backend->rope(&(struct rope_args){dx, pos, m->rope_freq, c->D, c->D, c->family->pairs, true, 0});
 }
 
 // out = mid + m_res * Wdown (silu(gate) * up), gate = Wgate norm(mid), up = Wup norm(mid).

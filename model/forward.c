@@ -9,10 +9,13 @@
 //
 // Kept for backward, bytes per row and layer: 4 (2 C + 2 H D + 2 G D + H + 2 F). What is cheap to make again from
 // that is not kept: outputs of norms and the product of gate and up.
+//
+// Families differ by tensors that are there or not (an index of -1) and by few switches; families that do not train
+// add what is never kept, in buffers that all layers share.
 #include "model/internal.h"
 
 void acts_place(struct acts *a, const struct model_config *c, int64_t max_rows, bool kept, struct slab *s) {
-    int64_t n = max_rows, q = c->H * c->D, kv = c->G * c->D;
+    int64_t n = max_rows, q = c->H * c->D, kv = c->G * c->D, through = c->E ? n * c->used : n;
     a->kept = kept;
     for (int64_t l = 0; l < (kept ? c->L : 1); l++) {
         struct layer_acts *y = &a->layer[l];
@@ -23,36 +26,79 @@ void acts_place(struct acts *a, const struct model_config *c, int64_t max_rows, 
         y->lse = kept ? slab_take(s, n * c->H, sizeof(float)) : NULL;
         y->attended = slab_tensor(s, DTYPE_F32, n, q);
         y->mid = kept ? slab_tensor(s, DTYPE_F32, n, c->C) : y->x;
-        y->gate = slab_tensor(s, DTYPE_F32, n, c->F);
-        y->up = slab_tensor(s, DTYPE_F32, n, c->F);
+        y->gate = slab_tensor(s, DTYPE_F32, through, c->F);
+        y->up = slab_tensor(s, DTYPE_F32, through, c->F);
     }
     a->out = kept ? slab_tensor(s, DTYPE_F32, n, c->C) : a->layer[0].x;
     a->norm = slab_tensor(s, DTYPE_F32, n, c->C);
     a->glu = kept ? slab_tensor(s, DTYPE_F32, n, c->F) : a->layer[0].gate;
+    if (c->E == 0) return;
+    assert(!kept);
+    a->routes = slab_tensor(s, DTYPE_F32, n, c->E);
+    a->chosen = slab_take(s, through, sizeof *a->chosen);
+    a->weight = slab_take(s, through, sizeof *a->weight);
+    a->parts = slab_tensor(s, DTYPE_F32, through, c->C);
 }
 
-// out = x + scale * branch w^T, where out may be x
-static void add_to_stream(const struct model *m, struct tensor out, struct tensor x, struct tensor branch, int w) {
+static void add_bias(const struct model *m, struct tensor x, int bias, float scale) {
+    if (bias >= 0) m->backend->bias(&(struct bias_args){x, m->params[bias].w, scale});
+}
+
+// norm(x) into `into`; x itself where the family has no such norm.
+static struct tensor norm(const struct model *m, struct tensor into, struct tensor x, int weight, int bias) {
     const struct backend *b = m->backend;
+    if (weight < 0) return x;
+    struct tensor w = m->params[weight].w, shift = bias < 0 ? (struct tensor){0} : m->params[bias].w;
+    if (m->config.family->layer_norm) b->layernorm(&(struct layernorm_args){into, x, w, shift, m->config.norm_eps});
+    else b->rmsnorm(&(struct rmsnorm_args){into, x, w, m->config.norm_eps});
+    return into;
+}
+
+// Each head of x by itself, or all of them as one, whatever the norm's width says.
+static void norm_heads(const struct model *m, struct tensor x, int weight) {
+    if (weight < 0) return;
+    int64_t width = m->params[weight].cols;
+    struct tensor heads = tensor_f32(x.data, x.rows * (x.cols / width), width);
+    assert(x.row_bytes == (size_t)x.cols * sizeof(float) && x.cols % width == 0);
+    m->backend->rmsnorm(&(struct rmsnorm_args){heads, heads, m->params[weight].w, m->config.norm_eps});
+}
+
+static void project(const struct model *m, struct tensor out, struct tensor x, int weight, int bias) {
+    m->backend->matmul(&(struct matmul_args){out, x, model_product_weight(m, weight), 1, false});
+    add_bias(m, out, bias, 1);
+}
+
+static void rotate(const struct model *m, int64_t l, struct tensor x, const int32_t *pos) {
+    const struct model_config *c = &m->config;
+    if (config_rotated(c) == 0) return;
+    m->backend->rope(&(struct rope_args){
+        .x = x, .pos = pos, .freq = config_is_local(c, l) ? m->rope_freq_local : m->rope_freq, .head_size = c->D,
+        .rotated = config_rotated(c), .pairs = c->family->pairs,
+        .scale = config_is_stretched(c, l) ? c->rope_magnitude : 0});
+}
+
+// out = x + m_res * branch, where branch may be normed before, in place; out may be x.
+static void add_branch(const struct model *m, struct tensor out, struct tensor x, struct tensor branch, int post) {
+    branch = norm(m, branch, branch, post, -1);
+    m->backend->add(&(struct add_args){out, x, branch, m->config.m_res});
+}
+
+// out = x + m_res * (branch w^T + bias), where out may be x. `room` [n,C] serves families that norm the product first.
+static void add_to_stream(const struct model *m, struct tensor out, struct tensor x, struct tensor branch, int w,
+                          int bias, int post, struct tensor room) {
+    const struct backend *b = m->backend;
+    if (post >= 0) {
+        project(m, room, branch, w, bias);
+        add_branch(m, out, x, room, post);
+        return;
+    }
     if (out.data != x.data) b->copy(out.data, x.data, (size_t)x.rows * x.row_bytes);
     b->matmul(&(struct matmul_args){out, branch, model_product_weight(m, w), m->config.m_res, true});
+    add_bias(m, out, bias, m->config.m_res);
 }
 
-static void norm(const struct model *m, struct tensor out, struct tensor x, int weight) {
-    m->backend->rmsnorm(&(struct rmsnorm_args){out, x, m->params[weight].w, m->config.norm_eps});
-}
-
-static void project(const struct model *m, struct tensor out, struct tensor x, int weight) {
-    m->backend->matmul(&(struct matmul_args){out, x, model_product_weight(m, weight), 1, false});
-}
-
-static void rotate(const struct model *m, struct tensor x, const int32_t *pos) {
-    const struct model_config *c = &m->config;
-    m->backend->rope(&(struct rope_args){x, pos, m->rope_freq, c->D, c->D, c->family->pairs, false});
-}
-
-// One layer: y->x in, `out` the stream that leaves it.
-static void forward_layer(const struct model *m, const struct pass *p, int64_t l, struct tensor out) {
+// x += m_res * Wo attend(rope(Wq norm(x)), rope(Wk norm(x)), Wv norm(x))
+static void forward_attention(const struct model *m, const struct pass *p, int64_t l) {
     const struct model_config *c = &m->config;
     const struct backend *b = m->backend;
     const struct layer *w = &m->layers[l];
@@ -63,18 +109,16 @@ static void forward_layer(const struct model *m, const struct pass *p, int64_t l
     struct tensor v = tensor_first(y->v, p->n);                // [n,G*D]
     struct tensor attended = tensor_first(y->attended, p->n);  // [n,H*D]
     struct tensor mid = tensor_first(y->mid, p->n);            // [n,C]
-    struct tensor gate = tensor_first(y->gate, p->n);          // [n,F]
-    struct tensor up = tensor_first(y->up, p->n);              // [n,F]
-    struct tensor glu = tensor_first(p->acts->glu, p->n);      // [n,F]
-    struct tensor normed = tensor_first(p->acts->norm, p->n);  // [n,C]
+    struct tensor room = tensor_first(p->acts->norm, p->n);    // [n,C]
 
-    // x += m_res * Wo attend(rope(Wq norm(x)), rope(Wk norm(x)), Wv norm(x))
-    norm(m, normed, x, w->attn_norm);
-    project(m, q, normed, w->q);
-    project(m, k, normed, w->k);
-    project(m, v, normed, w->v);
-    rotate(m, q, p->pos);
-    rotate(m, k, p->pos);
+    struct tensor normed = norm(m, room, x, w->attn_norm, w->attn_norm_bias);
+    project(m, q, normed, w->q, w->q_bias);
+    project(m, k, normed, w->k, w->k_bias);
+    project(m, v, normed, w->v, w->v_bias);
+    norm_heads(m, q, w->q_norm);
+    norm_heads(m, k, w->k_norm);
+    rotate(m, l, q, p->pos);
+    rotate(m, l, k, p->pos);
     struct tensor keys = k, values = v;
     if (p->cache_k) {
         keys = p->cache_k[l];
@@ -82,29 +126,82 @@ static void forward_layer(const struct model *m, const struct pass *p, int64_t l
         b->store_rows(&(struct store_rows_args){keys, k, p->kv_rows});
         b->store_rows(&(struct store_rows_args){values, v, p->kv_rows});
     }
-    b->attend(&(struct attend_args){attended, q, keys, values, p->lo, p->hi, y->lse, c->H, c->G, c->D, c->m_attn});
-    add_to_stream(m, mid, x, attended, w->o);
+    const int32_t *lo = config_is_local(c, l) ? p->lo_local : p->lo;
+    b->attend(&(struct attend_args){attended, q, keys, values, lo, p->hi, y->lse, c->H, c->G, c->D, c->m_attn,
+                                    c->score_cap});
+    add_to_stream(m, mid, x, attended, w->o, w->o_bias, w->attn_post, room);
+}
 
-    // x += m_res * Wdown (silu(Wgate norm(x)) * Wup norm(x))
-    norm(m, normed, mid, w->ffn_norm);
-    project(m, gate, normed, w->gate);
-    project(m, up, normed, w->up);
-    b->glu(&(struct glu_args){glu, gate, up, GLU_SILU});
-    add_to_stream(m, out, mid, glu, w->down);
+// out = mid + m_res * sum of the chosen experts, each weighed by the router.
+static void forward_experts(const struct model *m, const struct pass *p, int64_t l, struct tensor out,
+                            struct tensor mid, struct tensor normed) {
+    const struct model_config *c = &m->config;
+    const struct backend *b = m->backend;
+    const struct layer *w = &m->layers[l];
+    const struct layer_acts *y = acts_layer(p->acts, l);
+    const struct acts *a = p->acts;
+    struct tensor routes = tensor_first(a->routes, p->n);         // [n,E]
+    struct tensor gate = tensor_first(y->gate, p->n * c->used);   // [n*used,F]
+    struct tensor up = tensor_first(y->up, p->n * c->used);       // [n*used,F]
+    struct tensor parts = tensor_first(a->parts, p->n * c->used); // [n*used,C]
+    struct tensor room = tensor_first(a->norm, p->n);             // [n,C]
+
+    project(m, routes, normed, w->router, -1);
+    b->route(&(struct route_args){routes, a->chosen, a->weight, c->used, c->family->renormalize});
+    b->matmul_experts(&(struct matmul_experts_args){gate, normed, m->params[w->gate_exps].experts, c->E, a->chosen});
+    b->matmul_experts(&(struct matmul_experts_args){up, normed, m->params[w->up_exps].experts, c->E, a->chosen});
+    b->glu(&(struct glu_args){gate, gate, up, c->family->act});
+    b->matmul_experts(&(struct matmul_experts_args){parts, gate, m->params[w->down_exps].experts, c->E, a->chosen});
+    b->mix(&(struct mix_args){room, parts, a->weight, c->used});
+    add_branch(m, out, mid, room, w->ffn_post);
+}
+
+// x += m_res * Wdown (silu(Wgate norm(x)) * Wup norm(x)), from y->mid to `out`, the stream that leaves the layer.
+static void forward_feed_forward(const struct model *m, const struct pass *p, int64_t l, struct tensor out) {
+    const struct backend *b = m->backend;
+    const struct layer *w = &m->layers[l];
+    const struct layer_acts *y = acts_layer(p->acts, l);
+    enum glu_kind act = m->config.family->act;
+    struct tensor mid = tensor_first(y->mid, p->n);         // [n,C]
+    struct tensor gate = tensor_first(y->gate, p->n);       // [n,F]
+    struct tensor up = tensor_first(y->up, p->n);           // [n,F]
+    struct tensor glu = tensor_first(p->acts->glu, p->n);   // [n,F]
+    struct tensor room = tensor_first(p->acts->norm, p->n); // [n,C]
+
+    struct tensor normed = norm(m, room, mid, w->ffn_norm, w->ffn_norm_bias);
+    if (w->router >= 0) {
+        forward_experts(m, p, l, out, mid, normed);
+        return;
+    }
+    project(m, up, normed, w->up, w->up_bias);
+    if (w->gate >= 0) {
+        project(m, gate, normed, w->gate, -1);
+        b->glu(&(struct glu_args){glu, gate, up, act});
+    } else b->glu(&(struct glu_args){glu, up, {0}, act});
+    add_to_stream(m, out, mid, glu, w->down, w->down_bias, w->ffn_post, room);
 }
 
 void model_forward(const struct model *m, const struct pass *p) {
     const struct model_config *c = &m->config;
-    // x = m_emb * embed[id]
+    const struct backend *b = m->backend;
+    // x = m_emb * embed[id] (+ positions[pos])
     struct tensor x = tensor_first(acts_layer(p->acts, 0)->x, p->n);
-    m->backend->embed(&(struct embed_args){x, m->params[m->embed].w, p->ids, c->m_emb});
+    b->embed(&(struct embed_args){x, m->params[m->embed].w, p->ids, c->m_emb});
+    if (m->positions >= 0) {
+        struct tensor room = tensor_first(p->acts->norm, p->n);
+        b->embed(&(struct embed_args){room, m->params[m->positions].w, p->pos, 1});
+        b->add(&(struct add_args){x, x, room, 1});
+    }
     for (int64_t l = 0; l < c->L; l++) {
         struct tensor next = l + 1 < c->L ? acts_layer(p->acts, l + 1)->x : p->acts->out;
-        forward_layer(m, p, l, tensor_first(next, p->n));
+        forward_attention(m, p, l);
+        forward_feed_forward(m, p, l, tensor_first(next, p->n));
     }
 }
 
-void model_head(const struct model *m, struct tensor logits, struct tensor normed, struct tensor x, float scale) {
-    norm(m, normed, x, m->out_norm);
-    m->backend->matmul(&(struct matmul_args){logits, normed, model_product_weight(m, m->head), scale, false});
+void model_head(const struct model *m, struct tensor logits, struct tensor room, struct tensor x, float scale) {
+    const struct backend *b = m->backend;
+    struct tensor normed = norm(m, room, x, m->out_norm, m->out_norm_bias);
+    b->matmul(&(struct matmul_args){logits, normed, model_product_weight(m, m->head), scale, false});
+    if (m->config.logit_cap > 0) b->softcap(&(struct softcap_args){logits, m->config.logit_cap});
 }

@@ -28,7 +28,7 @@ struct layer_acts {
     float *lse;             // [n,H]    log-sum-exp of the scores; NULL when no gradient is wanted
     struct tensor attended; // [n,H*D]
     struct tensor mid;      // [n,C]    the stream after attention; the same buffer as x in a session
-    struct tensor gate, up; // [n,F]
+    struct tensor gate, up; // [n,F]; with experts [n*used,F]
 };
 
 struct acts {
@@ -37,6 +37,11 @@ struct acts {
     struct tensor out;        // [n,C]  the stream after the last layer; the same buffer as x in a session
     struct tensor norm;       // [n,C]  output of the norm in use
     struct tensor glu;        // [n,F]  silu(gate) * up; the same buffer as gate in a session
+    // With experts only (E, used):
+    struct tensor routes;     // [n,E]  logits of the router
+    int32_t *chosen;          // [n,used]
+    float *weight;            // [n,used]
+    struct tensor parts;      // [n*used,C] what the chosen experts give
 };
 static inline struct layer_acts *acts_layer(const struct acts *a, int64_t l) {
     return &a->layer[a->kept ? l : 0];
@@ -49,6 +54,7 @@ struct pass {
     int64_t n;
     const int32_t *ids, *pos; // pos: angle of the rotation; only differences matter
     const int32_t *lo, *hi;   // row i attends to key rows lo[i] <= j < hi[i]
+    const int32_t *lo_local;  // lo of layers with a window; NULL when the model has none
     const int32_t *kv_rows;   // where the rows' keys go in the cache
     struct tensor *cache_k, *cache_v; // [L] of [any,G*D]; NULL: the keys are those of the rows themselves
     struct acts *acts;
@@ -78,6 +84,14 @@ static inline struct tensor model_product_weight(const struct model *m, int i) {
     return tensor_present(&p->w16) ? p->w16 : p->w;
 }
 static inline struct tensor tensor_first(struct tensor t, int64_t n) { return tensor_rows(t, 0, n); }
+
+// Rows, columns and matrices of a layer tensor.
+void layer_tensor_shape(const struct model_config *c, enum layer_tensor t, int64_t *mats, int64_t *rows, int64_t *cols);
+// Its GGUF name behind "blk.N.".
+const char *layer_tensor_name(enum layer_tensor t);
+// angle of pair j, j < rotated/2, per position; divisors may be NULL.
+void rope_frequencies(const struct model_config *c, bool local, const float *divisors, float *freq);
+static inline bool param_is_vector(const struct param *p) { return p->init_std == 0; }
 
 // Every tensor of the table is in the file with its shape, and nothing else is, but "adam.*" and "lehr.seal".
 MUST_USE bool params_check_file(const struct model_config *c, const struct model_file *f, struct err *err);

@@ -38,40 +38,62 @@ struct tensor slab_tensor(struct slab *s, enum dtype dtype, int64_t rows, int64_
 
 // --- a model's skeleton --------------------------------------------------------------------------------------------
 
-// Table, indices and rope frequencies; no weights yet. The table's order is that of config_params_table.
-static struct model *skeleton(const struct model_config *c, const struct backend *b, struct err *err) {
+// Indices of the table's rows, which lie in the order of config_params_table.
+static void number_params(struct model *m) {
+    const struct model_config *c = &m->config;
+    const struct family *a = c->family;
+    int at = 0;
+    m->embed = at++;
+    m->positions = a->learned_positions ? at++ : -1;
+    for (int64_t l = 0; l < c->L; l++) {
+        int index[LAYER_TENSOR_COUNT];
+        for (int t = 0; t < LAYER_TENSOR_COUNT; t++) index[t] = config_tensors(c) >> t & 1 ? at++ : -1;
+        memcpy(&m->layers[l], index, sizeof index); // a field for each tensor, in order
+    }
+    m->out_norm = at++;
+    m->out_norm_bias = a->layer_norm ? at++ : -1;
+    m->head = c->tied ? m->embed : at++;
+    assert(at == m->n_params);
+}
+
+// Table, indices and rope frequencies; no weights yet. f may be NULL: only a file has divisors of the frequencies.
+static struct model *skeleton(const struct model_config *c, const struct model_file *f, const struct backend *b,
+                              struct err *err) {
     struct model *m = mem_alloc(sizeof *m, "model");
     m->config = *c;
     m->backend = b;
     m->compute = DTYPE_F32;
     m->params = config_params_table(c, &m->n_params);
     m->layers = mem_array((size_t)c->L, sizeof *m->layers, "layer table");
-    int at = 0;
-    m->embed = at++;
-    for (int64_t l = 0; l < c->L; l++, at += 9)
-        m->layers[l] = (struct layer){at, at + 1, at + 2, at + 3, at + 4, at + 5, at + 6, at + 7, at + 8};
-    m->out_norm = at++;
-    m->head = c->tied ? m->embed : at++;
-    assert(at == m->n_params);
-
-    size_t half = (size_t)c->D / 2;
-    m->rope_freq = b->alloc(half * sizeof(float), "rope frequencies", err);
+    number_params(m);
+    size_t pairs = (size_t)config_rotated(c) / 2, bytes = pairs * sizeof(float);
+    m->rope_freq = b->alloc(2 * bytes, "rope frequencies", err);
     if (!m->rope_freq) {
         model_free(m);
         return NULL;
     }
-    float *freq = mem_array(half, sizeof *freq, "rope frequencies");
-    for (size_t j = 0; j < half; j++)
-        freq[j] = (float)pow((double)c->rope_base, -2.0 * (double)j / (double)c->D);
-    b->upload(m->rope_freq, freq, half * sizeof *freq);
+    m->rope_freq_local = m->rope_freq + pairs;
+    float *freq = mem_array(pairs, 2 * sizeof *freq, "rope frequencies");
+    const struct file_tensor *divisors = c->rope_divisors && f ? model_file_tensor(f, "rope_freqs.weight") : NULL;
+    rope_frequencies(c, false, divisors ? divisors->data : NULL, freq);
+    b->upload(m->rope_freq, freq, bytes);
+    rope_frequencies(c, true, divisors ? divisors->data : NULL, freq);
+    b->upload(m->rope_freq_local, freq, bytes);
     mem_free(freq);
     return m;
 }
 
+static void param_free(const struct backend *b, struct param *p) {
+    if (p->owned) b->free(p->w.data);
+    for (int64_t e = 0; p->experts && e < p->mats; e++)
+        if (p->experts_owned[e]) b->free(p->experts[e].data);
+    mem_free(p->experts);
+    mem_free(p->experts_owned);
+}
+
 void model_free(struct model *m) {
     if (!m) return;
-    for (int i = 0; i < m->n_params; i++)
-        if (m->params[i].owned) m->backend->free(m->params[i].w.data);
+    for (int i = 0; i < m->n_params; i++) param_free(m->backend, &m->params[i]);
     if (m->weights_block) m->backend->free(m->weights_block);
     if (m->grads_block) m->backend->free(m->grads_block);
     if (m->rope_freq) m->backend->free(m->rope_freq);
@@ -79,8 +101,6 @@ void model_free(struct model *m) {
     mem_free(m->layers);
     mem_free(m);
 }
-
-static bool is_norm(const struct param *p) { return p->init_std == 0; }
 
 // --- checking a file against the table -----------------------------------------------------------------------------
 
@@ -91,41 +111,73 @@ static void shape_text(char buf[64], int n_dims, const int64_t size[4]) {
     snprintf(buf + at, 64 - (size_t)at, "]");
 }
 
+// The shape of the file's tensor that p is, or is a part of.
+static int file_shape(const struct param *p, int64_t size[4]) {
+    int64_t outer = p->whole ? p->whole : param_is_vector(p) ? p->cols : p->rows;
+    size[0] = outer, size[1] = p->cols, size[2] = size[3] = 0;
+    if (param_is_vector(p)) return 1;
+    if (p->mats == 1) return 2;
+    size[0] = p->mats, size[1] = p->rows, size[2] = p->cols;
+    return 3;
+}
+
 static bool check_tensor(const struct param *p, const struct model_file *f, struct err *err) {
     const struct file_tensor *t = model_file_tensor(f, p->name);
     if (!t) return err_set(err, "tensor %s is missing", p->name);
-    bool norm = is_norm(p);
-    int64_t rows = norm ? 1 : t->size[0], cols = norm ? t->size[0] : t->n_dims == 2 ? t->size[1] : 0;
-    if (t->n_dims != (norm ? 1 : 2) || rows != p->rows || cols != p->cols) {
+    int64_t size[4], count = 1;
+    int n_dims = file_shape(p, size);
+    bool same = t->n_dims == n_dims;
+    for (int i = 0; i < n_dims && same; i++) same = t->size[i] == size[i], count *= i + 1 < n_dims ? size[i] : 1;
+    if (!same) {
         char expected[64], found[64];
-        const int64_t size[4] = {norm ? p->cols : p->rows, p->cols, 0, 0};
-        shape_text(expected, norm ? 1 : 2, size);
+        shape_text(expected, n_dims, size);
         shape_text(found, t->n_dims, t->size);
         return err_set(err, "tensor %s has shape %s, expected %s", p->name, found, expected);
     }
     if (t->dtype == DTYPE_COUNT || t->dtype == DTYPE_I32)
         return err_set(err, "tensor %s has type %s, which this program does not read", p->name, t->type_name);
+    if (param_is_vector(p) && p->whole && dtype_row(t->dtype)->block_weights > 1)
+        return err_set(err, "tensor %s has type %s, which cannot be cut into parts", p->name, t->type_name);
     size_t row_bytes;
-    if (!dtype_row_bytes(t->dtype, p->cols, &row_bytes) || row_bytes * (size_t)p->rows != t->bytes)
+    if (!dtype_row_bytes(t->dtype, n_dims > 1 ? p->cols : size[0], &row_bytes) || row_bytes * (size_t)count != t->bytes)
         return err_set(err, "tensor %s has %zu bytes, which is not its shape times its type", p->name, t->bytes);
+    return true;
+}
+
+// Divisors of rope's frequencies are no parameter: they are used up when the frequencies are made.
+static bool check_divisors(const struct model_config *c, const struct model_file *f, struct err *err) {
+    const struct file_tensor *t = model_file_tensor(f, "rope_freqs.weight");
+    if (!c->rope_divisors || !t) return true;
+    if (t->dtype != DTYPE_F32 || t->n_dims != 1 || t->size[0] != config_rotated(c) / 2)
+        return err_set(err, "tensor rope_freqs.weight has %lld entries of type %s, expected %lld of F32",
+                       (long long)t->size[0], t->type_name, (long long)(config_rotated(c) / 2));
+    for (int64_t j = 0; j < t->size[0]; j++) {
+        float x = ((const float *)t->data)[j];
+        if (!(x > 0 && x <= 1e9f))
+            return err_set(err, "tensor rope_freqs.weight holds %g at %lld, expected a divisor above 0", (double)x,
+                           (long long)j);
+    }
     return true;
 }
 
 bool params_check_file(const struct model_config *c, const struct model_file *f, struct err *err) {
     int n;
     struct param *table = config_params_table(c, &n);
-    bool good = true;
-    for (int i = 0; i < n && good; i++) good = check_tensor(&table[i], f, err);
+    bool good = check_divisors(c, f, err);
+    size_t expected = c->rope_divisors;
+    for (int i = 0; i < n && good; i++) {
+        good = check_tensor(&table[i], f, err);
+        expected += table[i].part == 0;
+    }
     // All of the table is there; so the file has more tensors only if one is not in the table.
     size_t tensors = model_file_tensor_count(f);
-    for (size_t j = 0; j < tensors && good && tensors > (size_t)n; j++) {
+    for (size_t j = 0; j < tensors && good && tensors > expected; j++) {
         const char *name = model_file_tensor_at(f, j)->name;
-        bool known = strncmp(name, "adam.", 5) == 0 || strcmp(name, "lehr.seal") == 0;
+        bool known = strncmp(name, "adam.", 5) == 0 || strcmp(name, "lehr.seal") == 0 ||
+                     (c->rope_divisors && strcmp(name, "rope_freqs.weight") == 0);
         for (int i = 0; i < n && !known; i++) known = strcmp(table[i].name, name) == 0;
         if (!known)
-            good = err_set(err, "tensor %s is not part of a %s model as this program knows it%s", name,
-                           c->family->name,
-                           strcmp(name, "rope_freqs.weight") == 0 ? ": stretched rope is not supported" : "");
+            good = err_set(err, "tensor %s is not part of a %s model as this program knows it", name, c->family->name);
     }
     mem_free(table);
     return good;
@@ -133,46 +185,66 @@ bool params_check_file(const struct model_config *c, const struct model_file *f,
 
 // --- loading for running -------------------------------------------------------------------------------------------
 
-static struct tensor file_rows(const struct file_tensor *t, const struct param *p) {
+// Matrix e of what p is in the file.
+static struct tensor file_matrix(const struct file_tensor *t, const struct param *p, int64_t e) {
+    int64_t all = p->mats * (p->whole ? p->whole : p->rows);
+    size_t row_bytes = t->bytes / (size_t)all;
     void *data = (void *)(uintptr_t)t->data; // read only: weight_load and to_f32 take it as such
-    return (struct tensor){data, t->dtype, LAYOUT_ROWS, 1, p->rows, p->cols, t->bytes / (size_t)p->rows};
+    return (struct tensor){(char *)data + (size_t)(e * p->rows + p->part) * row_bytes, t->dtype, LAYOUT_ROWS, 1, p->rows,
+                           p->cols, row_bytes};
 }
 
-// Norms are small and read in f32 whatever the file has.
-static void upload_norm(const struct model *m, struct param *p, const struct file_tensor *t) {
-    float *host = mem_array((size_t)p->cols, sizeof *host, "norm");
-    dtype_row(t->dtype)->to_f32(t->data, host, p->cols);
-    m->backend->upload(p->w.data, host, (size_t)p->cols * sizeof *host);
+// Norms and biases are small and read in f32 whatever the file has.
+static void upload_vector(const struct model *m, struct param *p, const struct file_tensor *t) {
+    int64_t first = p->part, count = p->whole ? p->whole : p->cols;
+    float *host = mem_array((size_t)count, sizeof *host, "norm or bias");
+    dtype_row(t->dtype)->to_f32(t->data, host, count);
+    m->backend->upload(p->w.data, host + first, (size_t)p->cols * sizeof *host);
     mem_free(host);
+}
+
+static bool load_experts(struct model *m, struct param *p, const struct file_tensor *t, struct err *err) {
+    const struct backend *b = m->backend;
+    if (!b->supports(OP_MATMUL_EXPERTS, t->dtype))
+        return err_set(err, "tensor %s has type %s, which the %s backend does not read", p->name, t->type_name, b->name);
+    p->experts = mem_array((size_t)p->mats, sizeof *p->experts, "experts");
+    p->experts_owned = mem_array((size_t)p->mats, sizeof *p->experts_owned, "experts");
+    for (int64_t e = 0; e < p->mats; e++) {
+        struct tensor host = file_matrix(t, p, e);
+        if (!b->weight_load(&p->experts[e], &host, &p->experts_owned[e], err)) return err_in(err, "tensor %s", p->name);
+    }
+    return true;
 }
 
 static bool load_matrix(struct model *m, int i, const struct file_tensor *t, struct err *err) {
     struct param *p = &m->params[i];
     const struct backend *b = m->backend;
-    bool looked_up = i == m->embed, multiplied = i != m->embed || m->head == m->embed;
+    if (p->mats > 1) return load_experts(m, p, t, err);
+    bool looked_up = i == m->embed || i == m->positions;
+    bool multiplied = !looked_up || i == m->head;
     if ((looked_up && !b->supports(OP_EMBED, t->dtype)) || (multiplied && !b->supports(OP_MATMUL, t->dtype)))
         return err_set(err, "tensor %s has type %s, which the %s backend does not read", p->name, t->type_name,
                        b->name);
-    struct tensor host = file_rows(t, p);
+    struct tensor host = file_matrix(t, p, 0);
     return b->weight_load(&p->w, &host, &p->owned, err) || err_in(err, "tensor %s", p->name);
 }
 
-static void place_norms(struct model *m, struct slab *s) {
+static void place_vectors(struct model *m, struct slab *s) {
     for (int i = 0; i < m->n_params; i++)
-        if (is_norm(&m->params[i])) m->params[i].w = slab_tensor(s, DTYPE_F32, 1, m->params[i].cols);
+        if (param_is_vector(&m->params[i])) m->params[i].w = slab_tensor(s, DTYPE_F32, 1, m->params[i].cols);
 }
 
 static bool load_all(struct model *m, const struct model_file *f, struct err *err) {
     struct slab norms = {0};
-    place_norms(m, &norms);
+    place_vectors(m, &norms);
     m->weights_bytes = norms.used;
-    m->weights_block = m->backend->alloc(norms.used, "norms", err);
+    m->weights_block = m->backend->alloc(norms.used, "norms and biases", err);
     if (!m->weights_block) return false;
     norms = (struct slab){.base = m->weights_block};
-    place_norms(m, &norms);
+    place_vectors(m, &norms);
     for (int i = 0; i < m->n_params; i++) {
         const struct file_tensor *t = model_file_tensor(f, m->params[i].name);
-        if (is_norm(&m->params[i])) upload_norm(m, &m->params[i], t);
+        if (param_is_vector(&m->params[i])) upload_vector(m, &m->params[i], t);
         else if (!load_matrix(m, i, t, err)) return false;
     }
     return true;
@@ -182,7 +254,7 @@ struct model *model_load(const struct model_file *f, const struct backend *b, st
     struct model_config c;
     if (!config_read(&c, f, err)) return NULL;
     struct model *m = NULL;
-    if (params_check_file(&c, f, err) && (m = skeleton(&c, b, err)) && load_all(m, f, err)) return m;
+    if (params_check_file(&c, f, err) && (m = skeleton(&c, f, b, err)) && load_all(m, f, err)) return m;
     model_free(m);
     err_in(err, "%s", model_file_path(f));
     return NULL;
@@ -225,7 +297,7 @@ static void init_param(const struct model *m, int i, uint64_t seed, float *stage
     int64_t total = p->rows * p->cols;
     for (int64_t at = 0; at < total; at += STAGE) {
         int64_t n = total - at < STAGE ? total - at : STAGE;
-        if (is_norm(p)) {
+        if (param_is_vector(p)) {
             for (int64_t k = 0; k < n; k++) stage[k] = 1;
         } else {
             struct init_job job = {stage, seed, (uint64_t)i, at, n, p->init_std};
@@ -242,7 +314,7 @@ static void place_weights(struct model *m, struct slab *s) {
     for (int i = 0; i < m->n_params && m->compute == DTYPE_BF16; i++) {
         struct param *p = &m->params[i];
         bool only_looked_up = i == m->embed && m->head != m->embed;
-        if (!is_norm(p) && !only_looked_up) p->w16 = slab_tensor(s, DTYPE_BF16, p->rows, p->cols);
+        if (!param_is_vector(p) && !only_looked_up) p->w16 = slab_tensor(s, DTYPE_BF16, p->rows, p->cols);
     }
 }
 
@@ -274,13 +346,13 @@ struct model *model_new(const struct model_config *c, const struct backend *b, e
                         struct err *err) {
     assert(compute == DTYPE_F32 || compute == DTYPE_BF16);
     static const enum op needs[] = {OP_MATMUL, OP_MATMUL_DX};
-    if (!config_check(c, err)) return NULL;
+    if (!config_check(c, err) || !config_trains(c, err)) return NULL;
     for (size_t i = 0; i < COUNT_OF(needs); i++) {
         if (b->supports(needs[i], compute)) continue;
         err_set(err, "the %s backend has no %s for %s weights", b->name, op_name(needs[i]), dtype_row(compute)->name);
         return NULL;
     }
-    struct model *m = skeleton(c, b, err);
+    struct model *m = skeleton(c, NULL, b, err);
     if (!m) return NULL;
     m->trainable = true;
     m->compute = compute;
@@ -346,7 +418,7 @@ bool model_read_weights(struct model *m, const struct model_file *f, struct err 
     assert(m->trainable);
     struct model_config c;
     if (!config_read(&c, f, err)) return false;
-    if (!same_config(&m->config, &c, err) || !params_check_file(&c, f, err))
+    if (!same_config(&m->config, &c, err) || !params_check_file(&c, f, err) || !config_trains(&c, err))
         return err_in(err, "%s", model_file_path(f));
     float *stage = mem_array(STAGE, sizeof *stage, "weights from the file");
     for (int i = 0; i < m->n_params; i++)
@@ -359,7 +431,7 @@ bool model_read_weights(struct model *m, const struct model_file *f, struct err 
 // --- writing -------------------------------------------------------------------------------------------------------
 
 static enum dtype written_dtype(const struct param *p, enum dtype matrices) {
-    if (is_norm(p)) return DTYPE_F32;
+    if (param_is_vector(p)) return DTYPE_F32;
     return p->cols % dtype_row(matrices)->block_weights == 0 ? matrices : DTYPE_F16;
 }
 
@@ -370,9 +442,11 @@ void model_declare(const struct model *m, enum dtype matrices, struct gguf_out *
     for (int i = 0; i < m->n_params; i++) {
         const struct param *p = &m->params[i];
         enum dtype d = written_dtype(p, matrices);
-        const int64_t size[4] = {is_norm(p) ? p->cols : p->rows, p->cols, 0, 0};
-        gguf_out_tensor(o, p->name, d, is_norm(p) ? 1 : 2, size);
-        if (!is_norm(p) && d != matrices && fallen++ == 0 && notes)
+        int64_t size[4];
+        int n_dims = file_shape(p, size);
+        if (p->part) continue; // declared with the first part of the joined tensor, which it follows
+        gguf_out_tensor(o, p->name, d, n_dims, size);
+        if (!param_is_vector(p) && d != matrices && fallen++ == 0 && notes)
             text_fmt(notes, "%s has rows of %lld weights, no multiple of %d: written as F16 instead of %s\n", p->name,
                      (long long)p->cols, dtype_row(matrices)->block_weights, dtype_row(matrices)->name);
     }

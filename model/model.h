@@ -4,16 +4,20 @@
 //   n rows of a batch (tokens)   T tokens of a sequence   C channels   L layers   H query heads   G key/value heads
 //   D head size   F feed-forward width   V vocabulary
 //
-// A family is one row of a table: the GGUF name, how its rope pairs lie, which multipliers it has. A model is a
-// config and a table of parameters; forward.c is one function for training, prompt reading and decoding, backward.c is
-// its mirror. What differs is only where keys and values lie (the rows themselves, or a cache) and whether the
-// activations of a layer are kept.
+// A family is one row of a table: the GGUF name and the switches of its block. A model is a config and a table of
+// parameters; forward.c is one function for training, prompt reading and decoding, backward.c is its mirror for the
+// families that train. What differs is only where keys and values lie (the rows themselves, or a cache) and whether
+// the activations of a layer are kept.
 //
 // Block (pre-norm; Llama, Touvron et al. 2023; multipliers of Granite / PowerLM, Shen et al. 2024, table 1):
 //   x  = m_emb * embed[id]
 //   x += m_res * Wo attend(rope(Wq norm(x)), rope(Wk norm(x)), Wv norm(x)) * softmax scale m_attn
 //   x += m_res * Wdown (silu(Wgate norm(x)) * Wup norm(x))
 //   logits = head norm(x) / logit_divisor
+// What a family may change: LayerNorm for RMSNorm; a norm of queries and keys; a norm behind each branch, instead of
+// the one before it (olmo2) or besides (gemma2, gemma3); biases; GELU for SiLU; no gate (gpt2); positions that are
+// learned (gpt2) or turn a part of a head; layers that see a window of the text only; capped scores and logits; a
+// mixture of experts for the feed-forward.
 #ifndef LEHR_MODEL_H
 #define LEHR_MODEL_H
 
@@ -21,15 +25,76 @@
 #include "core/core.h"
 #include "formats/formats.h"
 
+// Tensors of a layer, in the order of the table of parameters: field of struct layer, GGUF name behind "blk.N.", rows,
+// columns (letters below; 1 row: a vector), and what a new one is filled with. A file may hold q, k and v as one
+// attn_qkv, gate and up as one ffn_up: then parameters are rows of that tensor.
+#define LAYER_TENSORS(X)                                                                                   \
+    X(attn_norm, "attn_norm.weight", ONE, C, ONES)                                                         \
+    X(attn_norm_bias, "attn_norm.bias", ONE, C, ZEROS)                                                     \
+    X(q, "attn_q.weight", HD, C, HIDDEN)                                                                   \
+    X(k, "attn_k.weight", GD, C, HIDDEN)                                                                   \
+    X(v, "attn_v.weight", GD, C, HIDDEN)                                                                   \
+    X(q_bias, "attn_q.bias", ONE, HD, ZEROS)                                                               \
+    X(k_bias, "attn_k.bias", ONE, GD, ZEROS)                                                               \
+    X(v_bias, "attn_v.bias", ONE, GD, ZEROS)                                                               \
+    X(q_norm, "attn_q_norm.weight", ONE, QN, ONES)                                                         \
+    X(k_norm, "attn_k_norm.weight", ONE, KN, ONES)                                                         \
+    X(o, "attn_output.weight", C, HD, WRITER)                                                              \
+    X(o_bias, "attn_output.bias", ONE, C, ZEROS)                                                           \
+    X(attn_post, "post_attention_norm.weight", ONE, C, ONES)                                               \
+    X(ffn_norm, "ffn_norm.weight", ONE, C, ONES)                                                           \
+    X(ffn_norm_bias, "ffn_norm.bias", ONE, C, ZEROS)                                                       \
+    X(router, "ffn_gate_inp.weight", E, C, HIDDEN)                                                         \
+    X(gate, "ffn_gate.weight", F, C, HIDDEN)                                                               \
+    X(up, "ffn_up.weight", F, C, HIDDEN)                                                                   \
+    X(down, "ffn_down.weight", C, F, WRITER)                                                               \
+    X(gate_exps, "ffn_gate_exps.weight", F, C, HIDDEN)                                                     \
+    X(up_exps, "ffn_up_exps.weight", F, C, HIDDEN)                                                         \
+    X(down_exps, "ffn_down_exps.weight", C, F, WRITER)                                                     \
+    X(up_bias, "ffn_up.bias", ONE, F, ZEROS)                                                               \
+    X(down_bias, "ffn_down.bias", ONE, C, ZEROS)                                                           \
+    X(ffn_post, "post_ffw_norm.weight", ONE, C, ONES)
+
+#define LAYER_ENUM(field, name, rows, cols, fill) AT_##field,
+enum layer_tensor { LAYER_TENSORS(LAYER_ENUM) LAYER_TENSOR_COUNT };
+#define LAYER_FIELD(field, name, rows, cols, fill) int field;
+struct layer { // indices into model.params, -1 where the model has no such tensor
+    LAYER_TENSORS(LAYER_FIELD)
+};
+static_assert(sizeof(struct layer) == LAYER_TENSOR_COUNT * sizeof(int), "a layer names each of its tensors once");
+#define HAS(field) (UINT32_C(1) << AT_##field) // a set of layer tensors
+static_assert(LAYER_TENSOR_COUNT <= 32, "a set of layer tensors is one word");
+
 struct family {
     const char *name;       // general.architecture in GGUF: "llama", "granite"
-    enum rope_pairs pairs;  // of the GGUF tensors
-    bool multipliers;       // reads and writes <arch>.embedding_scale, .attention.scale, .residual_scale, .logit_scale
     const char *help;
+    enum rope_pairs pairs;  // of the GGUF tensors
+    bool trains;            // backward.c mirrors all of its switches
+    bool multipliers;       // reads and writes <arch>.embedding_scale, .attention.scale, .residual_scale, .logit_scale
+    bool root_embedding;    // embeddings times sqrt(C)
+    bool layer_norm;        // LayerNorm, else RMSNorm
+    bool learned_positions; // position_embd.weight, else rope
+    bool wide_qk_norm;      // one norm over all heads, else over each
+    bool renormalize;       // weights of the chosen experts sum to one
+    enum glu_kind act;
+    int local_period;       // layers with a window: all but each local_period-th; 0: all; 1: none, a window is refused
+    bool local_plain_rope;  // local layers have their own base and are never stretched
+    int64_t window;         // when the file does not say
+    float local_base;       // of rope in local layers, when the file does not say; 0: that of the others
+    bool capped;            // reads caps of scores and logits
+    float score_cap, logit_cap; // when the file does not say
+    uint32_t needs, may;    // layer tensors
 };
 extern const struct family families[];
 extern const int family_count;
 const struct family *family_find(const char *name); // NULL when unknown
+
+// How rope's frequencies are stretched. LINEAR: divided by factor. YARN: low ones divided, high ones kept, between
+// them a ramp (Peng et al. 2023, eq. 20 to 22). Divisors of each pair (Llama 3) are a tensor, rope_freqs.weight.
+enum rope_scaling { SCALING_NONE, SCALING_LINEAR, SCALING_YARN };
+
+enum { LAYERS_MAX = 1024, EXPERTS_MAX = 1024 };
+static_assert(LAYERS_MAX % 64 == 0, "one bit a layer");
 
 struct model_config {
     const struct family *family;
@@ -42,7 +107,34 @@ struct model_config {
     // / m_width; matrices that write to the residual stream also / sqrt(2L). Not in GGUF: only training reads it.
     float init_std, base_width;
     bool mup;
+    // What a file may change; all zero is the family's plain form.
+    uint32_t more, less; // layer tensors besides, and without some of, the family's needs
+    bool joined_qkv, joined_gate_up; // as one tensor in the file
+    int64_t unturned;   // last columns of a head that rope leaves alone
+    int64_t E, used;    // experts, and how many a row goes through; 0: none. F is an expert's width then
+    int64_t window;     // a local layer sees so many tokens, itself included; 0: no layer is local
+    uint64_t local[LAYERS_MAX / 64]; // bit l: layer l is local
+    float rope_base_local;           // of local layers
+    float score_cap, logit_cap;      // 0: none
+    enum rope_scaling scaling;
+    float rope_factor, yarn_fast, yarn_slow;
+    float rope_magnitude; // what is turned is multiplied by it; 0 means 1
+    int64_t rope_ctx;     // the context before stretching
+    bool rope_divisors;   // the file has rope_freqs.weight
 };
+static inline uint32_t config_tensors(const struct model_config *c) { return (c->family->needs & ~c->less) | c->more; }
+static inline int64_t config_rotated(const struct model_config *c) {
+    return c->family->learned_positions ? 0 : c->D - c->unturned;
+}
+static inline bool config_is_local(const struct model_config *c, int64_t l) {
+    return c->window > 0 && (c->local[l / 64] >> (l % 64) & 1);
+}
+// Local layers of some families keep the rope that the others stretch.
+static inline bool config_is_stretched(const struct model_config *c, int64_t l) {
+    return !(c->family->local_plain_rope && config_is_local(c, l));
+}
+// False with the switch that backward.c does not mirror: such a model runs but does not train.
+MUST_USE bool config_trains(const struct model_config *c, struct err *err);
 // Numbers of a size name ("1M", "3M", "10M", "30M", "70M", "125M", "350M", "1B", "3B") for a family and a vocabulary; false names the
 // sizes. By one rule; the result may then be overridden field by field and goes through config_check.
 MUST_USE bool config_from_size(struct model_config *c, const struct family *family, const char *size, int64_t vocab,
@@ -58,19 +150,19 @@ double config_flops_per_token(const struct model_config *c, int64_t T); // forwa
 
 // One parameter: the row from which allocation, initialisation, optimizer, files and reports follow.
 struct param {
-    char name[65];         // GGUF name: "blk.0.attn_q.weight"
-    int64_t rows, cols;    // [out, in]; norms are [1, C]
-    float init_std;        // 0: ones (a norm)
+    char name[65];         // GGUF name of the tensor it is, or is a part of: "blk.0.attn_q.weight"
+    int64_t rows, cols;    // [out, in]; norms and biases are [1, C]
+    int64_t mats;          // experts: so many matrices of that shape; else 1
+    int64_t part, whole;   // of a joined tensor: rows from `part` on, of `whole`; else 0, 0
+    float init_std;        // 0: a vector, ones for a norm, zeros for a bias
     float lr_scale;        // muP: 1 or 1/m_width
     bool decay;            // weight decay applies (matrices)
     struct tensor w;       // f32 ROWS when trainable; else what weight_load gave
     struct tensor w16;     // bf16 compute copy when training in bf16, else absent
     struct tensor grad;    // f32, trainable models only
     bool owned;            // w.data was allocated by weight_load
-};
-
-struct layer { // indices into model.params
-    int attn_norm, q, k, v, o, ffn_norm, gate, up, down;
+    struct tensor *experts; // [mats] instead of w, when mats > 1
+    bool *experts_owned;    // [mats]
 };
 
 struct model {
@@ -79,8 +171,8 @@ struct model {
     struct param *params;
     int n_params;
     struct layer *layers;
-    int embed, out_norm, head; // head == embed when tied
-    float *rope_freq;          // device, D/2
+    int embed, positions, out_norm, out_norm_bias, head; // head == embed when tied; -1: none
+    float *rope_freq, *rope_freq_local; // device, rotated/2; of local layers
     bool trainable;
     enum dtype compute;        // F32 or BF16: which copy products read when trainable
     void *weights_block, *grads_block; // one allocation each, in table order, when trainable
@@ -93,8 +185,8 @@ struct param *config_params_table(const struct model_config *c, int *count);
 // From a file, for running: weights stay in the map where the backend can use them, so the file must outlive the model.
 // Every tensor is checked by name, shape and dtype. NULL on failure.
 struct model *model_load(const struct model_file *f, const struct backend *b, struct err *err);
-// For training: f32 weights and gradients, initialised from seed (param i: stream i). compute BF16 keeps a bf16 copy for
-// products.
+// For training (families that train only: config_trains): f32 weights and gradients, initialised from seed (param i:
+// stream i). compute BF16 keeps a bf16 copy for products.
 struct model *model_new(const struct model_config *c, const struct backend *b, enum dtype compute, uint64_t seed,
                         struct err *err);
 // Fills a trainable model's weights from a file of the same config (checkpoint, or a model to continue).

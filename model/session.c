@@ -17,7 +17,8 @@ struct session {
     struct acts acts;
     struct tensor logits;            // [logit_rows,V]
     int32_t *ids, *pos, *lo, *hi;    // [chunk]; a row's place in the cache is its position
-    int32_t *host_pos, *host_hi;     // [chunk] host
+    int32_t *lo_local;               // [chunk], for layers with a window
+    int32_t *host_pos, *host_hi, *host_lo; // [chunk] host
     float *host_logits;              // [logit_rows,V] host
 };
 
@@ -38,7 +39,7 @@ static void place(struct session *s, enum dtype kv, struct slab *slab) {
     }
     acts_place(&s->acts, c, s->chunk, false, slab);
     s->logits = slab_tensor(slab, DTYPE_F32, s->logit_rows, c->V);
-    int32_t **ints[] = {&s->ids, &s->pos, &s->lo, &s->hi};
+    int32_t **ints[] = {&s->ids, &s->pos, &s->lo, &s->hi, &s->lo_local};
     for (size_t i = 0; i < COUNT_OF(ints); i++) *ints[i] = slab_take(slab, s->chunk, sizeof(int32_t));
 }
 
@@ -56,7 +57,7 @@ size_t session_bytes(const struct model *m, const struct session_options *o) {
     place(&s, o->kv, &slab);
     mem_free(s.cache_k);
     mem_free(s.cache_v);
-    size_t host = 2 * sizeof(int32_t) * (size_t)s.chunk, logits, bytes;
+    size_t host = 3 * sizeof(int32_t) * (size_t)s.chunk, logits, bytes;
     if (slab.too_big || !size_mul((size_t)s.logit_rows * sizeof(float), (size_t)m->config.V, &logits) ||
         !size_add(slab.used, host, &bytes) || !size_add(bytes, logits, &bytes))
         return SIZE_MAX;
@@ -72,6 +73,9 @@ static bool check_options(const struct model *m, const struct session_options *o
                        (long long)o->all_logits);
     if (o->kv != DTYPE_F32 && o->kv != DTYPE_F16 && o->kv != DTYPE_BF16)
         return err_set(err, "a cache of %s is not possible, expected F32, F16 or BF16", dtype_row(o->kv)->name);
+    if (m->positions >= 0 && o->ctx > m->config.ctx)
+        return err_set(err, "a context of %lld tokens is not possible: this model has learned %lld positions",
+                       (long long)o->ctx, (long long)m->config.ctx);
     if (!b->supports(OP_STORE_ROWS, o->kv) || !b->supports(OP_ATTEND, o->kv))
         return err_set(err, "the %s backend has no cache of %s", b->name, dtype_row(o->kv)->name);
     return true;
@@ -96,6 +100,7 @@ struct session *session_new(const struct model *m, const struct session_options 
     place(s, o->kv, &slab); // lo stays zero: every row sees the whole text before it
     s->host_pos = mem_array((size_t)s->chunk, sizeof *s->host_pos, "positions");
     s->host_hi = mem_array((size_t)s->chunk, sizeof *s->host_hi, "row ranges");
+    s->host_lo = mem_array((size_t)s->chunk, sizeof *s->host_lo, "row ranges");
     s->host_logits = mem_array((size_t)(s->logit_rows * m->config.V), sizeof *s->host_logits, "logits");
     return s;
 }
@@ -107,6 +112,7 @@ void session_free(struct session *s) {
     mem_free(s->cache_v);
     mem_free(s->host_pos);
     mem_free(s->host_hi);
+    mem_free(s->host_lo);
     mem_free(s->host_logits);
     mem_free(s);
 }
@@ -127,15 +133,19 @@ static void logits_of(struct session *s, int64_t first, int64_t count, int64_t t
 
 static void feed_chunk(struct session *s, const int32_t *ids, int64_t n) {
     const struct backend *b = s->m->backend;
+    int64_t window = s->m->config.window;
     for (int64_t i = 0; i < n; i++) {
         s->host_pos[i] = (int32_t)(s->length + i);
         s->host_hi[i] = (int32_t)(s->length + i + 1);
+        s->host_lo[i] = (int32_t)(window > 0 && s->length + i + 1 > window ? s->length + i + 1 - window : 0);
     }
     size_t bytes = (size_t)n * sizeof(int32_t);
     b->upload(s->ids, ids, bytes);
     b->upload(s->pos, s->host_pos, bytes);
     b->upload(s->hi, s->host_hi, bytes);
+    b->upload(s->lo_local, s->host_lo, bytes);
     model_forward(s->m, &(struct pass){.n = n, .ids = s->ids, .pos = s->pos, .lo = s->lo, .hi = s->hi,
+                                       .lo_local = s->lo_local,
                                        .kv_rows = s->pos, .cache_k = s->cache_k, .cache_v = s->cache_v,
                                        .acts = &s->acts});
 }

@@ -258,7 +258,8 @@ static void rope_call(const struct op_run *r, const struct backend *b) {
                                 .head_size = r->s.D,
                                 .rotated = r->s.K,
                                 .pairs = r->s.mode & 1 ? ROPE_HALVES : ROPE_ADJACENT,
-                                .inverse = r->s.mode & 2});
+                                .inverse = r->s.mode & 2,
+                                .scale = r->s.scale});
 }
 static void rope_reference(const struct op_run *r) {
     int64_t D = r->s.D, pairs = r->s.K / 2;
@@ -270,8 +271,8 @@ static void rope_reference(const struct op_run *r) {
                        *b = r->s.mode & 1 ? &x[j + pairs] : &x[2 * j + 1];
                 double angle = V(r, ROPE_POS)[i] * V(r, ROPE_FREQ)[j] * (r->s.mode & 2 ? -1 : 1);
                 double first = *a, second = *b;
-                *a = first * cos(angle) - second * sin(angle);
-                *b = first * sin(angle) + second * cos(angle);
+                *a = scale_of(r) * (first * cos(angle) - second * sin(angle));
+                *b = scale_of(r) * (first * sin(angle) + second * cos(angle));
             }
 }
 
@@ -355,6 +356,7 @@ static double attend_weights(const struct op_run *r, const double *q, const doub
         double score = 0;
         for (int64_t d = 0; d < D; d++) score += q[d] * k[j * width + g * D + d];
         p[j] = score * (double)r->s.scale;
+        if (r->s.softcap > 0) p[j] = (double)r->s.softcap * tanh(p[j] / (double)r->s.softcap);
         most = fmax(most, p[j]);
     }
     for (int64_t j = (int64_t)lo; j < (int64_t)hi; j++) sum += p[j] = exp(p[j] - most);
@@ -385,7 +387,8 @@ static void attend_call(const struct op_run *r, const struct backend *b) {
                                     .heads = r->s.H,
                                     .kv_heads = r->s.G,
                                     .head_size = r->s.D,
-                                    .scale = r->s.scale});
+                                    .scale = r->s.scale,
+                                    .softcap = r->s.softcap});
 }
 // out and lse may be NULL; returns dout . out when dout is given.
 static double attend_all(const struct op_run *r, const struct ranges *at, const double *q,
@@ -458,7 +461,7 @@ static double attend_back_loss(const struct op_run *r) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// Gated units. mode: 0 apart, 1 and 2 two ways of sharing memory; M: the kind; scale: how far gates spread (0: 3).
+// Gated units. mode: 0 apart, 1 and 2 two ways of sharing memory, 3 no up; M: the kind; scale: how far gates spread (0: 3).
 
 static double act(const struct op_run *r, double x) {
     if (r->s.M == GLU_SILU) return x / (1 + exp(-x));
@@ -471,21 +474,22 @@ static double gate_spread(const struct op_run *r) {
 
 enum { GLU_GATE, GLU_UP, GLU_OUT };
 static int glu_to(const struct op_run *r) {
-    return r->s.mode == 0 ? GLU_OUT : r->s.mode == 1 ? GLU_GATE : GLU_UP;
+    return r->s.mode == 0 || r->s.mode == 3 ? GLU_OUT : r->s.mode == 1 ? GLU_GATE : GLU_UP;
 }
 static void glu_declare(struct op_run *r) {
     spread(r, f32(r, "gate", (r->s.mode == 1 ? BOTH : IN) | BY_ROW, r->s.n, r->s.C),
            gate_spread(r));
-    f32(r, "up", (r->s.mode == 2 ? BOTH : IN) | BY_ROW, r->s.n, r->s.C);
-    if (!r->s.mode) f32(r, "out", OUT | BY_ROW, r->s.n, r->s.C);
+    f32(r, "up", (r->s.mode == 2 ? BOTH : r->s.mode == 3 ? IN | UNREAD : IN) | BY_ROW, r->s.n, r->s.C);
+    if (r->s.mode == 0 || r->s.mode == 3) f32(r, "out", OUT | BY_ROW, r->s.n, r->s.C);
 }
 static void glu_call(const struct op_run *r, const struct backend *b) {
-    b->glu(
-        &(struct glu_args){T(r, glu_to(r)), T(r, GLU_GATE), T(r, GLU_UP), (enum glu_kind)r->s.M});
+    struct glu_args a = {T(r, glu_to(r)), T(r, GLU_GATE), T(r, GLU_UP), (enum glu_kind)r->s.M};
+    if (r->s.mode == 3) a.up = (struct tensor){0};
+    b->glu(&a);
 }
 static void glu_reference(const struct op_run *r) {
     for (int64_t i = 0; i < r->s.n * r->s.C; i++)
-        V(r, glu_to(r))[i] = act(r, V(r, GLU_GATE)[i]) * V(r, GLU_UP)[i];
+        V(r, glu_to(r))[i] = act(r, V(r, GLU_GATE)[i]) * (r->s.mode == 3 ? 1 : V(r, GLU_UP)[i]);
 }
 
 enum { GB_DOUT, GB_GATE, GB_UP, GB_DGATE, GB_DUP };
@@ -649,6 +653,149 @@ static void adamw_reference(const struct op_run *r) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------
+// What only some families need.
+
+// mode: 0 with a bias, 1 without, 2 in place
+enum { LN_X, LN_W, LN_BIAS, LN_OUT };
+static void layernorm_declare(struct op_run *r) {
+    struct op_buf *x = f32(r, "x", (r->s.mode == 2 ? BOTH : IN) | BY_ROW, r->s.n, r->s.C);
+    for (int64_t i = 0; i < r->s.n * r->s.C; i++) x->v[i] += 2; // a mean to take away
+    f32(r, "weight", IN, 1, r->s.C);
+    f32(r, "bias", IN | (r->s.mode == 1 ? UNREAD : 0), 1, r->s.C);
+    if (r->s.mode != 2) f32(r, "out", OUT | BY_ROW, r->s.n, r->s.C);
+}
+static void layernorm_call(const struct op_run *r, const struct backend *b) {
+    struct layernorm_args a = {T(r, r->s.mode == 2 ? LN_X : LN_OUT), T(r, LN_X), T(r, LN_W), T(r, LN_BIAS), norm_eps};
+    if (r->s.mode == 1) a.bias = (struct tensor){0};
+    b->layernorm(&a);
+}
+static void layernorm_reference(const struct op_run *r) {
+    int64_t C = r->s.C;
+    for (int64_t i = 0; i < r->s.n; i++) {
+        const double *x = V(r, LN_X) + i * C;
+        double *out = V(r, r->s.mode == 2 ? LN_X : LN_OUT) + i * C, mean = 0, square = 0;
+        for (int64_t c = 0; c < C; c++) mean += x[c] / (double)C;
+        for (int64_t c = 0; c < C; c++) square += (x[c] - mean) * (x[c] - mean) / (double)C;
+        for (int64_t c = 0; c < C; c++)
+            out[c] = (x[c] - mean) / sqrt(square + (double)norm_eps) * V(r, LN_W)[c] +
+                     (r->s.mode == 1 ? 0 : V(r, LN_BIAS)[c]);
+    }
+}
+
+enum { BIAS_X, BIAS_B };
+static void bias_declare(struct op_run *r) {
+    f32(r, "x", BOTH | BY_ROW, r->s.n, r->s.C);
+    f32(r, "bias", IN, 1, r->s.C);
+}
+static void bias_call(const struct op_run *r, const struct backend *b) {
+    b->bias(&(struct bias_args){T(r, BIAS_X), T(r, BIAS_B), r->s.scale});
+}
+static void bias_reference(const struct op_run *r) {
+    for (int64_t i = 0; i < r->s.n * r->s.C; i++) V(r, BIAS_X)[i] += scale_of(r) * V(r, BIAS_B)[i % r->s.C];
+}
+
+static void softcap_declare(struct op_run *r) {
+    spread(r, f32(r, "x", BOTH | BY_ROW, r->s.n, r->s.C), r->s.M ? (double)r->s.M : 3);
+}
+static void softcap_call(const struct op_run *r, const struct backend *b) {
+    b->softcap(&(struct softcap_args){T(r, 0), r->s.scale});
+}
+static void softcap_reference(const struct op_run *r) {
+    for (int64_t i = 0; i < r->s.n * r->s.C; i++)
+        V(r, 0)[i] = (double)r->s.scale * tanh(V(r, 0)[i] / (double)r->s.scale);
+}
+
+// C experts, K of them chosen, mode 1: their weights sum to one.
+enum { ROUTE_LOGITS, ROUTE_CHOSEN, ROUTE_WEIGHT };
+static void route_declare(struct op_run *r) {
+    struct op_buf *logits = f32(r, "logits", IN | BY_ROW, r->s.n, r->s.C);
+    if (r->s.C > 2) // equal ones: the lower number goes first
+        for (int64_t i = 0; i < r->s.n; i++) logits->v[i * r->s.C + 2] = logits->v[i * r->s.C + 1];
+    add(r, "chosen", OUT | BY_ROW | FLAT, DTYPE_I32, r->s.n, r->s.K);
+    add(r, "weight", OUT | BY_ROW | FLAT, DTYPE_F32, r->s.n, r->s.K);
+}
+static void route_call(const struct op_run *r, const struct backend *b) {
+    b->route(&(struct route_args){T(r, ROUTE_LOGITS), P(r, ROUTE_CHOSEN), P(r, ROUTE_WEIGHT), r->s.K, r->s.mode == 1});
+}
+static void route_reference(const struct op_run *r) {
+    int64_t E = r->s.C, used = r->s.K;
+    for (int64_t i = 0; i < r->s.n; i++) {
+        const double *z = V(r, ROUTE_LOGITS) + i * E;
+        double *chosen = V(r, ROUTE_CHOSEN) + i * used, *weight = V(r, ROUTE_WEIGHT) + i * used, sum = 0, kept = 0;
+        for (int64_t e = 0; e < E; e++) {
+            int64_t before = 0; // experts that go first
+            for (int64_t o = 0; o < E; o++) before += z[o] > z[e] || (z[o] == z[e] && o < e);
+            sum += exp(z[e]);
+            if (before >= used) continue;
+            chosen[before] = (double)e;
+            weight[before] = exp(z[e]);
+            kept += weight[before];
+        }
+        for (int64_t k = 0; k < used; k++) weight[k] /= r->s.mode == 1 ? kept : sum;
+    }
+}
+
+// H experts of [M,K]; mode: how many pairs share a row of x.
+enum { ME_OUT, ME_X, ME_W, ME_CHOSEN };
+static void experts_declare(struct op_run *r) {
+    f32(r, "out", OUT | BY_ROW | FLAT, r->s.n, r->s.mode * r->s.M);
+    f32(r, "x", IN | BY_ROW, r->s.n, r->s.K);
+    spread(r, add(r, "w", IN, r->dtype, r->s.H * r->s.M, r->s.K), 1);
+    struct op_buf *chosen = add(r, "chosen", IN | BY_ROW | FLAT, DTYPE_I32, r->s.n, r->s.mode);
+    for (int64_t i = 0; i < r->s.n * r->s.mode; i++)
+        chosen->v[i] = (double)rng_below(r->seed, stream_of(r, chosen), (uint64_t)i, (uint64_t)r->s.H);
+}
+static void experts_call(const struct op_run *r, const struct backend *b) {
+    enum { MOST = 8 };
+    struct tensor w[MOST], all = T(r, ME_W);
+    bool owned[MOST] = {0};
+    assert(r->s.H <= MOST);
+    for (int64_t e = 0; e < r->s.H; e++) {
+        w[e] = tensor_rows(all, e * r->s.M, r->s.M);
+        struct tensor host = w[e];
+        struct err err;
+        bool loaded = !r->s.loaded || b->weight_load(&w[e], &host, &owned[e], &err);
+        assert(loaded);
+        (void)loaded;
+    }
+    struct tensor out = tensor_f32(P(r, ME_OUT), r->buf[ME_OUT].rows * r->s.mode, r->s.M);
+    b->matmul_experts(&(struct matmul_experts_args){out, T(r, ME_X), w, r->s.H, P(r, ME_CHOSEN)});
+    for (int64_t e = 0; e < r->s.H; e++)
+        if (owned[e]) b->free(w[e].data);
+}
+static void experts_reference(const struct op_run *r) {
+    int64_t M = r->s.M, K = r->s.K, each = r->s.mode;
+    for (int64_t p = 0; p < r->s.n * each; p++)
+        for (int64_t m = 0; m < M; m++) {
+            const double *w = V(r, ME_W) + ((int64_t)V(r, ME_CHOSEN)[p] * M + m) * K;
+            double sum = 0;
+            for (int64_t k = 0; k < K; k++) sum += V(r, ME_X)[p / each * K + k] * w[k];
+            V(r, ME_OUT)[p * M + m] = sum;
+        }
+}
+
+// K parts to a row.
+enum { MIX_OUT, MIX_X, MIX_WEIGHT };
+static void mix_declare(struct op_run *r) {
+    f32(r, "out", OUT | BY_ROW, r->s.n, r->s.C);
+    f32(r, "x", IN | BY_ROW | FLAT, r->s.n, r->s.K * r->s.C);
+    f32(r, "weight", IN | BY_ROW | FLAT, r->s.n, r->s.K);
+}
+static void mix_call(const struct op_run *r, const struct backend *b) {
+    struct tensor x = tensor_f32(P(r, MIX_X), r->buf[MIX_X].rows * r->s.K, r->s.C);
+    b->mix(&(struct mix_args){T(r, MIX_OUT), x, P(r, MIX_WEIGHT), r->s.K});
+}
+static void mix_reference(const struct op_run *r) {
+    int64_t C = r->s.C, K = r->s.K;
+    for (int64_t i = 0; i < r->s.n; i++)
+        for (int64_t c = 0; c < C; c++) {
+            double sum = 0;
+            for (int64_t k = 0; k < K; k++) sum += V(r, MIX_WEIGHT)[i * K + k] * V(r, MIX_X)[(i * K + k) * C + c];
+            V(r, MIX_OUT)[i * C + c] = sum;
+        }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
 // The table. Shapes: 1, a vector's width and its neighbours, more than one block of 256.
 
 #define BIT(d) (1u << DTYPE_##d)
@@ -729,6 +876,8 @@ const struct op_spec op_specs[] = {
             {.n = 5, .H = 5, .D = 16, .K = 10, .M = 4096},
             {.n = 7, .H = 4, .D = 64, .K = 64, .M = 4096, .mode = 2},
             {.n = 2, .H = 1, .D = 6, .K = 6, .M = 4096, .mode = 3},
+            {.n = 3, .H = 3, .D = 32, .K = 20, .M = 4096, .mode = 1, .scale = 1.3f},
+            {.n = 3, .H = 1, .D = 300, .K = 300, .M = 4096, .scale = .8f},
             {.n = 2, .H = 1, .D = 6, .K = 0, .M = 50, .mode = 1}),
      rope_declare, rope_call, .reference = rope_reference, .terms = terms_few, .unit = 1},
     {OP_STORE_ROWS, "store_rows", FLOATS,
@@ -744,7 +893,9 @@ const struct op_spec op_specs[] = {
             {.n = 4, .H = 8, .G = 2, .D = 128, .K = 300, .scale = .09f, .mode = 1},
             {.n = 3, .H = 2, .G = 2, .D = 32, .K = 40, .scale = 8, .amplify = 50},
             {.n = 3, .H = 2, .G = 2, .D = 16, .K = 40, .scale = 500, .amplify = 2000},
-            {.n = 1, .H = 2, .G = 1, .D = 64, .K = 1200, .scale = .125f}),
+            {.n = 1, .H = 2, .G = 1, .D = 64, .K = 1200, .scale = .125f},
+            {.n = 5, .H = 6, .G = 3, .D = 31, .K = 65, .scale = .18f, .softcap = .7f},
+            {.n = 19, .H = 4, .G = 1, .D = 64, .K = 300, .scale = 2, .softcap = 50, .amplify = 50}),
      attend_declare, attend_call, .reference = attend_reference, .terms = terms_attend, .unit = 1},
     {OP_ATTEND, "attend rows", BIT(F32),
      SHAPES({.n = 1, .H = 1, .G = 1, .D = 4, .scale = .5f},
@@ -767,7 +918,8 @@ const struct op_spec op_specs[] = {
      SHAPES({.n = 1, .C = 1}, {.n = 3, .C = 31, .mode = 1}, {.n = 5, .C = 65, .mode = 2},
             {.n = 19, .C = 257}, {.n = 2, .C = 33, .M = GLU_GELU},
             {.n = 7, .C = 257, .M = GLU_GELU, .mode = 1}, {.n = 3, .C = 65, .scale = 100},
-            {.n = 3, .C = 65, .M = GLU_GELU, .scale = 1000}),
+            {.n = 3, .C = 65, .M = GLU_GELU, .scale = 1000}, {.n = 5, .C = 65, .M = GLU_GELU, .mode = 3},
+            {.n = 2, .C = 33, .mode = 3}),
      glu_declare, glu_call, .reference = glu_reference, .terms = terms_few, .unit = 1},
     {OP_GLU_BACK, "glu_back", BIT(F32),
      SHAPES({.n = 1, .C = 1}, {.n = 3, .C = 31}, {.n = 19, .C = 257},
@@ -823,6 +975,29 @@ const struct op_spec op_specs[] = {
     {OP_CAST, "cast from blocks", BIT(F32) | BIT(BF16) | BIT(Q8_0),
      SHAPES({.n = 3, .C = 96, .mode = DTYPE_Q8_0}, {.n = 2, .C = 544, .mode = DTYPE_Q4_0}),
      cast_declare, cast_call, .reference = cast_reference, .terms = terms_few, .unit = 1},
+    {OP_LAYERNORM, "layernorm", BIT(F32),
+     SHAPES({.n = 1, .C = 2}, {.n = 3, .C = 31, .mode = 1}, {.n = 5, .C = 65, .mode = 2}, {.n = 19, .C = 257}),
+     layernorm_declare, layernorm_call, .reference = layernorm_reference, .terms = terms_C, .unit = 1},
+    {OP_BIAS, "bias", BIT(F32), SHAPES({.n = 1, .C = 1}, {.n = 5, .C = 33, .scale = .22f}, {.n = 19, .C = 257}),
+     bias_declare, bias_call, .reference = bias_reference, .terms = terms_few, .unit = 1},
+    {OP_SOFTCAP, "softcap", BIT(F32),
+     SHAPES({.n = 1, .C = 1, .scale = 30}, {.n = 5, .C = 33, .scale = 2}, {.n = 19, .C = 257, .scale = 50, .M = 100},
+            {.n = 3, .C = 65, .scale = 1, .M = 1000}),
+     softcap_declare, softcap_call, .reference = softcap_reference, .terms = terms_few, .unit = 1},
+    {OP_ROUTE, "route", BIT(F32),
+     SHAPES({.n = 1, .C = 1, .K = 1}, {.n = 5, .C = 8, .K = 2, .mode = 1}, {.n = 19, .C = 40, .K = 8},
+            {.n = 3, .C = 3, .K = 3, .mode = 1}),
+     route_declare, route_call, .reference = route_reference, .terms = terms_C, .unit = 1},
+    {OP_MATMUL_EXPERTS, "matmul_experts", FLOATS,
+     SHAPES({.n = 1, .K = 1, .M = 1, .H = 1, .mode = 1}, {.n = 5, .K = 33, .M = 17, .H = 3, .mode = 2},
+            {.n = 5, .K = 257, .M = 33, .H = 3, .mode = 2, .loaded = true},
+            {.n = 40, .K = 64, .M = 65, .H = 2, .mode = 1, .loaded = true}),
+     experts_declare, experts_call, .reference = experts_reference, .terms = terms_K, .unit = 1},
+    {OP_MATMUL_EXPERTS, "matmul_experts blocks", BLOCKS,
+     SHAPES({.n = 5, .K = 64, .M = 17, .H = 3, .mode = 2}, {.n = 30, .K = 256, .M = 33, .H = 2, .mode = 2, .loaded = true}),
+     experts_declare, experts_call, .reference = experts_reference, .terms = terms_K, .unit = 1},
+    {OP_MIX, "mix", BIT(F32), SHAPES({.n = 1, .C = 1, .K = 1}, {.n = 5, .C = 33, .K = 2}, {.n = 19, .C = 257, .K = 8}),
+     mix_declare, mix_call, .reference = mix_reference, .terms = terms_K, .unit = 1},
 };
 // clang-format on
 const int op_spec_count = COUNT_OF(op_specs);

@@ -50,6 +50,7 @@ struct op_shape {
     int mode;
     bool accumulate, loaded;
     double amplify;
+    float softcap;
 };
 
 struct op_run {

@@ -740,9 +740,9 @@ static void write_wrong(const struct model_config *c, const struct wrong *w) {
 }
 
 static void keys_experts(struct gguf_out *o) { gguf_out_u32(o, "llama.expert_count", 8); }
-static void keys_scaling(struct gguf_out *o) { gguf_out_text(o, "llama.rope.scaling.type", "linear", 6); }
-static void keys_factor(struct gguf_out *o) { gguf_out_f32(o, "llama.rope.scaling.factor", 8); }
-static void keys_window(struct gguf_out *o) { gguf_out_u32(o, "llama.attention.sliding_window", 16); }
+static void keys_scaling(struct gguf_out *o) { gguf_out_text(o, "llama.rope.scaling.type", "longrope", 8); }
+static void keys_shared(struct gguf_out *o) { gguf_out_u32(o, "llama.expert_shared_count", 2); }
+static void keys_unknown(struct gguf_out *o) { gguf_out_bool(o, "llama.attention.sinks", true); }
 static void keys_multiplier(struct gguf_out *o) { gguf_out_f32(o, "llama.residual_scale", .22f); }
 static void keys_softcap(struct gguf_out *o) { gguf_out_f32(o, "llama.final_logit_softcapping", 30); }
 static void keys_encoder(struct gguf_out *o) { gguf_out_bool(o, "llama.attention.causal", false); }
@@ -751,7 +751,7 @@ static void keys_off(struct gguf_out *o) { // all of them saying "off"
     gguf_out_u32(o, "llama.expert_count", 0);
     gguf_out_text(o, "llama.rope.scaling.type", "none", 4);
     gguf_out_f32(o, "llama.rope.scaling.factor", 1);
-    gguf_out_u32(o, "llama.attention.sliding_window", 4096);
+    gguf_out_u32(o, "llama.attention.sliding_window", 0);
     gguf_out_f32(o, "llama.residual_scale", 1);
     gguf_out_bool(o, "llama.attention.causal", true);
 }
@@ -773,10 +773,10 @@ Test(model, files_with_something_else_inside_are_refused_by_name) {
         {.extra = "rope_freqs.weight", .says = "rope_freqs.weight"},
         {.extra = "blk.0.attn_q.bias", .says = "blk.0.attn_q.bias"},
         {.extra = "blk.2.attn_q.weight", .says = "blk.2.attn_q.weight"},
-        {.keys = keys_experts, .says = "llama.expert_count is 8"},
-        {.keys = keys_scaling, .says = "llama.rope.scaling.type is 'linear'"},
-        {.keys = keys_factor, .says = "llama.rope.scaling.factor is 8"},
-        {.keys = keys_window, .says = "sliding_window is 16"},
+        {.keys = keys_experts, .says = "llama.expert_used_count"},
+        {.keys = keys_scaling, .says = "llama.rope.scaling.type is 'longrope'"},
+        {.keys = keys_shared, .says = "llama.expert_shared_count is 2: shared experts"},
+        {.keys = keys_unknown, .says = "llama.attention.sinks is not known"},
         {.keys = keys_multiplier, .says = "llama.residual_scale is 0.22"},
         {.keys = keys_softcap, .says = "llama.final_logit_softcapping is 30"},
         {.keys = keys_encoder, .says = "llama.attention.causal is false"},

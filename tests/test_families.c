@@ -1,0 +1,263 @@
+// test_families.c: every family computes what the engine that people trust computes, and no bit depends on how a text is
+// fed; what a file has that we do not compute is refused by name.
+//
+// Goldens: tests/make_family_goldens.py. Tiny models with all switches of their family on, logits of llama.cpp.
+#include "model/internal.h"
+
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const struct backend *cpu(const char *level) {
+    struct err e = {{0}};
+    const struct backend *b = backend_cpu(level, &e);
+    cr_assert(b || level, "%s", e.text);
+    return b;
+}
+
+// The largest difference allowed, with logits of size 1 to 6: two f32 engines, whose sums, exponentials and angles (the
+// other engine's are made by repeated products in f32) round differently.
+static const double tolerance = 5e-5;
+static const struct golden {
+    const char *name, *arch;
+} goldens[] = {
+    {"llama_divisors", "llama"}, {"llama_biases", "llama"}, {"qwen2", "qwen2"},     {"qwen3", "qwen3"},
+    {"gemma3", "gemma3"},        {"gpt2", "gpt2"},          {"phi3", "phi3"},       {"olmo2", "olmo2"},
+    {"gemma", "gemma"},          {"gemma2", "gemma2"},      {"minicpm", "minicpm"}, {"granitemoe", "granitemoe"},
+    {"mixtral", "llama"},        {"olmoe", "olmoe"},        {"qwen3moe", "qwen3moe"},
+};
+
+struct expected {
+    struct text bytes;
+    int32_t ids_count, rows, V;
+    const int32_t *ids, *row;
+    const float *logits;
+};
+
+static struct model_file *open_golden(const char *name) {
+    char path[96];
+    struct err e = {{0}};
+    snprintf(path, sizeof path, "tests/golden/family_%s.gguf", name);
+    struct model_file *f = model_file_open(path, &e);
+    cr_assert(f, "%s", e.text);
+    return f;
+}
+
+static struct expected open_expected(const char *name) {
+    char path[96];
+    struct err e = {{0}};
+    struct expected x = {{0}, 0, 0, 0, NULL, NULL, NULL};
+    snprintf(path, sizeof path, "tests/golden/family_%s.logits", name);
+    cr_assert(file_read_all(path, 1 << 20, &x.bytes, &e), "%s", e.text);
+    const int32_t *head = (const int32_t *)(const void *)x.bytes.data;
+    x.ids_count = head[0], x.rows = head[1], x.V = head[2];
+    x.ids = head + 3, x.row = x.ids + x.ids_count;
+    x.logits = (const float *)(const void *)(x.row + x.rows);
+    cr_assert(x.bytes.len == 4 * (size_t)(3 + x.ids_count + x.rows + x.rows * x.V));
+    return x;
+}
+
+static struct model *load(const struct model_file *f, const struct backend *b) {
+    struct err e = {{0}};
+    struct model *m = model_load(f, b, &e);
+    cr_assert(m, "%s", e.text);
+    return m;
+}
+
+// Feeds ids in pieces of `piece` rows (the first one `first`), all logits into `out` [n,V].
+static void feed_all(const struct model *m, const int32_t *ids, int64_t n, int64_t first, int64_t piece, float *out) {
+    struct err e = {{0}};
+    struct session *s = session_new(m, &(struct session_options){.all_logits = n, .chunk = 16}, &e);
+    cr_assert(s, "%s", e.text);
+    for (int64_t at = 0; at < n;) {
+        int64_t rows = at == 0 ? first : piece;
+        if (rows > n - at) rows = n - at;
+        const float *z = session_feed(s, ids + at, rows, LOGITS_ALL, &e);
+        cr_assert(z, "%s", e.text);
+        memcpy(out + at * m->config.V, z, (size_t)(rows * m->config.V) * sizeof *z);
+        at += rows;
+    }
+    session_free(s);
+}
+
+Test(families, logits_are_those_of_llama_cpp) {
+    pool_start(2);
+    static const char *const levels[] = {"plain", "avx2", NULL};
+    for (size_t g = 0; g < COUNT_OF(goldens); g++) {
+        struct model_file *f = open_golden(goldens[g].name);
+        struct expected x = open_expected(goldens[g].name);
+        for (size_t l = 0; l < COUNT_OF(levels); l++) {
+            if (!cpu(levels[l])) continue;
+            struct model *m = load(f, cpu(levels[l]));
+            cr_assert_str_eq(m->config.family->name, goldens[g].arch);
+            float *z = malloc((size_t)(x.ids_count * x.V) * sizeof *z);
+            feed_all(m, x.ids, x.ids_count, 40, 1, z);
+            double worst = 0;
+            for (int32_t i = 0; i < x.rows; i++)
+                for (int32_t v = 0; v < x.V; v++)
+                    worst = fmax(worst, fabs((double)z[x.row[i] * x.V + v] - (double)x.logits[i * x.V + v]));
+            cr_expect(worst < tolerance, "%s %s: off by %g", goldens[g].name, levels[l] ? levels[l] : "best",
+                      worst);
+            free(z), model_free(m);
+        }
+        text_free(&x.bytes), model_file_close(f);
+    }
+}
+
+static float *whole_text(const struct model *m, const struct expected *x, int64_t first, int64_t piece) {
+    float *z = malloc((size_t)(x->ids_count * x->V) * sizeof *z);
+    feed_all(m, x->ids, x->ids_count, first, piece, z);
+    return z;
+}
+
+Test(families, cuts_threads_and_fast_levels_change_no_bit) {
+    static const int64_t cuts[][2] = {{1, 1}, {50, 1}, {3, 7}, {20, 30}};
+    for (size_t g = 0; g < COUNT_OF(goldens); g++) {
+        struct model_file *f = open_golden(goldens[g].name);
+        struct expected x = open_expected(goldens[g].name);
+        size_t bytes = (size_t)(x.ids_count * x.V) * sizeof(float);
+        pool_start(1);
+        struct model *m = load(f, cpu(NULL));
+        float *expected = whole_text(m, &x, 40, 1);
+        for (size_t k = 0; k < COUNT_OF(cuts); k++) {
+            pool_start(1 + (int)k);
+            float *z = whole_text(m, &x, cuts[k][0], cuts[k][1]);
+            cr_assert_arr_eq(z, expected, bytes, "%s: cut %zu differs", goldens[g].name, k);
+            free(z);
+        }
+        if (cpu("avx2")) {
+            struct model *narrow = load(f, cpu("avx2"));
+            float *z = whole_text(narrow, &x, 40, 1);
+            cr_assert_arr_eq(z, expected, bytes, "%s: avx2 differs", goldens[g].name);
+            free(z), model_free(narrow);
+        }
+        free(expected), model_free(m), text_free(&x.bytes), model_file_close(f);
+    }
+}
+
+Test(families, nothing_is_allocated_after_the_first_feed) {
+    pool_start(2);
+    for (size_t g = 0; g < COUNT_OF(goldens); g++) {
+        struct model_file *f = open_golden(goldens[g].name);
+        struct expected x = open_expected(goldens[g].name);
+        struct err e = {{0}};
+        struct model *m = load(f, cpu(NULL));
+        struct session *s = session_new(m, &(struct session_options){0}, &e);
+        cr_assert(s && session_feed(s, x.ids, 20, LOGITS_LAST, &e), "%s", e.text);
+        cr_assert(session_feed(s, x.ids + 20, 1, LOGITS_LAST, &e), "%s", e.text);
+        mem_freeze(true);
+        bool fed = session_feed(s, x.ids + 21, 1, LOGITS_LAST, &e) && session_feed(s, x.ids + 22, 20, LOGITS_LAST, &e);
+        mem_freeze(false);
+        cr_assert(fed, "%s", e.text);
+        session_free(s), model_free(m), text_free(&x.bytes), model_file_close(f);
+    }
+}
+
+// The file with the last letter of one name changed, which keeps every offset.
+static void rename_and_load(const struct text *file, const char *old, const char *name) {
+    struct text copy = {0};
+    struct err e = {{0}};
+    text_add(&copy, file->data, file->len);
+    size_t n = strlen(old);
+    char *at = NULL;
+    for (size_t i = 8; i + n <= copy.len && !at; i++) {
+        uint64_t len;
+        memcpy(&len, copy.data + i - 8, sizeof len);
+        if (len == n && memcmp(copy.data + i, old, n) == 0) at = copy.data + i;
+    }
+    cr_assert(at, "%s has no %s", name, old);
+    at[n - 1] = '_';
+    char changed[128];
+    snprintf(changed, sizeof changed, "%.*s", (int)n, at);
+    struct model_file *f = model_file_open_bytes(copy.data, copy.len, name, &e);
+    cr_assert(f, "%s", e.text);
+    struct model *m = model_load(f, cpu("plain"), &e);
+    cr_assert(!m, "%s runs without %s", name, old);
+    // A joined tensor that is gone at layer 0 makes the file one that does not join: its parts are missing.
+    bool part = strstr(old, "blk.0.") && strstr(e.text, "is missing");
+    cr_assert(strstr(e.text, old) || strstr(e.text, changed) || part, "%s without %s: %s", name, old, e.text);
+    model_file_close(f), text_free(&copy);
+}
+
+struct names {
+    const char *arch;
+    char name[64][96];
+    size_t count;
+};
+static void collect(void *arg, const char *key, const char *value) {
+    struct names *all = arg;
+    (void)value;
+    size_t n = strlen(all->arch);
+    if (strncmp(key, all->arch, n) == 0 && key[n] == '.') snprintf(all->name[all->count++], 96, "%.90s", key);
+    cr_assert(all->count < 64);
+}
+
+Test(families, every_tensor_and_key_of_a_file_is_used_or_refused_by_name) {
+    pool_start(1);
+    for (size_t g = 0; g < COUNT_OF(goldens); g++) {
+        char path[96];
+        struct err e = {{0}};
+        struct text bytes = {0};
+        snprintf(path, sizeof path, "tests/golden/family_%s.gguf", goldens[g].name);
+        cr_assert(file_read_all(path, 1 << 20, &bytes, &e), "%s", e.text);
+        struct model_file *f = open_golden(goldens[g].name);
+        for (size_t t = 0; t < model_file_tensor_count(f); t++)
+            rename_and_load(&bytes, model_file_tensor_at(f, t)->name, goldens[g].name);
+        struct names keys = {.arch = goldens[g].arch};
+        meta_each(f, collect, &keys);
+        cr_assert(keys.count >= 8);
+        for (size_t k = 0; k < keys.count; k++) rename_and_load(&bytes, keys.name[k], goldens[g].name);
+        model_file_close(f), text_free(&bytes);
+    }
+}
+
+Test(families, a_config_that_is_written_reads_back_as_the_same_model) {
+    pool_start(2);
+    for (size_t g = 0; g < COUNT_OF(goldens); g++) {
+        struct err e = {{0}};
+        struct model_file *f = open_golden(goldens[g].name);
+        struct expected x = open_expected(goldens[g].name);
+        struct model *m = load(f, cpu(NULL));
+        char path[64];
+        snprintf(path, sizeof path, "/tmp/lehr-test-families-%ld.gguf", (long)getpid());
+        struct gguf_out *o = gguf_out_open(path, &e);
+        cr_assert(o, "%s", e.text);
+        config_write(&m->config, o);
+        for (size_t t = 0; t < model_file_tensor_count(f); t++) {
+            const struct file_tensor *tensor = model_file_tensor_at(f, t);
+            gguf_out_tensor(o, tensor->name, tensor->dtype, tensor->n_dims, tensor->size);
+        }
+        for (size_t t = 0; t < model_file_tensor_count(f); t++)
+            gguf_out_data(o, model_file_tensor_at(f, t)->data, model_file_tensor_at(f, t)->bytes);
+        cr_assert(gguf_out_commit(o, &e), "%s", e.text);
+        struct model_file *again = model_file_open(path, &e);
+        cr_assert(again, "%s", e.text);
+        struct model *n = load(again, cpu(NULL));
+        float *a = whole_text(m, &x, 40, 1), *b = whole_text(n, &x, 40, 1);
+        cr_assert_arr_eq(a, b, (size_t)(x.ids_count * x.V) * sizeof *a, "%s", goldens[g].name);
+        free(a), free(b), unlink(path);
+        model_free(m), model_free(n), model_file_close(f), model_file_close(again), text_free(&x.bytes);
+    }
+}
+
+Test(families, what_backward_does_not_mirror_does_not_train) {
+    for (size_t g = 0; g < COUNT_OF(goldens); g++) {
+        struct err e = {{0}};
+        struct model_file *f = open_golden(goldens[g].name);
+        struct model_config c;
+        cr_assert(config_read(&c, f, &e), "%s", e.text);
+        cr_assert(!config_trains(&c, &e) && strstr(e.text, "does not train"), "%s", goldens[g].name);
+        cr_assert(!model_new(&c, cpu(NULL), DTYPE_F32, 1, &e) && strstr(e.text, goldens[g].arch), "%s", e.text);
+        model_file_close(f);
+    }
+}
+
+Test(families, a_context_beyond_learned_positions_is_refused) {
+    struct err e = {{0}};
+    struct model_file *f = open_golden("gpt2");
+    struct model *m = load(f, cpu(NULL));
+    cr_assert(!session_new(m, &(struct session_options){.ctx = 65}, &e) && strstr(e.text, "64 positions"), "%s", e.text);
+    model_free(m), model_file_close(f);
+}
