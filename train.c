@@ -18,115 +18,7 @@
 #include <unistd.h>
 
 #include "data/stories.h"
-
-// ---- options ----------------------------------------------------------------------------------------------------
-
-static struct {
-    struct opt_words data, valid;
-    const char *out, *config, *family, *size, *tokenizer, *schedule, *decay_shape, *decay_from, *dtype, *device, *cpu,
-        *export_dtype, *plot, *prompt;
-    int64_t width, layers, heads, kv_heads, head_size, ffn;
-    int64_t seq, batch_tokens, micro_batch, tokens, steps, decay_tokens, seed, threads;
-    int64_t save_every, keep, eval_every, eval_tokens, samples, tokenizer_bytes, story_bytes;
-    double time, lr, warmup, decay, final, power_a, power_b, beta1, beta2, eps, weight_decay, clip, guard, valid_share,
-        save_seconds, floor, embedding_scale, attention_scale, residual_scale, init_std;
-    bool override, resume, plan, list, help, version, tied, doc_mask;
-} o = {
-    .out = "out", .family = "granite", .size = "1M", .tokenizer = "bpe:4096", .schedule = "power",
-    .decay_shape = "linear", .dtype = "f32", .device = "auto", .export_dtype = "f32",
-    .seq = 1024, .seed = 1, .keep = 2, .eval_every = 0, .eval_tokens = 65536, .samples = 3,
-    .story_bytes = 20000000, .decay = -1, .power_b = -0.51, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1,
-    .clip = 1, .guard = 6, .valid_share = 0.05, .save_seconds = 600, .floor = 0, .resume = true, .tied = true, .doc_mask = true,
-};
-
-// clang-format off
-static struct opt table[] = { // --data stays first: words without an option go there
-    {"--data", OPT_MANY, &o.data, 0, 0, "PATH", "[Data] text to learn: .txt, .jsonl, folders, .tok, - for standard input; the option's name may be left out", 0},
-    {"--story-bytes", OPT_INT, &o.story_bytes, 10000, 1e12, "N", "with no path: how much of our own stories to write and learn", 0},
-    {"--valid", OPT_MANY, &o.valid, 0, 0, "PATH", "text to validate on; without it --valid-share of the documents, chosen by their hash", 0},
-    {"--valid-share", OPT_REAL, &o.valid_share, 0, 0.5, "X", "share of documents (or of the end of a single one) kept for validation", 0},
-    {"--tokenizer", OPT_TEXT, &o.tokenizer, 0, 0, "WHAT", "bpe:N trains one of N tokens on the data; byte; or a GGUF file that carries one", 0},
-    {"--tokenizer-bytes", OPT_INT, &o.tokenizer_bytes, 0, 1e15, "N", "train the tokenizer on about this many bytes (0: up to 64m)", 0},
-    {"--doc-mask", OPT_FLAG, &o.doc_mask, 0, 0, "", "attention stays inside a document", 0},
-    {"-o --out", OPT_TEXT, &o.out, 0, 0, "FOLDER", "[Files] where checkpoints, model.gguf, log.jsonl and report.html go", 0},
-    {"--config", OPT_TEXT, &o.config, 0, 0, "FILE", "read options from a file of `name = value` lines; the command line wins", 0},
-    {"--save-seconds --save-minutes", OPT_TIME, &o.save_seconds, 1, 1e9, "TIME", "write a checkpoint at least this often", 0},
-    {"--save-every", OPT_INT, &o.save_every, 0, 1e15, "STEPS", "and every so many steps", 0},
-    {"--keep", OPT_INT, &o.keep, 1, 1e6, "N", "how many checkpoints to keep", 0},
-    {"--resume --auto-resume", OPT_FLAG, &o.resume, 0, 0, "", "continue from the newest whole checkpoint in the folder", 0},
-    {"--override", OPT_FLAG, &o.override, 0, 0, "", "let the command line change what a checkpoint was started with", 0},
-    {"--export-dtype", OPT_TEXT, &o.export_dtype, 0, 0, "TYPE", "matrices of model.gguf: f32, f16, bf16, q8_0, q4_0", 0},
-    {"--family", OPT_TEXT, &o.family, 0, 0, "NAME", "[Model] granite (muP, four multipliers) or llama; --list names all", 0},
-    {"--size", OPT_TEXT, &o.size, 0, 0, "SIZE", "1M 3M 10M 30M 70M 125M 350M 1B 3B", 0},
-    {"--width --n-embd", OPT_INT, &o.width, 0, 65536, "N", "channels, instead of the size's", 0},
-    {"--layers --n-layer", OPT_INT, &o.layers, 0, 1024, "N", "blocks, instead of the size's", 0},
-    {"--heads --n-head", OPT_INT, &o.heads, 0, 1024, "N", "query heads, instead of the size's", 0},
-    {"--kv-heads", OPT_INT, &o.kv_heads, 0, 1024, "N", "key/value heads, instead of the size's", 0},
-    {"--head-size", OPT_INT, &o.head_size, 0, 1024, "N", "channels of a head, instead of width / heads", 0},
-    {"--ffn", OPT_INT, &o.ffn, 0, 1 << 20, "N", "feed-forward width, instead of the size's", 0},
-    {"--tied", OPT_FLAG, &o.tied, 0, 0, "", "the head is the embedding", 0},
-    {"--embedding-scale", OPT_REAL, &o.embedding_scale, 0, 1e4, "X", "multiplier of embeddings (granite); 0: 12", 0},
-    {"--attention-scale", OPT_REAL, &o.attention_scale, 0, 100, "X", "multiplier of q.k; 0: 1/head size (granite), 1/sqrt(head size) (llama)", 0},
-    {"--residual-scale", OPT_REAL, &o.residual_scale, 0, 100, "X", "multiplier of branches (granite); 0: 1.4/sqrt(layers)", 0},
-    {"--init-std", OPT_REAL, &o.init_std, 0, 10, "X", "standard deviation at the start; 0: 0.1 (granite), 0.02 (llama)", 0},
-    {"--tokens", OPT_INT, &o.tokens, 0, 1e15, "N", "[How much] tokens to train on; 20m is twenty million", 0},
-    {"--time", OPT_TIME, &o.time, 0, 1e9, "TIME", "or how long: 2m, 8h; the decay phase is placed by the clock", 0},
-    {"--steps --max-iters", OPT_INT, &o.steps, 0, 1e12, "N", "or how many steps", 0},
-    {"--seq --block-size", OPT_INT, &o.seq, 8, 1 << 20, "N", "tokens of a sequence", 0},
-    {"--batch-tokens", OPT_INT, &o.batch_tokens, 0, 1e12, "N", "tokens of a step; 0: by the Step Law, 0.58 D^0.571", 0},
-    {"--micro-batch", OPT_INT, &o.micro_batch, 0, 1 << 20, "N", "sequences computed at once: memory and speed, never the result (0: about 4096 tokens)", 0},
-    {"--schedule", OPT_TEXT, &o.schedule, 0, 0, "NAME", "[Learning] power, wsd, cosine, linear, constant; --list explains", 0},
-    {"--lr", OPT_REAL, &o.lr, 0, 100, "X", "peak learning rate, for power the cap; 0: the family's default", 0},
-    {"--warmup", OPT_REAL, &o.warmup, -1, 1e15, "N", "tokens of warmup; below 1 a share of all; 0: 2% or 50 steps, whichever is longer; -1: none", 0},
-    {"--decay", OPT_REAL, &o.decay, -1, 1, "X", "share of the tokens spent in the decay phase (power, wsd); -1: 0.1, below 1G tokens 0.2, below 10M 0.5", 0},
-    {"--decay-shape", OPT_TEXT, &o.decay_shape, 0, 0, "NAME", "linear, 1-sqrt, exponential, cosine", 0},
-    {"--final", OPT_REAL, &o.final, 0, 1, "X", "floor of the decay as a share", 0},
-    {"--decay-from", OPT_TEXT, &o.decay_from, 0, 0, "CKPT", "cool down any checkpoint: branch off with --decay-tokens into another --out", 0},
-    {"--decay-tokens", OPT_INT, &o.decay_tokens, 0, 1e15, "N", "length of that branch; 0: 25% of what the checkpoint has seen", 0},
-    {"--power-a", OPT_REAL, &o.power_a, 0, 1000, "X", "amplitude of the power law; 0: 4, and below 64k tokens a batch 4 sqrt(64k / batch)", 0},
-    {"--power-b", OPT_REAL, &o.power_b, -2, 0, "X", "exponent of the power law", 0},
-    {"--beta1", OPT_REAL, &o.beta1, 0, 0.99999, "X", "AdamW", 0},
-    {"--beta2", OPT_REAL, &o.beta2, 0, 0.999999, "X", "AdamW", 0},
-    {"--eps", OPT_REAL, &o.eps, 0, 1, "X", "AdamW", 0},
-    {"--weight-decay", OPT_REAL, &o.weight_decay, 0, 10, "X", "AdamW, on matrices; multiplied by the learning rate", 0},
-    {"--clip", OPT_REAL, &o.clip, 0, 1e9, "X", "global gradient norm; 0: off", 0},
-    {"--guard", OPT_REAL, &o.guard, 0, 1e9, "Z", "skip a step whose loss or gradient norm is Z deviations above the last 128; 0: only non-finite", 0},
-    {"-s --seed", OPT_INT, &o.seed, 0, 9e18, "N", "of initialisation and data order", 0},
-    {"--eval-every", OPT_INT, &o.eval_every, 0, 1e12, "STEPS", "[Watching] validate every so many steps; 0: about ten times in a run", 0},
-    {"--eval-tokens", OPT_INT, &o.eval_tokens, 0, 1e15, "N", "tokens of such a validation; the last one takes up to sixteen times as many", 0},
-    {"--samples", OPT_INT, &o.samples, 0, 1000, "N", "texts to print at the end", 0},
-    {"-p --prompt", OPT_TEXT, &o.prompt, 0, 0, "TEXT", "how the samples begin", 0},
-    {"--floor", OPT_REAL, &o.floor, 0, 100, "X", "entropy of the source in nats per byte, 0 when unknown: drawn and compared", 0},
-    {"-t --threads", OPT_INT, &o.threads, 0, 256, "N", "[Machine] 0: physical cores that this process may use", 0},
-    {"--device", OPT_TEXT, &o.device, 0, 0, "NAME", "auto or cpu", 0},
-    {"--cpu", OPT_TEXT, &o.cpu, 0, 0, "LEVEL", "plain, avx2 or avx512 instead of the best present", 0},
-    {"--dtype", OPT_TEXT, &o.dtype, 0, 0, "TYPE", "f32, or bf16 products with f32 master weights", 0},
-    {"--plan", OPT_FLAG, &o.plan, 0, 0, "", "[Other] measure two seconds, print memory and time this run would take, and stop", 0},
-    {"--plot", OPT_TEXT, &o.plot, 0, 0, "LOG", "draw a log.jsonl in the terminal and stop", 0},
-    {"--list", OPT_FLAG, &o.list, 0, 0, "", "families, schedules, decay shapes and dtypes", 0},
-    {"--version", OPT_FLAG, &o.version, 0, 0, "", "version and the kernels this machine would use", 0},
-    {"-h --help", OPT_FLAG, &o.help, 0, 0, "", "this text", 0},
-};
-// clang-format on
-
-// What the options came to: every number a step depends on, with nothing left open. Kept in checkpoints after the options.
-static struct {
-    int64_t tokens, batch_tokens, decay_tokens; // tokens 0: not placed yet, --time will
-    double lr, warmup, power_a, decay; // decay: the share
-} amount;
-static struct opt amounts[] = {
-    {"--tokens", OPT_INT, &amount.tokens, 0, 0, "", "", 0},   {"--batch-tokens", OPT_INT, &amount.batch_tokens, 0, 0, "", "", 0},
-    {"--decay-tokens", OPT_INT, &amount.decay_tokens, 0, 0, "", "", 0}, {"--lr", OPT_REAL, &amount.lr, 0, 0, "", "", 0},
-    {"--warmup", OPT_REAL, &amount.warmup, 0, 0, "", "", 0}, {"--power-a", OPT_REAL, &amount.power_a, 0, 0, "", "", 0},
-    {"--decay", OPT_REAL, &amount.decay, 0, 0, "", "", 0},
-};
-static const char amounts_follow[] = "# what these came to\n";
-
-// What a resumed run may change without changing what is learned.
-static const char *const free_options[] = {
-    "out", "config", "save-seconds", "save-every", "keep", "resume", "override", "export-dtype", "micro-batch", "eval-every",
-    "eval-tokens", "samples", "prompt", "floor", "threads", "device", "cpu", "plan", "plot", "list", "version", "help", "time",
-    "decay-from", "decay-tokens", "data"};
+#include "train_options.h"
 
 static volatile sig_atomic_t stop_wanted;
 
@@ -230,29 +122,29 @@ static void read_corpus(struct corpus *c, const struct opt_words *paths) {
 // Written anew each time: the same seed and size give the same bytes, so a resumed run finds its data again.
 static void make_stories(struct run *r) {
     struct text path = {0};
-    text_fmt(&path, "%s/stories.txt", o.out);
-    if (!stories_write_file(path.data, 1, (size_t)o.story_bytes, &r->floor))
+    text_fmt(&path, "%s/stories.txt", opts.out);
+    if (!stories_write_file(path.data, 1, (size_t)opts.story_bytes, &r->floor))
         refuse(1, "%s: the stories could not be written; is the disk full?", path.data);
     fprintf(stderr, "data: no text was named, so stories of our own were written to %s; a perfect model would score %.4f nats per byte\n",
             path.data, r->floor);
-    o.floor = r->floor; // a resumed run reads the file and still knows it
-    mem_grow((void **)&o.data.word, &o.data.cap, 1, sizeof *o.data.word, "data path");
-    o.data.word[o.data.count++] = mem_text(path.data);
+    opts.floor = r->floor; // a resumed run reads the file and still knows it
+    mem_grow((void **)&opts.data.word, &opts.data.cap, 1, sizeof *opts.data.word, "data path");
+    opts.data.word[opts.data.count++] = mem_text(path.data);
     text_free(&path);
 }
 
 static struct tokenizer *make_tokenizer(const struct corpus *c) {
     struct err err;
     int64_t vocab = 0;
-    if (strncmp(o.tokenizer, "bpe:", 4) != 0) {
-        struct tokenizer *t = tokenizer_open(o.tokenizer, -1, &err);
+    if (strncmp(opts.tokenizer, "bpe:", 4) != 0) {
+        struct tokenizer *t = tokenizer_open(opts.tokenizer, -1, &err);
         if (!t) fail(1, &err);
         return t;
     }
     char *end;
-    vocab = strtoll(o.tokenizer + 4, &end, 10);
+    vocab = strtoll(opts.tokenizer + 4, &end, 10);
     if (*end || vocab < 257 || vocab > 1 << 20)
-        refuse(2, "--tokenizer %s: expected bpe:N with N from 257 to 1048576", o.tokenizer);
+        refuse(2, "--tokenizer %s: expected bpe:N with N from 257 to 1048576", opts.tokenizer);
     if (!c->n_docs) refuse(2, "token shards need the tokenizer they were made with: give it by --tokenizer FILE");
     struct span *docs = mem_array(c->n_docs, sizeof *docs, "list of documents");
     for (size_t i = 0; i < c->n_docs; i++) {
@@ -260,7 +152,7 @@ static struct tokenizer *make_tokenizer(const struct corpus *c) {
         docs[i] = (struct span){c->bytes.data + from, c->doc_end[i] - from};
     }
     double start = time_now();
-    size_t most = o.tokenizer_bytes ? (size_t)o.tokenizer_bytes : (size_t)64 << 20;
+    size_t most = opts.tokenizer_bytes ? (size_t)opts.tokenizer_bytes : (size_t)64 << 20;
     struct tokenizer *t = tokenizer_train(docs, c->n_docs, vocab, most, &err);
     if (!t) fail(1, &err);
     mem_free(docs);
@@ -279,7 +171,7 @@ static void print_tokens(const char *name, const struct tokens *t) {
 static void make_data(struct run *r, const struct model_file *from) {
     struct err err;
     struct corpus corpus = {0}, held_out = {0};
-    read_corpus(&corpus, &o.data);
+    read_corpus(&corpus, &opts.data);
     r->tokenizer = from ? tokenizer_from_file(from, &err) : make_tokenizer(&corpus);
     if (!r->tokenizer) fail(1, &err);
     uint64_t hash = tokenizer_hash(r->tokenizer);
@@ -288,11 +180,11 @@ static void make_data(struct run *r, const struct model_file *from) {
             refuse(2, "give one .tok file, or text, not both: %s", corpus.shards.word[0]);
         if (!tokens_open(&r->train, corpus.shards.word[0], hash, tokenizer_vocab(r->tokenizer), &err)) fail(1, &err);
     } else {
-        double share = o.valid.count ? 0 : o.valid_share;
+        double share = opts.valid.count ? 0 : opts.valid_share;
         if (!tokens_make(&corpus, r->tokenizer, share, &r->train, &r->valid, &err)) fail(1, &err);
     }
-    if (o.valid.count) {
-        read_corpus(&held_out, &o.valid);
+    if (opts.valid.count) {
+        read_corpus(&held_out, &opts.valid);
         struct tokens none = {0};
         bool fine = held_out.shards.count
                         ? tokens_open(&r->valid, held_out.shards.word[0], hash, tokenizer_vocab(r->tokenizer), &err)
@@ -301,32 +193,32 @@ static void make_data(struct run *r, const struct model_file *from) {
     }
     corpus_free(&corpus);
     corpus_free(&held_out);
-    if (!o.doc_mask) r->train.start = r->valid.start = -1;
+    if (!opts.doc_mask) r->train.start = r->valid.start = -1;
     print_tokens("training", &r->train);
     print_tokens("validation", &r->valid);
-    if (r->train.count < o.seq + 1)
+    if (r->train.count < opts.seq + 1)
         refuse(1, "the training text has %lld tokens, but one sequence needs %lld: add text or lower --seq",
-               (long long)r->train.count, (long long)o.seq + 1);
+               (long long)r->train.count, (long long)opts.seq + 1);
 }
 
 static struct model_config make_config(const struct run *r) {
     struct err err;
     struct model_config c;
-    if (!config_from_size(&c, family_find(o.family), o.size, tokenizer_vocab(r->tokenizer), o.seq, &err)) fail(2, &err);
-    if (o.width) c.C = o.width;
-    if (o.layers) c.L = o.layers;
-    if (o.heads) c.H = o.heads;
-    if (o.heads || o.kv_heads) c.G = o.kv_heads ? o.kv_heads : o.heads;
-    if (o.head_size || o.width || o.heads) c.D = o.head_size ? o.head_size : c.C / c.H;
-    if (o.ffn) c.F = o.ffn;
-    else if (o.width) c.F = (c.C * 8 / 3 + 31) / 32 * 32;
-    c.tied = o.tied;
-    c.init_std = (float)o.init_std;
+    if (!config_from_size(&c, family_find(opts.family), opts.size, tokenizer_vocab(r->tokenizer), opts.seq, &err)) fail(2, &err);
+    if (opts.width) c.C = opts.width;
+    if (opts.layers) c.L = opts.layers;
+    if (opts.heads) c.H = opts.heads;
+    if (opts.heads || opts.kv_heads) c.G = opts.kv_heads ? opts.kv_heads : opts.heads;
+    if (opts.head_size || opts.width || opts.heads) c.D = opts.head_size ? opts.head_size : c.C / c.H;
+    if (opts.ffn) c.F = opts.ffn;
+    else if (opts.width) c.F = (c.C * 8 / 3 + 31) / 32 * 32;
+    c.tied = opts.tied;
+    c.init_std = (float)opts.init_std;
     config_derive(&c);
-    if (o.embedding_scale > 0) c.m_emb = (float)o.embedding_scale;
-    if (o.attention_scale > 0) c.m_attn = (float)o.attention_scale;
-    if (o.residual_scale > 0) c.m_res = (float)o.residual_scale;
-    if (!c.family->multipliers && (o.embedding_scale > 0 || o.attention_scale > 0 || o.residual_scale > 0))
+    if (opts.embedding_scale > 0) c.m_emb = (float)opts.embedding_scale;
+    if (opts.attention_scale > 0) c.m_attn = (float)opts.attention_scale;
+    if (opts.residual_scale > 0) c.m_res = (float)opts.residual_scale;
+    if (!c.family->multipliers && (opts.embedding_scale > 0 || opts.attention_scale > 0 || opts.residual_scale > 0))
         refuse(2, "--embedding-scale, --attention-scale and --residual-scale need a family with multipliers; %s has none", c.family->name);
     if (!config_check(&c, &err)) fail(2, &err);
     return c;
@@ -352,22 +244,22 @@ static double default_power_a(double batch) {
 // fitted, else .01 (MiniCPM; also best here for a million parameters, .005 and .02 are worse). Llama has no muP, so
 // Step Law by size and tokens, kept inside what small models stand.
 static double default_lr(const struct model_config *c, double D) {
-    bool power = strcmp(o.schedule, "power") == 0;
+    bool power = strcmp(opts.schedule, "power") == 0;
     if (c->mup) return power && amount.batch_tokens >= POWER_LEAST_BATCH ? 0.02 : 0.01;
     double lr = 1.79 * pow((double)(config_params(c) - c->V * c->C), -0.713) * pow(D, 0.307);
     return lr < 1e-4 ? 1e-4 : lr > 4e-3 ? 4e-3 : lr;
 }
 
 static int64_t micro_sequences(int64_t batch_tokens) {
-    int64_t n = o.micro_batch ? o.micro_batch : o.seq >= 4096 ? 1 : 4096 / o.seq, all = batch_tokens / o.seq;
+    int64_t n = opts.micro_batch ? opts.micro_batch : opts.seq >= 4096 ? 1 : 4096 / opts.seq, all = batch_tokens / opts.seq;
     return n > all && all > 0 ? all : n;
 }
 
 static double measured_tokens_per_s(const struct run *r, const struct model_config *c, struct plan *plan) {
     struct err err;
-    int64_t batch = amount.batch_tokens ? amount.batch_tokens : 8 * o.seq, micro = micro_sequences(batch) * o.seq;
+    int64_t batch = amount.batch_tokens ? amount.batch_tokens : 8 * opts.seq, micro = micro_sequences(batch) * opts.seq;
     size_t data_bytes = (size_t)(r->train.count + r->valid.count) * (r->train.t16 ? 2 : 4);
-    if (!plan_make(plan, c, r->backend, dtype_from_name(o.dtype), micro, o.seq, batch, amount.tokens, data_bytes, &err)) fail(1, &err);
+    if (!plan_make(plan, c, r->backend, dtype_from_name(opts.dtype), micro, opts.seq, batch, amount.tokens, data_bytes, &err)) fail(1, &err);
     return plan->tokens_per_s;
 }
 
@@ -381,61 +273,53 @@ static double default_decay(double D) { return D >= 1e9 ? 0.1 : D >= 1e7 ? 0.2 :
 
 // How much in all: from --tokens, --steps or the clock. 0: the clock decides later.
 static void resolve_tokens(double expected) {
-    bool phase = schedule_find(o.schedule)->decays;
-    amount.tokens = o.steps ? o.steps * amount.batch_tokens : o.tokens ? whole_batches((double)o.tokens) : 0;
+    bool phase = schedule_find(opts.schedule)->decays;
+    amount.tokens = opts.steps ? opts.steps * amount.batch_tokens : opts.tokens ? whole_batches((double)opts.tokens) : 0;
     // A schedule that needs its horizon gets the expected one; power and wsd place their decay by the clock.
     if (!amount.tokens && !phase) amount.tokens = whole_batches(expected);
-    amount.decay = o.decay >= 0 ? o.decay : default_decay(expected);
+    amount.decay = opts.decay >= 0 ? opts.decay : default_decay(expected);
     if (amount.tokens && phase) amount.decay_tokens = (int64_t)(amount.decay * (double)amount.tokens);
 }
 
 // Turns what the user said, or left open, into numbers: from here on nothing is "auto".
 static void resolve_amounts(struct run *r, const struct model_config *c) {
-    if (o.steps && o.tokens) refuse(2, "--steps and --tokens both say how much; give one");
-    if (!o.steps && !o.tokens && o.time <= 0) o.time = 120;
-    double expected = (double)o.tokens;
-    if (!o.tokens && !o.steps) {
+    if (opts.steps && opts.tokens) refuse(2, "--steps and --tokens both say how much; give one");
+    if (!opts.steps && !opts.tokens && opts.time <= 0) opts.time = 120;
+    double expected = (double)opts.tokens;
+    if (!opts.tokens && !opts.steps) {
         struct plan plan;
-        expected = o.time * measured_tokens_per_s(r, c, &plan);
+        expected = opts.time * measured_tokens_per_s(r, c, &plan);
     }
-    amount.batch_tokens = o.batch_tokens ? o.batch_tokens : step_law_batch(o.steps ? 2e6 : expected, o.seq);
-    if (amount.batch_tokens % o.seq)
-        refuse(2, "--batch-tokens %lld is no multiple of --seq %lld", (long long)amount.batch_tokens, (long long)o.seq);
-    if (o.steps) expected = (double)(o.steps * amount.batch_tokens);
+    amount.batch_tokens = opts.batch_tokens ? opts.batch_tokens : step_law_batch(opts.steps ? 2e6 : expected, opts.seq);
+    if (amount.batch_tokens % opts.seq)
+        refuse(2, "--batch-tokens %lld is no multiple of --seq %lld", (long long)amount.batch_tokens, (long long)opts.seq);
+    if (opts.steps) expected = (double)(opts.steps * amount.batch_tokens);
     resolve_tokens(expected);
     if (amount.tokens) expected = (double)amount.tokens;
     double batch = (double)amount.batch_tokens;
-    amount.lr = o.lr > 0 ? o.lr : default_lr(c, expected);
-    amount.power_a = o.power_a > 0 ? o.power_a : default_power_a(batch);
-    amount.warmup = o.warmup < 0    ? 0
-                    : o.warmup == 0 ? fmax(0.02 * expected, fmin(50 * batch, 0.1 * expected))
-                    : o.warmup < 1  ? o.warmup * expected
-                                    : o.warmup;
+    amount.lr = opts.lr > 0 ? opts.lr : default_lr(c, expected);
+    amount.power_a = opts.power_a > 0 ? opts.power_a : default_power_a(batch);
+    amount.warmup = opts.warmup < 0    ? 0
+                    : opts.warmup == 0 ? fmax(0.02 * expected, fmin(50 * batch, 0.1 * expected))
+                    : opts.warmup < 1  ? opts.warmup * expected
+                                    : opts.warmup;
     amount.warmup = ceil(amount.warmup / batch) * batch;
 }
 
 static void make_schedule(struct run *r) {
     r->schedule = (struct schedule){
-        .kind = schedule_find(o.schedule), .lr = amount.lr, .total = amount.tokens ? (double)amount.tokens : INFINITY,
-        .warmup = amount.warmup, .decay = (double)amount.decay_tokens, .shape = decay_find(o.decay_shape), .final = o.final,
-        .power_a = amount.power_a, .power_b = o.power_b, .batch = (double)amount.batch_tokens,
+        .kind = schedule_find(opts.schedule), .lr = amount.lr, .total = amount.tokens ? (double)amount.tokens : INFINITY,
+        .warmup = amount.warmup, .decay = (double)amount.decay_tokens, .shape = decay_find(opts.decay_shape), .final = opts.final,
+        .power_a = amount.power_a, .power_b = opts.power_b, .batch = (double)amount.batch_tokens,
     };
 }
 
 static void keep_options(struct run *r) {
     text_clear(&r->state.options);
-    opt_write(table, COUNT_OF(table), &r->state.options);
-    text_str(&r->state.options, amounts_follow);
-    opt_write(amounts, COUNT_OF(amounts), &r->state.options);
+    train_options_write(&r->state.options);
 }
 
 // ---- resuming -----------------------------------------------------------------------------------------------------
-
-static bool is_free(const char *name, size_t n) {
-    for (size_t i = 0; i < COUNT_OF(free_options); i++)
-        if (strlen(free_options[i]) == n && memcmp(free_options[i], name, n) == 0) return true;
-    return false;
-}
 
 // The line `name = value` of an option text, without its newline; n 0 when absent.
 static struct span option_line(const struct text *options, const char *name, size_t n) {
@@ -452,33 +336,28 @@ static struct span option_line(const struct text *options, const char *name, siz
 static void adopt_options(const struct run_state *saved, const char *path) {
     struct err err;
     struct text now = {0};
-    opt_write(table, COUNT_OF(table), &now);
-    for (size_t i = 0; i < COUNT_OF(table); i++) {
-        const char *name = strstr(table[i].names, "--") + 2;
+    opt_write(train_table, train_table_count, &now);
+    for (size_t i = 0; i < train_table_count; i++) {
+        const char *name = strstr(train_table[i].names, "--") + 2;
         size_t n = strcspn(name, " ");
-        if (!table[i].given || is_free(name, n) || o.override) continue;
+        if (!train_table[i].given || train_option_is_free(name, n) || opts.override) continue;
         struct span ours = option_line(&now, name, n), theirs = option_line(&saved->options, name, n);
         if (!theirs.n || (ours.n == theirs.n && memcmp(ours.p, theirs.p, ours.n) == 0)) continue;
         refuse(2, "%s was started with `%.*s`, now `%.*s` is asked for; leave it out, use another --out, or force it with --override",
                path, (int)theirs.n, theirs.p, (int)ours.n, ours.p);
     }
     text_free(&now);
-    const char *all = saved->options.data, *split = strstr(all, amounts_follow);
-    if (!split) refuse(1, "%s does not say how its run was set up; it was not written by this program", path);
-    size_t n = (size_t)(split - all);
-    if (!opt_read_text(table, COUNT_OF(table), all, n, path, &err) ||
-        !opt_read_text(amounts, COUNT_OF(amounts), split, saved->options.len - n, path, &err))
-        fail(1, &err);
-    if (o.override && (o.tokens || o.steps)) resolve_tokens((double)amount.tokens);
+    if (!train_options_read(&saved->options, path, &err)) fail(1, &err);
+    if (opts.override && (opts.tokens || opts.steps)) resolve_tokens((double)amount.tokens);
 }
 
 // The checkpoint to go on from: --decay-from, or the newest whole one in --out. NULL to start afresh.
 static struct model_file *find_checkpoint(struct run *r) {
     struct err err = {""};
     char *path = NULL;
-    if (o.decay_from) {
-        path = mem_text(o.decay_from);
-    } else if (!o.resume || !file_exists(o.out) || !checkpoint_newest(o.out, &path, &r->notes, &err)) {
+    if (opts.decay_from) {
+        path = mem_text(opts.decay_from);
+    } else if (!opts.resume || !file_exists(opts.out) || !checkpoint_newest(opts.out, &path, &r->notes, &err)) {
         if (err.text[0]) fail(1, &err);
         print_notes(&r->notes);
         return NULL;
@@ -486,24 +365,24 @@ static struct model_file *find_checkpoint(struct run *r) {
     print_notes(&r->notes);
     struct model_file *f = model_file_open(path, &err);
     if (!f || !model_file_seal(f, &err) || !checkpoint_read_state(f, &r->state, &err)) fail(1, &err);
-    char *chosen_out = mem_text(o.out);
+    char *chosen_out = mem_text(opts.out);
     adopt_options(&r->state, path);
-    o.out = chosen_out;
+    opts.out = chosen_out;
     r->resumed_at = r->state.tokens;
-    r->floor = o.floor > 0 ? o.floor : NAN;
+    r->floor = opts.floor > 0 ? opts.floor : NAN;
     fprintf(stderr, "resume: %s, step %lld, %lld tokens\n", path, (long long)r->state.step, (long long)r->state.tokens);
     mem_free(path);
     return f;
 }
 
 static void branch_off(struct run *r) {
-    amount.decay_tokens = whole_batches(o.decay_tokens ? (double)o.decay_tokens : 0.25 * (double)r->state.tokens);
+    amount.decay_tokens = whole_batches(opts.decay_tokens ? (double)opts.decay_tokens : 0.25 * (double)r->state.tokens);
     amount.tokens = r->state.tokens + amount.decay_tokens;
     if ((double)amount.decay_tokens < 0.05 * (double)amount.tokens)
         fprintf(stderr, "note: a decay of %.1f%% of the tokens is short; 10%% to 20%% is usual\n",
                 100 * (double)amount.decay_tokens / (double)amount.tokens);
-    if (!schedule_find(o.schedule)->decays)
-        refuse(2, "--decay-from needs a schedule with a decay phase; %s has none", o.schedule);
+    if (!schedule_find(opts.schedule)->decays)
+        refuse(2, "--decay-from needs a schedule with a decay phase; %s has none", opts.schedule);
 }
 
 // ---- the loop -----------------------------------------------------------------------------------------------------
@@ -520,7 +399,7 @@ static void save(struct run *r, const char *folder, int keep) {
 
 // Mean loss over windows spread evenly through the validation tokens.
 static double evaluate(struct run *r, int64_t tokens) {
-    int64_t windows = loader_windows(&r->valid, o.seq), wanted = tokens / o.seq, T = o.seq, scored = 0;
+    int64_t windows = loader_windows(&r->valid, opts.seq), wanted = tokens / opts.seq, T = opts.seq, scored = 0;
     if (wanted < 1) wanted = 1;
     if (wanted > windows) wanted = windows;
     double sum = 0;
@@ -538,7 +417,7 @@ static double evaluate(struct run *r, int64_t tokens) {
 
 // Adds an evaluation to the log and tells it; returns nats per byte.
 static double log_evaluation(struct run *r, int64_t tokens) {
-    if (loader_windows(&r->valid, o.seq) < 1) return NAN;
+    if (loader_windows(&r->valid, opts.seq) < 1) return NAN;
     double loss = evaluate(r, tokens), per_byte = loss * (double)r->valid.count / r->valid.bytes;
     if (stop_wanted) return NAN;
     struct log_row row = {.step = r->state.step, .tokens = r->state.tokens, .loss = NAN, .lr = NAN, .grad_norm = NAN,
@@ -555,7 +434,7 @@ static double log_evaluation(struct run *r, int64_t tokens) {
 
 // One step. False when a signal came between micro-batches: the partial gradient is dropped.
 static bool step(struct run *r) {
-    int64_t T = o.seq, first = r->state.step * r->n_seq;
+    int64_t T = opts.seq, first = r->state.step * r->n_seq;
     int64_t scored = 0;
     double start = time_now(), sum = 0, lr = schedule_lr(&r->schedule, (double)r->state.tokens);
     r->backend->begin();
@@ -586,9 +465,9 @@ static bool step(struct run *r) {
         progress_note(&r->progress, "step %lld skipped: %s (loss %g, gradient norm %g)", (long long)r->state.step,
                       guard_name(verdict), loss, norm);
     if (verdict == GUARD_NOT_FINITE && r->state.guard.in_a_row >= 20)
-        refuse(1, "the loss was not finite 20 steps in a row; the checkpoints in %s are from before: lower --lr", o.out);
+        refuse(1, "the loss was not finite 20 steps in a row; the checkpoints in %s are from before: lower --lr", opts.out);
     double eta = amount.tokens ? (double)(amount.tokens - r->state.tokens) / (double)amount.batch_tokens * seconds
-                          : o.time - r->state.seconds;
+                          : opts.time - r->state.seconds;
     char done[32], speed[32], left[32];
     progress_line(&r->progress, r->state.step == 1, "step %lld | %s tokens | loss %.4f | lr %.2e | norm %.3f | %s tok/s | eta %s",
                   (long long)r->state.step, text_count(done, (double)r->state.tokens), loss, lr, norm,
@@ -599,9 +478,9 @@ static bool step(struct run *r) {
 // With --time: once the trunk has used its share of the clock, the rest of the time at the pace so far becomes the decay. From then
 // on the run has an end in tokens, kept in checkpoints like any other option.
 static void place_decay(struct run *r) {
-    if (amount.tokens || r->state.seconds < o.time * (1 - amount.decay)) return;
+    if (amount.tokens || r->state.seconds < opts.time * (1 - amount.decay)) return;
     double pace = (double)r->state.tokens / r->state.seconds;
-    int64_t steps = (int64_t)(pace * (o.time - r->state.seconds) / (double)amount.batch_tokens + 0.5);
+    int64_t steps = (int64_t)(pace * (opts.time - r->state.seconds) / (double)amount.batch_tokens + 0.5);
     amount.decay_tokens = (steps < 1 ? 1 : steps) * amount.batch_tokens;
     amount.tokens = r->state.tokens + amount.decay_tokens;
     make_schedule(r);
@@ -618,7 +497,7 @@ static bool decay_begins(const struct run *r) {
 static bool finished(const struct run *r) { return amount.tokens && r->state.tokens >= amount.tokens; }
 
 static void loop(struct run *r) {
-    int64_t eval_every = o.eval_every;
+    int64_t eval_every = opts.eval_every;
     double expected_steps = amount.tokens ? (double)amount.tokens / (double)amount.batch_tokens : 0, last_eval = 0;
     bool guarded = false;
     while (!finished(r) && !stop_wanted) {
@@ -629,20 +508,20 @@ static void loop(struct run *r) {
         bool trunk_done = decay_begins(r);
         if (trunk_done) { // kept apart and for ever: from here any other decay can start
             struct text folder = {0};
-            text_fmt(&folder, "%s/trunk", o.out);
+            text_fmt(&folder, "%s/trunk", opts.out);
             struct err err;
             if (file_make_folder(folder.data, &err)) save(r, folder.data, 1000);
             else progress_note(&r->progress, "warning: not saved: %s", err.text);
             text_free(&folder);
         }
-        bool by_steps = o.save_every && r->state.step % o.save_every == 0;
+        bool by_steps = opts.save_every && r->state.step % opts.save_every == 0;
         bool eval_due = eval_every ? r->state.step % eval_every == 0
                         : expected_steps > 0 ? r->state.step % (int64_t)fmax(1, ceil(expected_steps / 10)) == 0
-                                             : r->state.seconds - last_eval > o.time / 10;
+                                             : r->state.seconds - last_eval > opts.time / 10;
         double since_save = time_now() - r->last_save;
-        if (by_steps || since_save > o.save_seconds || (eval_due && since_save > 30)) save(r, o.out, (int)o.keep);
+        if (by_steps || since_save > opts.save_seconds || (eval_due && since_save > 30)) save(r, opts.out, (int)opts.keep);
         if (eval_due && !finished(r)) {
-            log_evaluation(r, o.eval_tokens);
+            log_evaluation(r, opts.eval_tokens);
             last_eval = r->state.seconds;
         }
         mem_freeze(true);
@@ -668,16 +547,16 @@ static bool take_token(void *arg, const struct token_event *e) {
 // Prints texts of the new model to standard output and keeps them for the report.
 static char **write_samples(struct run *r) {
     struct err err;
-    char **texts = mem_array((size_t)o.samples + 1, sizeof *texts, "samples");
-    struct session_options so = {.ctx = o.seq};
-    struct session *session = o.samples ? session_new(r->model, &so, &err) : NULL;
-    if (o.samples && !session) fail(1, &err);
-    for (int64_t i = 0; i < o.samples && !stop_wanted; i++) {
+    char **texts = mem_array((size_t)opts.samples + 1, sizeof *texts, "samples");
+    struct session_options so = {.ctx = opts.seq};
+    struct session *session = opts.samples ? session_new(r->model, &so, &err) : NULL;
+    if (opts.samples && !session) fail(1, &err);
+    for (int64_t i = 0; i < opts.samples && !stop_wanted; i++) {
         struct sampler_options options = sampler_defaults;
-        options.seed = o.seed + i;
+        options.seed = opts.seed + i;
         struct sampler *sampler = sampler_new(&options, r->model->config.V);
         struct ids prompt = {0};
-        const char *begin = o.prompt ? o.prompt : "";
+        const char *begin = opts.prompt ? opts.prompt : "";
         tokenizer_encode(r->tokenizer, begin, strlen(begin), TOKENIZE_BOS, &prompt);
         if (!prompt.count) ids_add(&prompt, tokenizer_eos(r->tokenizer) >= 0 ? tokenizer_eos(r->tokenizer) : 0);
         struct sample s = {.echo = true};
@@ -700,15 +579,15 @@ static void write_report(struct run *r, char **samples, double final_per_byte) {
     struct err err;
     struct text path = {0}, page = {0}, facts[6] = {0};
     struct log_rows rows = {0};
-    text_fmt(&path, "%s/log.jsonl", o.out);
-    text_fmt(&page, "%s/report.html", o.out);
+    text_fmt(&path, "%s/log.jsonl", opts.out);
+    text_fmt(&page, "%s/report.html", opts.out);
     if (!log_read(path.data, &rows, &err)) fail(1, &err);
     const struct model_config *c = &r->model->config;
     text_fmt(&facts[0], "%s, %lld parameters: %lld blocks of %lld channels, %lld heads (%lld kv), vocabulary %lld",
              c->family->name, (long long)config_params(c), (long long)c->L, (long long)c->C, (long long)c->H,
              (long long)c->G, (long long)c->V);
     text_fmt(&facts[1], "%lld in %lld steps of %lld", (long long)r->state.tokens, (long long)r->state.step, (long long)amount.batch_tokens);
-    text_fmt(&facts[2], "%s, peak %g, warmup %.0f tokens, decay %s over %.0f tokens", o.schedule, amount.lr, amount.warmup, o.decay_shape,
+    text_fmt(&facts[2], "%s, peak %g, warmup %.0f tokens, decay %s over %.0f tokens", opts.schedule, amount.lr, amount.warmup, opts.decay_shape,
              r->schedule.decay);
     text_fmt(&facts[3], "%.1f s", r->state.seconds);
     text_fmt(&facts[4], "%.4f", final_per_byte);
@@ -716,8 +595,8 @@ static void write_report(struct run *r, char **samples, double final_per_byte) {
     const char *pairs[] = {"model", facts[0].data, "tokens", facts[1].data, "learning rate", facts[2].data, "training time",
                            facts[3].data, "validation, nats per byte", facts[4].data, "machine", facts[5].data};
     size_t n_samples = 0;
-    while (n_samples < (size_t)o.samples && samples[n_samples]) n_samples++;
-    struct report report = {o.out, &rows, pairs, COUNT_OF(pairs) / 2, (const char *const *)samples, n_samples, r->floor};
+    while (n_samples < (size_t)opts.samples && samples[n_samples]) n_samples++;
+    struct report report = {opts.out, &rows, pairs, COUNT_OF(pairs) / 2, (const char *const *)samples, n_samples, r->floor};
     if (!report_write(page.data, &report, &err)) fail(1, &err);
     draw_log(&rows, stderr);
     fprintf(stderr, "report: %s\n", page.data);
@@ -730,22 +609,22 @@ static void write_report(struct run *r, char **samples, double final_per_byte) {
 static void finish(struct run *r) {
     struct err err;
     struct text path = {0};
-    save(r, o.out, (int)o.keep);
-    double per_byte = log_evaluation(r, 16 * o.eval_tokens);
+    save(r, opts.out, (int)opts.keep);
+    double per_byte = log_evaluation(r, 16 * opts.eval_tokens);
     progress_close(&r->progress);
     if (!log_close(r->log, &err)) fail(1, &err);
     // The export reads its own file back, which takes the room of a second model: what only training needs goes first.
     train_state_free(r->acts);
     optimizer_free(r->optimizer);
-    enum dtype dtype = dtype_from_name(o.export_dtype);
-    text_fmt(&path, "%s/model.gguf", o.out);
+    enum dtype dtype = dtype_from_name(opts.export_dtype);
+    text_fmt(&path, "%s/model.gguf", opts.out);
     if (!checkpoint_export(path.data, r->model, r->tokenizer, dtype, &r->notes, &err)) fail(1, &err);
     print_notes(&r->notes);
     fprintf(stderr, "model: %s written, read back and compared; try  ./run -m %s\n", path.data, path.data);
     char **samples = write_samples(r);
     write_report(r, samples, per_byte);
     text_free(&path);
-    for (int64_t i = 0; i < o.samples; i++) mem_free(samples[i]);
+    for (int64_t i = 0; i < opts.samples; i++) mem_free(samples[i]);
     mem_free(samples);
 }
 
@@ -754,31 +633,31 @@ static void finish(struct run *r) {
 static void parse_options(int argc, char **argv) {
     struct err err;
     struct opt_words rest = {0};
-    if (!opt_parse(table, COUNT_OF(table), argc, argv, &rest, &err)) fail(2, &err);
+    if (!opt_parse(train_table, train_table_count, argc, argv, &rest, &err)) fail(2, &err);
     for (size_t i = 0; i < rest.count; i++) {
-        mem_grow((void **)&o.data.word, &o.data.cap, o.data.count + 1, sizeof *o.data.word, "data path");
-        o.data.word[o.data.count++] = rest.word[i];
-        table[0].given = true;
+        mem_grow((void **)&opts.data.word, &opts.data.cap, opts.data.count + 1, sizeof *opts.data.word, "data path");
+        opts.data.word[opts.data.count++] = rest.word[i];
+        train_table[0].given = true;
     }
     mem_free(rest.word);
-    if (o.config && !opt_read_file(table, COUNT_OF(table), o.config, &err)) fail(1, &err);
-    enum dtype compute = dtype_from_name(o.dtype), out = dtype_from_name(o.export_dtype);
-    if (compute != DTYPE_F32 && compute != DTYPE_BF16) refuse(2, "--dtype %s: expected f32 or bf16", o.dtype);
-    if (out == DTYPE_COUNT || !dtype_row(out)->from_f32) refuse(2, "--export-dtype %s is unknown; --list names them", o.export_dtype);
-    if (!schedule_find(o.schedule)) refuse(2, "--schedule %s is unknown; --list names them", o.schedule);
-    if (!decay_find(o.decay_shape)) refuse(2, "--decay-shape %s is unknown; --list names them", o.decay_shape);
-    if (!family_find(o.family)) refuse(2, "--family %s is unknown; --list names them", o.family);
-    if (strcmp(o.device, "auto") && strcmp(o.device, "cpu"))
-        refuse(1, "--device %s: this build computes on the CPU only", o.device);
+    if (opts.config && !opt_read_file(train_table, train_table_count, opts.config, &err)) fail(1, &err);
+    enum dtype compute = dtype_from_name(opts.dtype), out = dtype_from_name(opts.export_dtype);
+    if (compute != DTYPE_F32 && compute != DTYPE_BF16) refuse(2, "--dtype %s: expected f32 or bf16", opts.dtype);
+    if (out == DTYPE_COUNT || !dtype_row(out)->from_f32) refuse(2, "--export-dtype %s is unknown; --list names them", opts.export_dtype);
+    if (!schedule_find(opts.schedule)) refuse(2, "--schedule %s is unknown; --list names them", opts.schedule);
+    if (!decay_find(opts.decay_shape)) refuse(2, "--decay-shape %s is unknown; --list names them", opts.decay_shape);
+    if (!family_find(opts.family)) refuse(2, "--family %s is unknown; --list names them", opts.family);
+    if (strcmp(opts.device, "auto") && strcmp(opts.device, "cpu"))
+        refuse(1, "--device %s: this build computes on the CPU only", opts.device);
 }
 
 static void allocate(struct run *r) {
     struct err err;
-    size_t rows = (size_t)(r->micro_seq * o.seq);
-    struct optimizer_options oo = {o.beta1, o.beta2, o.eps, o.weight_decay, o.clip};
+    size_t rows = (size_t)(r->micro_seq * opts.seq);
+    struct optimizer_options oo = {opts.beta1, opts.beta2, opts.eps, opts.weight_decay, opts.clip};
     r->optimizer = optimizer_new(r->model, &oo, &err);
     if (!r->optimizer) fail(1, &err);
-    r->acts = train_state_new(r->model, r->micro_seq * o.seq, o.seq, &err);
+    r->acts = train_state_new(r->model, r->micro_seq * opts.seq, opts.seq, &err);
     if (!r->acts) fail(1, &err);
     r->ids = mem_array(rows, sizeof *r->ids, "batch");
     r->targets = mem_array(rows, sizeof *r->targets, "batch");
@@ -792,8 +671,8 @@ static void print_start(const struct run *r) {
     fprintf(stderr, "model: %s, %s parameters; %lld blocks, %lld channels, %lld heads of %lld (%lld kv), ffn %lld, vocabulary %lld\n",
             c->family->name, text_count(params, (double)config_params(c)), (long long)c->L, (long long)c->C,
             (long long)c->H, (long long)c->D, (long long)c->G, (long long)c->F, (long long)c->V);
-    fprintf(stderr, "learning: %s, %s %g, batch of %s tokens, warmup %.0f tokens, %s%s\n", o.schedule,
-            strcmp(o.schedule, "power") == 0 ? "cap" : "peak", amount.lr, text_count(batch, (double)amount.batch_tokens), amount.warmup,
+    fprintf(stderr, "learning: %s, %s %g, batch of %s tokens, warmup %.0f tokens, %s%s\n", opts.schedule,
+            strcmp(opts.schedule, "power") == 0 ? "cap" : "peak", amount.lr, text_count(batch, (double)amount.batch_tokens), amount.warmup,
             amount.tokens ? text_count(tokens, (double)amount.tokens) : "until the clock says decay", amount.tokens ? " tokens" : "");
 }
 
@@ -801,13 +680,13 @@ static void print_start(const struct run *r) {
 static bool small_mode(void) {
     struct err err;
     struct log_rows rows = {0};
-    if (o.help) {
+    if (opts.help) {
         puts("usage: ./train [PATH...] [options]\nWith no path it writes stories of its own and learns them for two minutes.\n");
-        opt_help(table, COUNT_OF(table), stdout);
-    } else if (o.list) {
+        opt_help(train_table, train_table_count, stdout);
+    } else if (opts.list) {
         print_list();
-    } else if (o.plot) {
-        if (!log_read(o.plot, &rows, &err)) fail(1, &err);
+    } else if (opts.plot) {
+        if (!log_read(opts.plot, &rows, &err)) fail(1, &err);
         draw_log(&rows, stdout);
     } else {
         return false;
@@ -818,15 +697,15 @@ static bool small_mode(void) {
 static void start_machine(struct run *r) {
     struct err err;
     struct text line = {0};
-    pool_start((int)o.threads);
+    pool_start((int)opts.threads);
     file_guard_sigbus();
     struct sigaction action = {.sa_handler = on_stop};
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
-    r->backend = backend_cpu(o.cpu, &err);
+    r->backend = backend_cpu(opts.cpu, &err);
     if (!r->backend) fail(1, &err);
     r->backend->report(&line);
-    fprintf(o.version ? stdout : stderr, "lehr train: %s\n", line.data);
+    fprintf(opts.version ? stdout : stderr, "lehr train: %s\n", line.data);
     text_free(&line);
 }
 
@@ -837,17 +716,17 @@ static struct model_config settle(struct run *r, const struct model_file *checkp
     if (!checkpoint) {
         config = make_config(r);
         resolve_amounts(r, &config);
-        r->state = (struct run_state){.batch_tokens = amount.batch_tokens, .T = o.seq, .seed = (uint64_t)o.seed,
-                                      .data_hash = r->train.hash, .guard = {.limit = o.guard}};
+        r->state = (struct run_state){.batch_tokens = amount.batch_tokens, .T = opts.seq, .seed = (uint64_t)opts.seed,
+                                      .data_hash = r->train.hash, .guard = {.limit = opts.guard}};
     } else {
         if (!config_read(&config, checkpoint, &err)) fail(1, &err);
-        if (r->state.data_hash != r->train.hash && !o.override)
+        if (r->state.data_hash != r->train.hash && !opts.override)
             refuse(1, "the training text is not the one the checkpoint was made with (hash %016llx, now %016llx); --override goes on with it",
                    (unsigned long long)r->state.data_hash, (unsigned long long)r->train.hash);
-        if (o.decay_from) branch_off(r);
+        if (opts.decay_from) branch_off(r);
     }
     make_schedule(r);
-    r->n_seq = amount.batch_tokens / o.seq;
+    r->n_seq = amount.batch_tokens / opts.seq;
     r->micro_seq = micro_sequences(amount.batch_tokens);
     return config;
 }
@@ -856,11 +735,11 @@ static struct model_config settle(struct run *r, const struct model_file *checkp
 static void open_records(struct run *r) {
     struct err err;
     struct text log_path = {0}, config_path = {0}, settings = {0};
-    text_fmt(&log_path, "%s/log.jsonl", o.out);
-    text_fmt(&config_path, "%s/config", o.out);
+    text_fmt(&log_path, "%s/log.jsonl", opts.out);
+    text_fmt(&config_path, "%s/config", opts.out);
     r->log = log_open(log_path.data, r->state.tokens ? r->state.tokens : -1, &err);
     if (!r->log) fail(1, &err);
-    opt_write(table, COUNT_OF(table), &settings);
+    opt_write(train_table, train_table_count, &settings);
     struct file_out *f = file_out_open(config_path.data, &err);
     if (!f) fail(1, &err);
     file_out_write(f, settings.data, settings.len);
@@ -874,28 +753,28 @@ int main(int argc, char **argv) {
     struct err err = {""};
     parse_options(argc, argv);
     if (small_mode()) return 0;
-    struct run r = {.floor = o.floor > 0 ? o.floor : NAN};
+    struct run r = {.floor = opts.floor > 0 ? opts.floor : NAN};
     start_machine(&r);
-    if (o.version) return 0;
-    if (!file_make_folder(o.out, &err)) fail(1, &err);
+    if (opts.version) return 0;
+    if (!file_make_folder(opts.out, &err)) fail(1, &err);
     struct model_file *checkpoint = find_checkpoint(&r);
-    if (!o.data.count) make_stories(&r);
+    if (!opts.data.count) make_stories(&r);
     make_data(&r, checkpoint);
     struct model_config config = settle(&r, checkpoint);
-    if (o.plan) {
+    if (opts.plan) {
         struct plan plan;
         measured_tokens_per_s(&r, &config, &plan);
         plan_print(&plan, stdout);
         return 0;
     }
-    r.model = model_new(&config, r.backend, dtype_from_name(o.dtype), (uint64_t)o.seed, &err);
+    r.model = model_new(&config, r.backend, dtype_from_name(opts.dtype), (uint64_t)opts.seed, &err);
     if (!r.model) fail(1, &err);
     allocate(&r);
     if (checkpoint && !checkpoint_read_tensors(checkpoint, r.model, r.optimizer, &err)) fail(1, &err);
     model_file_close(checkpoint);
     print_start(&r);
     if (checkpoint && finished(&r)) {
-        fprintf(stderr, "this run is complete: see %s/model.gguf; give another --out, or --decay-from %s/trunk/ckpt-N.gguf, for something new\n", o.out, o.out);
+        fprintf(stderr, "this run is complete: see %s/model.gguf; give another --out, or --decay-from %s/trunk/ckpt-N.gguf, for something new\n", opts.out, opts.out);
         return 0;
     }
     open_records(&r);
@@ -904,7 +783,7 @@ int main(int argc, char **argv) {
 
     loop(&r);
     if (stop_wanted) {
-        save(&r, o.out, (int)o.keep);
+        save(&r, opts.out, (int)opts.keep);
         progress_close(&r.progress);
         fprintf(stderr, "interrupted; the same command goes on from here\n");
         return 130;

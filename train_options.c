@@ -1,0 +1,123 @@
+// train_options.c: the option table of ./train.
+//
+// Two tables: what the user may say, and the numbers it came to (how many tokens, which rate). Checkpoints keep both, one after
+// the other with a comment line between, so a resumed run never has to guess again what "auto" meant.
+#include "train_options.h"
+
+#include <string.h>
+
+struct train_options opts = {
+    .out = "out", .family = "granite", .size = "1M", .tokenizer = "bpe:4096", .schedule = "power",
+    .decay_shape = "linear", .dtype = "f32", .device = "auto", .export_dtype = "f32",
+    .seq = 1024, .seed = 1, .keep = 2, .eval_every = 0, .eval_tokens = 65536, .samples = 3,
+    .story_bytes = 20000000, .decay = -1, .power_b = -0.51, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1,
+    .clip = 1, .guard = 6, .valid_share = 0.05, .save_seconds = 600, .floor = 0, .resume = true, .tied = true, .doc_mask = true,
+};
+
+// clang-format off
+struct opt train_table[] = { // --data stays first: words without an option go there
+    {"--data", OPT_MANY, &opts.data, 0, 0, "PATH", "[Data] text to learn: .txt, .jsonl, folders, .tok, - for standard input; the option's name may be left out", 0},
+    {"--story-bytes", OPT_INT, &opts.story_bytes, 10000, 1e12, "N", "with no path: how much of our own stories to write and learn", 0},
+    {"--valid", OPT_MANY, &opts.valid, 0, 0, "PATH", "text to validate on; without it --valid-share of the documents, chosen by their hash", 0},
+    {"--valid-share", OPT_REAL, &opts.valid_share, 0, 0.5, "X", "share of documents (or of the end of a single one) kept for validation", 0},
+    {"--tokenizer", OPT_TEXT, &opts.tokenizer, 0, 0, "WHAT", "bpe:N trains one of N tokens on the data; byte; or a GGUF file that carries one", 0},
+    {"--tokenizer-bytes", OPT_INT, &opts.tokenizer_bytes, 0, 1e15, "N", "train the tokenizer on about this many bytes (0: up to 64m)", 0},
+    {"--doc-mask", OPT_FLAG, &opts.doc_mask, 0, 0, "", "attention stays inside a document", 0},
+    {"-o --out", OPT_TEXT, &opts.out, 0, 0, "FOLDER", "[Files] where checkpoints, model.gguf, log.jsonl and report.html go", 0},
+    {"--config", OPT_TEXT, &opts.config, 0, 0, "FILE", "read options from a file of `name = value` lines; the command line wins", 0},
+    {"--save-seconds --save-minutes", OPT_TIME, &opts.save_seconds, 1, 1e9, "TIME", "write a checkpoint at least this often", 0},
+    {"--save-every", OPT_INT, &opts.save_every, 0, 1e15, "STEPS", "and every so many steps", 0},
+    {"--keep", OPT_INT, &opts.keep, 1, 1e6, "N", "how many checkpoints to keep", 0},
+    {"--resume --auto-resume", OPT_FLAG, &opts.resume, 0, 0, "", "continue from the newest whole checkpoint in the folder", 0},
+    {"--override", OPT_FLAG, &opts.override, 0, 0, "", "let the command line change what a checkpoint was started with", 0},
+    {"--export-dtype", OPT_TEXT, &opts.export_dtype, 0, 0, "TYPE", "matrices of model.gguf: f32, f16, bf16, q8_0, q4_0", 0},
+    {"--family", OPT_TEXT, &opts.family, 0, 0, "NAME", "[Model] granite (muP, four multipliers) or llama; --list names all", 0},
+    {"--size", OPT_TEXT, &opts.size, 0, 0, "SIZE", "1M 3M 10M 30M 70M 125M 350M 1B 3B", 0},
+    {"--width --n-embd", OPT_INT, &opts.width, 0, 65536, "N", "channels, instead of the size's", 0},
+    {"--layers --n-layer", OPT_INT, &opts.layers, 0, 1024, "N", "blocks, instead of the size's", 0},
+    {"--heads --n-head", OPT_INT, &opts.heads, 0, 1024, "N", "query heads, instead of the size's", 0},
+    {"--kv-heads", OPT_INT, &opts.kv_heads, 0, 1024, "N", "key/value heads, instead of the size's", 0},
+    {"--head-size", OPT_INT, &opts.head_size, 0, 1024, "N", "channels of a head, instead of width / heads", 0},
+    {"--ffn", OPT_INT, &opts.ffn, 0, 1 << 20, "N", "feed-forward width, instead of the size's", 0},
+    {"--tied", OPT_FLAG, &opts.tied, 0, 0, "", "the head is the embedding", 0},
+    {"--embedding-scale", OPT_REAL, &opts.embedding_scale, 0, 1e4, "X", "multiplier of embeddings (granite); 0: 12", 0},
+    {"--attention-scale", OPT_REAL, &opts.attention_scale, 0, 100, "X", "multiplier of q.k; 0: 1/head size (granite), 1/sqrt(head size) (llama)", 0},
+    {"--residual-scale", OPT_REAL, &opts.residual_scale, 0, 100, "X", "multiplier of branches (granite); 0: 1.4/sqrt(layers)", 0},
+    {"--init-std", OPT_REAL, &opts.init_std, 0, 10, "X", "standard deviation at the start; 0: 0.1 (granite), 0.02 (llama)", 0},
+    {"--tokens", OPT_INT, &opts.tokens, 0, 1e15, "N", "[How much] tokens to train on; 20m is twenty million", 0},
+    {"--time", OPT_TIME, &opts.time, 0, 1e9, "TIME", "or how long: 2m, 8h; the decay phase is placed by the clock", 0},
+    {"--steps --max-iters", OPT_INT, &opts.steps, 0, 1e12, "N", "or how many steps", 0},
+    {"--seq --block-size", OPT_INT, &opts.seq, 8, 1 << 20, "N", "tokens of a sequence", 0},
+    {"--batch-tokens", OPT_INT, &opts.batch_tokens, 0, 1e12, "N", "tokens of a step; 0: by the Step Law, 0.58 D^0.571", 0},
+    {"--micro-batch", OPT_INT, &opts.micro_batch, 0, 1 << 20, "N", "sequences computed at once: memory and speed, never the result (0: about 4096 tokens)", 0},
+    {"--schedule", OPT_TEXT, &opts.schedule, 0, 0, "NAME", "[Learning] power, wsd, cosine, linear, constant; --list explains", 0},
+    {"--lr", OPT_REAL, &opts.lr, 0, 100, "X", "peak learning rate, for power the cap; 0: the family's default", 0},
+    {"--warmup", OPT_REAL, &opts.warmup, -1, 1e15, "N", "tokens of warmup; below 1 a share of all; 0: 2% or 50 steps, whichever is longer; -1: none", 0},
+    {"--decay", OPT_REAL, &opts.decay, -1, 1, "X", "share of the tokens spent in the decay phase (power, wsd); -1: 0.1, below 1G tokens 0.2, below 10M 0.5", 0},
+    {"--decay-shape", OPT_TEXT, &opts.decay_shape, 0, 0, "NAME", "linear, 1-sqrt, exponential, cosine", 0},
+    {"--final", OPT_REAL, &opts.final, 0, 1, "X", "floor of the decay as a share", 0},
+    {"--decay-from", OPT_TEXT, &opts.decay_from, 0, 0, "CKPT", "cool down any checkpoint: branch off with --decay-tokens into another --out", 0},
+    {"--decay-tokens", OPT_INT, &opts.decay_tokens, 0, 1e15, "N", "length of that branch; 0: 25% of what the checkpoint has seen", 0},
+    {"--power-a", OPT_REAL, &opts.power_a, 0, 1000, "X", "amplitude of the power law; 0: 4, and below 64k tokens a batch 4 sqrt(64k / batch)", 0},
+    {"--power-b", OPT_REAL, &opts.power_b, -2, 0, "X", "exponent of the power law", 0},
+    {"--beta1", OPT_REAL, &opts.beta1, 0, 0.99999, "X", "AdamW", 0},
+    {"--beta2", OPT_REAL, &opts.beta2, 0, 0.999999, "X", "AdamW", 0},
+    {"--eps", OPT_REAL, &opts.eps, 0, 1, "X", "AdamW", 0},
+    {"--weight-decay", OPT_REAL, &opts.weight_decay, 0, 10, "X", "AdamW, on matrices; multiplied by the learning rate", 0},
+    {"--clip", OPT_REAL, &opts.clip, 0, 1e9, "X", "global gradient norm; 0: off", 0},
+    {"--guard", OPT_REAL, &opts.guard, 0, 1e9, "Z", "skip a step whose loss or gradient norm is Z deviations above the last 128; 0: only non-finite", 0},
+    {"-s --seed", OPT_INT, &opts.seed, 0, 9e18, "N", "of initialisation and data order", 0},
+    {"--eval-every", OPT_INT, &opts.eval_every, 0, 1e12, "STEPS", "[Watching] validate every so many steps; 0: about ten times in a run", 0},
+    {"--eval-tokens", OPT_INT, &opts.eval_tokens, 0, 1e15, "N", "tokens of such a validation; the last one takes up to sixteen times as many", 0},
+    {"--samples", OPT_INT, &opts.samples, 0, 1000, "N", "texts to print at the end", 0},
+    {"-p --prompt", OPT_TEXT, &opts.prompt, 0, 0, "TEXT", "how the samples begin", 0},
+    {"--floor", OPT_REAL, &opts.floor, 0, 100, "X", "entropy of the source in nats per byte, 0 when unknown: drawn and compared", 0},
+    {"-t --threads", OPT_INT, &opts.threads, 0, 256, "N", "[Machine] 0: physical cores that this process may use", 0},
+    {"--device", OPT_TEXT, &opts.device, 0, 0, "NAME", "auto or cpu", 0},
+    {"--cpu", OPT_TEXT, &opts.cpu, 0, 0, "LEVEL", "plain, avx2 or avx512 instead of the best present", 0},
+    {"--dtype", OPT_TEXT, &opts.dtype, 0, 0, "TYPE", "f32, or bf16 products with f32 master weights", 0},
+    {"--plan", OPT_FLAG, &opts.plan, 0, 0, "", "[Other] measure two seconds, print memory and time this run would take, and stop", 0},
+    {"--plot", OPT_TEXT, &opts.plot, 0, 0, "LOG", "draw a log.jsonl in the terminal and stop", 0},
+    {"--list", OPT_FLAG, &opts.list, 0, 0, "", "families, schedules, decay shapes and dtypes", 0},
+    {"--version", OPT_FLAG, &opts.version, 0, 0, "", "version and the kernels this machine would use", 0},
+    {"-h --help", OPT_FLAG, &opts.help, 0, 0, "", "this text", 0},
+};
+// clang-format on
+
+const size_t train_table_count = COUNT_OF(train_table);
+
+struct train_amounts amount;
+struct opt train_amounts_table[] = {
+    {"--tokens", OPT_INT, &amount.tokens, 0, 0, "", "", 0},   {"--batch-tokens", OPT_INT, &amount.batch_tokens, 0, 0, "", "", 0},
+    {"--decay-tokens", OPT_INT, &amount.decay_tokens, 0, 0, "", "", 0}, {"--lr", OPT_REAL, &amount.lr, 0, 0, "", "", 0},
+    {"--warmup", OPT_REAL, &amount.warmup, 0, 0, "", "", 0}, {"--power-a", OPT_REAL, &amount.power_a, 0, 0, "", "", 0},
+    {"--decay", OPT_REAL, &amount.decay, 0, 0, "", "", 0},
+};
+const size_t train_amounts_count = COUNT_OF(train_amounts_table);
+static const char amounts_follow[] = "# what these came to\n";
+
+// What a resumed run may change without changing what is learned.
+static const char *const free_options[] = {
+    "out", "config", "save-seconds", "save-every", "keep", "resume", "override", "export-dtype", "micro-batch", "eval-every",
+    "eval-tokens", "samples", "prompt", "floor", "threads", "device", "cpu", "plan", "plot", "list", "version", "help", "time",
+    "decay-from", "decay-tokens", "data"};
+
+bool train_option_is_free(const char *name, size_t n) {
+    for (size_t i = 0; i < COUNT_OF(free_options); i++)
+        if (strlen(free_options[i]) == n && memcmp(free_options[i], name, n) == 0) return true;
+    return false;
+}
+
+void train_options_write(struct text *to) {
+    opt_write(train_table, train_table_count, to);
+    text_str(to, amounts_follow);
+    opt_write(train_amounts_table, train_amounts_count, to);
+}
+
+bool train_options_read(const struct text *from, const char *where, struct err *err) {
+    const char *split = from->data ? strstr(from->data, amounts_follow) : NULL;
+    if (!split) return err_set(err, "%s does not say how its run was set up; it was not written by this program", where);
+    size_t n = (size_t)(split - from->data);
+    return opt_read_text(train_table, train_table_count, from->data, n, where, err) &&
+           opt_read_text(train_amounts_table, train_amounts_count, split, from->len - n, where, err);
+}

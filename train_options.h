@@ -1,0 +1,38 @@
+// train_options.h: what ./train can be told, and what that came to.
+#ifndef LEHR_TRAIN_OPTIONS_H
+#define LEHR_TRAIN_OPTIONS_H
+
+#include "core/core.h"
+
+// What the user said, defaults included; --help explains each.
+struct train_options {
+    struct opt_words data, valid;
+    const char *out, *config, *family, *size, *tokenizer, *schedule, *decay_shape, *decay_from, *dtype, *device, *cpu,
+        *export_dtype, *plot, *prompt;
+    int64_t width, layers, heads, kv_heads, head_size, ffn;
+    int64_t seq, batch_tokens, micro_batch, tokens, steps, decay_tokens, seed, threads;
+    int64_t save_every, keep, eval_every, eval_tokens, samples, tokenizer_bytes, story_bytes;
+    double time, lr, warmup, decay, final, power_a, power_b, beta1, beta2, eps, weight_decay, clip, guard, valid_share,
+        save_seconds, floor, embedding_scale, attention_scale, residual_scale, init_std;
+    bool override, resume, plan, list, help, version, tied, doc_mask;
+};
+extern struct train_options opts;
+extern struct opt train_table[]; // --data stays first: words without an option go there
+extern const size_t train_table_count;
+
+// What the options came to: every number a step depends on, with nothing left open. Kept in checkpoints after the options.
+struct train_amounts {
+    int64_t tokens, batch_tokens, decay_tokens; // tokens 0: not placed yet, --time will
+    double lr, warmup, power_a, decay; // decay: the share
+};
+extern struct train_amounts amount;
+extern struct opt train_amounts_table[];
+extern const size_t train_amounts_count;
+
+// A resumed run may change this option (n bytes of its long name) without changing what is learned.
+bool train_option_is_free(const char *name, size_t n);
+// Options and amounts as text for a checkpoint, and back: options given now are kept, all others are taken from the text.
+void train_options_write(struct text *to);
+MUST_USE bool train_options_read(const struct text *from, const char *where, struct err *err);
+
+#endif
