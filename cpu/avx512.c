@@ -59,12 +59,32 @@ INLINE vf v_load_bf16(const void *p) {
 INLINE vf v_load_i8(const void *p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p)));
 }
+INLINE vi v_load_bytes(const void *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128(p)); }
+INLINE vi v_load_words(const void *p) { return _mm512_loadu_si512(p); }
+INLINE vf v_float(vi a) { return _mm512_cvtepi32_ps(a); }
+INLINE vi v_and(vi a, int bits) { return _mm512_and_si512(a, _mm512_set1_epi32(bits)); }
+INLINE vi v_or(vi a, vi b) { return _mm512_or_si512(a, b); }
+INLINE vi v_left(vi a, int n) { return _mm512_sll_epi32(a, _mm_cvtsi32_si128(n)); }
+INLINE vi v_right(vi a, int n) { return _mm512_srl_epi32(a, _mm_cvtsi32_si128(n)); }
 INLINE vi v_load_nibbles(const void *p) { return _mm512_loadu_si512(p); }
 INLINE vi v_next_nibble(vi w) { return _mm512_srli_epi32(w, 4); }
 INLINE vf
 v_nibble(vi w) { // low nibble of each lane, minus 8: a table look-up reads only the low four bits
     return _mm512_permutexvar_ps(
         w, _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7));
+}
+// Low nibble of each lane: itself, and as the code of IQ4_NL and of MXFP4.
+INLINE vf v_nibble_count(vi w) {
+    return _mm512_permutexvar_ps(
+        w, _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+}
+INLINE vf v_nibble_uneven(vi w) {
+    return _mm512_permutexvar_ps(w, _mm512_setr_ps(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13,
+                                                   25, 38, 53, 69, 89, 113));
+}
+INLINE vf v_nibble_e2m1(vi w) {
+    return _mm512_permutexvar_ps(
+        w, _mm512_setr_ps(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
 }
 INLINE void v_store_bf16(void *p, vf x) { // round to nearest even; NaN stays NaN
     const vi u = _mm512_castps_si512(x);

@@ -360,7 +360,7 @@ bool model_read_weights(struct model *m, const struct model_file *f, struct err 
 
 static enum dtype written_dtype(const struct param *p, enum dtype matrices) {
     if (is_norm(p)) return DTYPE_F32;
-    return p->cols % dtype_row(matrices)->block_weights == 0 ? matrices : DTYPE_F16;
+    return dtype_that_divides(matrices, p->cols);
 }
 
 void model_declare(const struct model *m, enum dtype matrices, struct gguf_out *o, struct text *notes) {
@@ -373,8 +373,8 @@ void model_declare(const struct model *m, enum dtype matrices, struct gguf_out *
         const int64_t size[4] = {is_norm(p) ? p->cols : p->rows, p->cols, 0, 0};
         gguf_out_tensor(o, p->name, d, is_norm(p) ? 1 : 2, size);
         if (!is_norm(p) && d != matrices && fallen++ == 0 && notes)
-            text_fmt(notes, "%s has rows of %lld weights, no multiple of %d: written as F16 instead of %s\n", p->name,
-                     (long long)p->cols, dtype_row(matrices)->block_weights, dtype_row(matrices)->name);
+            text_fmt(notes, "%s has rows of %lld weights, no multiple of %d: written as %s instead of %s\n", p->name,
+                     (long long)p->cols, dtype_row(matrices)->block_weights, dtype_row(d)->name, dtype_row(matrices)->name);
     }
     if (fallen > 1 && notes) text_fmt(notes, "%d more tensors likewise\n", fallen - 1);
 }
