@@ -705,12 +705,14 @@ const struct op_spec op_specs[] = {
             {.n = 200, .K = 300, .M = 129, .loaded = true},
             {.n = 6, .K = 300, .M = 128, .scale = 3, .accumulate = true, .loaded = true}),
      matmul_declare, matmul_call, .reference = matmul_reference, .terms = terms_K, .unit = 1},
+    // Of 20,000 sums over many dtypes a few pass 35 on the way to a result of 12 (plain C with seed 1006: 4.8e-5 off
+    // where 4.7e-5 is allowed for): hence the amplify of the last shape.
     {OP_MATMUL, "matmul blocks", BLOCKS,
      SHAPES({.n = 1, .K = 32, .M = 1}, {.n = 3, .K = 288, .M = 33, .scale = .5f},
             {.n = 1, .K = 32, .M = 1, .loaded = true}, {.n = 1, .K = 608, .M = 31, .loaded = true},
             {.n = 5, .K = 256, .M = 65, .accumulate = true, .loaded = true},
             {.n = 19, .K = 544, .M = 48, .loaded = true},
-            {.n = 200, .K = 320, .M = 97, .loaded = true}),
+            {.n = 200, .K = 320, .M = 97, .loaded = true, .amplify = 1.5f}),
      matmul_declare, matmul_call, .reference = matmul_reference, .terms = terms_K, .unit = 1},
     {OP_MATMUL, "matmul blocks of 256", BLOCKS_256,
      SHAPES({.n = 1, .K = 256, .M = 1}, {.n = 3, .K = 512, .M = 33, .scale = .5f},
