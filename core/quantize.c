@@ -29,53 +29,74 @@ static float f16_round(float x) { return f16_to_f32(f16_from_f32(x)); }
 // ---------------------------------------------------------------------------------------------------------------
 // Codes.
 
-// code[j] of the value nearest to y[j].
-static void codes_even(const float *y, int n, int first, int count, uint8_t *code) {
+// What a group becomes: codes, and the values they stand for.
+struct coded {
+    uint8_t code[BLOCK_MOST];
+    float value[BLOCK_MOST];
+};
+
+// The values nearest to y.
+static void nearest_even(const float *y, int n, int first, int count, struct coded *to) {
     const float most = (float)(count - 1), shift = (float)-first;
     for (int j = 0; j < n; j++) {
         float at = y[j] + shift;
         at = at > 0 ? at : 0; // NaN too
         at = at < most ? at : most;
-        code[j] = (uint8_t)(int)(at + 0.5f);
+        const int code = (int)(at + 0.5f);
+        to->code[j] = (uint8_t)code;
+        to->value[j] = (float)(code + first);
     }
 }
-static void codes_sorted(const float *y, int n, const float *between, int count, uint8_t *code) {
+static void nearest_sorted(const float *y, int n, const struct search *s, struct coded *to) {
+    const int count = 1 << s->form->bits;
     for (int j = 0; j < n; j++) {
         int above = 0;
-        for (int k = 0; k < count - 1; k++) above += y[j] > between[k];
-        code[j] = (uint8_t)above;
+        for (int k = 0; k < count - 1; k++) above += y[j] > s->between[k];
+        to->code[j] = (uint8_t)above;
+        to->value[j] = (float)s->form->values[above];
     }
 }
-static void codes_any(const float *y, int n, const int8_t *values, int count, uint8_t *code) {
+static void nearest_any(const float *y, int n, const struct search *s, struct coded *to) {
+    const int8_t *values = s->form->values;
     for (int j = 0; j < n; j++) {
         int best = 0;
-        for (int k = 1; k < count; k++)
+        for (int k = 1; k < 1 << s->form->bits; k++)
             if (fabsf((float)values[k] - y[j]) < fabsf((float)values[best] - y[j])) best = k;
-        code[j] = (uint8_t)best;
+        to->code[j] = (uint8_t)best;
+        to->value[j] = (float)values[best];
     }
 }
-// Codes of group weights [at, at + group) for w = scale * value - min.
-static void codes_for(const struct search *s, int at, float scale, float min, uint8_t *code) {
+// Weights [at, at + group) as scale * value - min.
+static void encode(const struct search *s, int at, float scale, float min, struct coded *to) {
     const struct block_form *f = s->form;
     const float inverse = inverse_of(scale);
     float y[BLOCK_MOST];
     for (int j = 0; j < f->group; j++) y[j] = (s->x[at + j] + min) * inverse;
     if (s->even)
-        codes_even(y, f->group, f->values[0], 1 << f->bits, code);
+        nearest_even(y, f->group, f->values[0], 1 << f->bits, to);
     else if (!s->powers)
-        codes_sorted(y, f->group, s->between, 1 << f->bits, code);
+        nearest_sorted(y, f->group, s, to);
     else
-        codes_any(y, f->group, f->values, 1 << f->bits, code);
+        nearest_any(y, f->group, s, to);
+}
+
+// Sums run in eight lanes, as compilers may not reorder them but can do eight at once.
+enum { LANES = 8 };
+static float lanes_sum(const float *lane) {
+    float sum = 0;
+    for (int l = 0; l < LANES; l++) sum += lane[l];
+    return sum;
 }
 
 static float error_of(const struct search *s, int at, float scale, float min,
-                      const uint8_t *code) {
-    float sum = 0;
-    for (int j = 0; j < s->form->group; j++) {
-        const float off = scale * (float)s->form->values[code[j]] - min - s->x[at + j];
-        sum += s->w[at + j] * off * off;
-    }
-    return sum;
+                      const struct coded *coded) {
+    float sum[LANES] = {0};
+    for (int j = 0; j < s->form->group; j += LANES)
+        for (int l = 0; l < LANES; l++) {
+            const float off = scale * coded->value[j + l] - min - s->x[at + j + l];
+            sum[l] += s->w[at + j + l] * off * off;
+        }
+    return lanes_sum(sum);
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -85,42 +106,45 @@ struct fit {
     float scale, min, error;
 };
 
-// Scale and min (not negative) of least error for these codes.
-static struct fit fit_codes(const struct search *s, int at, const uint8_t *code) {
-    float w = 0, wv = 0, wvv = 0, wx = 0, wvx = 0;
+// Scale and min of least error for these codes.
+static struct fit fit_codes(const struct search *s, int at, const struct coded *coded) {
+    float sum[5][LANES] = {{0}};
     const struct block_form *f = s->form;
-    for (int j = 0; j < f->group; j++) {
-        const float v = (float)f->values[code[j]], weight = s->w[at + j], x = s->x[at + j];
-        w += weight;
-        wv += weight * v;
-        wvv += weight * v * v;
-        wx += weight * x;
-        wvx += weight * v * x;
-    }
+    for (int j = 0; j < f->group; j += LANES)
+        for (int l = 0; l < LANES; l++) {
+            const float v = coded->value[j + l], weight = s->w[at + j + l], x = s->x[at + j + l];
+            sum[0][l] += weight;
+            sum[1][l] += weight * v;
+            sum[2][l] += weight * v * v;
+            sum[3][l] += weight * x;
+            sum[4][l] += weight * v * x;
+        }
+    const float w = lanes_sum(sum[0]), wv = lanes_sum(sum[1]), wvv = lanes_sum(sum[2]),
+                wx = lanes_sum(sum[3]), wvx = lanes_sum(sum[4]);
     struct fit fit = {0};
     const float det = w * wvv - wv * wv;
     if (f->mins && det > 0) {
         fit.scale = (w * wvx - wv * wx) / det;
         fit.min = -(wvv * wx - wv * wvx) / det;
     }
-    // Formats with one group store the min with its sign.
+    // Only formats with one group store the min with its sign.
     if (!f->mins || !(det > 0) || (fit.min < 0 && f->group < f->weights)) {
         fit.min = 0;
         fit.scale = wvv > 0 ? wvx / wvv : 0;
     }
     if (f->mins && !(det > 0) && !(wvv > 0)) fit.min = w > 0 && wx < 0 ? -wx / w : 0;
-    fit.error = error_of(s, at, fit.scale, fit.min, code);
+    fit.error = error_of(s, at, fit.scale, fit.min, coded);
     return fit;
 }
 
 static void fit_try(const struct search *s, int at, float scale, float min, struct fit *best) {
-    uint8_t code[BLOCK_MOST];
-    codes_for(s, at, scale, min, code);
-    const struct fit fit = fit_codes(s, at, code);
+    struct coded coded;
+    encode(s, at, scale, min, &coded);
+    const struct fit fit = fit_codes(s, at, &coded);
     if (fit.error < best->error) *best = fit;
 }
 
-enum { TRIALS_EACH_WAY = 12, TURNS = 6 };
+enum { TRIALS_EACH_WAY = 6, TURNS = 6 };
 static struct fit fit_group(const struct search *s, int at) {
     const struct block_form *f = s->form;
     const int n_values = 1 << f->bits;
@@ -133,13 +157,13 @@ static struct fit fit_group(const struct search *s, int at) {
     if (f->mins) {
         if (f->group < f->weights && lo > 0) lo = 0;
         for (int t = -TRIALS_EACH_WAY; t <= 2 * TRIALS_EACH_WAY; t++)
-            fit_try(s, at, (hi - lo) / ((float)(n_values - 1) + 0.1f * (float)t), -lo, &best);
+            fit_try(s, at, (hi - lo) / ((float)(n_values - 1) + 0.2f * (float)t), -lo, &best);
     } else {
         // The value of largest magnitude onto the first value or, mirrored, onto the last.
         const float most = -lo > hi ? lo : hi;
         for (int end = 0; end < 2; end++)
             for (int t = -TRIALS_EACH_WAY; t <= TRIALS_EACH_WAY; t++) {
-                const float stretch = 1 + 0.2f * (float)t / (float)n_values;
+                const float stretch = 1 + 0.4f * (float)t / (float)n_values;
                 fit_try(s, at, most / ((float)f->values[end ? n_values - 1 : 0] * stretch), 0,
                         &best);
             }
@@ -160,34 +184,26 @@ static int clamp_round(float x, int least, int most) {
     return x < (float)most ? (int)floorf(x + 0.5f) : most;
 }
 
-// Codes and error of group g with its integers as they stand in p.
-static float group_code(const struct search *s, int g, struct block_parts *p) {
-    const int at = g * s->form->group;
-    const float scale = p->d * (float)p->scale[g], min = p->dmin * (float)p->min[g];
-    codes_for(s, at, scale, min, p->code + at);
-    return error_of(s, at, scale, min, p->code + at);
-}
-
 // The best of the integers beside those that the fit asks for.
 static float group_choose(const struct search *s, int g, const struct fit *fit,
                           struct block_parts *p) {
     const struct block_form *f = s->form;
-    const int scale = clamp_round(fit->scale * inverse_of(p->d), f->least, f->most);
+    const int at = g * f->group, scale = clamp_round(fit->scale * inverse_of(p->d), f->least, f->most);
     const int min = f->mins ? clamp_round(fit->min * inverse_of(p->dmin), 0, f->most_min) : 0;
     float best = INFINITY;
-    struct block_parts trial = *p;
+    struct coded coded;
     const int span = f->most > f->least, span_min = f->mins && f->most_min > 1;
     for (int i = scale - span; i <= scale + span; i++)
         for (int k = min - span_min; k <= min + span_min; k++) {
             if (i < f->least || i > f->most || (f->mins && (k < 0 || k > f->most_min))) continue;
-            trial.scale[g] = (int8_t)i;
-            trial.min[g] = (uint8_t)(f->mins ? k : 0);
-            const float error = group_code(s, g, &trial);
+            const float by = p->d * (float)i, less = p->dmin * (float)(f->mins ? k : 0);
+            encode(s, at, by, less, &coded);
+            const float error = error_of(s, at, by, less, &coded);
             if (!(error < best) && best < INFINITY) continue;
             best = error;
-            p->scale[g] = trial.scale[g];
-            p->min[g] = trial.min[g];
-            memcpy(p->code + g * f->group, trial.code + g * f->group, (size_t)f->group);
+            p->scale[g] = (int8_t)i;
+            p->min[g] = (uint8_t)(f->mins ? k : 0);
+            memcpy(p->code + at, coded.code, (size_t)f->group);
         }
     return best;
 }
@@ -278,22 +294,20 @@ static void rule_signed(const struct search *s, struct block_parts *p) {
     }
 }
 
-// MXFP4: d = 2^(floor(log2 largest) - 2), halved because the values are doubled.
-static void mxfp4_codes(const struct search *s, int e, struct block_parts *p) {
-    p->d = ldexpf(1, (e < -128 ? -128 : e > 127 ? 127 : e));
-    codes_for(s, 0, p->d, 0, p->code);
-}
-static void rule_mxfp4(const struct search *s, bool search, struct block_parts *p) {
-    float most = 0, least_error = INFINITY;
+// MXFP4: d = 2^(floor(log2 largest) - 2), halved because the values are doubled; perhaps the powers beside it.
+static void rule_mxfp4(const struct search *s, bool beside, struct block_parts *p) {
+    float most = 0, least = INFINITY;
     for (int j = 0; j < QK; j++) most = fmaxf(most, fabsf(s->x[j]));
     const int e = !(most > 0) ? -128 : isinf(most) ? 127 : ilogbf(most) - 3;
-    struct block_parts trial = *p;
-    for (int k = search ? -1 : 0; k <= search; k++) {
-        mxfp4_codes(s, e + k, &trial);
-        const float error = error_of(s, 0, trial.d, 0, trial.code);
-        if (!(error < least_error) && least_error < INFINITY) continue;
-        least_error = error;
-        *p = trial;
+    struct coded coded;
+    for (int k = beside ? e - 1 : e; k <= (beside ? e + 1 : e); k++) {
+        const float d = ldexpf(1, k < -128 ? -128 : k > 127 ? 127 : k);
+        encode(s, 0, d, 0, &coded);
+        const float error = error_of(s, 0, d, 0, &coded);
+        if (!(error < least) && least < INFINITY) continue;
+        least = error;
+        p->d = d;
+        memcpy(p->code, coded.code, QK);
     }
 }
 

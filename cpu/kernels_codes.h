@@ -155,7 +155,7 @@ INLINE void coded_unpack(const enum dtype t, const unsigned char *panel, int64_t
         const unsigned char *chunk =
             block + coded_head(t) + k % coded_terms(t) / 32 * coded_chunk_bytes(t);
         for (int j = from_row; j < to_row; j += VW) {
-            struct coded c;
+            struct coded c = {.d = v_zero()};
 #pragma GCC unroll 4
             for (int g = 0; g < 32; g += 8) {
                 coded_begin(t, &c, block, chunk, j, g);
@@ -255,6 +255,7 @@ INLINE void coded_decode(const enum dtype t, const int R, const int W,
     const unsigned char *block[4], *chunk[4];
 #pragma GCC unroll 4
     for (int s = 0; s < W; s++) {
+        code[s][0] = code[s][1] = (struct coded){.d = v_zero()};
         block[s] = at[s] + k0 / coded_terms(t) * coded_block_bytes(t);
         chunk[s] = block[s] + coded_head(t) + k0 % coded_terms(t) / 32 * coded_chunk_bytes(t);
 #pragma GCC unroll 8
