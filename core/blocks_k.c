@@ -10,10 +10,11 @@
 // Codes of `bits` bits: a run of 32 bytes holds 8 / bits stretches of 32, the first in the lowest bits.
 static void plane_split(const uint8_t *q, int bits, uint8_t code[QK_K]) {
     const int per_run = 8 / bits, mask = (1 << bits) - 1;
-    for (int s = 0; s < QK_K / 32; s++)
-        for (int l = 0; l < 32; l++)
-            code[32 * s + l] =
-                (uint8_t)(q[s / per_run * 32 + l] >> (s % per_run * bits) & mask);
+    for (int s = 0; s < QK_K / 32; s++) {
+        const uint8_t *from = q + s / per_run * 32;
+        const int shift = s % per_run * bits;
+        for (int l = 0; l < 32; l++) code[32 * s + l] = (uint8_t)(from[l] >> shift & mask);
+    }
 }
 // The bits [from, from + bits) of the codes.
 static void plane_join(const uint8_t code[QK_K], int from, int bits, uint8_t *q) {
@@ -133,8 +134,9 @@ void block_q6_k_split(const void *block, struct block_parts *parts) {
     parts->dmin = 0;
     memset(parts->min, 0, sizeof parts->min);
     memcpy(parts->scale, b->scales, sizeof b->scales);
-    for (int j = 0; j < QK_K; j++)
-        parts->code[j] = b->low[j / 128 * 64 + j % 64] >> (j % 128 / 64 * 4) & 15;
+    for (int s = 0; s < 4; s++)
+        for (int l = 0; l < 64; l++)
+            parts->code[64 * s + l] = b->low[s / 2 * 64 + l] >> (s % 2 * 4) & 15;
     plane_add(b->high, 2, 4, parts->code);
 }
 void block_q6_k_join(const struct block_parts *parts, void *block) {

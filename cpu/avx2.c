@@ -95,6 +95,18 @@ INLINE vf v_nibble_e2m1(vi w) {
     return v_nibble_table(
         w, _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0), 12);
 }
+// Codes whose bits lie in several words, as floats.
+INLINE vf v_code2(vi p) { return v_float(v_and(p, 3)); }
+INLINE vf v_code3(vi p, vi s) { // less 4
+    return v_sub(v_float(v_or(v_and(p, 3), v_and(s, 4))), v_set1(4));
+}
+INLINE vf v_code5(vi q, vi s, float first) {
+    const vf code = v_float(v_or(v_and(q, 15), v_and(s, 16)));
+    return first == 0 ? code : v_add(code, v_set1(first));
+}
+INLINE vf v_code6(vi q, vi p) { // less 32
+    return v_sub(v_float(v_or(v_and(q, 15), v_and(p, 48))), v_set1(32));
+}
 INLINE void v_store_bf16(void *p, vf x) { // round to nearest even; NaN stays NaN
     const vi u = _mm256_castps_si256(x);
     const vi odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));

@@ -86,6 +86,30 @@ INLINE vf v_nibble_e2m1(vi w) {
     return _mm512_permutexvar_ps(
         w, _mm512_setr_ps(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
 }
+// Codes whose bits lie in several words, as floats. A table look-up reads the low four or five bits only, so what
+// stands above them may stay; tables of fewer values repeat.
+INLINE vi v_bits_of(int mask, vi a, vi b) { // the bits of a where mask is 1, else of b
+    return _mm512_ternarylogic_epi32(_mm512_set1_epi32(mask), a, b, 0xca);
+}
+INLINE vf v_code2(vi p) {
+    return _mm512_permutexvar_ps(p,
+                                 _mm512_setr_ps(0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3));
+}
+INLINE vf v_code3(vi p, vi s) { // less 4
+    return _mm512_permutexvar_ps(v_bits_of(3, p, s), _mm512_setr_ps(-4, -3, -2, -1, 0, 1, 2, 3, -4,
+                                                                    -3, -2, -1, 0, 1, 2, 3));
+}
+INLINE vf v_code5(vi q, vi s, float first) {
+    const vf low = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return _mm512_permutex2var_ps(v_add(low, v_set1(first)), v_bits_of(15, q, s),
+                                  v_add(low, v_set1(first + 16)));
+}
+INLINE vf v_code6(vi q, vi p) { // less 32: put below the exponent of 2^23 the code counts in ones
+    const vi code = v_bits_of(15, q, p);
+    const vi sum = _mm512_ternarylogic_epi32(code, _mm512_set1_epi32(63),
+                                             _mm512_set1_epi32(0x4b000000), 0xea);
+    return v_sub(_mm512_castsi512_ps(sum), v_set1(0x1p23f + 32));
+}
 INLINE void v_store_bf16(void *p, vf x) { // round to nearest even; NaN stays NaN
     const vi u = _mm512_castps_si512(x);
     const vi odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));

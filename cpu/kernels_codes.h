@@ -124,10 +124,10 @@ INLINE vf coded_next(const enum dtype t, struct coded *c) {
     vf value;
     switch (coded_bits(t)) {
     case 2:
-        value = v_float(v_and(c->p, 3));
+        value = v_code2(c->p);
         break;
     case 3:
-        value = v_sub(v_float(v_or(v_and(c->p, 3), v_and(c->s, 4))), v_set1(4));
+        value = v_code3(c->p, c->s);
         break;
     case 4:
         value = t == DTYPE_MXFP4                          ? v_nibble_e2m1(c->q)
@@ -135,11 +135,10 @@ INLINE vf coded_next(const enum dtype t, struct coded *c) {
                                                           : v_nibble_count(c->q);
         break;
     case 5:
-        value = v_float(v_or(v_and(c->q, 15), v_and(c->s, 16)));
-        if (t == DTYPE_Q5_0) value = v_sub(value, v_set1(16));
+        value = v_code5(c->q, c->s, t == DTYPE_Q5_0 ? -16 : 0);
         break;
     default:
-        value = v_sub(v_float(v_or(v_and(c->q, 15), v_and(c->p, 48))), v_set1(32));
+        value = v_code6(c->q, c->p);
     }
     if (coded_nibbles(t)) c->q = v_right(c->q, 4);
     if (coded_pairs(t)) c->p = v_right(c->p, 2);
@@ -191,15 +190,17 @@ static void coded_unpack_row(enum dtype t, const unsigned char *panel, int row, 
 // ---------------------------------------------------------------------------------------------------------------
 // Into the panel.
 
-static void word_or(unsigned char *at, uint32_t bits) {
-    uint32_t word;
-    memcpy(&word, at, sizeof word);
-    word |= bits;
-    memcpy(at, &word, sizeof word);
+// bits [from, from + width) of the next codes, 32 / width of them, as a word at `to`.
+INLINE void word_pack(const uint8_t *code, const int from, const int width, unsigned char *to) {
+    uint32_t word = 0;
+#pragma GCC unroll 32
+    for (int i = 0; i < 32 / width; i++)
+        word |= ((uint32_t)code[i] >> from & ((1u << width) - 1)) << i * width;
+    memcpy(to, &word, sizeof word);
 }
 
-// Codes and integers of 32 terms of row l; to is zeroed.
-static void coded_pack_chunk(enum dtype t, const struct block_parts *p, int at, int64_t l,
+// Codes and integers of terms [at, at + 32) of row l.
+INLINE void coded_pack_chunk(const enum dtype t, const struct block_parts *p, int at, int64_t l,
                              unsigned char *to) {
     const int group = coded_group(t);
     for (int g = at / group; coded_scales(t) && g * group < at + 32; g++) {
@@ -210,25 +211,22 @@ static void coded_pack_chunk(enum dtype t, const struct block_parts *p, int at, 
         else if (coded_mins(t))
             scale[coded_at_mins(t)] = p->min[g];
     }
-    for (int k = 0; k < 32; k++) {
-        const uint32_t code = p->code[at + k];
-        const int pair_at = t == DTYPE_Q6_K ? 4 : 0; // bits of the code that the pairs hold
-        if (coded_nibbles(t))
-            word_or(to + coded_at_nibbles(t) + (k / 8 * PANEL + l) * 4, (code & 15) << k % 8 * 4);
-        if (coded_pairs(t))
-            word_or(to + coded_at_pairs(t) + (k / 16 * PANEL + l) * 4,
-                    (code >> pair_at & 3) << k % 16 * 2);
-        if (coded_singles(t))
-            word_or(to + coded_at_singles(t) + l * 4, code >> (coded_bits(t) - 1) << k);
-    }
+    const uint8_t *code = p->code + at;
+    for (int k = 0; k < 32 && coded_nibbles(t); k += 8)
+        word_pack(code + k, 0, 4, to + coded_at_nibbles(t) + (k / 8 * PANEL + l) * 4);
+    for (int k = 0; k < 32 && coded_pairs(t); k += 16)
+        word_pack(code + k, t == DTYPE_Q6_K ? 4 : 0, 2,
+                  to + coded_at_pairs(t) + (k / 16 * PANEL + l) * 4);
+    if (coded_singles(t))
+        word_pack(code, coded_bits(t) - 1, 1, to + coded_at_singles(t) + l * 4);
 }
 
-static void coded_pack(const struct tensor *w, int64_t first, int64_t count, unsigned char *to) {
-    const enum dtype t = w->dtype;
+INLINE void coded_pack(const enum dtype t, const struct tensor *w, int64_t first, int64_t count,
+                       unsigned char *to) {
     const struct block_form *form = block_form(t);
     const int bytes = dtype_row(t)->block_bytes;
     assert(form->weights == coded_terms(t) && form->bits == coded_bits(t));
-    for (int64_t b = 0; b < w->cols / form->weights; b++, to += coded_block_bytes(t))
+    for (int64_t b = 0; b < w->cols / coded_terms(t); b++, to += coded_block_bytes(t))
         for (int64_t l = 0; l < count; l++) {
             struct block_parts p;
             form->split((const char *)w->data + (size_t)(first + l) * w->row_bytes +
@@ -238,11 +236,22 @@ static void coded_pack(const struct tensor *w, int64_t first, int64_t count, uns
                            dmin = f16_from_f32(p.dmin);
             memcpy(to + 2 * l, &d, sizeof d);
             if (coded_mins(t)) memcpy(to + 2 * PANEL + 2 * l, &dmin, sizeof dmin);
-            for (int at = 0; at < form->weights; at += 32)
+            for (int at = 0; at < coded_terms(t); at += 32)
                 coded_pack_chunk(t, &p, at, l,
                                  to + coded_head(t) + at / 32 * coded_chunk_bytes(t));
         }
 }
+
+typedef void coded_pack_fn(const struct tensor *w, int64_t first, int64_t count, unsigned char *to);
+#define CODED_PACK(upper, lower)                                                                   \
+    static void coded_pack_##lower(const struct tensor *w, int64_t first, int64_t count,           \
+                                   unsigned char *to) {                                            \
+        coded_pack(DTYPE_##upper, w, first, count, to);                                            \
+    }
+BLOCK_DTYPES(CODED_PACK)
+static coded_pack_fn *const coded_packs[DTYPE_COUNT] = {
+#define CODED_PACK_ROW(upper, lower) [DTYPE_##upper] = coded_pack_##lower,
+    BLOCK_DTYPES(CODED_PACK_ROW)};
 
 // ---------------------------------------------------------------------------------------------------------------
 // Few rows: one chunk of W strips for R rows of x; see decode_block.

@@ -717,8 +717,8 @@ static void pack_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     for (int64_t i = lo; i < hi; i++) {
         unsigned char *to = p->to + (size_t)i * p->panel_bytes;
         const int64_t count = min_i64(PANEL, w->rows - i * PANEL);
-        if (is_coded(w->dtype))
-            coded_pack(w, i * PANEL, count, to);
+        if (coded_packs[w->dtype])
+            coded_packs[w->dtype](w, i * PANEL, count, to);
         else if (w->dtype == DTYPE_Q8_0)
             pack_q8_0(w, i * PANEL, count, to);
         else if (w->dtype == DTYPE_Q4_0)
