@@ -162,7 +162,11 @@ double time_now(void); // seconds, monotonic
 // ---------------------------------------------------------------------------------------------------------------
 // Dtypes: number formats of tensors. Layout of the block formats as in GGUF (methods: "block layouts").
 
-enum dtype { DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_Q8_0, DTYPE_Q4_0, DTYPE_I32, DTYPE_COUNT };
+enum dtype {
+    DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_Q8_0, DTYPE_Q4_0, DTYPE_I32,
+    DTYPE_Q4_1, DTYPE_Q5_0, DTYPE_Q5_1, DTYPE_Q2_K, DTYPE_Q3_K, DTYPE_Q4_K, DTYPE_Q5_K, DTYPE_Q6_K, // core/blocks.h
+    DTYPE_IQ4_NL, DTYPE_IQ4_XS, DTYPE_MXFP4, DTYPE_COUNT
+};
 
 #define QK 32 // weights in a Q8_0 or Q4_0 block
 struct block_q8_0 { // w[j] = d * q[j]
@@ -192,6 +196,13 @@ enum dtype dtype_from_name(const char *name);
 enum dtype dtype_from_gguf(uint32_t gguf_type);
 // Bytes of `cols` weights; false when cols is not a multiple of the block or the size does not fit.
 MUST_USE bool dtype_row_bytes(enum dtype d, int64_t cols, size_t *bytes);
+
+// from_f32 with an importance: errors of weight j count importance[j] times (NULL, or all zero: alike). With one, the
+// formats of core/blocks.h search for the scales of least weighted error; the other dtypes take no notice of it.
+void dtype_quantize(enum dtype d, const float *src, void *dst, int64_t n, const float *importance);
+// d where rows of cols weights are whole blocks of it, else the format of at least as many bits per weight that takes
+// their place: Q5_0 for Q4_K, Q8_0 for Q6_K and so on, F16 where not even 32 divides the row.
+enum dtype dtype_that_divides(enum dtype d, int64_t cols);
 
 float f16_to_f32(uint16_t h);
 uint16_t f16_from_f32(float x); // round to nearest even

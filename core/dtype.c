@@ -2,8 +2,8 @@
 //
 // The quantizers are the reference ones of GGUF: Q8_0 scales by the largest magnitude / 127, rounding half away from
 // zero; Q4_0 scales by the signed value of largest magnitude / -8, so that value is code 0 and exact. The scale is used
-// in f32 for rounding and stored in f16. (methods G.2)
-#include "core/core.h"
+// in f32 for rounding and stored in f16. (methods G.2) The other block formats are in blocks.c, blocks_k.c, quantize.c.
+#include "core/blocks.h"
 
 #include <math.h>
 #include <string.h>
@@ -128,6 +128,21 @@ static const struct dtype_row rows[] = {
     [DTYPE_Q8_0] = {"Q8_0", 8, 7, QK, sizeof(struct block_q8_0), q8_0_read, q8_0_write},
     [DTYPE_Q4_0] = {"Q4_0", 2, 2, QK, sizeof(struct block_q4_0), q4_0_read, q4_0_write},
     [DTYPE_I32] = {"I32", 26, -1, 1, 4, NULL, NULL},
+#define ROW(upper, lower, type, file_type, weights)                                                \
+    [DTYPE_##upper] = {#upper,  type,                       file_type,                             \
+                       weights, sizeof(struct block_##lower), block_##lower##_read,                \
+                       block_##lower##_write}
+    ROW(Q4_1, q4_1, 3, 3, QK),
+    ROW(Q5_0, q5_0, 6, 8, QK),
+    ROW(Q5_1, q5_1, 7, 9, QK),
+    ROW(Q2_K, q2_k, 10, 10, QK_K),
+    ROW(Q3_K, q3_k, 11, 11, QK_K),
+    ROW(Q4_K, q4_k, 12, 14, QK_K),
+    ROW(Q5_K, q5_k, 13, 16, QK_K),
+    ROW(Q6_K, q6_k, 14, 18, QK_K),
+    ROW(IQ4_NL, iq4_nl, 20, 25, QK),
+    ROW(IQ4_XS, iq4_xs, 23, 30, QK_K),
+    ROW(MXFP4, mxfp4, 39, 38, QK),
 };
 static_assert(COUNT_OF(rows) == DTYPE_COUNT, "one row per dtype");
 
@@ -152,4 +167,13 @@ bool dtype_row_bytes(enum dtype d, int64_t cols, size_t *bytes) {
     const struct dtype_row *row = dtype_row(d);
     if (cols < 0 || cols % row->block_weights) return false;
     return size_mul((size_t)(cols / row->block_weights), (size_t)row->block_bytes, bytes);
+}
+
+enum dtype dtype_that_divides(enum dtype d, int64_t cols) {
+    // The choice that llama.cpp makes, so that files of odd widths look alike.
+    static const enum dtype instead[DTYPE_COUNT] = {
+        [DTYPE_Q2_K] = DTYPE_IQ4_NL, [DTYPE_Q3_K] = DTYPE_IQ4_NL, [DTYPE_IQ4_XS] = DTYPE_IQ4_NL,
+        [DTYPE_Q4_K] = DTYPE_Q5_0,   [DTYPE_Q5_K] = DTYPE_Q5_1,   [DTYPE_Q6_K] = DTYPE_Q8_0};
+    if (cols % dtype_row(d)->block_weights && instead[d]) d = instead[d];
+    return cols % dtype_row(d)->block_weights ? DTYPE_F16 : d;
 }

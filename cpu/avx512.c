@@ -59,12 +59,56 @@ INLINE vf v_load_bf16(const void *p) {
 INLINE vf v_load_i8(const void *p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p)));
 }
+INLINE vi v_load_bytes(const void *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128(p)); }
+INLINE vi v_load_words(const void *p) { return _mm512_loadu_si512(p); }
+INLINE vf v_float(vi a) { return _mm512_cvtepi32_ps(a); }
+INLINE vi v_and(vi a, int bits) { return _mm512_and_si512(a, _mm512_set1_epi32(bits)); }
+INLINE vi v_or(vi a, vi b) { return _mm512_or_si512(a, b); }
+INLINE vi v_left(vi a, int n) { return _mm512_sll_epi32(a, _mm_cvtsi32_si128(n)); }
+INLINE vi v_right(vi a, int n) { return _mm512_srl_epi32(a, _mm_cvtsi32_si128(n)); }
 INLINE vi v_load_nibbles(const void *p) { return _mm512_loadu_si512(p); }
 INLINE vi v_next_nibble(vi w) { return _mm512_srli_epi32(w, 4); }
 INLINE vf
 v_nibble(vi w) { // low nibble of each lane, minus 8: a table look-up reads only the low four bits
     return _mm512_permutexvar_ps(
         w, _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7));
+}
+// Low nibble of each lane: itself, and as the code of IQ4_NL and of MXFP4.
+INLINE vf v_nibble_count(vi w) {
+    return _mm512_permutexvar_ps(
+        w, _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+}
+INLINE vf v_nibble_uneven(vi w) {
+    return _mm512_permutexvar_ps(w, _mm512_setr_ps(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13,
+                                                   25, 38, 53, 69, 89, 113));
+}
+INLINE vf v_nibble_e2m1(vi w) {
+    return _mm512_permutexvar_ps(
+        w, _mm512_setr_ps(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
+}
+// Codes whose bits lie in several words, as floats. A table look-up reads the low four or five bits only, so what
+// stands above them may stay; tables of fewer values repeat.
+INLINE vi v_bits_of(int mask, vi a, vi b) { // the bits of a where mask is 1, else of b
+    return _mm512_ternarylogic_epi32(_mm512_set1_epi32(mask), a, b, 0xca);
+}
+INLINE vf v_code2(vi p) {
+    return _mm512_permutexvar_ps(p,
+                                 _mm512_setr_ps(0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3));
+}
+INLINE vf v_code3(vi p, vi s) { // less 4
+    return _mm512_permutexvar_ps(v_bits_of(3, p, s), _mm512_setr_ps(-4, -3, -2, -1, 0, 1, 2, 3, -4,
+                                                                    -3, -2, -1, 0, 1, 2, 3));
+}
+INLINE vf v_code5(vi q, vi s, float first) {
+    const vf low = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return _mm512_permutex2var_ps(v_add(low, v_set1(first)), v_bits_of(15, q, s),
+                                  v_add(low, v_set1(first + 16)));
+}
+INLINE vf v_code6(vi q, vi p) { // less 32: put below the exponent of 2^23 the code counts in ones
+    const vi code = v_bits_of(15, q, p);
+    const vi sum = _mm512_ternarylogic_epi32(code, _mm512_set1_epi32(63),
+                                             _mm512_set1_epi32(0x4b000000), 0xea);
+    return v_sub(_mm512_castsi512_ps(sum), v_set1(0x1p23f + 32));
 }
 INLINE void v_store_bf16(void *p, vf x) { // round to nearest even; NaN stays NaN
     const vi u = _mm512_castps_si512(x);

@@ -57,13 +57,13 @@ static void cpu_nothing(void) {}
 static bool cpu_supports(enum op op, enum dtype dtype) {
     bool f32 = dtype == DTYPE_F32;
     bool half = dtype == DTYPE_F16 || dtype == DTYPE_BF16;
-    bool block = dtype == DTYPE_Q8_0 || dtype == DTYPE_Q4_0;
+    bool number_or_block = dtype < DTYPE_COUNT && dtype_row(dtype)->to_f32;
     switch (op) {
     case OP_EMBED:
     case OP_MATMUL:
     case OP_MATMUL_EXPERTS:
     case OP_CAST:
-        return f32 || half || block;
+        return number_or_block;
     case OP_MATMUL_DX:
         return f32 || dtype == DTYPE_BF16;
     case OP_STORE_ROWS:
@@ -82,7 +82,7 @@ static bool plain_weight_load(struct tensor *device, const struct tensor *host, 
     if (!cpu_supports(OP_MATMUL, host->dtype)) {
         const char *name =
             host->dtype < DTYPE_COUNT ? dtype_row(host->dtype)->name : "an unknown type";
-        return err_set(err, "cpu: expected weights of F32, F16, BF16, Q8_0 or Q4_0, found %s",
+        return err_set(err, "cpu: expected weights of numbers or a block format, found %s",
                        name);
     }
     size_t need;

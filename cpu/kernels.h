@@ -10,6 +10,8 @@
 // (norms, softmax, losses) it is taken in 64 fixed lanes, folded in one fixed order, which both
 // vector widths can keep. So one row alone, 512 rows, AVX2, AVX-512, rows as in the file and packed
 // panels give identical bits. Plain C agrees closely, not bitwise, as it cannot fuse.
+#include "core/blocks.h"
+
 #include <math.h>
 #include <string.h>
 

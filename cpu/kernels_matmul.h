@@ -23,7 +23,7 @@
 //   Q8_0           per 32 k: 32 scales (f16), [32 k][32] int8
 //   Q4_0           per 32 k: 32 scales (f16), [4 groups][32] words of 8 nibbles:
 //                  nibble i of word j in group g is k = 8 g + i of row j
-// so a panel has 32 * row_bytes bytes, whatever the dtype.
+// so a panel has 32 * row_bytes bytes. The other block formats: kernels_codes.h.
 
 enum {
     PANEL = 32,  // outputs side by side in packed memory
@@ -33,6 +33,8 @@ enum {
     DECODE_ROWS = 8,
 };
 static_assert(PANEL % TILE_COLS == 0, "a tile's columns divide a panel");
+
+#include "cpu/kernels_codes.h"
 
 // ---------------------------------------------------------------------------------------------------------------
 // The inner kernel: c[3 G rows][TILE_COLS] (rows PANEL apart) = or += chain over k of a[i rs + k
@@ -210,6 +212,10 @@ static void panel_unpack(enum dtype dtype, const unsigned char *panel, int64_t k
                     dtype == DTYPE_BF16 ? v_load_bf16(from + 2 * i) : v_load_f16(from + 2 * i));
         return;
     }
+    if (coded_unpacks[dtype]) {
+        coded_unpacks[dtype](panel, k0, terms, 0, PANEL, to);
+        return;
+    }
     const int64_t block_bytes = dtype == DTYPE_Q8_0 ? PANEL * 34 : PANEL * 18;
     for (int64_t k = 0; k < terms; k += QK, to += QK * PANEL) {
         const unsigned char *at = panel + (k0 + k) / QK * block_bytes;
@@ -230,7 +236,9 @@ static void panel_unpack(enum dtype dtype, const unsigned char *panel, int64_t k
     }
 }
 
-INLINE size_t panel_bytes(const struct tensor *w) { return PANEL * w->row_bytes; }
+INLINE size_t panel_bytes(const struct tensor *w) {
+    return is_coded(w->dtype) ? coded_panel_bytes(w->dtype, w->cols) : PANEL * w->row_bytes;
+}
 
 // The panel of columns [32 p, 32 p + 32) of the right factor, terms [k0, k0 + terms), with rows
 // *ldb apart: in place where it lies so already, else made in buf ([BLOCK][PANEL], then room for
@@ -538,12 +546,18 @@ INLINE void decode_walks(const struct decode *d, const enum dtype dtype, const i
         int col[4];
         for (int s = 0; s < W; s++) at[s] = strip_at(&a->w, min_i64(strip + s, hi - 1), &col[s]);
         vf total[4][8][2], chain[4][8][2];
+        for (int s = 0; s < W; s++)
+            for (int r = 0; r < R; r++) total[s][r][0] = total[s][r][1] = v_zero();
         for (int64_t k = 0; k < K; k += BLOCK) {
             const int64_t end = min_i64(k + BLOCK, K);
             for (int s = 0; s < W; s++)
                 for (int r = 0; r < R; r++) chain[s][r][0] = chain[s][r][1] = v_zero();
-            for (int64_t q = k; q < end; q += QK)
-                decode_block(dtype, R, W, at, col, x, q, min_i64(QK, end - q), chain);
+            for (int64_t q = k; q < end; q += QK) {
+                if (is_coded(dtype))
+                    coded_decode(dtype, R, W, at, col, x, q, chain);
+                else
+                    decode_block(dtype, R, W, at, col, x, q, min_i64(QK, end - q), chain);
+            }
             for (int s = 0; s < W; s++)
                 for (int r = 0; r < R; r++)
                     for (int h = 0; h < 2; h++)
@@ -565,8 +579,10 @@ INLINE void decode_walks(const struct decode *d, const enum dtype dtype, const i
 // Registers allow 8 accumulating pairs with 16 registers, 16 with 32.
 #if VW == 16
 enum { PASS_ROWS = 8, WALK_1 = 4, WALK_2 = 4, WALK_4 = 2, WALK_8 = 1 };
+enum { CODED_WALK_1 = 2, CODED_WALK_2 = 2, CODED_WALK_4 = 1 };
 #else
 enum { PASS_ROWS = 4, WALK_1 = 4, WALK_2 = 2, WALK_4 = 1, WALK_8 = 1 };
+enum { CODED_WALK_1 = 1, CODED_WALK_2 = 1, CODED_WALK_4 = 1 };
 #endif
 #define DECODE_ROWS_OF(name, dtype, R, W)                                                          \
     static void name##_##R(const struct decode *d, int64_t lo, int64_t hi) {                       \
@@ -582,6 +598,12 @@ DECODE_OF(decode_f16, DTYPE_F16)
 DECODE_OF(decode_bf16, DTYPE_BF16)
 DECODE_OF(decode_q8_0, DTYPE_Q8_0)
 DECODE_OF(decode_q4_0, DTYPE_Q4_0)
+#define DECODE_CODED(upper, lower)                                                                 \
+    DECODE_ROWS_OF(decode_##lower, DTYPE_##upper, 1, CODED_WALK_1)                                 \
+    DECODE_ROWS_OF(decode_##lower, DTYPE_##upper, 2, CODED_WALK_2)                                 \
+    DECODE_ROWS_OF(decode_##lower, DTYPE_##upper, 4, CODED_WALK_4)                                 \
+    DECODE_ROWS_OF(decode_##lower, DTYPE_##upper, 8, WALK_8)
+BLOCK_DTYPES(DECODE_CODED)
 
 typedef void decode_fn(const struct decode *d, int64_t lo, int64_t hi);
 static decode_fn *decode_choose(enum dtype dtype, int64_t rows) {
@@ -591,6 +613,10 @@ static decode_fn *decode_choose(enum dtype dtype, int64_t rows) {
         [DTYPE_BF16] = {decode_bf16_1, decode_bf16_2, decode_bf16_4, decode_bf16_8},
         [DTYPE_Q8_0] = {decode_q8_0_1, decode_q8_0_2, decode_q8_0_4, decode_q8_0_8},
         [DTYPE_Q4_0] = {decode_q4_0_1, decode_q4_0_2, decode_q4_0_4, decode_q4_0_8},
+#define DECODE_ROW(upper, lower)                                                                   \
+    [DTYPE_##upper] = {decode_##lower##_1, decode_##lower##_2, decode_##lower##_4,                 \
+                       decode_##lower##_8},
+        BLOCK_DTYPES(DECODE_ROW)
     };
     return table[dtype][rows <= 1 ? 0 : rows <= 2 ? 1 : rows <= 4 ? 2 : 3];
 }
@@ -634,6 +660,7 @@ static void matmul(const struct matmul_args *a) {
 struct packing {
     const struct tensor *from;
     unsigned char *to;
+    size_t panel_bytes;
 };
 
 static void pack_numbers(const struct tensor *w, int64_t first, int64_t count, size_t bytes,
@@ -688,9 +715,11 @@ static void pack_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     size_t row_bytes = 0;
     if (!dtype_row_bytes(w->dtype, w->cols, &row_bytes)) return; // checked by weight_load
     for (int64_t i = lo; i < hi; i++) {
-        unsigned char *to = p->to + (size_t)i * PANEL * row_bytes;
+        unsigned char *to = p->to + (size_t)i * p->panel_bytes;
         const int64_t count = min_i64(PANEL, w->rows - i * PANEL);
-        if (w->dtype == DTYPE_Q8_0)
+        if (coded_packs[w->dtype])
+            coded_packs[w->dtype](w, i * PANEL, count, to);
+        else if (w->dtype == DTYPE_Q8_0)
             pack_q8_0(w, i * PANEL, count, to);
         else if (w->dtype == DTYPE_Q4_0)
             pack_q4_0(w, i * PANEL, count, to);
@@ -703,8 +732,8 @@ static bool weight_load(struct tensor *device, const struct tensor *host, bool *
                         struct err *err) {
     assert(host->layout == LAYOUT_ROWS && host->data);
     const enum dtype t = host->dtype;
-    if (t != DTYPE_F32 && t != DTYPE_F16 && t != DTYPE_BF16 && t != DTYPE_Q8_0 && t != DTYPE_Q4_0)
-        return err_set(err, "cpu: expected weights of F32, F16, BF16, Q8_0 or Q4_0, found %s",
+    if (t >= DTYPE_COUNT || !dtype_row(t)->to_f32)
+        return err_set(err, "cpu: expected weights of numbers or a block format, found %s",
                        t < DTYPE_COUNT ? dtype_row(t)->name : "an unknown type");
     size_t row_bytes, bytes;
     if (host->mats != 1 || host->rows < 1 || host->cols < 1 ||
@@ -718,15 +747,16 @@ static bool weight_load(struct tensor *device, const struct tensor *host, bool *
     *owned = false;
     if (host->rows == 1) return true; // a vector gains nothing, and may be a norm's weight
     const int64_t panels = ceil_div(host->rows, PANEL);
-    if (!size_mul(row_bytes, (size_t)panels * PANEL, &bytes))
+    device->row_bytes = row_bytes;
+    const size_t each = panel_bytes(device);
+    if (!size_mul(each, (size_t)panels, &bytes))
         return err_set(err, "cpu: a weight of %lld x %lld does not fit the address space",
                        (long long)host->rows, (long long)host->cols);
-    struct packing p = {.from = host, .to = cpu_alloc(bytes, "packed weight", err)};
+    struct packing p = {host, cpu_alloc(bytes, "packed weight", err), each};
     if (!p.to) return false;
-    pool_for(panels, max_i64(1, (1 << 18) / (int64_t)(row_bytes * PANEL)), pack_piece, &p);
+    pool_for(panels, max_i64(1, (1 << 18) / (int64_t)each), pack_piece, &p);
     device->data = p.to;
     device->layout = LAYOUT_DEVICE;
-    device->row_bytes = row_bytes;
     *owned = true;
     return true;
 }
@@ -736,6 +766,10 @@ static void unpack_row(const struct tensor *w, int64_t id, float *out) {
     const unsigned char *panel =
         (const unsigned char *)w->data + (size_t)(id / PANEL) * panel_bytes(w);
     const int64_t l = id % PANEL;
+    if (is_coded(w->dtype)) {
+        coded_unpack_row(w->dtype, panel, (int)l, w->cols, out);
+        return;
+    }
     for (int64_t k = 0; k < w->cols; k++) {
         uint16_t half;
         if (w->dtype == DTYPE_F32) {

@@ -327,7 +327,18 @@ static double allowed(enum dtype matrices, enum dtype compute) {
                                            [DTYPE_F16] = 0.01,
                                            [DTYPE_BF16] = 0.05,
                                            [DTYPE_Q8_0] = 0.1,
-                                           [DTYPE_Q4_0] = 0.7};
+                                           [DTYPE_Q4_0] = 0.7,
+                                           [DTYPE_Q4_1] = 0.7,
+                                           [DTYPE_Q5_0] = 0.4,
+                                           [DTYPE_Q5_1] = 0.4,
+                                           [DTYPE_Q2_K] = 1.2,
+                                           [DTYPE_Q3_K] = 1,
+                                           [DTYPE_Q4_K] = 0.7,
+                                           [DTYPE_Q5_K] = 0.4,
+                                           [DTYPE_Q6_K] = 0.2,
+                                           [DTYPE_IQ4_NL] = 0.7,
+                                           [DTYPE_IQ4_XS] = 0.7,
+                                           [DTYPE_MXFP4] = 0.9};
     assert(of[matrices] > 0);
     return of[matrices] + (compute == DTYPE_BF16 ? of[DTYPE_BF16] : 0);
 }

@@ -432,7 +432,7 @@ bool model_read_weights(struct model *m, const struct model_file *f, struct err 
 
 static enum dtype written_dtype(const struct param *p, enum dtype matrices) {
     if (param_is_vector(p)) return DTYPE_F32;
-    return p->cols % dtype_row(matrices)->block_weights == 0 ? matrices : DTYPE_F16;
+    return dtype_that_divides(matrices, p->cols);
 }
 
 void model_declare(const struct model *m, enum dtype matrices, struct gguf_out *o, struct text *notes) {
@@ -447,8 +447,8 @@ void model_declare(const struct model *m, enum dtype matrices, struct gguf_out *
         if (p->part) continue; // declared with the first part of the joined tensor, which it follows
         gguf_out_tensor(o, p->name, d, n_dims, size);
         if (!param_is_vector(p) && d != matrices && fallen++ == 0 && notes)
-            text_fmt(notes, "%s has rows of %lld weights, no multiple of %d: written as F16 instead of %s\n", p->name,
-                     (long long)p->cols, dtype_row(matrices)->block_weights, dtype_row(matrices)->name);
+            text_fmt(notes, "%s has rows of %lld weights, no multiple of %d: written as %s instead of %s\n", p->name,
+                     (long long)p->cols, dtype_row(matrices)->block_weights, dtype_row(d)->name, dtype_row(matrices)->name);
     }
     if (fallen > 1 && notes) text_fmt(notes, "%d more tensors likewise\n", fallen - 1);
 }

@@ -193,8 +193,8 @@ struct model *model_new(const struct model_config *c, const struct backend *b, e
 MUST_USE bool model_read_weights(struct model *m, const struct model_file *f, struct err *err);
 void model_refresh_copies(struct model *m); // bf16 copies from the f32 weights
 void model_free(struct model *m);
-// Declares and writes all parameters: matrices as `matrices` (rows that are no multiple of its block fall back to
-// F16, told in notes), norms as F32. model_declare also writes the keys general.file_type and, for block formats,
+// Declares and writes all parameters: matrices as `matrices` (rows that are no multiple of its block fall back by
+// dtype_that_divides, told in notes), norms as F32. model_declare also writes the keys general.file_type and, for block formats,
 // general.quantization_version, so it comes after the caller's own keys and before any other tensor. model_write_data
 // asserts that weights lie as ROWS: those of a trainable model do.
 void model_declare(const struct model *m, enum dtype matrices, struct gguf_out *o, struct text *notes);

@@ -134,10 +134,18 @@ void hand_accepted_and_freed(struct text t) {
 }
 
 const int64_t hand_shapes[DTYPE_COUNT][4] = {{64, 0, 0, 0}, {3, 64, 0, 0}, {2, 3, 32, 0},
-                                             {2, 2, 1, 96}, {5, 32, 0, 0}, {7, 0, 0, 0}};
-const int hand_dims_of[DTYPE_COUNT] = {1, 2, 3, 4, 2, 1};
+                                             {2, 2, 1, 96}, {5, 32, 0, 0}, {7, 0, 0, 0},
+                                             {3, 32, 0, 0}, {64, 0, 0, 0}, {2, 96, 0, 0},
+                                             {256, 0, 0, 0}, {2, 256, 0, 0}, {512, 0, 0, 0},
+                                             {2, 1, 256, 0}, {3, 256, 0, 0}, {3, 32, 0, 0},
+                                             {256, 0, 0, 0}, {2, 64, 0, 0}};
+const int hand_dims_of[DTYPE_COUNT] = {1, 2, 3, 4, 2, 1, 2, 1, 2, 1, 2, 1, 3, 2, 2, 1, 2};
 const enum dtype hand_dtypes[DTYPE_COUNT] = {DTYPE_F32,  DTYPE_F16,  DTYPE_BF16,
-                                             DTYPE_Q8_0, DTYPE_Q4_0, DTYPE_I32};
+                                             DTYPE_Q8_0, DTYPE_Q4_0, DTYPE_I32,
+                                             DTYPE_Q4_1, DTYPE_Q5_0, DTYPE_Q5_1,
+                                             DTYPE_Q2_K, DTYPE_Q3_K, DTYPE_Q4_K,
+                                             DTYPE_Q5_K, DTYPE_Q6_K, DTYPE_IQ4_NL,
+                                             DTYPE_IQ4_XS, DTYPE_MXFP4};
 static_assert(COUNT_OF(hand_dtypes) == DTYPE_COUNT, "every dtype is written");
 
 void hand_fill(unsigned char *p, size_t n, uint64_t stream) {

@@ -209,9 +209,9 @@ Test(formats, types_we_do_not_multiply_are_listed) {
         uint32_t id;
         const char *name;
         uint64_t cols, bytes;
-    } types[] = {{3, "Q4_1", 32, 20},    {12, "Q4_K", 256, 144}, {14, "Q6_K", 256, 210},
-                 {20, "IQ4_NL", 32, 18}, {24, "I8", 1, 1},       {28, "F64", 1, 8},
-                 {39, "MXFP4", 32, 17},  {42, "Q2_0", 64, 18}};
+    } types[] = {{9, "Q8_1", 32, 36},   {16, "IQ2_XXS", 256, 66}, {21, "IQ3_S", 256, 110},
+                 {24, "I8", 1, 1},      {28, "F64", 1, 8},        {34, "TQ1_0", 256, 54},
+                 {42, "Q2_0", 64, 18}};
     for (size_t i = 0; i < COUNT_OF(types); i++) {
         struct text t = {0};
         hand_header(&t, 1, 0);

@@ -78,7 +78,7 @@ static struct tensor as_dtype(struct tensor from, enum dtype dtype) {
 // Products.
 
 static const enum dtype weight_dtypes[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_Q8_0,
-                                           DTYPE_Q4_0};
+                                           DTYPE_Q4_0, DTYPE_Q4_1, DTYPE_Q5_0, DTYPE_Q5_1, DTYPE_IQ4_NL, DTYPE_MXFP4};
 static const int64_t product_shapes[][3] = { // rows, M, K
     {1, 32, 32},     {2, 33, 64}, {5, 70, 96}, {8, 100, 288},   {9, 31, 320},    {13, 64, 544},
     {26, 129, 1056}, {3, 5, 7},   {17, 2, 3},  {110, 344, 128}, {200, 352, 1120}};

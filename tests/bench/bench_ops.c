@@ -18,7 +18,7 @@ enum { C = 768, F = 2048, H = 12, G = 4, D = 64, V = 32000, N = 256, KEYS = 1024
 static struct world {
     float *a, *b, *c, *d, *e;
     int32_t *lo, *hi, *ids;
-    struct tensor f32, bf16, q8_0, q4_0; // weights [F, C] as loaded
+    struct tensor f32, bf16, q8_0, q4_0, q4_k, q6_k; // weights [F, C] as loaded
     double sum;
 } w;
 enum { FLOATS = N * V };
@@ -32,10 +32,14 @@ static void token_f32(const struct backend *b) { matmul(b, 1, w.f32); }
 static void token_bf16(const struct backend *b) { matmul(b, 1, w.bf16); }
 static void token_q8_0(const struct backend *b) { matmul(b, 1, w.q8_0); }
 static void token_q4_0(const struct backend *b) { matmul(b, 1, w.q4_0); }
+static void token_q4_k(const struct backend *b) { matmul(b, 1, w.q4_k); }
+static void token_q6_k(const struct backend *b) { matmul(b, 1, w.q6_k); }
 static void step_f32(const struct backend *b) { matmul(b, N, w.f32); }
 static void step_bf16(const struct backend *b) { matmul(b, N, w.bf16); }
 static void step_q8_0(const struct backend *b) { matmul(b, N, w.q8_0); }
 static void step_q4_0(const struct backend *b) { matmul(b, N, w.q4_0); }
+static void step_q4_k(const struct backend *b) { matmul(b, N, w.q4_k); }
+static void step_q6_k(const struct backend *b) { matmul(b, N, w.q6_k); }
 static void step_dx(const struct backend *b) {
     b->matmul_dx(&(struct matmul_dx_args){
         .dx = rows(w.b, N, C), .dout = rows(w.a, N, F), .w = rows(w.c, F, C)});
@@ -139,10 +143,14 @@ static const struct bench {
     {"token matmul BF16", token_bf16, 2e-9 * F *C, 2e-9 * F *C},
     {"token matmul Q8_0", token_q8_0, 2e-9 * F *C, 34e-9 / 32 * F *C},
     {"token matmul Q4_0", token_q4_0, 2e-9 * F *C, 18e-9 / 32 * F *C},
+    {"token matmul Q4_K", token_q4_k, 2e-9 * F *C, 144e-9 / 256 * F *C},
+    {"token matmul Q6_K", token_q6_k, 2e-9 * F *C, 210e-9 / 256 * F *C},
     {"step matmul F32", step_f32, 2e-9 * N *F *C, 0},
     {"step matmul BF16", step_bf16, 2e-9 * N *F *C, 0},
     {"step matmul Q8_0", step_q8_0, 2e-9 * N *F *C, 0},
     {"step matmul Q4_0", step_q4_0, 2e-9 * N *F *C, 0},
+    {"step matmul Q4_K", step_q4_k, 2e-9 * N *F *C, 0},
+    {"step matmul Q6_K", step_q6_k, 2e-9 * N *F *C, 0},
     {"step matmul_dx F32", step_dx, 2e-9 * N *F *C, 0},
     {"step matmul_dw", step_dw, 2e-9 * N *F *C, 0},
     {"token attend", token_attend, 4e-9 * KEYS *H *D, 8e-9 * KEYS *G *D},
@@ -222,6 +230,7 @@ int main(int argc, char **argv) {
     for (int i = 0; i < N; i++) w.hi[i] = i + 1, w.ids[i] = i;
     w.f32 = weight(b, DTYPE_F32), w.bf16 = weight(b, DTYPE_BF16);
     w.q8_0 = weight(b, DTYPE_Q8_0), w.q4_0 = weight(b, DTYPE_Q4_0);
+    w.q4_k = weight(b, DTYPE_Q4_K), w.q6_k = weight(b, DTYPE_Q6_K);
     struct text line = {0};
     b->report(&line);
     printf("%s\n", line.data);
