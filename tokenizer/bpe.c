@@ -193,11 +193,23 @@ size_t merge_symbols(struct encoder *e, const char *piece, size_t count) {
 
 void bpe_encode_piece(struct encoder *e, const char *text, size_t n) {
     const int32_t *byte_id = e->t->byte_id;
+    if (e->t->ignores_merges) {
+        text_clear(&e->escaped);
+        bytes_spell(text, n <= e->t->longest ? n : 0, &e->escaped);
+        int32_t whole = normal_token(e->t, e->escaped.data, e->escaped.len);
+        if (whole >= 0) {
+            ids_add(e->out, whole);
+            return;
+        }
+    }
     if (n > e->symbol_cap)
         mem_grow((void **)&e->symbols, &e->symbol_cap, n, sizeof *e->symbols, "symbols of a piece");
-    for (size_t i = 0; i < n; i++)
-        e->symbols[i] =
-            (struct symbol){.start = (uint32_t)i, .size = 1, .id = byte_id[(unsigned char)text[i]]};
-    size_t count = merge_symbols(e, text, n);
+    size_t count = 0;
+    for (size_t i = 0; i < n; i++) {
+        int32_t id = byte_id[(unsigned char)text[i]];
+        if (id < 0) id = e->t->unknown;
+        if (id >= 0) e->symbols[count++] = (struct symbol){.start = (uint32_t)i, .size = 1, .id = id};
+    }
+    count = merge_symbols(e, text, count);
     for (size_t i = 0; i < count; i++) ids_add(e->out, e->symbols[i].id);
 }

@@ -64,14 +64,11 @@ static void encode_remembered(struct encoder *e, const char *text, size_t n) {
     *k = (struct known_piece){text, before, (uint32_t)n, (uint32_t)(e->out->count - before)};
 }
 
-// A stretch without split-out tokens.
-static void encode_plain(struct encoder *e, const char *text, size_t n) {
+static void encode_words(struct encoder *e, const char *text, size_t n) {
     const struct tokenizer *t = e->t;
-    bool prefix = t->kind == TOKENIZER_SPM && t->space_prefix;
+    bool prefix = t->space_prefix;
     while (n) {
-        size_t length = t->kind == TOKENIZER_SPM
-                            ? spm_piece_length(t, text, n)
-                            : pretoken_length(text, n < PIECE_MAX ? n : PIECE_MAX);
+        size_t length = spm_piece_length(t, text, n);
         if (prefix)
             spm_encode_piece(e, text, length, true);
         else
@@ -80,6 +77,26 @@ static void encode_plain(struct encoder *e, const char *text, size_t n) {
         text += length;
         n -= length;
     }
+}
+
+static void encode_pieces(struct encoder *e, const char *text, size_t n) {
+    struct pieces p = {.stage = e->t->stage, .text = text, .n = n};
+    for (size_t length; (length = pieces_next(&p)) > 0;) encode_remembered(e, text + p.at - length, length);
+}
+
+// A stretch without split-out tokens.
+static void encode_plain(struct encoder *e, const char *text, size_t n) {
+    if (e->t->kind == TOKENIZER_SPM) {
+        encode_words(e, text, n);
+        return;
+    }
+    if (e->normal.cap && nfc_prefix(text, n) < n) {
+        size_t from = e->normal.len;
+        nfc_add(text, n, &e->normal);
+        text = e->normal.data + from;
+        n = e->normal.len - from;
+    }
+    encode_pieces(e, text, n);
 }
 
 // ---- split-out tokens
@@ -124,8 +141,16 @@ static const struct special_token *special_at(const struct special_list *list, c
 void tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, unsigned flags,
                       struct ids *out) {
     assert(t && out && (text || !n));
-    if ((flags & TOKENIZE_BOS) && t->adds_bos && t->bos >= 0) ids_add(out, t->bos);
+    size_t before = out->count;
+    bool bos = (flags & TOKENIZE_BOS) && t->adds_bos, eos = (flags & TOKENIZE_EOS) && t->adds_eos;
+    if (bos) ids_add(out, t->bos);
     struct encoder e = {.t = t, .out = out};
+    if (t->nfc && nfc_prefix(text, n) < n) { // nothing grows more than threefold, so this never moves
+        size_t room;
+        bool fits = size_mul(n, 3, &room);
+        assert(fits);
+        mem_grow((void **)&e.normal.data, &e.normal.cap, room + 16, 1, "normalized text");
+    }
     if (n >= KNOWN_TEXT) {
         size_t slots = 512;
         while (slots < KNOWN_SLOTS && slots < n / 8) slots *= 2;
@@ -146,7 +171,13 @@ void tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, uns
         begin = at;
     }
     encode_plain(&e, text + begin, n - begin);
+    if (bos && out->count - before > 1 && out->id[before + 1] == t->bos) { // the text has its own
+        memmove(out->id + before, out->id + before + 1, (out->count - before - 1) * sizeof *out->id);
+        out->count--;
+    }
+    if (eos && (out->count == before || out->id[out->count - 1] != t->eos)) ids_add(out, t->eos);
     mem_free(e.known);
+    text_free(&e.normal);
     mem_free(e.symbols);
     mem_free(e.heap);
     text_free(&e.escaped);

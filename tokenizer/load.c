@@ -83,7 +83,7 @@ static bool read_scores(const struct model_file *f, size_t n, float **scores, st
 // Special ids. Files of "llama" may leave them out: then 0, 1, 2 are meant, if those tokens are
 // what they should be.
 static bool read_special(const struct model_file *f, struct recipe *r, struct err *err) {
-    r->bos = r->eos = r->eot = r->unknown = -1;
+    r->bos = r->eos = r->eot = r->eom = r->unknown = -1;
     if (r->kind == TOKENIZER_SPM && r->types && r->n > 2) {
         if (r->types[0] == TOKEN_UNKNOWN) r->unknown = 0;
         if (r->types[1] == TOKEN_CONTROL) r->bos = 1;
@@ -95,40 +95,69 @@ static bool read_special(const struct model_file *f, struct recipe *r, struct er
     } ids[] = {{"tokenizer.ggml.bos_token_id", &r->bos},
                {"tokenizer.ggml.eos_token_id", &r->eos},
                {"tokenizer.ggml.eot_token_id", &r->eot},
+               {"tokenizer.ggml.eom_token_id", &r->eom},
                {"tokenizer.ggml.unknown_token_id", &r->unknown}};
     for (size_t i = 0; i < COUNT_OF(ids); i++)
         if (!meta_int(f, ids[i].key, false, 0, (int64_t)r->n - 1, ids[i].to, err)) return false;
-    r->adds_bos = r->space_prefix = r->kind == TOKENIZER_SPM;
+    r->space_prefix = r->kind == TOKENIZER_SPM;
+    if (r->kind == TOKENIZER_SPM) r->adds_bos = true;
     return meta_bool(f, "tokenizer.ggml.add_bos_token", false, &r->adds_bos, err) &&
+           meta_bool(f, "tokenizer.ggml.add_eos_token", false, &r->adds_eos, err) &&
            meta_bool(f, "tokenizer.ggml.add_space_prefix", false, &r->space_prefix, err);
 }
 
-static bool read_kind(const struct model_file *f, enum tokenizer_kind *kind, struct err *err) {
-    struct span model, pre = {"gpt-2", 5}, ours = {"", 0};
+void tokenizer_list_pre(struct text *out) {
+    for (size_t i = 0; pretokenizer_row(i); i++) text_fmt(out, "%s\n", pretokenizer_row(i)->names);
+}
+
+// The pre-tokenizer of that name into the recipe.
+static bool read_pre(struct recipe *r, struct span name, struct err *err) {
+    const struct pretokenizer *row = name.n ? pretokenizer_find(name.p, name.n) : NULL;
+    if (row) {
+        r->stage = row->stage;
+        r->pre = name;
+        r->nfc = row->flags & PRE_NFC;
+        r->ignores_merges = row->flags & PRE_WHOLE;
+        r->adds_bos = row->flags & PRE_BOS;
+        return true;
+    }
+    struct text known = {0};
+    for (size_t i = 0; pretokenizer_row(i); i++) { // the first name of each; all of them would not fit
+        const char *names = pretokenizer_row(i)->names;
+        text_fmt(&known, "%s%.*s", i ? ", " : "", (int)strcspn(names, " "), names);
+    }
+    if (name.n)
+        err_set(err, "the pre-tokenizer \"%.*s\" is not known, and another would give wrong tokens silently; known are %s; "
+                     "--tokenizer-pre NAME overrides", name.n < 60 ? (int)name.n : 60, name.p, known.data);
+    else
+        err_set(err, "the file does not name its pre-tokenizer (tokenizer.ggml.pre): say which by --tokenizer-pre NAME; "
+                     "known are %s", known.data);
+    text_free(&known);
+    return false;
+}
+
+static bool read_kind(const struct model_file *f, const char *override, struct recipe *r, struct err *err) {
+    struct span model, pre = {"", 0}, ours = {"", 0};
     if (!meta_text(f, "tokenizer.ggml.model", true, &model, err) ||
         !meta_text(f, "tokenizer.ggml.pre", false, &pre, err) ||
         !meta_text(f, "lehr.tokenizer", false, &ours, err))
         return false;
+    if (override) pre = (struct span){override, strlen(override)};
     if (span_is(model, "llama")) {
-        *kind = TOKENIZER_SPM;
-        return true;
+        r->kind = TOKENIZER_SPM;
+        return !override || err_set(err, "a SentencePiece tokenizer has no pre-tokenizer: leave --tokenizer-pre out");
     }
     int shown = model.n < 60 ? (int)model.n : 60;
     if (!span_is(model, "gpt2"))
         return err_set(err, "expected a tokenizer of model \"gpt2\" or \"llama\", found \"%.*s\"",
                        shown, model.p);
-    if (!span_is(pre, "gpt-2"))
-        return err_set(err,
-                       "expected the pre-tokenizer \"gpt-2\", found \"%.*s\", which splits texts "
-                       "in another way",
-                       pre.n < 60 ? (int)pre.n : 60, pre.p);
-    *kind = span_is(ours, "byte") ? TOKENIZER_BYTE : TOKENIZER_BPE;
-    return true;
+    r->kind = span_is(ours, "byte") ? TOKENIZER_BYTE : TOKENIZER_BPE;
+    return read_pre(r, pre, err);
 }
 
-static bool read_recipe(const struct model_file *f, struct recipe *r, struct parts *p,
-                        struct err *err) {
-    if (!read_kind(f, &r->kind, err) ||
+static bool read_recipe(const struct model_file *f, const char *pre, struct recipe *r,
+                        struct parts *p, struct err *err) {
+    if (!read_kind(f, pre, r, err) ||
         !read_texts(f, "tokenizer.ggml.tokens", &p->tokens, &r->n, err) ||
         !read_types(f, r->n, &p->types, err))
         return false;
@@ -150,9 +179,13 @@ static bool read_recipe(const struct model_file *f, struct recipe *r, struct par
 }
 
 struct tokenizer *tokenizer_from_file(const struct model_file *f, struct err *err) {
+    return tokenizer_from_file_as(f, NULL, err);
+}
+
+struct tokenizer *tokenizer_from_file_as(const struct model_file *f, const char *pre, struct err *err) {
     struct recipe r = {0};
     struct parts p = {0};
-    struct tokenizer *t = read_recipe(f, &r, &p, err) ? tokenizer_make(&r, err) : NULL;
+    struct tokenizer *t = read_recipe(f, pre, &r, &p, err) ? tokenizer_make(&r, err) : NULL;
     if (!t) err_in(err, "%s: tokenizer", model_file_path(f));
     parts_free(&p);
     return t;
@@ -164,7 +197,7 @@ void tokenizer_write(const struct tokenizer *t, struct gguf_out *o) {
     if (spm)
         gguf_out_text(o, "tokenizer.ggml.pre", "default", 7);
     else
-        gguf_out_text(o, "tokenizer.ggml.pre", "gpt-2", 5);
+        gguf_out_text(o, "tokenizer.ggml.pre", t->pre, strlen(t->pre));
     if (t->kind == TOKENIZER_BYTE) gguf_out_text(o, "lehr.tokenizer", "byte", 4);
     gguf_out_texts(o, "tokenizer.ggml.tokens", t->token, t->n);
     if (spm) gguf_out_f32s(o, "tokenizer.ggml.scores", t->score, t->n);
@@ -193,8 +226,10 @@ void tokenizer_write(const struct tokenizer *t, struct gguf_out *o) {
     if (t->bos >= 0) gguf_out_u32(o, "tokenizer.ggml.bos_token_id", (uint32_t)t->bos);
     if (t->eos >= 0) gguf_out_u32(o, "tokenizer.ggml.eos_token_id", (uint32_t)t->eos);
     if (t->eot >= 0) gguf_out_u32(o, "tokenizer.ggml.eot_token_id", (uint32_t)t->eot);
+    if (t->eom >= 0) gguf_out_u32(o, "tokenizer.ggml.eom_token_id", (uint32_t)t->eom);
     if (t->unknown >= 0) gguf_out_u32(o, "tokenizer.ggml.unknown_token_id", (uint32_t)t->unknown);
     gguf_out_bool(o, "tokenizer.ggml.add_bos_token", t->adds_bos);
+    if (t->adds_eos) gguf_out_bool(o, "tokenizer.ggml.add_eos_token", true);
     gguf_out_bool(o, "tokenizer.ggml.add_space_prefix", t->space_prefix);
 }
 
@@ -279,6 +314,7 @@ static bool bin_recipe(struct recipe *r, struct parts *p, struct err *err) {
                          .bos = 1,
                          .eos = 2,
                          .eot = -1,
+                         .eom = -1,
                          .adds_bos = true,
                          .space_prefix = true};
     return true;
@@ -325,6 +361,7 @@ struct tokenizer *tokenizer_byte(void) {
                        .bos = 256,
                        .eos = 256,
                        .eot = -1,
+                       .eom = -1,
                        .unknown = -1,
                        .adds_bos = true};
     struct tokenizer *t = tokenizer_make(&r, NULL);

@@ -67,7 +67,7 @@ static bool recipe_ids_good(const struct recipe *r, struct err *err) {
     const struct {
         const char *name;
         int64_t id;
-    } special[] = {{"BOS", r->bos}, {"EOS", r->eos}, {"EOT", r->eot}, {"unknown", r->unknown}};
+    } special[] = {{"BOS", r->bos}, {"EOS", r->eos}, {"EOT", r->eot}, {"EOM", r->eom}, {"unknown", r->unknown}};
     for (size_t i = 0; i < COUNT_OF(special); i++)
         if (special[i].id < -1 || special[i].id >= (int64_t)r->n)
             return err_set(err, "the %s token has id %lld, the vocabulary ends at %zu",
@@ -78,7 +78,9 @@ static bool recipe_ids_good(const struct recipe *r, struct err *err) {
 // Types for a file that has none: what the spellings and the special ids say.
 static unsigned char type_guess(const struct recipe *r, size_t i) {
     if ((int64_t)i == r->unknown) return TOKEN_UNKNOWN;
-    if ((int64_t)i == r->bos || (int64_t)i == r->eos || (int64_t)i == r->eot) return TOKEN_CONTROL;
+    if ((int64_t)i == r->bos || (int64_t)i == r->eos || (int64_t)i == r->eot ||
+        (int64_t)i == r->eom)
+        return TOKEN_CONTROL;
     return r->kind == TOKENIZER_SPM && byte_token_value(r->tokens[i]) >= 0 ? TOKEN_BYTE
                                                                            : TOKEN_NORMAL;
 }
@@ -156,6 +158,9 @@ static void pieces_make(struct tokenizer *t) {
     }
 }
 
+// Bytes that no UTF-8 text has, those of the unused planes, and controls: real vocabularies of BPE lack some.
+static bool byte_may_lack(int byte) { return byte < 0x20 || byte == 0x7F || byte == 0xC0 || byte == 0xC1 || byte > 0xF0; }
+
 static bool bytes_find(struct tokenizer *t, struct err *err) {
     for (int i = 0; i < 256; i++) t->byte_id[i] = -1;
     if (t->kind == TOKENIZER_SPM) {
@@ -170,7 +175,7 @@ static bool bytes_find(struct tokenizer *t, struct err *err) {
         }
     }
     for (int i = 0; i < 256; i++)
-        if (t->byte_id[i] < 0 && (t->kind != TOKENIZER_SPM || t->unknown < 0))
+        if (t->byte_id[i] < 0 && t->unknown < 0 && (t->kind != TOKENIZER_BPE || !byte_may_lack(i)))
             return err_set(err, "byte 0x%02X has no token, so that some texts could not be told%s",
                            i,
                            t->kind == TOKENIZER_SPM ? " (there is no unknown token either)" : "");
@@ -201,14 +206,15 @@ static void special_list_make(const struct tokenizer *t, bool control, struct sp
     list->first[256] = at;
 }
 
-// Whether no token has a space behind another character, and how long a token of text can be.
-static void spm_facts(struct tokenizer *t) {
-    t->cuts_at_spaces = true;
+// How long a token of text can be, and whether no token has a space behind another character.
+static void facts_find(struct tokenizer *t) {
+    t->cuts_at_spaces = t->kind == TOKENIZER_SPM;
     for (size_t i = 0; i < t->n; i++) {
         unsigned char type = t->type[i];
         if (type == TOKEN_CONTROL || type == TOKEN_UNKNOWN || type == TOKEN_BYTE) continue;
         struct span s = t->token[i];
         if (s.n > t->longest) t->longest = s.n;
+        if (t->kind != TOKENIZER_SPM) continue;
         for (size_t at = 1; at + 3 <= s.n; at++)
             if (!memcmp(s.p + at, WORD_MARK, 3) &&
                 (at < 3 || memcmp(s.p + at - 3, WORD_MARK, 3) != 0))
@@ -228,20 +234,41 @@ static uint64_t hash_make(const struct tokenizer *t) {
         int32_t rule[3] = {t->rules[i].left, t->rules[i].right, t->rules[i].result};
         h = hash_bytes(h, rule, sizeof rule);
     }
+    // What came later counts only where it differs from what there was, so that hashes stay.
+    for (size_t i = 0; i < STAGES_MAX && t->stage[i]; i++)
+        if (t->stage[i] != &splitters[SPLIT_GPT2] || i) h = hash_bytes(h, t->stage[i]->name, strlen(t->stage[i]->name));
+    if (t->nfc || t->ignores_merges || t->adds_eos)
+        h = hash_bytes(h ^ (unsigned)(t->nfc + 2 * t->ignores_merges + 4 * t->adds_eos), "flags", 5);
     return h;
+}
+
+static void pre_copy(struct tokenizer *t, const struct recipe *r) {
+    t->stage[0] = &splitters[SPLIT_GPT2];
+    if (r->stage) memcpy(t->stage, r->stage, sizeof t->stage);
+    snprintf(t->pre, sizeof t->pre, "%.*s", r->stage ? (int)r->pre.n : 5, r->stage ? r->pre.p : "gpt-2");
+    if (t->kind == TOKENIZER_BPE)
+        snprintf(t->kind_name, sizeof t->kind_name, "bpe %s", t->pre);
+    else
+        snprintf(t->kind_name, sizeof t->kind_name, "%s", t->kind == TOKENIZER_SPM ? "spm" : "byte");
 }
 
 struct tokenizer *tokenizer_make(const struct recipe *r, struct err *err) {
     struct tokenizer *t = mem_alloc(sizeof *t, "tokenizer");
     *t = (struct tokenizer){.kind = r->kind,
                             .adds_bos = r->adds_bos && r->bos >= 0,
+                            .adds_eos = r->adds_eos && r->eos >= 0,
+                            .nfc = r->nfc,
+                            .ignores_merges = r->ignores_merges,
                             .space_prefix = r->space_prefix,
                             .bos = (int32_t)r->bos,
                             .eos = (int32_t)r->eos,
                             .eot = (int32_t)r->eot,
+                            .eom = (int32_t)r->eom,
                             .unknown = (int32_t)r->unknown};
+    pre_copy(t, r);
     bool good = recipe_ids_good(r, err) && tokens_copy(t, r, err) && table_make(t, err);
     if (good) {
+        ends_override_types(t);
         pieces_make(t);
         good = bytes_find(t, err) && (t->kind == TOKENIZER_SPM || bpe_rules_make(t, r, err));
     }
@@ -249,9 +276,10 @@ struct tokenizer *tokenizer_make(const struct recipe *r, struct err *err) {
         tokenizer_free(t);
         return NULL;
     }
+    ends_make(t);
     special_list_make(t, true, &t->special);
     special_list_make(t, false, &t->user);
-    if (t->kind == TOKENIZER_SPM) spm_facts(t);
+    facts_find(t);
     t->hash = hash_make(t);
     return t;
 }
@@ -266,6 +294,7 @@ void tokenizer_free(struct tokenizer *t) {
     mem_free(t->table);
     mem_free(t->rules);
     mem_free(t->rule_slots);
+    mem_free(t->ends);
     mem_free(t->special.token);
     mem_free(t->user.token);
     mem_free(t);
@@ -276,7 +305,7 @@ void tokenizer_free(struct tokenizer *t) {
 enum tokenizer_kind tokenizer_kind(const struct tokenizer *t) { return t->kind; }
 
 const char *tokenizer_kind_name(const struct tokenizer *t) {
-    return t->kind == TOKENIZER_SPM ? "spm" : t->kind == TOKENIZER_BPE ? "bpe gpt-2" : "byte";
+    return t->kind_name;
 }
 
 int64_t tokenizer_vocab(const struct tokenizer *t) { return (int64_t)t->n; }
@@ -284,23 +313,10 @@ uint64_t tokenizer_hash(const struct tokenizer *t) { return t->hash; }
 int32_t tokenizer_bos(const struct tokenizer *t) { return t->bos; }
 int32_t tokenizer_eos(const struct tokenizer *t) { return t->eos; }
 bool tokenizer_adds_bos(const struct tokenizer *t) { return t->adds_bos; }
+bool tokenizer_adds_eos(const struct tokenizer *t) { return t->adds_eos; }
 
 static bool in_vocabulary(const struct tokenizer *t, int32_t id) {
     return id >= 0 && (size_t)id < t->n;
-}
-
-bool tokenizer_is_end(const struct tokenizer *t, int32_t id) {
-    // Chat models end a turn with a token of their own, which files often do not name.
-    static const char *const ends[] = {"<|endoftext|>", "<|end_of_text|>", "<|im_end|>",
-                                       "<|eot_id|>",    "<|eom_id|>",      "<|end|>",
-                                       "<end_of_turn>", "<|endofturn|>"};
-    if (!in_vocabulary(t, id)) return false;
-    if (id == t->eos || id == t->eot) return true;
-    if (t->type[id] != TOKEN_CONTROL && t->type[id] != TOKEN_USER) return false;
-    for (size_t i = 0; i < COUNT_OF(ends); i++)
-        if (t->token[id].n == strlen(ends[i]) && !memcmp(t->token[id].p, ends[i], t->token[id].n))
-            return true;
-    return false;
 }
 
 enum token_type tokenizer_type(const struct tokenizer *t, int32_t id) {
