@@ -1,6 +1,7 @@
 // What the files of this folder share: the tokenizer itself, the recipe it is made from, the
 // encoder at work.
 //
+//   hf.c              tokenizer.json -> recipe
 //   load.c            files and the built-in byte vocabulary -> recipe; tokenizer -> keys of a GGUF file
 //   tokenizer.c       recipe -> tokenizer: checks, the token table, pieces, the hash; all small questions about one
 //   ends.c            which tokens end a generation
@@ -158,6 +159,8 @@ struct merge_rule { // bytes of left and right together are those of result; ran
     uint32_t rank;
 };
 
+enum space_prefix { PREFIX_NEVER, PREFIX_ALWAYS, PREFIX_FIRST }; // every stretch of text, or at the very start
+
 struct tokenizer {
     enum tokenizer_kind kind;
     size_t n;                   // vocabulary
@@ -175,6 +178,11 @@ struct tokenizer {
     const struct splitter *stage[STAGES_MAX];
     char pre[48], kind_name[64];
     bool nfc, ignores_merges;
+    // SPM from tokenizer.json: merges by rules as BPE; where a space goes in front, whether not before another one
+    // (Metaspace), whether every space begins a piece; neighbours that are unknown are one token.
+    bool all_bytes; // every byte has a token
+    bool by_rules, metaspace, splits_spaces, fuses_unknown;
+    enum space_prefix prefix;
     int32_t *ends; // sorted
     size_t n_ends;
     // BPE: the rules in rank order, and a table of them by (left, right).
@@ -186,27 +194,38 @@ struct tokenizer {
         struct special_token {
             struct span text;
             int32_t id;
+            bool lstrip, rstrip; // takes the spaces in front, behind
         } * token;                // sorted by spelling
         size_t count, first[257]; // where those with first byte c begin
-    } special, user;
+    } special, user, late_special, late_user; // late: found in the normalized text (tokenizer.json)
+    struct text late_bytes;                   // their spellings
     uint64_t hash;
 };
 
 // Everything a tokenizer is made from; spans are borrowed during the call. Merges are lines "left
 // right" in spellings.
+struct added_token {
+    struct span text;
+    int32_t id;
+    bool special, lstrip, rstrip, normalized;
+};
 struct recipe {
     enum tokenizer_kind kind;
     const struct span *tokens;
     const unsigned char *types; // NULL: taken from the spellings and the special ids
     const float *scores;
     size_t n;
-    const struct span *merges;
+    const struct span *merges, *merge_right; // with merge_right, merges are the left parts
     size_t n_merges;
+    const struct added_token *added; // what is split out; NULL: what the types say
+    size_t n_added;
     int64_t bos, eos, eot, eom, unknown; // -1: none
     bool adds_bos, adds_eos, space_prefix;
     const struct splitter *const *stage; // BPE; NULL: GPT-2
     struct span pre;                     // its name, empty with stage NULL
     bool nfc, ignores_merges;
+    bool metaspace, splits_spaces, fuses_unknown; // SPM
+    enum space_prefix prefix;                     // PREFIX_NEVER with space_prefix: PREFIX_ALWAYS
 };
 struct tokenizer *tokenizer_make(const struct recipe *r, struct err *err); // NULL on failure
 int32_t tokenizer_find(const struct tokenizer *t, const char *spelling, size_t n); // -1 when absent
@@ -241,6 +260,8 @@ struct encoder {
     struct candidate_merge *heap;
     struct known_piece *known; // NULL for short texts
     size_t symbol_cap, heap_count, heap_cap, known_mask;
+    bool special;       // spellings of control tokens count
+    bool after_unknown; // the piece ended with the unknown token
     struct text escaped; // SPM: the piece with U+2581 for spaces; BPE: the piece as spelled
     struct text normal;  // stretches that normalization changed; never moves, known pieces point into it
 };

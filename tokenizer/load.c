@@ -371,21 +371,31 @@ struct tokenizer *tokenizer_byte(void) {
 }
 
 // What a file begins with, so that a wrong one is called by its name.
-static bool is_gguf(const char *path, struct err *err, bool *gguf) {
+static bool look_at(const char *path, struct err *err, bool *gguf, bool *json) {
     struct file_map m;
     if (!file_map_open(&m, path, err)) return false;
     *gguf = m.size >= 4 && !memcmp(m.data, "GGUF", 4);
-    bool json = m.size > 0 && (m.data[0] == '{' || m.data[0] == '[');
+    *json = m.size > 0 && (m.data[0] == '{' || m.data[0] == '[');
     file_map_close(&m);
-    return !json ||
-           err_set(err, "%s is JSON; expected \"byte\", a GGUF file or a llama2.c tokenizer.bin",
-                   path);
+    return true;
+}
+
+// A tokenizer.json, with the tokenizer_config.json beside it if there is one.
+static struct tokenizer *open_json(const char *path, struct err *err) {
+    const char *slash = strrchr(path, '/');
+    struct text config = {0};
+    text_add(&config, path, slash ? (size_t)(slash - path) + 1 : 0);
+    text_str(&config, "tokenizer_config.json");
+    struct tokenizer *t = tokenizer_from_json(path, file_exists(config.data) ? config.data : NULL, err);
+    text_free(&config);
+    return t;
 }
 
 struct tokenizer *tokenizer_open(const char *what, int64_t vocab, struct err *err) {
     if (!strcmp(what, "byte")) return tokenizer_byte();
-    bool gguf = false;
-    if (!is_gguf(what, err, &gguf)) return NULL;
+    bool gguf = false, json = false;
+    if (!look_at(what, err, &gguf, &json)) return NULL;
+    if (json) return open_json(what, err);
     if (!gguf) return tokenizer_from_llama2c(what, vocab, err);
     struct model_file *f = model_file_open(what, err);
     if (!f) return NULL;

@@ -135,12 +135,13 @@ static size_t piece_write(const struct tokenizer *t, size_t i, char *out) {
             *out = (char)byte_token_value(s);
             return 1;
         }
-        for (size_t at = 0; type != TOKEN_USER && at < s.n; n++) {
+        bool marks = type != TOKEN_USER || t->by_rules; // GGUF has spaces in user-defined tokens, tokenizer.json marks
+        for (size_t at = 0; marks && at < s.n; n++) {
             bool mark = s.n - at >= 3 && !memcmp(s.p + at, WORD_MARK, 3);
             out[n] = mark ? ' ' : s.p[at];
             at += mark ? 3 : 1;
         }
-        if (type != TOKEN_USER) return n;
+        if (marks) return n;
     } else if (type != TOKEN_USER && bytes_unspell(s.p, s.n, out, &n)) {
         return n;
     }
@@ -174,6 +175,8 @@ static bool bytes_find(struct tokenizer *t, struct err *err) {
             if (id >= 0 && t->piece[id].n == 1 && t->piece[id].p[0] == byte) t->byte_id[i] = id;
         }
     }
+    t->all_bytes = true;
+    for (int i = 0; i < 256; i++) t->all_bytes = t->all_bytes && t->byte_id[i] >= 0;
     for (int i = 0; i < 256; i++)
         if (t->byte_id[i] < 0 && t->unknown < 0 && (t->kind != TOKENIZER_BPE || !byte_may_lack(i)))
             return err_set(err, "byte 0x%02X has no token, so that some texts could not be told%s",
@@ -189,14 +192,7 @@ static int special_order(const void *a, const void *b) {
     return order ? order : (x->text.n > y->text.n) - (x->text.n < y->text.n);
 }
 
-static void special_list_make(const struct tokenizer *t, bool control, struct special_list *list) {
-    list->token = mem_array(t->n, sizeof *list->token, "special tokens");
-    for (size_t i = 0; i < t->n; i++) {
-        bool is = t->type[i] == TOKEN_USER ||
-                  (control && (t->type[i] == TOKEN_CONTROL || t->type[i] == TOKEN_UNKNOWN));
-        if (is && t->token[i].n > 0 && t->token[i].n <= SPECIAL_MAX)
-            list->token[list->count++] = (struct special_token){t->token[i], (int32_t)i};
-    }
+static void special_list_sort(struct special_list *list) {
     if (list->count) qsort(list->token, list->count, sizeof *list->token, special_order);
     size_t at = 0;
     for (size_t c = 0; c < 256; c++) {
@@ -204,6 +200,52 @@ static void special_list_make(const struct tokenizer *t, bool control, struct sp
         while (at < list->count && (unsigned char)list->token[at].text.p[0] == c) at++;
     }
     list->first[256] = at;
+}
+
+static void special_list_make(const struct tokenizer *t, bool control, struct special_list *list) {
+    list->token = mem_array(t->n, sizeof *list->token, "special tokens");
+    for (size_t i = 0; i < t->n; i++) {
+        bool is = t->type[i] == TOKEN_USER ||
+                  (control && (t->type[i] == TOKEN_CONTROL || t->type[i] == TOKEN_UNKNOWN));
+        if (is && t->token[i].n > 0 && t->token[i].n <= SPECIAL_MAX)
+            list->token[list->count++] = (struct special_token){.text = t->token[i], .id = (int32_t)i};
+    }
+    special_list_sort(list);
+}
+
+// The spelling that a "normalized" added token has in normalized text.
+static void late_spelling(const struct tokenizer *t, struct span s, struct text *out) {
+    struct text nfc = {0};
+    text_add(&nfc, "", 0);
+    if (t->nfc)
+        nfc_add(s.p, s.n, &nfc);
+    else
+        text_add(&nfc, s.p, s.n);
+    bool marks = t->kind == TOKENIZER_SPM && !t->metaspace;
+    if (marks && t->prefix != PREFIX_NEVER) text_str(out, WORD_MARK);
+    for (size_t i = 0; i < nfc.len; i++) text_add(out, marks && nfc.data[i] == ' ' ? WORD_MARK : nfc.data + i, marks && nfc.data[i] == ' ' ? 3 : 1);
+    text_free(&nfc);
+}
+
+// The lists as tokenizer.json gives them: found in the text as it is, or (late) in the normalized text.
+static void added_lists_make(struct tokenizer *t, const struct recipe *r) {
+    struct special_list *lists[] = {&t->special, &t->user, &t->late_special, &t->late_user};
+    size_t *ends = mem_array(r->n_added + 1, sizeof *ends, "added tokens");
+    for (size_t i = 0; i < r->n_added; i++) {
+        if (r->added[i].normalized) late_spelling(t, r->added[i].text, &t->late_bytes);
+        ends[i] = t->late_bytes.len;
+    }
+    for (size_t k = 0; k < COUNT_OF(lists); k++) {
+        lists[k]->token = mem_array(r->n_added, sizeof *lists[k]->token, "special tokens");
+        for (size_t i = 0, from = 0; i < r->n_added; from = ends[i++]) {
+            const struct added_token *a = &r->added[i];
+            struct span s = a->normalized ? (struct span){t->late_bytes.data + from, ends[i] - from} : t->token[a->id];
+            if (a->normalized != (k >= 2) || (k % 2 && a->special) || s.n > SPECIAL_MAX || !s.n) continue;
+            lists[k]->token[lists[k]->count++] = (struct special_token){s, a->id, a->lstrip, a->rstrip};
+        }
+        special_list_sort(lists[k]);
+    }
+    mem_free(ends);
 }
 
 // How long a token of text can be, and whether no token has a space behind another character.
@@ -259,6 +301,11 @@ struct tokenizer *tokenizer_make(const struct recipe *r, struct err *err) {
                             .adds_eos = r->adds_eos && r->eos >= 0,
                             .nfc = r->nfc,
                             .ignores_merges = r->ignores_merges,
+                            .by_rules = r->kind == TOKENIZER_SPM && r->merge_right,
+                            .metaspace = r->metaspace,
+                            .splits_spaces = r->splits_spaces,
+                            .fuses_unknown = r->fuses_unknown,
+                            .prefix = r->space_prefix && !r->prefix ? PREFIX_ALWAYS : r->prefix,
                             .space_prefix = r->space_prefix,
                             .bos = (int32_t)r->bos,
                             .eos = (int32_t)r->eos,
@@ -270,15 +317,19 @@ struct tokenizer *tokenizer_make(const struct recipe *r, struct err *err) {
     if (good) {
         ends_override_types(t);
         pieces_make(t);
-        good = bytes_find(t, err) && (t->kind == TOKENIZER_SPM || bpe_rules_make(t, r, err));
+        good = bytes_find(t, err) && ((t->kind == TOKENIZER_SPM && !t->by_rules) || bpe_rules_make(t, r, err));
     }
     if (!good) {
         tokenizer_free(t);
         return NULL;
     }
     ends_make(t);
-    special_list_make(t, true, &t->special);
-    special_list_make(t, false, &t->user);
+    if (r->added) {
+        added_lists_make(t, r);
+    } else {
+        special_list_make(t, true, &t->special);
+        special_list_make(t, false, &t->user);
+    }
     facts_find(t);
     t->hash = hash_make(t);
     return t;
@@ -297,6 +348,9 @@ void tokenizer_free(struct tokenizer *t) {
     mem_free(t->ends);
     mem_free(t->special.token);
     mem_free(t->user.token);
+    mem_free(t->late_special.token);
+    mem_free(t->late_user.token);
+    text_free(&t->late_bytes);
     mem_free(t);
 }
 

@@ -36,10 +36,15 @@ struct tokenizer *tokenizer_from_file(const struct model_file *f, struct err *er
 struct tokenizer *tokenizer_from_file_as(const struct model_file *f, const char *pre, struct err *err);
 // The names it may have, a line for each pre-tokenizer.
 void tokenizer_list_pre(struct text *out);
+// From tokenizer.json of a Hugging Face folder: byte-level BPE with known patterns, or BPE of characters with spaces
+// replaced. tokenizer_config.json (may be NULL) names BOS and EOS. What is not known is refused by name. A model may have more
+// rows than there are tokens here. NULL on failure.
+struct tokenizer *tokenizer_from_json(const char *json_path, const char *config_path, struct err *err);
 // llama2.c's tokenizer.bin for a model of vocab tokens (-1: as many as there are): id 0 unknown, 1 BOS, 2 EOS, 3..258
 // bytes. A file with more or fewer tokens is refused: it belongs to another model. NULL on failure.
 struct tokenizer *tokenizer_from_llama2c(const char *path, int64_t vocab, struct err *err);
-// Any of: "byte"; a GGUF file with a tokenizer; a llama2.c tokenizer.bin (vocab as above).
+// Any of: "byte"; a GGUF file with a tokenizer; a tokenizer.json (with the tokenizer_config.json beside it); a llama2.c
+// tokenizer.bin (vocab as above).
 struct tokenizer *tokenizer_open(const char *what, int64_t vocab, struct err *err);
 struct tokenizer *tokenizer_byte(void); // the id of a byte is its value, 256 ends a text and begins one
 void tokenizer_free(struct tokenizer *t);
