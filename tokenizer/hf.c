@@ -577,6 +577,7 @@ static bool hf_recipe_make(struct hf *h, const struct hf_config *c, struct hf_re
     r->adds_eos = h->has_template ? h->eos.at != SIZE_MAX : c->adds_eos;
     r->tokens = p->tokens;
     r->types = p->types;
+    r->by_rules = r->kind == TOKENIZER_SPM;
     r->merges = p->merges;
     r->merge_right = p->merge_right;
     r->n_merges = h->n_merges;

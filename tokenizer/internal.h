@@ -183,6 +183,8 @@ struct tokenizer {
     bool all_bytes; // every byte has a token
     bool by_rules, metaspace, splits_spaces, fuses_unknown;
     enum space_prefix prefix;
+    int32_t *added; // pairs of id and added_flags as tokenizer.json had them; NULL: by the types
+    size_t n_added;
     int32_t *ends; // sorted
     size_t n_ends;
     // BPE: the rules in rank order, and a table of them by (left, right).
@@ -209,6 +211,7 @@ struct added_token {
     int32_t id;
     bool special, lstrip, rstrip, normalized;
 };
+enum added_flags { ADDED_SPECIAL = 1, ADDED_LSTRIP = 2, ADDED_RSTRIP = 4, ADDED_NORMALIZED = 8 };
 struct recipe {
     enum tokenizer_kind kind;
     const struct span *tokens;
@@ -224,6 +227,7 @@ struct recipe {
     const struct splitter *const *stage; // BPE; NULL: GPT-2
     struct span pre;                     // its name, empty with stage NULL
     bool nfc, ignores_merges;
+    bool by_rules;                                // SPM: merges instead of scores
     bool metaspace, splits_spaces, fuses_unknown; // SPM
     enum space_prefix prefix;                     // PREFIX_NEVER with space_prefix: PREFIX_ALWAYS
 };

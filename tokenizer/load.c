@@ -16,6 +16,7 @@
 
 #include <string.h>
 
+#define EXTRA_FACTS 6
 #define END_OF_TEXT "<|endoftext|>"
 
 // ---- GGUF
@@ -25,6 +26,8 @@ struct parts {
     struct span *tokens, *merges;
     unsigned char *types;
     float *scores;
+    struct added_token *added;
+    const struct splitter *stage[STAGES_MAX];
 };
 
 static void parts_free(struct parts *p) {
@@ -32,6 +35,7 @@ static void parts_free(struct parts *p) {
     mem_free(p->merges);
     mem_free(p->types);
     mem_free(p->scores);
+    mem_free(p->added);
 }
 
 static bool read_texts(const struct model_file *f, const char *key, struct span **texts, size_t *n,
@@ -152,7 +156,42 @@ static bool read_kind(const struct model_file *f, const char *override, struct r
         return err_set(err, "expected a tokenizer of model \"gpt2\" or \"llama\", found \"%.*s\"",
                        shown, model.p);
     r->kind = span_is(ours, "byte") ? TOKENIZER_BYTE : TOKENIZER_BPE;
+    if (!override && span_is(pre, "custom") && meta_kind(f, "lehr.tokenizer.stages") != META_ABSENT) {
+        r->pre = pre;
+        return true;
+    }
     return read_pre(r, pre, err);
+}
+
+// What write_extras keeps.
+static bool read_extras(const struct model_file *f, struct recipe *r, struct parts *p, struct err *err) {
+    struct meta_array a;
+    int64_t fact[EXTRA_FACTS] = {0}, id, flags;
+    if (!meta_array_open(f, "lehr.tokenizer.facts", META_INT, &a, err)) return false;
+    for (size_t i = 0; i < EXTRA_FACTS; i++)
+        if (!meta_next_int(&a, &fact[i])) return err_set(err, "lehr.tokenizer.facts is too short");
+    r->nfc = fact[0];
+    r->ignores_merges = fact[1];
+    r->metaspace = fact[2];
+    r->splits_spaces = fact[3];
+    r->fuses_unknown = fact[4];
+    r->prefix = fact[5] == PREFIX_FIRST ? PREFIX_FIRST : fact[5] == PREFIX_ALWAYS ? PREFIX_ALWAYS : PREFIX_NEVER;
+    if (!meta_array_open(f, "lehr.tokenizer.added", META_INT, &a, err)) return false;
+    p->added = mem_array((size_t)a.count / 2 + 1, sizeof *p->added, "added tokens");
+    while (meta_next_int(&a, &id) && meta_next_int(&a, &flags)) {
+        if (id < 0 || (uint64_t)id >= r->n) return err_set(err, "lehr.tokenizer.added names token %lld", (long long)id);
+        p->added[r->n_added++] = (struct added_token){r->tokens[id], (int32_t)id, flags & ADDED_SPECIAL, flags & ADDED_LSTRIP,
+                                                      flags & ADDED_RSTRIP, flags & ADDED_NORMALIZED};
+    }
+    r->added = p->added;
+    if (!meta_array_open(f, "lehr.tokenizer.stages", META_TEXT, &a, err)) return false;
+    struct span name;
+    for (size_t i = 0; meta_next_text(&a, &name); i++) {
+        if (i == STAGES_MAX || !(p->stage[i] = splitter_find(name.p, name.n)))
+            return err_set(err, "lehr.tokenizer.stages has \"%.*s\"", name.n < 60 ? (int)name.n : 60, name.p);
+    }
+    r->stage = p->stage;
+    return true;
 }
 
 static bool read_recipe(const struct model_file *f, const char *pre, struct recipe *r,
@@ -165,6 +204,14 @@ static bool read_recipe(const struct model_file *f, const char *pre, struct reci
     r->types = p->types;
     if (r->n == 0) return err_set(err, "tokenizer.ggml.tokens is empty");
     if (!read_special(f, r, err)) return false;
+    bool extras = meta_kind(f, "lehr.tokenizer.facts") != META_ABSENT && !pre;
+    if (extras && !read_extras(f, r, p, err)) return false;
+    if (extras && r->kind == TOKENIZER_SPM) {
+        r->by_rules = true;
+        if (!read_texts(f, "lehr.tokenizer.merges", &p->merges, &r->n_merges, err)) return false;
+        r->merges = p->merges;
+        return true;
+    }
     if (r->kind == TOKENIZER_SPM) {
         if (!read_scores(f, r->n, &p->scores, err)) return false;
         r->scores = p->scores;
@@ -191,6 +238,47 @@ struct tokenizer *tokenizer_from_file_as(const struct model_file *f, const char 
     return t;
 }
 
+static void write_merges(const struct tokenizer *t, const char *key, struct gguf_out *o) {
+    struct text lines = {0};
+    size_t *ends = mem_array(t->n_rules, sizeof *ends, "merge lines");
+    struct span *merges = mem_array(t->n_rules, sizeof *merges, "merge lines");
+    for (size_t i = 0; i < t->n_rules; i++) {
+        struct span left = t->token[t->rules[i].left], right = t->token[t->rules[i].right];
+        text_add(&lines, left.p, left.n);
+        text_add(&lines, " ", 1);
+        text_add(&lines, right.p, right.n);
+        ends[i] = lines.len;
+    }
+    for (size_t i = 0, from = 0; i < t->n_rules; from = ends[i++])
+        merges[i] = (struct span){lines.data + from, ends[i] - from};
+    gguf_out_texts(o, key, merges, t->n_rules);
+    mem_free(merges);
+    mem_free(ends);
+    text_free(&lines);
+}
+
+// What a tokenizer.json says beyond the common keys, so that its tokenizer comes back whole. Other readers see the
+// nearest thing: merges by score for SPM, and a pre-tokenizer called "custom", which they refuse, where none fits.
+static void write_extras(const struct tokenizer *t, struct gguf_out *o) {
+    const int32_t facts[] = {t->nfc, t->ignores_merges, t->metaspace, t->splits_spaces, t->fuses_unknown, (int32_t)t->prefix};
+    static_assert(COUNT_OF(facts) == EXTRA_FACTS, "as read_extras has them");
+    gguf_out_i32s(o, "lehr.tokenizer.facts", facts, COUNT_OF(facts));
+    gguf_out_i32s(o, "lehr.tokenizer.added", t->added, 2 * t->n_added);
+    struct span stages[STAGES_MAX];
+    size_t n = 0;
+    for (; n < STAGES_MAX && t->stage[n]; n++) stages[n] = (struct span){t->stage[n]->name, strlen(t->stage[n]->name)};
+    gguf_out_texts(o, "lehr.tokenizer.stages", stages, n);
+    if (t->by_rules) write_merges(t, "lehr.tokenizer.merges", o);
+}
+
+// Scores that order merges nearly as the rules do: those of a token come together, the first rule counts.
+static float *rule_scores(const struct tokenizer *t) {
+    float *score = mem_array(t->n, sizeof *score, "token scores");
+    for (size_t i = 0; i < t->n; i++) score[i] = -(float)(t->n_rules + 1);
+    for (size_t i = t->n_rules; i-- > 0;) score[t->rules[i].result] = -(float)i;
+    return score;
+}
+
 void tokenizer_write(const struct tokenizer *t, struct gguf_out *o) {
     bool spm = t->kind == TOKENIZER_SPM;
     gguf_out_text(o, "tokenizer.ggml.model", spm ? "llama" : "gpt2", spm ? 5 : 4);
@@ -200,29 +288,18 @@ void tokenizer_write(const struct tokenizer *t, struct gguf_out *o) {
         gguf_out_text(o, "tokenizer.ggml.pre", t->pre, strlen(t->pre));
     if (t->kind == TOKENIZER_BYTE) gguf_out_text(o, "lehr.tokenizer", "byte", 4);
     gguf_out_texts(o, "tokenizer.ggml.tokens", t->token, t->n);
-    if (spm) gguf_out_f32s(o, "tokenizer.ggml.scores", t->score, t->n);
+    if (spm && !t->by_rules) gguf_out_f32s(o, "tokenizer.ggml.scores", t->score, t->n);
+    if (t->by_rules) {
+        float *scores = rule_scores(t);
+        gguf_out_f32s(o, "tokenizer.ggml.scores", scores, t->n);
+        mem_free(scores);
+    }
+    if (t->added) write_extras(t, o);
     int32_t *types = mem_array(t->n, sizeof *types, "token types");
     for (size_t i = 0; i < t->n; i++) types[i] = t->type[i];
     gguf_out_i32s(o, "tokenizer.ggml.token_type", types, t->n);
     mem_free(types);
-    if (!spm) {
-        struct text lines = {0};
-        size_t *ends = mem_array(t->n_rules, sizeof *ends, "merge lines");
-        struct span *merges = mem_array(t->n_rules, sizeof *merges, "merge lines");
-        for (size_t i = 0; i < t->n_rules; i++) {
-            struct span left = t->token[t->rules[i].left], right = t->token[t->rules[i].right];
-            text_add(&lines, left.p, left.n);
-            text_add(&lines, " ", 1);
-            text_add(&lines, right.p, right.n);
-            ends[i] = lines.len;
-        }
-        for (size_t i = 0, from = 0; i < t->n_rules; from = ends[i++])
-            merges[i] = (struct span){lines.data + from, ends[i] - from};
-        gguf_out_texts(o, "tokenizer.ggml.merges", merges, t->n_rules);
-        mem_free(merges);
-        mem_free(ends);
-        text_free(&lines);
-    }
+    if (!spm) write_merges(t, "tokenizer.ggml.merges", o);
     if (t->bos >= 0) gguf_out_u32(o, "tokenizer.ggml.bos_token_id", (uint32_t)t->bos);
     if (t->eos >= 0) gguf_out_u32(o, "tokenizer.ggml.eos_token_id", (uint32_t)t->eos);
     if (t->eot >= 0) gguf_out_u32(o, "tokenizer.ggml.eot_token_id", (uint32_t)t->eot);
@@ -375,7 +452,7 @@ static bool look_at(const char *path, struct err *err, bool *gguf, bool *json) {
     struct file_map m;
     if (!file_map_open(&m, path, err)) return false;
     *gguf = m.size >= 4 && !memcmp(m.data, "GGUF", 4);
-    *json = m.size > 0 && (m.data[0] == '{' || m.data[0] == '[');
+    *json = m.size > 1 && m.data[0] == '{' && m.data[1]; // a tokenizer.bin may begin with the number 123
     file_map_close(&m);
     return true;
 }

@@ -231,7 +231,13 @@ static void late_spelling(const struct tokenizer *t, struct span s, struct text 
 static void added_lists_make(struct tokenizer *t, const struct recipe *r) {
     struct special_list *lists[] = {&t->special, &t->user, &t->late_special, &t->late_user};
     size_t *ends = mem_array(r->n_added + 1, sizeof *ends, "added tokens");
+    t->n_added = r->n_added;
+    t->added = mem_array(2 * r->n_added + 1, sizeof *t->added, "added tokens");
     for (size_t i = 0; i < r->n_added; i++) {
+        const struct added_token *a = &r->added[i];
+        t->added[2 * i] = a->id;
+        t->added[2 * i + 1] = (a->special ? ADDED_SPECIAL : 0) | (a->lstrip ? ADDED_LSTRIP : 0) |
+                              (a->rstrip ? ADDED_RSTRIP : 0) | (a->normalized ? ADDED_NORMALIZED : 0);
         if (r->added[i].normalized) late_spelling(t, r->added[i].text, &t->late_bytes);
         ends[i] = t->late_bytes.len;
     }
@@ -301,7 +307,7 @@ struct tokenizer *tokenizer_make(const struct recipe *r, struct err *err) {
                             .adds_eos = r->adds_eos && r->eos >= 0,
                             .nfc = r->nfc,
                             .ignores_merges = r->ignores_merges,
-                            .by_rules = r->kind == TOKENIZER_SPM && r->merge_right,
+                            .by_rules = r->kind == TOKENIZER_SPM && r->by_rules,
                             .metaspace = r->metaspace,
                             .splits_spaces = r->splits_spaces,
                             .fuses_unknown = r->fuses_unknown,
@@ -346,6 +352,7 @@ void tokenizer_free(struct tokenizer *t) {
     mem_free(t->rules);
     mem_free(t->rule_slots);
     mem_free(t->ends);
+    mem_free(t->added);
     mem_free(t->special.token);
     mem_free(t->user.token);
     mem_free(t->late_special.token);
