@@ -15,7 +15,8 @@
 #include <unistd.h>
 
 static struct {
-    const char *model, *prompt, *file, *tokenizer, *device, *cpu, *kv, *perplexity, *export, *quantize, *out, *dtype;
+    const char *model, *prompt, *file, *tokenizer, *tokenizer_pre, *device, *cpu, *kv, *perplexity,
+        *export, *quantize, *out, *dtype;
     int64_t n, ctx, threads, threads_batch, chunk, logprobs, stride, chunks, bench_prompt, bench_new, repeats;
     struct opt_words stop;
     struct sampler_options sampler;
@@ -26,6 +27,7 @@ static struct {
 static struct opt table[] = {
     {"-m --model", OPT_TEXT, &o.model, 0, 0, "FILE", "[Model] .gguf, Hugging Face folder or .safetensors, llama2.c .bin, known by its content; without it the model in data/", 0},
     {"--tokenizer", OPT_TEXT, &o.tokenizer, 0, 0, "FILE", "for files that carry none (llama2.c): tokenizer.bin, a GGUF file, or byte", 0},
+    {"--tokenizer-pre", OPT_TEXT, &o.tokenizer_pre, 0, 0, "NAME", "the pre-tokenizer, for files that name none or an unknown one", 0},
     {"-c --ctx-size --ctx", OPT_INT, &o.ctx, 0, 1 << 24, "N", "context in tokens; 0: the model's, at most 4096", 0},
     {"--kv --cache-type-k", OPT_TEXT, &o.kv, 0, 0, "TYPE", "cache of keys and values: f32, f16, bf16", 0},
     {"-p --prompt", OPT_TEXT, &o.prompt, 0, 0, "TEXT", "[Text] what the text begins with", 0},
@@ -130,7 +132,7 @@ static void open_tokenizer(struct app *a) {
         a->tokenizer = tokenizer_open(o.tokenizer, vocab, &err);
         if (carries) fprintf(stderr, "note: the model carries a tokenizer; --tokenizer %s is used instead\n", o.tokenizer);
     } else if (carries) {
-        a->tokenizer = tokenizer_from_file(a->file, &err);
+        a->tokenizer = tokenizer_from_file_as(a->file, o.tokenizer_pre, &err);
     } else {
         // llama2.c keeps its tokenizer beside the model; nothing is taken from the current folder unseen.
         refuse(1, "%s carries no tokenizer: give one by --tokenizer (llama2.c: tokenizer.bin or tok512.bin)", model_file_path(a->file));

@@ -103,11 +103,7 @@ Test(tokenizer, gives_the_ids_of_published_vocabularies, .timeout = 60) {
             "LEHR_VOCABS names no folder with gpt-2.gguf, llama-spm.gguf and deepseek-coder.gguf");
     vectors(folder, "gpt-2");
     vectors(folder, "llama-spm");
-    char path[512];
-    struct err err;
-    snprintf(path, sizeof path, "%s/deepseek-coder.gguf", folder);
-    cr_expect_null(tokenizer_open(path, -1, &err));
-    cr_expect(strstr(err.text, "\"deepseek-coder\""), "%s", err.text);
+    vectors(folder, "deepseek-coder");
 }
 
 // ---- characters
@@ -470,7 +466,7 @@ Test(tokenizer, control_tokens_come_from_text_only_when_asked) {
     t = tk_made_open(m, &err);
     cr_assert(t, "%s", err.text);
     tk_expect_ids(t, "<s>", 3, 0, "263 262 261"); // "<s" + ">" would spell BOS
-    tk_expect_ids(t, "<s>s", 4, TOKENIZE_SPECIAL | TOKENIZE_BOS, "1 1 263 259");
+    tk_expect_ids(t, "<s>s", 4, TOKENIZE_SPECIAL | TOKENIZE_BOS, "1 263 259"); // one BOS
     tk_expect_ids(t, "", 0, TOKENIZE_BOS, "1");
     cr_expect_str_eq(tokenizer_kind_name(t), "spm");
     tokenizer_free(t);

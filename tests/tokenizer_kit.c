@@ -162,6 +162,7 @@ struct tokenizer *tk_made_open(struct tk_made *m, struct err *err) {
                        .bos = m->bos,
                        .eos = m->eos,
                        .eot = -1,
+                       .eom = -1,
                        .unknown = spm ? 0 : -1,
                        .adds_bos = spm,
                        .space_prefix = spm};

@@ -46,20 +46,31 @@ static bool spans_join(struct span a, struct span b, struct span whole) {
     return a.n + b.n == whole.n && !memcmp(whole.p, a.p, a.n) && !memcmp(whole.p + a.n, b.p, b.n);
 }
 
-// One line "left right" into *rule.
-static bool rule_parse(const struct tokenizer *t, struct span line, struct text *joined,
-                       struct merge_rule *rule, struct err *err) {
+// The parts of line i: given apart, or as "left right".
+static bool rule_parts(const struct recipe *r, size_t i, struct span *left, struct span *right, struct err *err) {
+    struct span line = r->merges[i];
+    *left = line;
+    if (r->merge_right) {
+        *right = r->merge_right[i];
+        return true;
+    }
     const char *space = line.n > 2 ? memchr(line.p + 1, ' ', line.n - 2) : NULL;
     if (!space) return err_set(err, "expected two tokens with a space between them");
-    size_t left_n = (size_t)(space - line.p), right_n = line.n - left_n - 1;
-    rule->left = normal_token(t, line.p, left_n);
-    rule->right = normal_token(t, space + 1, right_n);
+    left->n = (size_t)(space - line.p);
+    *right = (struct span){space + 1, line.n - left->n - 1};
+    return true;
+}
+
+static bool rule_parse(const struct tokenizer *t, struct span left, struct span right, struct text *joined,
+                       struct merge_rule *rule, struct err *err) {
+    rule->left = normal_token(t, left.p, left.n);
+    rule->right = normal_token(t, right.p, right.n);
     if (rule->left < 0 || rule->right < 0)
         return err_set(err, "its %s part is no text token of the vocabulary",
                        rule->left < 0 ? "left" : "right");
     text_clear(joined);
-    text_add(joined, line.p, left_n);
-    text_add(joined, space + 1, right_n);
+    text_add(joined, left.p, left.n);
+    text_add(joined, right.p, right.n);
     rule->result = normal_token(t, joined->data, joined->len);
     if (rule->result < 0) return err_set(err, "its result is no text token of the vocabulary");
     if (!spans_join(t->piece[rule->left], t->piece[rule->right], t->piece[rule->result]))
@@ -78,7 +89,8 @@ bool bpe_rules_make(struct tokenizer *t, const struct recipe *r, struct err *err
     bool good = true;
     for (size_t i = 0; i < r->n_merges && good; i++) {
         struct merge_rule rule = {.rank = (uint32_t)t->n_rules};
-        good = rule_parse(t, r->merges[i], &joined, &rule, err);
+        struct span left = {0}, right = {0};
+        good = rule_parts(r, i, &left, &right, err) && rule_parse(t, left, right, &joined, &rule, err);
         if (!good) {
             int shown = r->merges[i].n < 60 ? (int)r->merges[i].n : 60;
             err_in(err, "merge %zu of %zu, \"%.*s\"", i + 1, r->n_merges, shown, r->merges[i].p);
@@ -97,7 +109,7 @@ bool bpe_rules_make(struct tokenizer *t, const struct recipe *r, struct err *err
 static bool merge_of(const struct tokenizer *t, const char *piece, const struct symbol *left,
                      const struct symbol *right, struct candidate_merge *out) {
     out->size = left->size + right->size;
-    if (t->kind == TOKENIZER_SPM)
+    if (t->kind == TOKENIZER_SPM && !t->by_rules)
         return spm_merge(t, piece + left->start, out->size, &out->rank, &out->id);
     return bpe_merge(t, left->id, right->id, &out->rank, &out->id);
 }
@@ -193,11 +205,23 @@ size_t merge_symbols(struct encoder *e, const char *piece, size_t count) {
 
 void bpe_encode_piece(struct encoder *e, const char *text, size_t n) {
     const int32_t *byte_id = e->t->byte_id;
+    if (e->t->ignores_merges) {
+        text_clear(&e->escaped);
+        bytes_spell(text, n <= e->t->longest ? n : 0, &e->escaped);
+        int32_t whole = normal_token(e->t, e->escaped.data, e->escaped.len);
+        if (whole >= 0) {
+            ids_add(e->out, whole);
+            return;
+        }
+    }
     if (n > e->symbol_cap)
         mem_grow((void **)&e->symbols, &e->symbol_cap, n, sizeof *e->symbols, "symbols of a piece");
-    for (size_t i = 0; i < n; i++)
-        e->symbols[i] =
-            (struct symbol){.start = (uint32_t)i, .size = 1, .id = byte_id[(unsigned char)text[i]]};
-    size_t count = merge_symbols(e, text, n);
+    size_t count = 0;
+    for (size_t i = 0; i < n; i++) {
+        int32_t id = byte_id[(unsigned char)text[i]];
+        if (id < 0) id = e->t->unknown;
+        if (id >= 0) e->symbols[count++] = (struct symbol){.start = (uint32_t)i, .size = 1, .id = id};
+    }
+    count = merge_symbols(e, text, count);
     for (size_t i = 0; i < count; i++) ids_add(e->out, e->symbols[i].id);
 }

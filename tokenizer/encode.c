@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define WORD_MARK "\xE2\x96\x81" // U+2581
 #define KNOWN_TEXT 2048   // bytes of text from which remembering pays
 #define KNOWN_SIZE 48     // bytes of a piece worth remembering
 #define KNOWN_SLOTS 32768 // at most; 24 bytes each
@@ -64,14 +65,12 @@ static void encode_remembered(struct encoder *e, const char *text, size_t n) {
     *k = (struct known_piece){text, before, (uint32_t)n, (uint32_t)(e->out->count - before)};
 }
 
-// A stretch without split-out tokens.
-static void encode_plain(struct encoder *e, const char *text, size_t n) {
+// SPM: words one by one; prefix: a space in front of the first.
+static void encode_words(struct encoder *e, const char *text, size_t n, bool prefix) {
     const struct tokenizer *t = e->t;
-    bool prefix = t->kind == TOKENIZER_SPM && t->space_prefix;
+    e->after_unknown = false;
     while (n) {
-        size_t length = t->kind == TOKENIZER_SPM
-                            ? spm_piece_length(t, text, n)
-                            : pretoken_length(text, n < PIECE_MAX ? n : PIECE_MAX);
+        size_t length = spm_piece_length(t, text, n);
         if (prefix)
             spm_encode_piece(e, text, length, true);
         else
@@ -80,6 +79,32 @@ static void encode_plain(struct encoder *e, const char *text, size_t n) {
         text += length;
         n -= length;
     }
+}
+
+// A part of a text and what is known about it.
+struct part {
+    const char *text;
+    size_t n;
+    bool first;  // the very beginning of the text
+    bool marked; // spaces are U+2581 already, and one was put in front
+};
+
+static bool begins_with_space(const struct part *p) {
+    return p->text[0] == ' ' || (p->n >= 3 && !memcmp(p->text, WORD_MARK, 3));
+}
+
+// Without split-out tokens.
+static void encode_plain(struct encoder *e, const struct part *p) {
+    const struct tokenizer *t = e->t;
+    if (!p->n) return;
+    if (t->kind == TOKENIZER_SPM) {
+        bool prefix = t->prefix == PREFIX_ALWAYS || (t->prefix == PREFIX_FIRST && p->first);
+        encode_words(e, p->text, p->n, prefix && !p->marked && !(t->metaspace && begins_with_space(p)));
+        return;
+    }
+    struct pieces pieces = {.stage = t->stage, .text = p->text, .n = p->n};
+    for (size_t length; (length = pieces_next(&pieces)) > 0;)
+        encode_remembered(e, p->text + pieces.at - length, length);
 }
 
 // ---- split-out tokens
@@ -121,32 +146,113 @@ static const struct special_token *special_at(const struct special_list *list, c
     return longest;
 }
 
+// ---- text in parts
+
+static size_t space_before(const char *text, size_t from, size_t to) { // where the run of spaces before `to` begins
+    while (to > from) {
+        size_t at = to - 1;
+        while (at > from && to - at < 4 && ((unsigned char)text[at] & 0xC0) == 0x80) at--;
+        uint32_t code;
+        if (utf8_decode(text + at, to - at, &code) != to - at || char_class(code) != CHAR_SPACE) break;
+        to = at;
+    }
+    return to;
+}
+
+static size_t space_behind(const char *text, size_t n, size_t at) {
+    uint32_t code;
+    for (size_t length; at < n; at += length) {
+        length = utf8_decode(text + at, n - at, &code);
+        if (char_class(code) != CHAR_SPACE) break;
+    }
+    return at;
+}
+
+typedef void part_fn(struct encoder *e, const struct part *p);
+
+// Splits the tokens of the list out, leftmost, longest first; what is between goes to `plain`. A token may take the
+// spaces around it, up to the token before.
+static void encode_split(struct encoder *e, const struct special_list *list, const struct part *whole, part_fn *plain) {
+    const char *text = whole->text;
+    size_t n = whole->n, begin = 0;
+    for (size_t at = 0; list->count && at < n;) {
+        const struct special_token *s = special_at(list, text + at, n - at);
+        if (!s || at < begin) {
+            at += s ? s->text.n : 1;
+            continue;
+        }
+        size_t start = s->lstrip ? space_before(text, begin, at) : at;
+        at += s->text.n;
+        if (start > begin) plain(e, &(struct part){text + begin, start - begin, whole->first && !begin, whole->marked});
+        ids_add(e->out, s->id);
+        begin = s->rstrip ? space_behind(text, n, at) : at;
+    }
+    if (n > begin) plain(e, &(struct part){text + begin, n - begin, whole->first && !begin, whole->marked});
+}
+
+static const struct special_list *late_list(const struct encoder *e) {
+    return e->special ? &e->t->late_special : &e->t->late_user;
+}
+
+static bool marks_early(const struct encoder *e) { // spaces are replaced before the late tokens are looked for
+    return late_list(e)->count && e->t->kind == TOKENIZER_SPM && !e->t->metaspace;
+}
+
+// A stretch between tokens that are found in the text as it is: normalized, then those found in normalized text.
+static void encode_stretch(struct encoder *e, const struct part *whole) {
+    const struct tokenizer *t = e->t;
+    struct part p = *whole;
+    size_t from = e->normal.len;
+    if (t->nfc && nfc_prefix(p.text, p.n) < p.n) {
+        nfc_add(p.text, p.n, &e->normal);
+        p.text = e->normal.data + from;
+        p.n = e->normal.len - from;
+    }
+    if (marks_early(e)) {
+        from = e->normal.len;
+        if (t->prefix != PREFIX_NEVER) text_add(&e->normal, WORD_MARK, 3);
+        for (size_t i = 0; i < p.n; i++) {
+            bool space = p.text[i] == ' ';
+            text_add(&e->normal, space ? WORD_MARK : p.text + i, space ? 3 : 1);
+        }
+        p = (struct part){e->normal.data + from, e->normal.len - from, p.first, true};
+    }
+    encode_split(e, late_list(e), &p, encode_plain);
+}
+
+// Room for every stretch that normalization changes, so that the texts of known pieces never move: nothing grows more
+// than threefold in form C, nor when spaces are replaced.
+static void normal_reserve(struct encoder *e, const char *text, size_t n) {
+    bool composes = e->t->nfc && nfc_prefix(text, n) < n;
+    size_t room;
+    bool fits = size_mul(n, (composes ? 3 : 0) + (marks_early(e) ? 12 : 0), &room);
+    assert(fits);
+    if (fits && room) mem_grow((void **)&e->normal.data, &e->normal.cap, room + 16, 1, "normalized text");
+}
+
 void tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, unsigned flags,
                       struct ids *out) {
     assert(t && out && (text || !n));
-    if ((flags & TOKENIZE_BOS) && t->adds_bos && t->bos >= 0) ids_add(out, t->bos);
-    struct encoder e = {.t = t, .out = out};
-    if (n >= KNOWN_TEXT) {
+    size_t before = out->count;
+    bool bos = (flags & TOKENIZE_BOS) && t->adds_bos, eos = (flags & TOKENIZE_EOS) && t->adds_eos;
+    if (bos) ids_add(out, t->bos);
+    struct encoder e = {.t = t, .out = out, .special = flags & TOKENIZE_SPECIAL};
+    normal_reserve(&e, text, n);
+    // Fused unknown tokens depend on what stands before a piece, so such pieces are not remembered.
+    if (n >= KNOWN_TEXT && (!t->fuses_unknown || t->all_bytes)) {
         size_t slots = 512;
         while (slots < KNOWN_SLOTS && slots < n / 8) slots *= 2;
         e.known = mem_array(slots, sizeof *e.known, "table of known pieces");
         e.known_mask = slots - 1;
     }
-    const struct special_list *list = flags & TOKENIZE_SPECIAL ? &t->special : &t->user;
-    size_t begin = 0;
-    for (size_t at = 0; list->count && at < n;) {
-        const struct special_token *s = special_at(list, text + at, n - at);
-        if (!s) {
-            at++;
-            continue;
-        }
-        encode_plain(&e, text + begin, at - begin);
-        ids_add(out, s->id);
-        at += s->text.n;
-        begin = at;
+    encode_split(&e, e.special ? &t->special : &t->user, &(struct part){text, n, true, false}, encode_stretch);
+    if (bos && out->count - before > 1 && out->id[before + 1] == t->bos) { // the text has its own
+        memmove(out->id + before, out->id + before + 1, (out->count - before - 1) * sizeof *out->id);
+        out->count--;
     }
-    encode_plain(&e, text + begin, n - begin);
+    if (eos && (out->count == before || out->id[out->count - 1] != t->eos)) ids_add(out, t->eos);
     mem_free(e.known);
+    text_free(&e.normal);
     mem_free(e.symbols);
     mem_free(e.heap);
     text_free(&e.escaped);

@@ -1,13 +1,15 @@
 // What the files of this folder share: the tokenizer itself, the recipe it is made from, the
 // encoder at work.
 //
-//   load.c         files and the built-in byte vocabulary -> recipe; tokenizer -> keys of a GGUF
-//   file tokenizer.c    recipe -> tokenizer: checks, the token table, pieces, the hash; all small
-//   questions about one encode.c       text -> parts between control spellings -> pieces -> ids,
-//   with a cache of pieces for long texts pretokenize.c  the GPT-2 pattern: where a piece ends
-//   bpe.c, spm.c   one piece -> ids: merging, and what a merge is for each kind
-//   train.c        documents -> recipe
-//   utf8.c         characters, and the streaming hold
+//   hf.c              tokenizer.json -> recipe
+//   load.c            files and the built-in byte vocabulary -> recipe; tokenizer -> keys of a GGUF file
+//   tokenizer.c       recipe -> tokenizer: checks, the token table, pieces, the hash; all small questions about one
+//   ends.c            which tokens end a generation
+//   encode.c          text -> parts between control spellings -> pieces -> ids, with a cache of pieces for long texts
+//   pretokenize.c     where a piece ends, for every known pattern; pretokenizers.c: the patterns by name and text
+//   bpe.c, spm.c      one piece -> ids: merging, and what a merge is for each kind
+//   train.c           documents -> recipe
+//   utf8.c, spell.c, unicode.c   characters and the streaming hold; bytes as spelled; classes and normal form
 #ifndef LEHR_TOKENIZER_INTERNAL_H
 #define LEHR_TOKENIZER_INTERNAL_H
 
@@ -30,12 +32,116 @@
 size_t utf8_decode(const char *p, size_t n, uint32_t *code);
 size_t utf8_encode(uint32_t code, char out[4]);
 
-// ---- pretokenize.c
+// ---- unicode.c
 
+// What the patterns of pre-tokenizers tell apart; KIND_PUNCT_NEW is punctuation that the pre-tokenizer "Punctuation",
+// of an older Unicode, does not know.
+enum char_kind {
+    KIND_OTHER,
+    KIND_UPPER,
+    KIND_LOWER,
+    KIND_TITLE,
+    KIND_MODIFIER,
+    KIND_LETTER,
+    KIND_MARK,
+    KIND_NUMBER,
+    KIND_PUNCT,
+    KIND_PUNCT_NEW,
+    KIND_SYMBOL,
+    KIND_SPACE
+};
+#define IS_LETTER                                                                                  \
+    (1u << KIND_UPPER | 1u << KIND_LOWER | 1u << KIND_TITLE | 1u << KIND_MODIFIER |                \
+     1u << KIND_LETTER)                                              // \p{L}
+#define IS_MARK (1u << KIND_MARK)                                    // \p{M}
+#define IS_NUMBER (1u << KIND_NUMBER)                                // \p{N}
+#define IS_PUNCT (1u << KIND_PUNCT | 1u << KIND_PUNCT_NEW)           // \p{P}
+#define IS_SYMBOL (1u << KIND_SYMBOL)                                // \p{S}
+#define IS_SPACE (1u << KIND_SPACE)                                  // \s
+enum char_kind char_kind(uint32_t code);
 enum char_class { CHAR_OTHER, CHAR_LETTER, CHAR_NUMBER, CHAR_SPACE };
 enum char_class char_class(uint32_t code);
+
+struct codes {
+    uint32_t *code;
+    size_t count, cap;
+};
+// How many bytes at the start are in Normalization Form C for certain, whatever follows.
+size_t nfc_prefix(const char *text, size_t n);
+void nfc_add(const char *text, size_t n, struct text *out); // appends the text in form C
+
+// ---- pretokenize.c, pretokenizers.c
+
+#define STAGES_MAX 8
+
+// One way to split a text; a pre-tokenizer is up to STAGES_MAX of them, each splitting the pieces of the one before.
+struct splitter {
+    const char *name; // our word for it, as files keep it
+    size_t (*length)(const struct splitter *s, const char *text, size_t n); // of the first piece, n > 0
+    // What differs inside a family of patterns (pretokenize.c).
+    unsigned digits, in, lead, tail;
+    bool contractions, suffixes, cased, marks;
+    bool (*member)(uint32_t code, unsigned is);
+};
+enum split {
+    SPLIT_GPT2,
+    SPLIT_LLAMA3,
+    SPLIT_LLAMA3_RUNS,
+    SPLIT_QWEN2,
+    SPLIT_QWEN35,
+    SPLIT_SEED_CODER,
+    SPLIT_TEKKEN,
+    SPLIT_GPT4O,
+    SPLIT_DEEPSEEK3,
+    SPLIT_DIGITS_EACH,
+    SPLIT_DIGITS_RUN,
+    SPLIT_NUMBER_EACH,
+    SPLIT_NUMBER_RUN,
+    SPLIT_NUMBER_3,
+    SPLIT_ASCII_3,
+    SPLIT_PUNCTUATION,
+    SPLIT_PUNCT_DEFAULT,
+    SPLIT_NEWLINE,
+    SPLIT_LETTERS,
+    SPLIT_PUNCTS,
+    SPLIT_CASED_LETTERS,
+    SPLIT_WIDE_PUNCTS,
+    SPLIT_LAST_SPACES,
+    SPLIT_CJK,
+    SPLIT_HAN_KANA,
+    SPLIT_BLOOM,
+    SPLIT_COUNT
+};
+extern const struct splitter splitters[SPLIT_COUNT];
+
+enum pretokenizer_flags {
+    PRE_NFC = 1,   // the text is brought to form C first
+    PRE_WHOLE = 2, // a piece that is a token is that token, whatever the merges say
+    PRE_BOS = 4    // adds BOS when the file does not say
+};
+struct pretokenizer {
+    const char *names; // that tokenizer.ggml.pre has for it, with spaces between
+    unsigned flags;
+    const struct splitter *stage[STAGES_MAX]; // the rest NULL
+};
+const struct pretokenizer *pretokenizer_find(const char *name, size_t n); // NULL: unknown
+const struct pretokenizer *pretokenizer_row(size_t i);                    // NULL past the end
+const struct splitter *splitter_find(const char *name, size_t n);         // by our word
+// By the text of a pattern as tokenizer.json has it; NULL: unknown.
+const struct splitter *splitter_of_pattern(const char *pattern, size_t n);
+
+struct pieces { // a text being split; 0-initialise the rest
+    const struct splitter *const *stage;
+    const char *text;
+    size_t n, at, end[STAGES_MAX];
+};
+size_t pieces_next(struct pieces *p); // length of the piece at p->at, which moves behind it; 0 at the end
+
 // Length of the first pre-token of a text of n > 0 bytes under the GPT-2 pattern.
 size_t pretoken_length(const char *text, size_t n);
+
+// ---- spell.c
+
 // GPT-2's printable spelling of bytes: bytes -> spelling, and back (false when a character is no
 // byte's spelling).
 uint32_t byte_spelling(unsigned char byte);
@@ -53,6 +159,8 @@ struct merge_rule { // bytes of left and right together are those of result; ran
     uint32_t rank;
 };
 
+enum space_prefix { PREFIX_NEVER, PREFIX_ALWAYS, PREFIX_FIRST }; // every stretch of text, or at the very start
+
 struct tokenizer {
     enum tokenizer_kind kind;
     size_t n;                   // vocabulary
@@ -64,8 +172,21 @@ struct tokenizer {
     size_t table_mask;
     size_t longest;       // spelling that can stand in text, in bytes
     int32_t byte_id[256]; // -1: has no token (SPM with an unknown token only)
-    int32_t bos, eos, eot, unknown;
-    bool adds_bos, space_prefix, cuts_at_spaces;
+    int32_t bos, eos, eot, eom, unknown;
+    bool adds_bos, adds_eos, space_prefix, cuts_at_spaces;
+    // BPE: how a text is split, by which name (tokenizer.ggml.pre), and what pretokenizer_flags say.
+    const struct splitter *stage[STAGES_MAX];
+    char pre[48], kind_name[64];
+    bool nfc, ignores_merges;
+    // SPM from tokenizer.json: merges by rules as BPE; where a space goes in front, whether not before another one
+    // (Metaspace), whether every space begins a piece; neighbours that are unknown are one token.
+    bool all_bytes; // every byte has a token
+    bool by_rules, metaspace, splits_spaces, fuses_unknown;
+    enum space_prefix prefix;
+    int32_t *added; // pairs of id and added_flags as tokenizer.json had them; NULL: by the types
+    size_t n_added;
+    int32_t *ends; // sorted
+    size_t n_ends;
     // BPE: the rules in rank order, and a table of them by (left, right).
     struct merge_rule *rules, *rule_slots;
     size_t n_rules, rule_mask;
@@ -75,29 +196,51 @@ struct tokenizer {
         struct special_token {
             struct span text;
             int32_t id;
+            bool lstrip, rstrip; // takes the spaces in front, behind
         } * token;                // sorted by spelling
         size_t count, first[257]; // where those with first byte c begin
-    } special, user;
+    } special, user, late_special, late_user; // late: found in the normalized text (tokenizer.json)
+    struct text late_bytes;                   // their spellings
     uint64_t hash;
 };
 
 // Everything a tokenizer is made from; spans are borrowed during the call. Merges are lines "left
 // right" in spellings.
+struct added_token {
+    struct span text;
+    int32_t id;
+    bool special, lstrip, rstrip, normalized;
+};
+enum added_flags { ADDED_SPECIAL = 1, ADDED_LSTRIP = 2, ADDED_RSTRIP = 4, ADDED_NORMALIZED = 8 };
 struct recipe {
     enum tokenizer_kind kind;
     const struct span *tokens;
     const unsigned char *types; // NULL: taken from the spellings and the special ids
     const float *scores;
     size_t n;
-    const struct span *merges;
+    const struct span *merges, *merge_right; // with merge_right, merges are the left parts
     size_t n_merges;
-    int64_t bos, eos, eot, unknown; // -1: none
-    bool adds_bos, space_prefix;
+    const struct added_token *added; // what is split out; NULL: what the types say
+    size_t n_added;
+    int64_t bos, eos, eot, eom, unknown; // -1: none
+    bool adds_bos, adds_eos, space_prefix;
+    const struct splitter *const *stage; // BPE; NULL: GPT-2
+    struct span pre;                     // its name, empty with stage NULL
+    bool nfc, ignores_merges;
+    bool by_rules;                                // SPM: merges instead of scores
+    bool metaspace, splits_spaces, fuses_unknown; // SPM
+    enum space_prefix prefix;                     // PREFIX_NEVER with space_prefix: PREFIX_ALWAYS
 };
 struct tokenizer *tokenizer_make(const struct recipe *r, struct err *err); // NULL on failure
 int32_t tokenizer_find(const struct tokenizer *t, const char *spelling, size_t n); // -1 when absent
 // The byte that a spelling "<0x0A>" names, -1 when it is no such spelling.
 int byte_token_value(struct span spelling);
+
+// ---- ends.c
+
+// Before anything is made of the types: a token that ends a turn is a control token, whatever the file says.
+void ends_override_types(struct tokenizer *t);
+void ends_make(struct tokenizer *t);
 
 // ---- encoding
 
@@ -121,7 +264,10 @@ struct encoder {
     struct candidate_merge *heap;
     struct known_piece *known; // NULL for short texts
     size_t symbol_cap, heap_count, heap_cap, known_mask;
-    struct text escaped; // SPM: the piece with U+2581 for spaces
+    bool special;       // spellings of control tokens count
+    bool after_unknown; // the piece ended with the unknown token
+    struct text escaped; // SPM: the piece with U+2581 for spaces; BPE: the piece as spelled
+    struct text normal;  // stretches that normalization changed; never moves, known pieces point into it
 };
 
 // The merge of two neighbours, if there is one: rank (lower first) and the token they become.

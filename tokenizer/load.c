@@ -16,6 +16,7 @@
 
 #include <string.h>
 
+#define EXTRA_FACTS 6
 #define END_OF_TEXT "<|endoftext|>"
 
 // ---- GGUF
@@ -25,6 +26,8 @@ struct parts {
     struct span *tokens, *merges;
     unsigned char *types;
     float *scores;
+    struct added_token *added;
+    const struct splitter *stage[STAGES_MAX];
 };
 
 static void parts_free(struct parts *p) {
@@ -32,6 +35,7 @@ static void parts_free(struct parts *p) {
     mem_free(p->merges);
     mem_free(p->types);
     mem_free(p->scores);
+    mem_free(p->added);
 }
 
 static bool read_texts(const struct model_file *f, const char *key, struct span **texts, size_t *n,
@@ -83,7 +87,7 @@ static bool read_scores(const struct model_file *f, size_t n, float **scores, st
 // Special ids. Files of "llama" may leave them out: then 0, 1, 2 are meant, if those tokens are
 // what they should be.
 static bool read_special(const struct model_file *f, struct recipe *r, struct err *err) {
-    r->bos = r->eos = r->eot = r->unknown = -1;
+    r->bos = r->eos = r->eot = r->eom = r->unknown = -1;
     if (r->kind == TOKENIZER_SPM && r->types && r->n > 2) {
         if (r->types[0] == TOKEN_UNKNOWN) r->unknown = 0;
         if (r->types[1] == TOKEN_CONTROL) r->bos = 1;
@@ -95,40 +99,104 @@ static bool read_special(const struct model_file *f, struct recipe *r, struct er
     } ids[] = {{"tokenizer.ggml.bos_token_id", &r->bos},
                {"tokenizer.ggml.eos_token_id", &r->eos},
                {"tokenizer.ggml.eot_token_id", &r->eot},
+               {"tokenizer.ggml.eom_token_id", &r->eom},
                {"tokenizer.ggml.unknown_token_id", &r->unknown}};
     for (size_t i = 0; i < COUNT_OF(ids); i++)
         if (!meta_int(f, ids[i].key, false, 0, (int64_t)r->n - 1, ids[i].to, err)) return false;
-    r->adds_bos = r->space_prefix = r->kind == TOKENIZER_SPM;
+    r->space_prefix = r->kind == TOKENIZER_SPM;
+    if (r->kind == TOKENIZER_SPM) r->adds_bos = true;
     return meta_bool(f, "tokenizer.ggml.add_bos_token", false, &r->adds_bos, err) &&
+           meta_bool(f, "tokenizer.ggml.add_eos_token", false, &r->adds_eos, err) &&
            meta_bool(f, "tokenizer.ggml.add_space_prefix", false, &r->space_prefix, err);
 }
 
-static bool read_kind(const struct model_file *f, enum tokenizer_kind *kind, struct err *err) {
-    struct span model, pre = {"gpt-2", 5}, ours = {"", 0};
+void tokenizer_list_pre(struct text *out) {
+    for (size_t i = 0; pretokenizer_row(i); i++) text_fmt(out, "%s\n", pretokenizer_row(i)->names);
+}
+
+// The pre-tokenizer of that name into the recipe.
+static bool read_pre(struct recipe *r, struct span name, struct err *err) {
+    const struct pretokenizer *row = name.n ? pretokenizer_find(name.p, name.n) : NULL;
+    if (row) {
+        r->stage = row->stage;
+        r->pre = name;
+        r->nfc = row->flags & PRE_NFC;
+        r->ignores_merges = row->flags & PRE_WHOLE;
+        r->adds_bos = row->flags & PRE_BOS;
+        return true;
+    }
+    struct text known = {0};
+    for (size_t i = 0; pretokenizer_row(i); i++) { // the first name of each; all of them would not fit
+        const char *names = pretokenizer_row(i)->names;
+        text_fmt(&known, "%s%.*s", i ? ", " : "", (int)strcspn(names, " "), names);
+    }
+    if (name.n)
+        err_set(err, "the pre-tokenizer \"%.*s\" is not known, and another would give wrong tokens silently; known are %s; "
+                     "--tokenizer-pre NAME overrides", name.n < 60 ? (int)name.n : 60, name.p, known.data);
+    else
+        err_set(err, "the file does not name its pre-tokenizer (tokenizer.ggml.pre): say which by --tokenizer-pre NAME; "
+                     "known are %s", known.data);
+    text_free(&known);
+    return false;
+}
+
+static bool read_kind(const struct model_file *f, const char *override, struct recipe *r, struct err *err) {
+    struct span model, pre = {"", 0}, ours = {"", 0};
     if (!meta_text(f, "tokenizer.ggml.model", true, &model, err) ||
         !meta_text(f, "tokenizer.ggml.pre", false, &pre, err) ||
         !meta_text(f, "lehr.tokenizer", false, &ours, err))
         return false;
+    if (override) pre = (struct span){override, strlen(override)};
     if (span_is(model, "llama")) {
-        *kind = TOKENIZER_SPM;
-        return true;
+        r->kind = TOKENIZER_SPM;
+        return !override || err_set(err, "a SentencePiece tokenizer has no pre-tokenizer: leave --tokenizer-pre out");
     }
     int shown = model.n < 60 ? (int)model.n : 60;
     if (!span_is(model, "gpt2"))
         return err_set(err, "expected a tokenizer of model \"gpt2\" or \"llama\", found \"%.*s\"",
                        shown, model.p);
-    if (!span_is(pre, "gpt-2"))
-        return err_set(err,
-                       "expected the pre-tokenizer \"gpt-2\", found \"%.*s\", which splits texts "
-                       "in another way",
-                       pre.n < 60 ? (int)pre.n : 60, pre.p);
-    *kind = span_is(ours, "byte") ? TOKENIZER_BYTE : TOKENIZER_BPE;
+    r->kind = span_is(ours, "byte") ? TOKENIZER_BYTE : TOKENIZER_BPE;
+    if (!override && span_is(pre, "custom") && meta_kind(f, "lehr.tokenizer.stages") != META_ABSENT) {
+        r->pre = pre;
+        return true;
+    }
+    return read_pre(r, pre, err);
+}
+
+// What write_extras keeps.
+static bool read_extras(const struct model_file *f, struct recipe *r, struct parts *p, struct err *err) {
+    struct meta_array a;
+    int64_t fact[EXTRA_FACTS] = {0}, id, flags;
+    if (!meta_array_open(f, "lehr.tokenizer.facts", META_INT, &a, err)) return false;
+    for (size_t i = 0; i < EXTRA_FACTS; i++)
+        if (!meta_next_int(&a, &fact[i])) return err_set(err, "lehr.tokenizer.facts is too short");
+    r->nfc = fact[0];
+    r->ignores_merges = fact[1];
+    r->metaspace = fact[2];
+    r->splits_spaces = fact[3];
+    r->fuses_unknown = fact[4];
+    r->prefix = fact[5] == PREFIX_FIRST ? PREFIX_FIRST : fact[5] == PREFIX_ALWAYS ? PREFIX_ALWAYS : PREFIX_NEVER;
+    if (!meta_array_open(f, "lehr.tokenizer.added", META_INT, &a, err)) return false;
+    p->added = mem_array((size_t)a.count / 2 + 1, sizeof *p->added, "added tokens");
+    while (meta_next_int(&a, &id) && meta_next_int(&a, &flags)) {
+        if (id < 0 || (uint64_t)id >= r->n) return err_set(err, "lehr.tokenizer.added names token %lld", (long long)id);
+        p->added[r->n_added++] = (struct added_token){r->tokens[id], (int32_t)id, flags & ADDED_SPECIAL, flags & ADDED_LSTRIP,
+                                                      flags & ADDED_RSTRIP, flags & ADDED_NORMALIZED};
+    }
+    r->added = p->added;
+    if (!meta_array_open(f, "lehr.tokenizer.stages", META_TEXT, &a, err)) return false;
+    struct span name;
+    for (size_t i = 0; meta_next_text(&a, &name); i++) {
+        if (i == STAGES_MAX || !(p->stage[i] = splitter_find(name.p, name.n)))
+            return err_set(err, "lehr.tokenizer.stages has \"%.*s\"", name.n < 60 ? (int)name.n : 60, name.p);
+    }
+    r->stage = p->stage;
     return true;
 }
 
-static bool read_recipe(const struct model_file *f, struct recipe *r, struct parts *p,
-                        struct err *err) {
-    if (!read_kind(f, &r->kind, err) ||
+static bool read_recipe(const struct model_file *f, const char *pre, struct recipe *r,
+                        struct parts *p, struct err *err) {
+    if (!read_kind(f, pre, r, err) ||
         !read_texts(f, "tokenizer.ggml.tokens", &p->tokens, &r->n, err) ||
         !read_types(f, r->n, &p->types, err))
         return false;
@@ -136,6 +204,14 @@ static bool read_recipe(const struct model_file *f, struct recipe *r, struct par
     r->types = p->types;
     if (r->n == 0) return err_set(err, "tokenizer.ggml.tokens is empty");
     if (!read_special(f, r, err)) return false;
+    bool extras = meta_kind(f, "lehr.tokenizer.facts") != META_ABSENT && !pre;
+    if (extras && !read_extras(f, r, p, err)) return false;
+    if (extras && r->kind == TOKENIZER_SPM) {
+        r->by_rules = true;
+        if (!read_texts(f, "lehr.tokenizer.merges", &p->merges, &r->n_merges, err)) return false;
+        r->merges = p->merges;
+        return true;
+    }
     if (r->kind == TOKENIZER_SPM) {
         if (!read_scores(f, r->n, &p->scores, err)) return false;
         r->scores = p->scores;
@@ -150,12 +226,57 @@ static bool read_recipe(const struct model_file *f, struct recipe *r, struct par
 }
 
 struct tokenizer *tokenizer_from_file(const struct model_file *f, struct err *err) {
+    return tokenizer_from_file_as(f, NULL, err);
+}
+
+struct tokenizer *tokenizer_from_file_as(const struct model_file *f, const char *pre, struct err *err) {
     struct recipe r = {0};
     struct parts p = {0};
-    struct tokenizer *t = read_recipe(f, &r, &p, err) ? tokenizer_make(&r, err) : NULL;
+    struct tokenizer *t = read_recipe(f, pre, &r, &p, err) ? tokenizer_make(&r, err) : NULL;
     if (!t) err_in(err, "%s: tokenizer", model_file_path(f));
     parts_free(&p);
     return t;
+}
+
+static void write_merges(const struct tokenizer *t, const char *key, struct gguf_out *o) {
+    struct text lines = {0};
+    size_t *ends = mem_array(t->n_rules, sizeof *ends, "merge lines");
+    struct span *merges = mem_array(t->n_rules, sizeof *merges, "merge lines");
+    for (size_t i = 0; i < t->n_rules; i++) {
+        struct span left = t->token[t->rules[i].left], right = t->token[t->rules[i].right];
+        text_add(&lines, left.p, left.n);
+        text_add(&lines, " ", 1);
+        text_add(&lines, right.p, right.n);
+        ends[i] = lines.len;
+    }
+    for (size_t i = 0, from = 0; i < t->n_rules; from = ends[i++])
+        merges[i] = (struct span){lines.data + from, ends[i] - from};
+    gguf_out_texts(o, key, merges, t->n_rules);
+    mem_free(merges);
+    mem_free(ends);
+    text_free(&lines);
+}
+
+// What a tokenizer.json says beyond the common keys, so that its tokenizer comes back whole. Other readers see the
+// nearest thing: merges by score for SPM, and a pre-tokenizer called "custom", which they refuse, where none fits.
+static void write_extras(const struct tokenizer *t, struct gguf_out *o) {
+    const int32_t facts[] = {t->nfc, t->ignores_merges, t->metaspace, t->splits_spaces, t->fuses_unknown, (int32_t)t->prefix};
+    static_assert(COUNT_OF(facts) == EXTRA_FACTS, "as read_extras has them");
+    gguf_out_i32s(o, "lehr.tokenizer.facts", facts, COUNT_OF(facts));
+    gguf_out_i32s(o, "lehr.tokenizer.added", t->added, 2 * t->n_added);
+    struct span stages[STAGES_MAX];
+    size_t n = 0;
+    for (; n < STAGES_MAX && t->stage[n]; n++) stages[n] = (struct span){t->stage[n]->name, strlen(t->stage[n]->name)};
+    gguf_out_texts(o, "lehr.tokenizer.stages", stages, n);
+    if (t->by_rules) write_merges(t, "lehr.tokenizer.merges", o);
+}
+
+// Scores that order merges nearly as the rules do: those of a token come together, the first rule counts.
+static float *rule_scores(const struct tokenizer *t) {
+    float *score = mem_array(t->n, sizeof *score, "token scores");
+    for (size_t i = 0; i < t->n; i++) score[i] = -(float)(t->n_rules + 1);
+    for (size_t i = t->n_rules; i-- > 0;) score[t->rules[i].result] = -(float)i;
+    return score;
 }
 
 void tokenizer_write(const struct tokenizer *t, struct gguf_out *o) {
@@ -164,37 +285,28 @@ void tokenizer_write(const struct tokenizer *t, struct gguf_out *o) {
     if (spm)
         gguf_out_text(o, "tokenizer.ggml.pre", "default", 7);
     else
-        gguf_out_text(o, "tokenizer.ggml.pre", "gpt-2", 5);
+        gguf_out_text(o, "tokenizer.ggml.pre", t->pre, strlen(t->pre));
     if (t->kind == TOKENIZER_BYTE) gguf_out_text(o, "lehr.tokenizer", "byte", 4);
     gguf_out_texts(o, "tokenizer.ggml.tokens", t->token, t->n);
-    if (spm) gguf_out_f32s(o, "tokenizer.ggml.scores", t->score, t->n);
+    if (spm && !t->by_rules) gguf_out_f32s(o, "tokenizer.ggml.scores", t->score, t->n);
+    if (t->by_rules) {
+        float *scores = rule_scores(t);
+        gguf_out_f32s(o, "tokenizer.ggml.scores", scores, t->n);
+        mem_free(scores);
+    }
+    if (t->added) write_extras(t, o);
     int32_t *types = mem_array(t->n, sizeof *types, "token types");
     for (size_t i = 0; i < t->n; i++) types[i] = t->type[i];
     gguf_out_i32s(o, "tokenizer.ggml.token_type", types, t->n);
     mem_free(types);
-    if (!spm) {
-        struct text lines = {0};
-        size_t *ends = mem_array(t->n_rules, sizeof *ends, "merge lines");
-        struct span *merges = mem_array(t->n_rules, sizeof *merges, "merge lines");
-        for (size_t i = 0; i < t->n_rules; i++) {
-            struct span left = t->token[t->rules[i].left], right = t->token[t->rules[i].right];
-            text_add(&lines, left.p, left.n);
-            text_add(&lines, " ", 1);
-            text_add(&lines, right.p, right.n);
-            ends[i] = lines.len;
-        }
-        for (size_t i = 0, from = 0; i < t->n_rules; from = ends[i++])
-            merges[i] = (struct span){lines.data + from, ends[i] - from};
-        gguf_out_texts(o, "tokenizer.ggml.merges", merges, t->n_rules);
-        mem_free(merges);
-        mem_free(ends);
-        text_free(&lines);
-    }
+    if (!spm) write_merges(t, "tokenizer.ggml.merges", o);
     if (t->bos >= 0) gguf_out_u32(o, "tokenizer.ggml.bos_token_id", (uint32_t)t->bos);
     if (t->eos >= 0) gguf_out_u32(o, "tokenizer.ggml.eos_token_id", (uint32_t)t->eos);
     if (t->eot >= 0) gguf_out_u32(o, "tokenizer.ggml.eot_token_id", (uint32_t)t->eot);
+    if (t->eom >= 0) gguf_out_u32(o, "tokenizer.ggml.eom_token_id", (uint32_t)t->eom);
     if (t->unknown >= 0) gguf_out_u32(o, "tokenizer.ggml.unknown_token_id", (uint32_t)t->unknown);
     gguf_out_bool(o, "tokenizer.ggml.add_bos_token", t->adds_bos);
+    if (t->adds_eos) gguf_out_bool(o, "tokenizer.ggml.add_eos_token", true);
     gguf_out_bool(o, "tokenizer.ggml.add_space_prefix", t->space_prefix);
 }
 
@@ -279,6 +391,7 @@ static bool bin_recipe(struct recipe *r, struct parts *p, struct err *err) {
                          .bos = 1,
                          .eos = 2,
                          .eot = -1,
+                         .eom = -1,
                          .adds_bos = true,
                          .space_prefix = true};
     return true;
@@ -325,6 +438,7 @@ struct tokenizer *tokenizer_byte(void) {
                        .bos = 256,
                        .eos = 256,
                        .eot = -1,
+                       .eom = -1,
                        .unknown = -1,
                        .adds_bos = true};
     struct tokenizer *t = tokenizer_make(&r, NULL);
@@ -334,21 +448,31 @@ struct tokenizer *tokenizer_byte(void) {
 }
 
 // What a file begins with, so that a wrong one is called by its name.
-static bool is_gguf(const char *path, struct err *err, bool *gguf) {
+static bool look_at(const char *path, struct err *err, bool *gguf, bool *json) {
     struct file_map m;
     if (!file_map_open(&m, path, err)) return false;
     *gguf = m.size >= 4 && !memcmp(m.data, "GGUF", 4);
-    bool json = m.size > 0 && (m.data[0] == '{' || m.data[0] == '[');
+    *json = m.size > 1 && m.data[0] == '{' && m.data[1]; // a tokenizer.bin may begin with the number 123
     file_map_close(&m);
-    return !json ||
-           err_set(err, "%s is JSON; expected \"byte\", a GGUF file or a llama2.c tokenizer.bin",
-                   path);
+    return true;
+}
+
+// A tokenizer.json, with the tokenizer_config.json beside it if there is one.
+static struct tokenizer *open_json(const char *path, struct err *err) {
+    const char *slash = strrchr(path, '/');
+    struct text config = {0};
+    text_add(&config, path, slash ? (size_t)(slash - path) + 1 : 0);
+    text_str(&config, "tokenizer_config.json");
+    struct tokenizer *t = tokenizer_from_json(path, file_exists(config.data) ? config.data : NULL, err);
+    text_free(&config);
+    return t;
 }
 
 struct tokenizer *tokenizer_open(const char *what, int64_t vocab, struct err *err) {
     if (!strcmp(what, "byte")) return tokenizer_byte();
-    bool gguf = false;
-    if (!is_gguf(what, err, &gguf)) return NULL;
+    bool gguf = false, json = false;
+    if (!look_at(what, err, &gguf, &json)) return NULL;
+    if (json) return open_json(what, err);
     if (!gguf) return tokenizer_from_llama2c(what, vocab, err);
     struct model_file *f = model_file_open(what, err);
     if (!f) return NULL;

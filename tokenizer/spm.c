@@ -58,11 +58,11 @@ static size_t space_at(const char *text, size_t n) {
 size_t spm_piece_length(const struct tokenizer *t, const char *text, size_t n) {
     assert(n > 0);
     if (n > PIECE_MAX) n = PIECE_MAX;
-    if (!t->cuts_at_spaces) return n;
+    if (!t->cuts_at_spaces && !t->splits_spaces) return n;
     bool in_word = false;
     for (size_t at = 0; at < n;) {
         size_t space = space_at(text + at, n - at);
-        if (space && in_word) return at;
+        if (space && (in_word || (at && t->splits_spaces))) return at;
         in_word = !space;
         at += space ? space : 1;
     }
@@ -86,15 +86,15 @@ static size_t spm_symbols(struct encoder *e, const char *piece, size_t n) {
 }
 
 static void spm_symbol_out(struct encoder *e, const char *piece, const struct symbol *s) {
-    if (s->id >= 0) {
+    const int32_t *byte_id = e->t->byte_id;
+    bool known = s->id >= 0, bytes = !known;
+    for (uint32_t i = 0; bytes && i < s->size; i++) bytes = byte_id[(unsigned char)piece[s->start + i]] >= 0;
+    if (known)
         ids_add(e->out, s->id);
-        return;
-    }
-    for (uint32_t i = 0; i < s->size; i++) {
-        int32_t id = e->t->byte_id[(unsigned char)piece[s->start + i]];
-        ids_add(e->out, id >= 0 ? id : e->t->unknown);
-        if (id < 0) return; // one unknown token for the character
-    }
+    else if (!bytes && !(e->after_unknown && e->t->fuses_unknown)) // one unknown token for the character
+        ids_add(e->out, e->t->unknown);
+    for (uint32_t i = 0; bytes && i < s->size; i++) ids_add(e->out, byte_id[(unsigned char)piece[s->start + i]]);
+    e->after_unknown = !known && !bytes;
 }
 
 void spm_encode_piece(struct encoder *e, const char *text, size_t n, bool prefix) {

@@ -67,7 +67,7 @@ static bool recipe_ids_good(const struct recipe *r, struct err *err) {
     const struct {
         const char *name;
         int64_t id;
-    } special[] = {{"BOS", r->bos}, {"EOS", r->eos}, {"EOT", r->eot}, {"unknown", r->unknown}};
+    } special[] = {{"BOS", r->bos}, {"EOS", r->eos}, {"EOT", r->eot}, {"EOM", r->eom}, {"unknown", r->unknown}};
     for (size_t i = 0; i < COUNT_OF(special); i++)
         if (special[i].id < -1 || special[i].id >= (int64_t)r->n)
             return err_set(err, "the %s token has id %lld, the vocabulary ends at %zu",
@@ -78,7 +78,9 @@ static bool recipe_ids_good(const struct recipe *r, struct err *err) {
 // Types for a file that has none: what the spellings and the special ids say.
 static unsigned char type_guess(const struct recipe *r, size_t i) {
     if ((int64_t)i == r->unknown) return TOKEN_UNKNOWN;
-    if ((int64_t)i == r->bos || (int64_t)i == r->eos || (int64_t)i == r->eot) return TOKEN_CONTROL;
+    if ((int64_t)i == r->bos || (int64_t)i == r->eos || (int64_t)i == r->eot ||
+        (int64_t)i == r->eom)
+        return TOKEN_CONTROL;
     return r->kind == TOKENIZER_SPM && byte_token_value(r->tokens[i]) >= 0 ? TOKEN_BYTE
                                                                            : TOKEN_NORMAL;
 }
@@ -133,12 +135,13 @@ static size_t piece_write(const struct tokenizer *t, size_t i, char *out) {
             *out = (char)byte_token_value(s);
             return 1;
         }
-        for (size_t at = 0; type != TOKEN_USER && at < s.n; n++) {
+        bool marks = type != TOKEN_USER || t->by_rules; // GGUF has spaces in user-defined tokens, tokenizer.json marks
+        for (size_t at = 0; marks && at < s.n; n++) {
             bool mark = s.n - at >= 3 && !memcmp(s.p + at, WORD_MARK, 3);
             out[n] = mark ? ' ' : s.p[at];
             at += mark ? 3 : 1;
         }
-        if (type != TOKEN_USER) return n;
+        if (marks) return n;
     } else if (type != TOKEN_USER && bytes_unspell(s.p, s.n, out, &n)) {
         return n;
     }
@@ -156,6 +159,9 @@ static void pieces_make(struct tokenizer *t) {
     }
 }
 
+// Bytes that no UTF-8 text has, those of the unused planes, and controls: real vocabularies of BPE lack some.
+static bool byte_may_lack(int byte) { return byte < 0x20 || byte == 0x7F || byte == 0xC0 || byte == 0xC1 || byte > 0xF0; }
+
 static bool bytes_find(struct tokenizer *t, struct err *err) {
     for (int i = 0; i < 256; i++) t->byte_id[i] = -1;
     if (t->kind == TOKENIZER_SPM) {
@@ -169,8 +175,10 @@ static bool bytes_find(struct tokenizer *t, struct err *err) {
             if (id >= 0 && t->piece[id].n == 1 && t->piece[id].p[0] == byte) t->byte_id[i] = id;
         }
     }
+    t->all_bytes = true;
+    for (int i = 0; i < 256; i++) t->all_bytes = t->all_bytes && t->byte_id[i] >= 0;
     for (int i = 0; i < 256; i++)
-        if (t->byte_id[i] < 0 && (t->kind != TOKENIZER_SPM || t->unknown < 0))
+        if (t->byte_id[i] < 0 && t->unknown < 0 && (t->kind != TOKENIZER_BPE || !byte_may_lack(i)))
             return err_set(err, "byte 0x%02X has no token, so that some texts could not be told%s",
                            i,
                            t->kind == TOKENIZER_SPM ? " (there is no unknown token either)" : "");
@@ -184,14 +192,7 @@ static int special_order(const void *a, const void *b) {
     return order ? order : (x->text.n > y->text.n) - (x->text.n < y->text.n);
 }
 
-static void special_list_make(const struct tokenizer *t, bool control, struct special_list *list) {
-    list->token = mem_array(t->n, sizeof *list->token, "special tokens");
-    for (size_t i = 0; i < t->n; i++) {
-        bool is = t->type[i] == TOKEN_USER ||
-                  (control && (t->type[i] == TOKEN_CONTROL || t->type[i] == TOKEN_UNKNOWN));
-        if (is && t->token[i].n > 0 && t->token[i].n <= SPECIAL_MAX)
-            list->token[list->count++] = (struct special_token){t->token[i], (int32_t)i};
-    }
+static void special_list_sort(struct special_list *list) {
     if (list->count) qsort(list->token, list->count, sizeof *list->token, special_order);
     size_t at = 0;
     for (size_t c = 0; c < 256; c++) {
@@ -201,14 +202,67 @@ static void special_list_make(const struct tokenizer *t, bool control, struct sp
     list->first[256] = at;
 }
 
-// Whether no token has a space behind another character, and how long a token of text can be.
-static void spm_facts(struct tokenizer *t) {
-    t->cuts_at_spaces = true;
+static void special_list_make(const struct tokenizer *t, bool control, struct special_list *list) {
+    list->token = mem_array(t->n, sizeof *list->token, "special tokens");
+    for (size_t i = 0; i < t->n; i++) {
+        bool is = t->type[i] == TOKEN_USER ||
+                  (control && (t->type[i] == TOKEN_CONTROL || t->type[i] == TOKEN_UNKNOWN));
+        if (is && t->token[i].n > 0 && t->token[i].n <= SPECIAL_MAX)
+            list->token[list->count++] = (struct special_token){.text = t->token[i], .id = (int32_t)i};
+    }
+    special_list_sort(list);
+}
+
+// The spelling that a "normalized" added token has in normalized text.
+static void late_spelling(const struct tokenizer *t, struct span s, struct text *out) {
+    struct text nfc = {0};
+    text_add(&nfc, "", 0);
+    if (t->nfc)
+        nfc_add(s.p, s.n, &nfc);
+    else
+        text_add(&nfc, s.p, s.n);
+    bool marks = t->kind == TOKENIZER_SPM && !t->metaspace;
+    if (marks && t->prefix != PREFIX_NEVER) text_str(out, WORD_MARK);
+    for (size_t i = 0; i < nfc.len; i++) text_add(out, marks && nfc.data[i] == ' ' ? WORD_MARK : nfc.data + i, marks && nfc.data[i] == ' ' ? 3 : 1);
+    text_free(&nfc);
+}
+
+// The lists as tokenizer.json gives them: found in the text as it is, or (late) in the normalized text.
+static void added_lists_make(struct tokenizer *t, const struct recipe *r) {
+    struct special_list *lists[] = {&t->special, &t->user, &t->late_special, &t->late_user};
+    size_t *ends = mem_array(r->n_added + 1, sizeof *ends, "added tokens");
+    t->n_added = r->n_added;
+    t->added = mem_array(2 * r->n_added + 1, sizeof *t->added, "added tokens");
+    for (size_t i = 0; i < r->n_added; i++) {
+        const struct added_token *a = &r->added[i];
+        t->added[2 * i] = a->id;
+        t->added[2 * i + 1] = (a->special ? ADDED_SPECIAL : 0) | (a->lstrip ? ADDED_LSTRIP : 0) |
+                              (a->rstrip ? ADDED_RSTRIP : 0) | (a->normalized ? ADDED_NORMALIZED : 0);
+        if (r->added[i].normalized) late_spelling(t, r->added[i].text, &t->late_bytes);
+        ends[i] = t->late_bytes.len;
+    }
+    for (size_t k = 0; k < COUNT_OF(lists); k++) {
+        lists[k]->token = mem_array(r->n_added, sizeof *lists[k]->token, "special tokens");
+        for (size_t i = 0, from = 0; i < r->n_added; from = ends[i++]) {
+            const struct added_token *a = &r->added[i];
+            struct span s = a->normalized ? (struct span){t->late_bytes.data + from, ends[i] - from} : t->token[a->id];
+            if (a->normalized != (k >= 2) || (k % 2 && a->special) || s.n > SPECIAL_MAX || !s.n) continue;
+            lists[k]->token[lists[k]->count++] = (struct special_token){s, a->id, a->lstrip, a->rstrip};
+        }
+        special_list_sort(lists[k]);
+    }
+    mem_free(ends);
+}
+
+// How long a token of text can be, and whether no token has a space behind another character.
+static void facts_find(struct tokenizer *t) {
+    t->cuts_at_spaces = t->kind == TOKENIZER_SPM;
     for (size_t i = 0; i < t->n; i++) {
         unsigned char type = t->type[i];
         if (type == TOKEN_CONTROL || type == TOKEN_UNKNOWN || type == TOKEN_BYTE) continue;
         struct span s = t->token[i];
         if (s.n > t->longest) t->longest = s.n;
+        if (t->kind != TOKENIZER_SPM) continue;
         for (size_t at = 1; at + 3 <= s.n; at++)
             if (!memcmp(s.p + at, WORD_MARK, 3) &&
                 (at < 3 || memcmp(s.p + at - 3, WORD_MARK, 3) != 0))
@@ -228,30 +282,61 @@ static uint64_t hash_make(const struct tokenizer *t) {
         int32_t rule[3] = {t->rules[i].left, t->rules[i].right, t->rules[i].result};
         h = hash_bytes(h, rule, sizeof rule);
     }
+    // What came later counts only where it differs from what there was, so that hashes stay.
+    for (size_t i = 0; i < STAGES_MAX && t->stage[i]; i++)
+        if (t->stage[i] != &splitters[SPLIT_GPT2] || i) h = hash_bytes(h, t->stage[i]->name, strlen(t->stage[i]->name));
+    if (t->nfc || t->ignores_merges || t->adds_eos)
+        h = hash_bytes(h ^ (unsigned)(t->nfc + 2 * t->ignores_merges + 4 * t->adds_eos), "flags", 5);
     return h;
+}
+
+static void pre_copy(struct tokenizer *t, const struct recipe *r) {
+    t->stage[0] = &splitters[SPLIT_GPT2];
+    if (r->stage) memcpy(t->stage, r->stage, sizeof t->stage);
+    snprintf(t->pre, sizeof t->pre, "%.*s", r->stage ? (int)r->pre.n : 5, r->stage ? r->pre.p : "gpt-2");
+    if (t->kind == TOKENIZER_BPE)
+        snprintf(t->kind_name, sizeof t->kind_name, "bpe %s", t->pre);
+    else
+        snprintf(t->kind_name, sizeof t->kind_name, "%s", t->kind == TOKENIZER_SPM ? "spm" : "byte");
 }
 
 struct tokenizer *tokenizer_make(const struct recipe *r, struct err *err) {
     struct tokenizer *t = mem_alloc(sizeof *t, "tokenizer");
     *t = (struct tokenizer){.kind = r->kind,
                             .adds_bos = r->adds_bos && r->bos >= 0,
+                            .adds_eos = r->adds_eos && r->eos >= 0,
+                            .nfc = r->nfc,
+                            .ignores_merges = r->ignores_merges,
+                            .by_rules = r->kind == TOKENIZER_SPM && r->by_rules,
+                            .metaspace = r->metaspace,
+                            .splits_spaces = r->splits_spaces,
+                            .fuses_unknown = r->fuses_unknown,
+                            .prefix = r->space_prefix && !r->prefix ? PREFIX_ALWAYS : r->prefix,
                             .space_prefix = r->space_prefix,
                             .bos = (int32_t)r->bos,
                             .eos = (int32_t)r->eos,
                             .eot = (int32_t)r->eot,
+                            .eom = (int32_t)r->eom,
                             .unknown = (int32_t)r->unknown};
+    pre_copy(t, r);
     bool good = recipe_ids_good(r, err) && tokens_copy(t, r, err) && table_make(t, err);
     if (good) {
+        ends_override_types(t);
         pieces_make(t);
-        good = bytes_find(t, err) && (t->kind == TOKENIZER_SPM || bpe_rules_make(t, r, err));
+        good = bytes_find(t, err) && ((t->kind == TOKENIZER_SPM && !t->by_rules) || bpe_rules_make(t, r, err));
     }
     if (!good) {
         tokenizer_free(t);
         return NULL;
     }
-    special_list_make(t, true, &t->special);
-    special_list_make(t, false, &t->user);
-    if (t->kind == TOKENIZER_SPM) spm_facts(t);
+    ends_make(t);
+    if (r->added) {
+        added_lists_make(t, r);
+    } else {
+        special_list_make(t, true, &t->special);
+        special_list_make(t, false, &t->user);
+    }
+    facts_find(t);
     t->hash = hash_make(t);
     return t;
 }
@@ -266,8 +351,13 @@ void tokenizer_free(struct tokenizer *t) {
     mem_free(t->table);
     mem_free(t->rules);
     mem_free(t->rule_slots);
+    mem_free(t->ends);
+    mem_free(t->added);
     mem_free(t->special.token);
     mem_free(t->user.token);
+    mem_free(t->late_special.token);
+    mem_free(t->late_user.token);
+    text_free(&t->late_bytes);
     mem_free(t);
 }
 
@@ -276,7 +366,7 @@ void tokenizer_free(struct tokenizer *t) {
 enum tokenizer_kind tokenizer_kind(const struct tokenizer *t) { return t->kind; }
 
 const char *tokenizer_kind_name(const struct tokenizer *t) {
-    return t->kind == TOKENIZER_SPM ? "spm" : t->kind == TOKENIZER_BPE ? "bpe gpt-2" : "byte";
+    return t->kind_name;
 }
 
 int64_t tokenizer_vocab(const struct tokenizer *t) { return (int64_t)t->n; }
@@ -284,23 +374,10 @@ uint64_t tokenizer_hash(const struct tokenizer *t) { return t->hash; }
 int32_t tokenizer_bos(const struct tokenizer *t) { return t->bos; }
 int32_t tokenizer_eos(const struct tokenizer *t) { return t->eos; }
 bool tokenizer_adds_bos(const struct tokenizer *t) { return t->adds_bos; }
+bool tokenizer_adds_eos(const struct tokenizer *t) { return t->adds_eos; }
 
 static bool in_vocabulary(const struct tokenizer *t, int32_t id) {
     return id >= 0 && (size_t)id < t->n;
-}
-
-bool tokenizer_is_end(const struct tokenizer *t, int32_t id) {
-    // Chat models end a turn with a token of their own, which files often do not name.
-    static const char *const ends[] = {"<|endoftext|>", "<|end_of_text|>", "<|im_end|>",
-                                       "<|eot_id|>",    "<|eom_id|>",      "<|end|>",
-                                       "<end_of_turn>", "<|endofturn|>"};
-    if (!in_vocabulary(t, id)) return false;
-    if (id == t->eos || id == t->eot) return true;
-    if (t->type[id] != TOKEN_CONTROL && t->type[id] != TOKEN_USER) return false;
-    for (size_t i = 0; i < COUNT_OF(ends); i++)
-        if (t->token[id].n == strlen(ends[i]) && !memcmp(t->token[id].p, ends[i], t->token[id].n))
-            return true;
-    return false;
 }
 
 enum token_type tokenizer_type(const struct tokenizer *t, int32_t id) {

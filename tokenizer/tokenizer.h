@@ -1,9 +1,11 @@
 // tokenizer: text to ids and back, and training a byte-level BPE.
 //
-// Three kinds: BPE over bytes with the GPT-2 pre-tokenizer (Radford et al. 2019; merges applied by rank), SPM
+// Three kinds: BPE over bytes with one of the known pre-tokenizers (Radford et al. 2019; merges applied by rank), SPM
 // (SentencePiece BPE as in Llama 2: merges by score, spaces become U+2581, unknown characters fall back to byte tokens),
 // and BYTE, which is a BPE without merges: 256 bytes and one end token. Decoding is exact: for BPE and BYTE,
-// decode(encode(x)) == x for every byte string x.
+// decode(encode(x)) == x for every byte string x, unless the family normalizes its text (Qwen 2, OLMo): then it is x in
+// Normalization Form C. Some vocabularies lack a token for bytes that no UTF-8 text has and for control characters; those
+// become the unknown token, or nothing where there is none, as in the tokenizers they come from.
 //
 // Text never becomes a control token unless the caller asks (TOKENIZE_SPECIAL): spellings such as "<s>" in user text are
 // plain text. User-defined tokens (runs of spaces in some vocabularies) are text and always split out, longest first.
@@ -26,14 +28,23 @@ struct ids { // a growable list of token ids; free with ids_free
 void ids_add(struct ids *ids, int32_t id);
 void ids_free(struct ids *ids);
 
-// From the tokenizer.ggml.* keys of a file. Known models: "gpt2" with tokenizer.ggml.pre "gpt-2" (or absent), "llama".
-// Anything else is refused by name, so are merges, types or special ids that do not fit. The file may be closed after. NULL
-// on failure.
+// From the tokenizer.ggml.* keys of a file. Known models: "gpt2" with a known tokenizer.ggml.pre, "llama". Anything else
+// is refused by name, so are merges, types or special ids that do not fit. The file may be closed after. NULL on failure.
 struct tokenizer *tokenizer_from_file(const struct model_file *f, struct err *err);
+// The same with the pre-tokenizer of that name instead of the file's (NULL: the file's), for files that name none or a
+// name unknown here. Refused for kinds that have no pre-tokenizer.
+struct tokenizer *tokenizer_from_file_as(const struct model_file *f, const char *pre, struct err *err);
+// The names it may have, a line for each pre-tokenizer.
+void tokenizer_list_pre(struct text *out);
+// From tokenizer.json of a Hugging Face folder: byte-level BPE with known patterns, or BPE of characters with spaces
+// replaced. tokenizer_config.json (may be NULL) names BOS and EOS. What is not known is refused by name. A model may have more
+// rows than there are tokens here. NULL on failure.
+struct tokenizer *tokenizer_from_json(const char *json_path, const char *config_path, struct err *err);
 // llama2.c's tokenizer.bin for a model of vocab tokens (-1: as many as there are): id 0 unknown, 1 BOS, 2 EOS, 3..258
 // bytes. A file with more or fewer tokens is refused: it belongs to another model. NULL on failure.
 struct tokenizer *tokenizer_from_llama2c(const char *path, int64_t vocab, struct err *err);
-// Any of: "byte"; a GGUF file with a tokenizer; a llama2.c tokenizer.bin (vocab as above).
+// Any of: "byte"; a GGUF file with a tokenizer; a tokenizer.json (with the tokenizer_config.json beside it); a llama2.c
+// tokenizer.bin (vocab as above).
 struct tokenizer *tokenizer_open(const char *what, int64_t vocab, struct err *err);
 struct tokenizer *tokenizer_byte(void); // the id of a byte is its value, 256 ends a text and begins one
 void tokenizer_free(struct tokenizer *t);
@@ -47,7 +58,10 @@ uint64_t tokenizer_hash(const struct tokenizer *t); // of kind, token bytes, mer
 int32_t tokenizer_bos(const struct tokenizer *t);   // -1 when there is none
 int32_t tokenizer_eos(const struct tokenizer *t);
 bool tokenizer_adds_bos(const struct tokenizer *t); // whether a prompt begins with BOS
-bool tokenizer_is_end(const struct tokenizer *t, int32_t id); // any end-of-generation token
+bool tokenizer_adds_eos(const struct tokenizer *t); // whether a text for training ends with EOS
+// Any end-of-generation token: EOS, EOT, EOM, and those known by their spelling ("<|im_end|>", "<end_of_turn>", ...).
+// They are control tokens (empty pieces, never out of user text) whatever type the file gives them.
+bool tokenizer_is_end(const struct tokenizer *t, int32_t id);
 enum token_type tokenizer_type(const struct tokenizer *t, int32_t id);
 // The token as it stands in the vocabulary (for listings), and as bytes of text (control tokens: empty).
 struct span tokenizer_token(const struct tokenizer *t, int32_t id);
@@ -55,8 +69,10 @@ struct span tokenizer_piece(const struct tokenizer *t, int32_t id);
 // SPM prints no space for the very first token of a text; first says it is that one.
 struct span tokenizer_piece_at(const struct tokenizer *t, int32_t id, bool first);
 
-enum tokenize_flags { TOKENIZE_BOS = 1, TOKENIZE_SPECIAL = 2 }; // add BOS if the model wants one; control spellings count
-// Appends the ids of n bytes to out. Never fails: every byte string has ids.
+// Add BOS if the model wants one; control spellings count; add EOS if the model wants one.
+enum tokenize_flags { TOKENIZE_BOS = 1, TOKENIZE_SPECIAL = 2, TOKENIZE_EOS = 4 };
+// Appends the ids of n bytes to out. Never fails: every byte string has ids. Where the text itself begins with a
+// spelling of BOS that counts (chat templates do that), there is one BOS, not two; EOS at the end likewise.
 void tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, unsigned flags, struct ids *out);
 
 // Streaming decode: bytes that do not yet end a UTF-8 character are held back; invalid ones pass as they are at

@@ -491,6 +491,7 @@ static struct tokenizer *trainer_result(const struct trainer *t, struct err *err
                        .bos = last,
                        .eos = last,
                        .eot = -1,
+                       .eom = -1,
                        .unknown = -1,
                        .adds_bos = true};
     struct tokenizer *made = tokenizer_make(&r, err);
