@@ -121,8 +121,26 @@ static const struct special_token *special_at(const struct special_list *list, c
     return longest;
 }
 
-void tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, unsigned flags,
-                      struct ids *out) {
+// The longest token that may be split out at `at`. With marks, control spellings count only where no byte of them is
+// marked, and user-defined tokens that look like control ones ("<|user|>" in some files) count as such.
+static const struct special_token *split_at(const struct tokenizer *t, struct span text, const char *marks, unsigned flags, size_t at) {
+    const char *from = text.p + at;
+    if (!marks) return special_at(flags & TOKENIZE_SPECIAL ? &t->special : &t->user, from, text.n - at);
+    size_t own = at;
+    while (own < text.n && own - at < SPECIAL_MAX && !marks[own]) own++;
+    const struct special_token *control = own > at ? special_at(&t->special, from, own - at) : NULL;
+    const struct special_token *user = special_at(&t->user, from, text.n - at);
+    size_t n = user ? user->text.n : 0;
+    if (n > 4 && n > own - at && !memcmp(user->text.p, "<|", 2) && !memcmp(user->text.p + n - 2, "|>", 2)) user = NULL;
+    return control && (!user || control->text.n >= user->text.n) ? control : user;
+}
+
+void tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, unsigned flags, struct ids *out) {
+    tokenizer_encode_marked(t, text, NULL, n, flags, out);
+}
+
+void tokenizer_encode_marked(const struct tokenizer *t, const char *text, const char *marks, size_t n, unsigned flags,
+                             struct ids *out) {
     assert(t && out && (text || !n));
     if ((flags & TOKENIZE_BOS) && t->adds_bos && t->bos >= 0) ids_add(out, t->bos);
     struct encoder e = {.t = t, .out = out};
@@ -132,10 +150,10 @@ void tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, uns
         e.known = mem_array(slots, sizeof *e.known, "table of known pieces");
         e.known_mask = slots - 1;
     }
-    const struct special_list *list = flags & TOKENIZE_SPECIAL ? &t->special : &t->user;
+    bool none = (flags & TOKENIZE_SPECIAL || marks ? t->special.count : t->user.count) == 0;
     size_t begin = 0;
-    for (size_t at = 0; list->count && at < n;) {
-        const struct special_token *s = special_at(list, text + at, n - at);
+    for (size_t at = 0; !none && at < n;) {
+        const struct special_token *s = split_at(t, (struct span){text, n}, marks, flags, at);
         if (!s) {
             at++;
             continue;

@@ -196,10 +196,13 @@ static struct value eval_concat(struct machine *m, struct scope *s, const struct
     return built(&b);
 }
 
+// Unknown names fail when they are reached, as in Jinja: a template may have branches that are never taken here.
 static struct value eval_filter(struct machine *m, struct scope *s, const struct node *n, struct value self) {
+    const struct builtin *b = builtin_find(n->kind == N_TEST ? TESTS : FILTERS, n->name);
     struct call c = arguments(m, s, n);
     m->line = n->line;
-    return call_builtin(m, builtin_find(FILTERS, n->name), self, &c);
+    if (!b) machine_fail(m, "the %s \"%.*s\" is not known here", n->kind == N_TEST ? "test" : "filter", (int)(n->name.n < 60 ? n->name.n : 60), n->name.p);
+    return call_builtin(m, b, self, &c);
 }
 
 static struct value eval_node(struct machine *m, struct scope *s, const struct node *n) {
@@ -223,10 +226,7 @@ static struct value eval_node(struct machine *m, struct scope *s, const struct n
         return call_value(m, v, &c);
     case N_FILTER: return eval_filter(m, s, n, eval(m, s, n->a));
     case N_TEST:
-        v = eval(m, s, n->a);
-        c = arguments(m, s, n);
-        m->line = n->line;
-        return value_bool(call_builtin(m, builtin_find(TESTS, n->name), v, &c).truth != n->op);
+        return value_bool(eval_filter(m, s, n, eval(m, s, n->a)).truth != n->op);
     case N_NOT: return value_bool(!value_true(eval(m, s, n->a)));
     case N_NEGATE:
     case N_PLUS: return eval_signed(m, n, eval(m, s, n->a));

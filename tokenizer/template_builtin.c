@@ -237,8 +237,8 @@ static struct call rest(struct call *c, size_t skip) {
 }
 
 static struct value f_map(struct machine *m, struct value self, struct call *c) {
-    const struct list *l = value_iterate(m, self);
     struct value out = value_list(m);
+    const struct list *l = value_true(self) ? value_iterate(m, self) : out.list; // none maps to nothing
     const struct value *path = c->n ? NULL : call_take(c, 0, "attribute"), *otherwise = path ? call_take(c, 1, "default") : NULL;
     const struct builtin *filter = NULL;
     if (!path) {
@@ -262,7 +262,7 @@ static struct value f_map(struct machine *m, struct value self, struct call *c) 
 }
 
 static struct value picked(struct machine *m, struct value self, struct call *c, bool attribute, bool wanted) {
-    const struct list *l = value_iterate(m, self);
+    const struct list *l = value_true(self) ? value_iterate(m, self) : value_list(m).list; // none has nothing to pick
     struct value out = value_list(m), path = attribute ? call_need(m, c, 0, "attribute") : value_none();
     size_t at = attribute;
     const struct value *name = call_take(c, at, NULL);

@@ -4,6 +4,7 @@
 // name and refused.
 #include "tokenizer/template.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 static void want(struct machine *m, const struct call *c, struct value v, enum value_kind kind, const char *what) {
@@ -282,6 +283,33 @@ static struct value s_isspace(struct machine *m, struct value self, struct call 
     return value_bool(self.s.n > 0 && string_strip(m, self, NULL, true, false).s.n == 0);
 }
 
+// "{} {1} {name}".format(...), without conversions, formats and attributes.
+static struct value s_format(struct machine *m, struct value self, struct call *c) {
+    struct builder b = {0};
+    size_t next = 0, at = 0;
+    while (at < self.s.n) {
+        size_t from = at;
+        while (at < self.s.n && self.s.p[at] != '{' && self.s.p[at] != '}') at++;
+        build_string(m, &b, string_part(self, from, at));
+        if (at == self.s.n) break;
+        char twin = at + 1 < self.s.n ? self.s.p[at + 1] : ' ';
+        if (twin == self.s.p[at]) {
+            build_string(m, &b, string_part(self, at, at + 1));
+            at += 2;
+            continue;
+        }
+        char name[64];
+        size_t n = 0;
+        for (at++; at < self.s.n && self.s.p[at] != '}' && n + 1 < sizeof name; at++) name[n++] = self.s.p[at];
+        name[n] = '\0';
+        if (at >= self.s.n || self.s.p[at++] != '}' || strpbrk(name, "!:.[{ ")) machine_fail(m, "format: the field {%s is not known here", name);
+        size_t digits = strspn(name, "0123456789");
+        size_t index = !n ? next++ : digits == n && n < 4 ? (size_t)strtol(name, NULL, 10) : SIZE_MAX;
+        build_value(m, &b, call_need(m, c, index, n ? name : "of the next field"));
+    }
+    return built(&b);
+}
+
 // ---- methods of dictionaries and lists
 
 static struct value d_get(struct machine *m, struct value self, struct call *c) {
@@ -412,7 +440,7 @@ const struct builtin template_string_methods[] = {
     {"removeprefix", s_removeprefix, NULL}, {"removesuffix", s_removesuffix, NULL}, {"upper", s_upper, NULL}, {"lower", s_lower, NULL},
     {"title", s_title, NULL}, {"capitalize", s_capitalize, NULL}, {"replace", string_replace, NULL}, {"find", s_find, NULL},
     {"rfind", s_rfind, NULL}, {"count", s_count, NULL}, {"join", s_join, NULL}, {"isdigit", s_isdigit, NULL},
-    {"isspace", s_isspace, NULL}, {"format", NULL, unknown}, {"index", NULL, unknown}, {"partition", NULL, unknown},
+    {"isspace", s_isspace, NULL}, {"format", s_format, NULL}, {"index", NULL, unknown}, {"partition", NULL, unknown},
     {"rpartition", NULL, unknown}, {"zfill", NULL, unknown}, {"ljust", NULL, unknown}, {"rjust", NULL, unknown},
     {"center", NULL, unknown}, {"isalpha", NULL, unknown}, {"isalnum", NULL, unknown}, {"isupper", NULL, unknown},
     {"islower", NULL, unknown}, {"isnumeric", NULL, unknown}, {"isdecimal", NULL, unknown}, {"encode", NULL, unknown},

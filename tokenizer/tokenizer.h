@@ -58,6 +58,10 @@ struct span tokenizer_piece_at(const struct tokenizer *t, int32_t id, bool first
 enum tokenize_flags { TOKENIZE_BOS = 1, TOKENIZE_SPECIAL = 2 }; // add BOS if the model wants one; control spellings count
 // Appends the ids of n bytes to out. Never fails: every byte string has ids.
 void tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, unsigned flags, struct ids *out);
+// The same for a text whose marked bytes (marks[i] != 0) come from somebody else: control spellings count where none of
+// their bytes is marked, whatever the flags say. marks may be NULL.
+void tokenizer_encode_marked(const struct tokenizer *t, const char *text, const char *marks, size_t n, unsigned flags,
+                             struct ids *out);
 
 // Streaming decode: bytes that do not yet end a UTF-8 character are held back; invalid ones pass as they are at
 // the next call that shows they cannot complete. 0-initialise.
