@@ -105,7 +105,8 @@ static bool on_token(void *arg, const struct token_event *e) {
 // Generates the reply to ids, feeding only what the session has not.
 static bool reply(struct chat *c, const struct ids *ids, struct chat_stats *stats, struct err *err) {
     struct session *s = c->o.session;
-    size_t same = 0;
+    size_t same = 0, held = (size_t)session_length(s);
+    if (c->fed.count > held) c->fed.count = held; // somebody rewound the session
     while (same + 1 < ids->count && same < c->fed.count && ids->id[same] == c->fed.id[same]) same++;
     session_rewind(s, (int64_t)same);
     stats->reused = (int64_t)same;

@@ -16,6 +16,12 @@
     "{% set ns = namespace(system='') %}" EACH "{% if m.role == 'system' %}{% set ns.system = (m.content | trim) ~ '\\n\\n' %}{% continue %}{% endif %}"
 #define TAKE_SYSTEM "{{ ns.system }}{% set ns.system = '' %}"
 
+// With fullwidth bars, and U+2581 between words.
+#define DEEPSEEK \
+    "{{ bos_token }}" EACH "{% if m.role == 'user' %}<\xEF\xBD\x9CUser\xEF\xBD\x9C>{{ m.content }}" \
+    "{% elif m.role == 'assistant' %}<\xEF\xBD\x9C" "Assistant\xEF\xBD\x9C>{{ m.content }}<\xEF\xBD\x9C" "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>" \
+    "{% else %}{{ m.content }}{% endif %}" ASK "<\xEF\xBD\x9C" "Assistant\xEF\xBD\x9C>"
+
 const struct chat_template_row chat_templates[] = {
     {"chatml", "<|im_start|>role ... <|im_end|>: Qwen, SmolLM, Hermes, Yi",
      EACH "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n" ASK "<|im_start|>assistant\n" END},
@@ -51,10 +57,9 @@ const struct chat_template_row chat_templates[] = {
     {"olmo2", "<|user|> ... <|assistant|>: OLMo 2, OLMoE",
      "{{ bos_token }}" EACH "<|{{ m.role }}|>\n{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n' }}" ASK
      "<|assistant|>\n" END},
-    {"deepseek", "<\xEF\xBD\x9CUser\xEF\xBD\x9C> ... <\xEF\xBD\x9C" "Assistant\xEF\xBD\x9C>: DeepSeek V3, R1",
-     "{{ bos_token }}" EACH "{% if m.role == 'user' %}<\xEF\xBD\x9CUser\xEF\xBD\x9C>{{ m.content }}"
-     "{% elif m.role == 'assistant' %}<\xEF\xBD\x9C" "Assistant\xEF\xBD\x9C>{{ m.content }}<\xEF\xBD\x9C" "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>"
-     "{% else %}{{ m.content }}{% endif %}" ASK "<\xEF\xBD\x9C" "Assistant\xEF\xBD\x9C>" END},
+    {"deepseek-r1", "the same, a reply begins with <think>: DeepSeek R1 and its distillations", DEEPSEEK "<think>\n" END},
+    {"deepseek", "<\xEF\xBD\x9CUser\xEF\xBD\x9C> ... <\xEF\xBD\x9C" "Assistant\xEF\xBD\x9C>: DeepSeek V3",
+     DEEPSEEK END},
     {"deepseek-v2", "User: ... Assistant: ...: DeepSeek LLM and V2",
      "{{ bos_token }}" EACH "{% if m.role == 'user' %}User: {{ m.content }}\n\n{% elif m.role == 'assistant' %}Assistant: {{ m.content }}{{ eos_token }}"
      "{% else %}{{ m.content }}\n\n{% endif %}" ASK "Assistant:" END},

@@ -18,7 +18,6 @@ struct template {
 struct scope {
     struct scope *outer;
     struct dict names;
-    size_t loops; // open around here, for loop.depth
 };
 
 enum flow { GO_ON, BREAK, CONTINUE };
@@ -29,7 +28,6 @@ static enum flow run_block(struct machine *m, struct scope *s, const struct node
 static struct scope *scope_new(struct machine *m, struct scope *outer) {
     struct scope *s = machine_alloc(m, sizeof *s);
     s->outer = outer;
-    s->loops = outer ? outer->loops : 0;
     return s;
 }
 
@@ -88,7 +86,6 @@ static struct value call_macro(struct machine *m, const struct macro *macro, str
     const struct node *n = macro->node;
     struct scope *s = scope_new(m, macro->scope);
     struct builder text = {0}, *outer = m->out;
-    s->loops = 0;
     c->what = "a macro";
     for (size_t i = 0; i < n->n; i++) {
         const struct node *p = n->kid[i];
@@ -293,10 +290,9 @@ static enum flow run_for(struct machine *m, struct scope *s, const struct node *
         over = kept;
     }
     struct loop *l = machine_alloc(m, sizeof *l);
-    *l = (struct loop){.over = over, .depth = s->loops + 1};
+    *l = (struct loop){.over = over};
     for (; l->index < over->n; l->index++) {
         struct scope *inner = scope_new(m, s);
-        inner->loops = l->depth;
         scope_set(m, inner, value_text("loop").s, (struct value){.kind = V_LOOP, .loop = l});
         assign_all(m, inner, n, over->at[l->index]);
         if (run_block(m, inner, n->c->kid[0]) == BREAK) break;

@@ -99,7 +99,7 @@ struct dict { // in order of insertion
 };
 struct loop {
     const struct list *over;
-    size_t index, depth;
+    size_t index;
 };
 struct method {
     struct value self;

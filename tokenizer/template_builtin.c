@@ -168,8 +168,8 @@ static struct value f_default(struct machine *m, struct value self, struct call 
     return !use ? self : instead ? *instead : value_text("");
 }
 
-// x.a.b by "a.b"; numbers among the parts are indices.
-static struct value by_path(struct machine *m, struct value v, struct value path) {
+// x.a.b by "a.b"; numbers among the parts are indices; otherwise (may be NULL) stands in for what is undefined.
+static struct value by_path(struct machine *m, struct value v, struct value path, const struct value *otherwise) {
     if (path.kind != V_STRING) return value_item(m, v, path);
     for (size_t at = 0, end; at <= path.s.n; at = end + 1) {
         for (end = at; end < path.s.n && path.s.p[end] != '.'; end++) {}
@@ -177,6 +177,7 @@ static struct value by_path(struct machine *m, struct value v, struct value path
         bool digits = end > at && end - at < 10;
         for (size_t i = at; i < end; i++) digits = digits && path.s.p[i] >= '0' && path.s.p[i] <= '9';
         v = value_item(m, v, digits ? value_int(strtoll(part.s.p, NULL, 10)) : part);
+        if (otherwise && v.kind == V_UNDEFINED) v = *otherwise;
     }
     return v;
 }
@@ -187,7 +188,7 @@ static struct value f_join(struct machine *m, struct value self, struct call *c)
     struct builder b = {0};
     for (size_t i = 0; i < l->n; i++) {
         if (i && between) build_value(m, &b, *between);
-        build_value(m, &b, path && path->kind != V_NONE ? by_path(m, l->at[i], *path) : l->at[i]);
+        build_value(m, &b, path && path->kind != V_NONE ? by_path(m, l->at[i], *path, NULL) : l->at[i]);
     }
     return built(&b);
 }
@@ -249,8 +250,7 @@ static struct value f_map(struct machine *m, struct value self, struct call *c) 
     for (size_t i = 0; i < l->n; i++) {
         struct value v;
         if (path) {
-            v = by_path(m, l->at[i], *path);
-            if (otherwise && v.kind == V_UNDEFINED) v = *otherwise;
+            v = by_path(m, l->at[i], *path, otherwise);
         } else {
             struct call inner = rest(c, 1);
             v = call_builtin(m, filter, l->at[i], &inner);
@@ -273,7 +273,7 @@ static struct value picked(struct machine *m, struct value self, struct call *c,
         at++;
     }
     for (size_t i = 0; i < l->n; i++) {
-        struct value v = attribute ? by_path(m, l->at[i], path) : l->at[i];
+        struct value v = attribute ? by_path(m, l->at[i], path, NULL) : l->at[i];
         struct call inner = rest(c, at);
         bool holds = test ? call_builtin(m, test, v, &inner).truth : value_true(v);
         if (holds == wanted) list_add(m, out.list, l->at[i]);
@@ -296,7 +296,7 @@ static struct keyed *keys_of(struct machine *m, const struct list *l, const stru
     struct keyed *k = machine_alloc(m, (l->n + 1) * sizeof *k);
     for (size_t i = 0; i < l->n; i++) {
         k[i].item = l->at[i];
-        k[i].key = path && path->kind != V_NONE ? by_path(m, l->at[i], *path) : l->at[i];
+        k[i].key = path && path->kind != V_NONE ? by_path(m, l->at[i], *path, NULL) : l->at[i];
         if (!case_counts && k[i].key.kind == V_STRING) k[i].key = string_cased(m, k[i].key, 'l');
     }
     return k;
@@ -375,7 +375,7 @@ static struct value f_sum(struct machine *m, struct value self, struct call *c) 
     const struct list *l = value_iterate(m, self);
     const struct value *path = call_take(c, 0, "attribute"), *start = call_take(c, 1, "start");
     struct value sum = start ? *start : value_int(0);
-    for (size_t i = 0; i < l->n; i++) sum = value_binary(m, '+', sum, path && path->kind != V_NONE ? by_path(m, l->at[i], *path) : l->at[i]);
+    for (size_t i = 0; i < l->n; i++) sum = value_binary(m, '+', sum, path && path->kind != V_NONE ? by_path(m, l->at[i], *path, NULL) : l->at[i]);
     return sum;
 }
 

@@ -145,6 +145,7 @@ static struct value repeat(struct machine *m, struct value v, int64_t times) {
     struct value list = value_list(m);
     struct builder b = {0};
     if (v.kind == V_STRING && !v.s.n) return v;
+    if (times > 0 && (uint64_t)times > m->memory_max) machine_fail(m, "more than %zu MB of memory are wanted", m->memory_max >> 20);
     for (int64_t i = 0; i < times; i++) {
         machine_step(m, 0);
         if (v.kind == V_STRING) build_string(m, &b, v);
@@ -191,8 +192,8 @@ static struct value loop_attribute(struct machine *m, const struct loop *l, stru
     if (str_is(name, "length")) return value_int(n);
     if (str_is(name, "revindex")) return value_int(n - i);
     if (str_is(name, "revindex0")) return value_int(n - i - 1);
-    if (str_is(name, "depth")) return value_int((int64_t)l->depth);
-    if (str_is(name, "depth0")) return value_int((int64_t)l->depth - 1);
+    if (str_is(name, "depth")) return value_int(1);
+    if (str_is(name, "depth0")) return value_int(0);
     if (str_is(name, "previtem")) return i > 0 ? l->over->at[i - 1] : value_undefined(m, "there is no previous item");
     if (str_is(name, "nextitem")) return i + 1 < n ? l->over->at[i + 1] : value_undefined(m, "there is no next item");
     machine_fail(m, "loop.%.*s is not known here", (int)(name.n < 60 ? name.n : 60), name.p);

@@ -778,7 +778,9 @@ static struct node *parse_block(struct parser *p, const char *const *ends) {
     struct node *block = node_new(p, N_BLOCK);
     for (;;) {
         if (p->t->kind == T_END) {
-            if (ends) machine_fail(p->m, "the template ends, but the block of line %d wants \"%s\"", block->line, ends[0]);
+            size_t last = 0;
+            while (ends && ends[last + 1]) last++;
+            if (ends) machine_fail(p->m, "the template ends, but the block of line %d wants \"%s\"", block->line, ends[last]);
             break;
         }
         if (p->t->kind == T_TEXT) {
