@@ -1,7 +1,8 @@
 // run.c: a language model in, text out.
 //
-// options -> model file -> model, tokenizer, session -> one of the modes: generate (default), --bench, --perplexity,
-// --tokenize, --check; --export and --quantize write files and need no tokenizer. Standard output carries the text (or --json lines) and nothing else; what was found, chosen and
+// options -> model file -> model, tokenizer, session -> one of the modes: generate (default), --chat, --bench,
+// --perplexity, --tokenize, --check; --export and --quantize write files and need no tokenizer. Standard output carries
+// the text (or --json lines) and nothing else; what was found, chosen and
 // measured goes to standard error in a few lines. With -p the program never asks anything.
 #include "gen/gen.h"
 
@@ -15,12 +16,12 @@
 #include <unistd.h>
 
 static struct {
-    const char *model, *prompt, *file, *tokenizer, *tokenizer_pre, *device, *cpu, *kv, *perplexity,
-        *export, *quantize, *out, *dtype;
+    const char *model, *prompt, *file, *tokenizer, *tokenizer_pre, *device, *cpu, *kv, *perplexity, *export, *quantize,
+        *out, *dtype, *system, *chat_template;
     int64_t n, ctx, threads, threads_batch, chunk, logprobs, stride, chunks, bench_prompt, bench_new, repeats;
     struct opt_words stop;
     struct sampler_options sampler;
-    bool ignore_eos, json, special, parse_special, echo, bench, tokenize, check, list, version, help, verbose;
+    bool ignore_eos, json, special, parse_special, echo, chat, show_prompt, context_shift, bench, tokenize, check, list, version, help, verbose;
 } o = {.device = "auto", .kv = "f32", .n = -1, .logprobs = -1, .echo = true, .bench_prompt = 512, .bench_new = 128, .repeats = 5};
 
 // clang-format off
@@ -38,6 +39,11 @@ static struct opt table[] = {
     {"--echo --display-prompt", OPT_FLAG, &o.echo, 0, 0, "", "print the prompt before the new text", 0},
     {"--special", OPT_FLAG, &o.special, 0, 0, "", "print control tokens too", 0},
     {"--parse-special", OPT_FLAG, &o.parse_special, 0, 0, "", "spellings of control tokens in the prompt become those tokens", 0},
+    {"--chat -cnv --conversation", OPT_FLAG, &o.chat, 0, 0, "", "[Chat] a conversation: on a terminal turn by turn, with -p one turn", 0},
+    {"--system -sys --system-prompt", OPT_TEXT, &o.system, 0, 0, "TEXT", "what the model is told before the conversation", 0},
+    {"--chat-template", OPT_TEXT, &o.chat_template, 0, 0, "NAME", "a name of --list or a file, instead of the template of the model", 0},
+    {"--context-shift", OPT_FLAG, &o.context_shift, 0, 0, "", "when the context is full, forget the oldest turns and say so", 0},
+    {"--show-prompt", OPT_FLAG, &o.show_prompt, 0, 0, "", "tell what the model is given: text, the conversation's part in marks, and ids", 0},
     {"--temp --temperature", OPT_REAL, &o.sampler.temp, 0, 1000, "X", "[Sampling] 0 takes the likeliest token always", 0},
     {"--top-k", OPT_INT, &o.sampler.top_k, 0, 1e9, "N", "0: off", 0},
     {"--top-p", OPT_REAL, &o.sampler.top_p, 0, 1, "X", "1: off", 0},
@@ -81,9 +87,8 @@ static struct opt table[] = {
 static volatile sig_atomic_t stop_wanted;
 
 static void on_stop(int signal_number) {
-    (void)signal_number;
     if (stop_wanted) _exit(130);
-    stop_wanted = 1;
+    stop_wanted = signal_number;
 }
 
 static _Noreturn void fail(int code, const struct err *err) {
@@ -126,11 +131,21 @@ static const char *shipped_model(const char *program) {
 static void open_tokenizer(struct app *a) {
     struct err err;
     int64_t vocab = -1;
+    struct span json = {0};
     if (!meta_int(a->file, "llama.vocab_size", false, 1, 1 << 30, &vocab, &err)) fail(1, &err);
-    bool carries = meta_kind(a->file, "tokenizer.ggml.model") != META_ABSENT;
+    if (!meta_text(a->file, "lehr.tokenizer_json", false, &json, &err)) fail(1, &err);
+    bool carries = meta_kind(a->file, "tokenizer.ggml.model") != META_ABSENT || json.n;
     if (o.tokenizer) {
         a->tokenizer = tokenizer_open(o.tokenizer, vocab, &err);
         if (carries) fprintf(stderr, "note: the model carries a tokenizer; --tokenizer %s is used instead\n", o.tokenizer);
+    } else if (json.n) { // a Hugging Face folder
+        struct text path = {0}, config = {0};
+        text_add(&path, json.p, json.n);
+        const char *slash = strrchr(path.data, '/');
+        text_fmt(&config, "%.*stokenizer_config.json", slash ? (int)(slash - path.data) + 1 : 0, path.data);
+        a->tokenizer = tokenizer_from_json(path.data, file_exists(config.data) ? config.data : NULL, &err);
+        text_free(&path);
+        text_free(&config);
     } else if (carries) {
         a->tokenizer = tokenizer_from_file_as(a->file, o.tokenizer_pre, &err);
     } else {
@@ -303,6 +318,124 @@ static int run_generate(struct app *a) {
         return 1;
     }
     return stop_wanted ? 130 : 0;
+}
+
+// ---- chat ---------------------------------------------------------------------------------------------------------
+
+// The rendering with its control bytes escaped and what came from the conversation in double angle brackets, then the ids.
+static void show_prompt(struct app *a, const struct rendering *r, const struct ids *ids) {
+    struct text line = {0};
+    bool content = false;
+    for (size_t i = 0; i <= r->text.len; i++) {
+        bool now = i < r->text.len && r->marks.data[i];
+        if (now != content) text_str(&line, now ? "\xC2\xAB" : "\xC2\xBB");
+        content = now;
+        if (i == r->text.len) break;
+        unsigned char c = (unsigned char)r->text.data[i];
+        if (c == '\n') text_str(&line, "\\n\n");
+        else if (c < 32 || c == 127) text_fmt(&line, "\\x%02x", c);
+        else text_add(&line, r->text.data + i, 1);
+    }
+    fprintf(stderr, "prompt, \xC2\xABso\xC2\xBB what the conversation wrote:\n%s\n%zu ids:", line.data, ids->count);
+    for (size_t i = 0; i < ids->count; i++) {
+        bool control = tokenizer_type(a->tokenizer, ids->id[i]) == TOKEN_CONTROL;
+        struct span s = tokenizer_token(a->tokenizer, ids->id[i]);
+        fprintf(stderr, control ? " %d=%.*s" : " %d", ids->id[i], s.n < 60 ? (int)s.n : 60, s.p);
+    }
+    fputc('\n', stderr);
+    text_free(&line);
+}
+
+// One line from standard input, more while lines end in a backslash; false at the end of the input.
+static bool read_turn(struct text *turn, bool tty) {
+    char *line = NULL;
+    size_t cap = 0;
+    text_clear(turn);
+    text_str(turn, "");
+    for (bool more = true; more;) {
+        if (tty) fputs(turn->len ? "\\ " : "> ", stderr);
+        ssize_t n = getline(&line, &cap, stdin);
+        if (n < 0 && errno == EINTR && stop_wanted == SIGINT) { // Ctrl-C while typing: the line is forgotten
+            clearerr(stdin);
+            stop_wanted = 0;
+            text_clear(turn);
+            fputs("\n(Ctrl-D ends the conversation)\n", stderr);
+            continue;
+        }
+        if (n < 0) {
+            free(line);
+            if (tty) fputc('\n', stderr);
+            return turn->len > 0;
+        }
+        if (n && line[n - 1] == '\n') n--;
+        more = n > 0 && line[n - 1] == '\\';
+        text_add(turn, line, (size_t)(more ? n - 1 : n));
+        if (more) text_str(turn, "\n");
+        if (turn->len > (size_t)1 << 24) refuse(1, "a turn of more than 16 MB");
+        if (!more && !turn->len) more = true; // an empty line asks nothing
+    }
+    free(line);
+    return true;
+}
+
+static bool chat_turn(struct app *a, struct chat *chat, const struct text *turn, struct printer *p, bool once) {
+    struct err err;
+    struct chat_stats stats;
+    if (o.show_prompt) {
+        struct rendering r = {{0}, {0}};
+        struct ids ids = {0};
+        if (!chat_prompt(chat, turn->data, turn->len, &r, &ids, &err)) fail(1, &err);
+        show_prompt(a, &r, &ids);
+        rendering_free(&r);
+        ids_free(&ids);
+    }
+    if (!chat_say(chat, turn->data, turn->len, print_token, p, &stats, &err)) {
+        if (once) fail(1, &err);
+        fprintf(stderr, "run: %s\n", err.text);
+        return false;
+    }
+    if (stats.dropped) fprintf(stderr, "note: the context was full, the oldest %lld messages are forgotten\n", (long long)stats.dropped);
+    if (stats.generate.why == STOP_CONTEXT) fprintf(stderr, "note: the context is full, the reply ends here\n");
+    if (once || o.json || o.verbose) print_summary(p, &stats.generate);
+    else put_text(p, "\n", 1);
+    if (o.verbose) fprintf(stderr, "%lld tokens of the conversation were known already\n", (long long)stats.reused);
+    return true;
+}
+
+static int run_chat(struct app *a) {
+    struct err err;
+    struct text turn = {0};
+    bool once = o.prompt || o.file, tty = isatty(STDIN_FILENO);
+    struct chat_template *t = o.chat_template ? chat_template_named(o.chat_template, &err) : chat_template_from_model(a->file, &err);
+    if (!t) fail(o.chat_template ? 2 : 1, &err);
+    if (once) read_prompt(&turn);
+    open_session(a, chosen_ctx(a), 0);
+    time_t clock_now = time(NULL);
+    struct chat_options co = {.template = t, .tokenizer = a->tokenizer, .session = a->session, .sampler = &o.sampler,
+                              .system = o.system, .shift = o.context_shift,
+                              .generate = {.n = o.n, .ignore_eos = o.ignore_eos, .stop = &o.stop, .logprobs = o.logprobs,
+                                           .special = o.special, .prompt_threads = o.threads_batch}};
+    localtime_r(&clock_now, &co.now);
+    struct chat *chat = chat_new(&co, &err);
+    if (!chat) fail(1, &err);
+    fprintf(stderr, "chat template: %s; context %lld tokens; seed %lld%s\n", chat_template_name(t), (long long)session_capacity(a->session),
+            (long long)o.sampler.seed, once || !tty ? "" : "; a line ending in \\ goes on, Ctrl-C stops a reply, Ctrl-D ends");
+    struct printer p = {.app = a};
+    bool ended = false;
+    if (once) chat_turn(a, chat, &turn, &p, true);
+    while (!once && !p.broken && !ended && read_turn(&turn, tty)) {
+        stop_wanted = 0;
+        chat_turn(a, chat, &turn, &p, false);
+        ended = stop_wanted && stop_wanted != SIGINT;
+        stop_wanted = 0;
+    }
+    bool broken = p.broken;
+    text_free(&p.line);
+    text_free(&turn);
+    chat_free(chat);
+    chat_template_free(t);
+    if (broken) fprintf(stderr, "run: standard output could not be written: %s\n", strerror(errno));
+    return broken ? 1 : ended || stop_wanted ? 130 : 0;
 }
 
 // ---- the other modes ----------------------------------------------------------------------------------------------
@@ -549,6 +682,8 @@ static void print_list(void) {
     for (int i = 0; i < family_count; i++) printf("  %-12s %s\n", families[i].name, families[i].help);
     puts("filters, in the order they apply");
     for (int i = 0; i < sampler_filter_count; i++) printf("  %-12s %s\n", sampler_filters[i].name, sampler_filters[i].help);
+    puts("chat templates");
+    for (int i = 0; i < chat_template_count; i++) printf("  %-18s %s\n", chat_templates[i].name, chat_templates[i].help);
     puts("dtypes");
     for (int i = 0; i < DTYPE_COUNT; i++)
         if (dtype_row((enum dtype)i)->to_f32) printf("  %s\n", dtype_row((enum dtype)i)->name);
@@ -568,6 +703,8 @@ int main(int argc, char **argv) {
     if (o.list) return print_list(), 0;
     if (rest.count > 1 || (rest.count && o.model)) refuse(2, "%s: one model is expected, given by -m or alone", rest.word[rest.count - 1]);
     if (rest.count) o.model = rest.word[0];
+    if (!o.chat && (o.system || o.chat_template || o.show_prompt || o.context_shift))
+        refuse(2, "--system, --chat-template, --show-prompt and --context-shift belong to --chat");
     if (strcmp(o.device, "auto") && strcmp(o.device, "cpu")) refuse(1, "--device %s: this build computes on the CPU only", o.device);
     if (o.logprobs >= 0) o.json = true;
     if (o.sampler.seed < 0) o.sampler.seed = (int64_t)time(NULL) ^ (int64_t)getpid() << 32;
@@ -595,6 +732,7 @@ int main(int argc, char **argv) {
                : o.tokenize   ? run_tokenize(&a)
                : o.bench      ? run_bench(&a)
                : o.perplexity ? run_perplexity(&a)
+               : o.chat       ? run_chat(&a)
                               : run_generate(&a);
     session_free(a.session);
     model_free(a.model);

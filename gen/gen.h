@@ -12,6 +12,7 @@
 
 #include "core/core.h"
 #include "model/model.h"
+#include "tokenizer/chat.h"
 #include "tokenizer/tokenizer.h"
 
 struct sampler_options {
@@ -57,6 +58,8 @@ struct generate_options {
     int64_t logprobs;          // top alternatives reported per token; -1: none
     bool special;              // print control tokens too
     int64_t prompt_threads;    // threads for reading the prompt; 0: those of the pool
+    const int32_t *ends;       // n_ends more tokens that end the text
+    size_t n_ends;
 };
 // One call per chosen token; bytes is text now complete (may be empty), never part of a stop text.
 struct token_event {
@@ -80,6 +83,34 @@ const char *stop_reason_name(enum stop_reason r);
 MUST_USE bool generate(struct session *s, const struct tokenizer *t, struct sampler *sampler, const int32_t *prompt,
                        size_t n_prompt, const struct generate_options *o, token_fn *fn, void *arg,
                        struct generate_stats *stats, struct err *err);
+
+// --- chatting ------------------------------------------------------------------------------------------------------
+
+// A conversation. Each turn renders all of it by the template and feeds only what differs from the ids in the session, so
+// what was read once is not read again and yet the result is that of reading everything anew.
+struct chat_options {
+    const struct chat_template *template;
+    const struct tokenizer *tokenizer;
+    struct session *session;
+    const struct sampler_options *sampler;
+    struct generate_options generate; // stop may be NULL
+    const char *system;               // NULL: none
+    bool shift;                       // drop the oldest turns when the context is full; else the turn is refused
+    struct tm now;                    // what the template takes for today
+};
+struct chat_stats {
+    struct generate_stats generate; // prompt_tokens: those that were fed
+    int64_t reused;                 // tokens of the prompt that were in the session already
+    int64_t dropped;                // messages dropped for this turn
+};
+struct chat;
+struct chat *chat_new(const struct chat_options *o, struct err *err); // borrows what o points to; NULL on failure
+void chat_free(struct chat *c);
+// The prompt of a turn: everything so far and this text.
+MUST_USE bool chat_prompt(struct chat *c, const char *text, size_t n, struct rendering *r, struct ids *ids, struct err *err);
+// One turn. After a failure the text is not part of the conversation; a reply that fn stopped counts as far as it went.
+MUST_USE bool chat_say(struct chat *c, const char *text, size_t n, token_fn *fn, void *arg, struct chat_stats *stats,
+                       struct err *err);
 
 // --- scoring -------------------------------------------------------------------------------------------------------
 

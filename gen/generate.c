@@ -65,6 +65,12 @@ static void take_piece(struct output *out, const struct tokenizer *t, int32_t id
     utf8_hold_feed(&out->hold, piece.p, piece.n, &out->pending);
 }
 
+static bool is_end(const struct tokenizer *t, const struct generate_options *o, int32_t id) {
+    for (size_t i = 0; i < o->n_ends; i++)
+        if (o->ends[i] == id) return true;
+    return tokenizer_is_end(t, id);
+}
+
 bool generate(struct session *s, const struct tokenizer *t, struct sampler *sampler, const int32_t *prompt, size_t n_prompt,
               const struct generate_options *o, token_fn *fn, void *arg, struct generate_stats *stats, struct err *err) {
     assert(n_prompt > 0);
@@ -91,7 +97,7 @@ bool generate(struct session *s, const struct tokenizer *t, struct sampler *samp
             fine = false;
             break;
         }
-        bool end = tokenizer_is_end(t, id) && !o->ignore_eos;
+        bool end = is_end(t, o, id) && !o->ignore_eos;
         struct token_event e = {.id = id, .position = position, .logprob = NAN, .top = top};
         if (o->logprobs >= 0) {
             double lse = log_sum_exp(logits, V);

@@ -168,6 +168,22 @@ static size_t space_behind(const char *text, size_t n, size_t at) {
     return at;
 }
 
+// The token to split out at `at`. In a marked text (a rendered chat) control spellings count only where no byte of them is
+// marked, that is, where the template wrote them; user-defined tokens that look like control ones ("<|user|>" in some
+// files) count as such. Marks lie along the text as it was given, so only the first of the two lists knows them.
+static const struct special_token *split_at(const struct encoder *e, const struct special_list *list, const char *at, size_t n) {
+    const struct tokenizer *t = e->t;
+    if (!e->marks || list != &t->special) return special_at(list, at, n);
+    const char *marks = e->marks + (at - e->base);
+    size_t own = 0;
+    while (own < n && own < SPECIAL_MAX && !marks[own]) own++;
+    const struct special_token *control = own ? special_at(&t->special, at, own) : NULL;
+    const struct special_token *user = t->user.count ? special_at(&t->user, at, n) : NULL;
+    size_t length = user ? user->text.n : 0;
+    if (length > 4 && length > own && !memcmp(user->text.p, "<|", 2) && !memcmp(user->text.p + length - 2, "|>", 2)) user = NULL;
+    return control && (!user || control->text.n >= user->text.n) ? control : user;
+}
+
 typedef void part_fn(struct encoder *e, const struct part *p);
 
 // Splits the tokens of the list out, leftmost, longest first; what is between goes to `plain`. A token may take the
@@ -176,7 +192,7 @@ static void encode_split(struct encoder *e, const struct special_list *list, con
     const char *text = whole->text;
     size_t n = whole->n, begin = 0;
     for (size_t at = 0; list->count && at < n;) {
-        const struct special_token *s = special_at(list, text + at, n - at);
+        const struct special_token *s = split_at(e, list, text + at, n - at);
         if (!s || at < begin) {
             at += s ? s->text.n : 1;
             continue;
@@ -230,13 +246,17 @@ static void normal_reserve(struct encoder *e, const char *text, size_t n) {
     if (fits && room) mem_grow((void **)&e->normal.data, &e->normal.cap, room + 16, 1, "normalized text");
 }
 
-void tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, unsigned flags,
-                      struct ids *out) {
+void tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, unsigned flags, struct ids *out) {
+    tokenizer_encode_marked(t, text, NULL, n, flags, out);
+}
+
+void tokenizer_encode_marked(const struct tokenizer *t, const char *text, const char *marks, size_t n, unsigned flags,
+                             struct ids *out) {
     assert(t && out && (text || !n));
     size_t before = out->count;
     bool bos = (flags & TOKENIZE_BOS) && t->adds_bos, eos = (flags & TOKENIZE_EOS) && t->adds_eos;
     if (bos) ids_add(out, t->bos);
-    struct encoder e = {.t = t, .out = out, .special = flags & TOKENIZE_SPECIAL};
+    struct encoder e = {.t = t, .out = out, .special = (flags & TOKENIZE_SPECIAL) && !marks, .marks = marks, .base = text};
     normal_reserve(&e, text, n);
     // Fused unknown tokens depend on what stands before a piece, so such pieces are not remembered.
     if (n >= KNOWN_TEXT && (!t->fuses_unknown || t->all_bytes)) {
@@ -245,7 +265,7 @@ void tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, uns
         e.known = mem_array(slots, sizeof *e.known, "table of known pieces");
         e.known_mask = slots - 1;
     }
-    encode_split(&e, e.special ? &t->special : &t->user, &(struct part){text, n, true, false}, encode_stretch);
+    encode_split(&e, e.special || marks ? &t->special : &t->user, &(struct part){text, n, true, false}, encode_stretch);
     if (bos && out->count - before > 1 && out->id[before + 1] == t->bos) { // the text has its own
         memmove(out->id + before, out->id + before + 1, (out->count - before - 1) * sizeof *out->id);
         out->count--;

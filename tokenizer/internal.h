@@ -265,6 +265,7 @@ struct encoder {
     struct known_piece *known; // NULL for short texts
     size_t symbol_cap, heap_count, heap_cap, known_mask;
     bool special;       // spellings of control tokens count
+    const char *marks, *base; // a rendered chat: which bytes of the text at base a user wrote; NULL otherwise
     bool after_unknown; // the piece ended with the unknown token
     struct text escaped; // SPM: the piece with U+2581 for spaces; BPE: the piece as spelled
     struct text normal;  // stretches that normalization changed; never moves, known pieces point into it

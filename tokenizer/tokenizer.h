@@ -74,6 +74,10 @@ enum tokenize_flags { TOKENIZE_BOS = 1, TOKENIZE_SPECIAL = 2, TOKENIZE_EOS = 4 }
 // Appends the ids of n bytes to out. Never fails: every byte string has ids. Where the text itself begins with a
 // spelling of BOS that counts (chat templates do that), there is one BOS, not two; EOS at the end likewise.
 void tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, unsigned flags, struct ids *out);
+// The same for a text whose marked bytes (marks[i] != 0) come from somebody else: control spellings count where none of
+// their bytes is marked, whatever the flags say. marks may be NULL.
+void tokenizer_encode_marked(const struct tokenizer *t, const char *text, const char *marks, size_t n, unsigned flags,
+                             struct ids *out);
 
 // Streaming decode: bytes that do not yet end a UTF-8 character are held back; invalid ones pass as they are at
 // the next call that shows they cannot complete. 0-initialise.
