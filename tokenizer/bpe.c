@@ -219,7 +219,8 @@ void bpe_encode_piece(struct encoder *e, const char *text, size_t n) {
     size_t count = 0;
     for (size_t i = 0; i < n; i++) {
         int32_t id = byte_id[(unsigned char)text[i]];
-        if (id < 0) id = e->t->unknown;
+        // A GGUF file often names an end token as the unknown one, and text must not become that.
+        if (id < 0 && e->t->added) id = e->t->unknown;
         if (id >= 0) e->symbols[count++] = (struct symbol){.start = (uint32_t)i, .size = 1, .id = id};
     }
     count = merge_symbols(e, text, count);

@@ -178,7 +178,7 @@ static bool bytes_find(struct tokenizer *t, struct err *err) {
     t->all_bytes = true;
     for (int i = 0; i < 256; i++) t->all_bytes = t->all_bytes && t->byte_id[i] >= 0;
     for (int i = 0; i < 256; i++)
-        if (t->byte_id[i] < 0 && t->unknown < 0 && (t->kind != TOKENIZER_BPE || !byte_may_lack(i)))
+        if (t->byte_id[i] < 0 && (t->kind == TOKENIZER_BPE ? !byte_may_lack(i) : t->unknown < 0))
             return err_set(err, "byte 0x%02X has no token, so that some texts could not be told%s",
                            i,
                            t->kind == TOKENIZER_SPM ? " (there is no unknown token either)" : "");

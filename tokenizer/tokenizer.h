@@ -5,7 +5,7 @@
 // and BYTE, which is a BPE without merges: 256 bytes and one end token. Decoding is exact: for BPE and BYTE,
 // decode(encode(x)) == x for every byte string x, unless the family normalizes its text (Qwen 2, OLMo): then it is x in
 // Normalization Form C. Some vocabularies lack a token for bytes that no UTF-8 text has and for control characters; those
-// become the unknown token, or nothing where there is none, as in the tokenizers they come from.
+// become nothing (or the unknown token that a tokenizer.json names), as in the tokenizers they come from.
 //
 // Text never becomes a control token unless the caller asks (TOKENIZE_SPECIAL): spellings such as "<s>" in user text are
 // plain text. User-defined tokens (runs of spaces in some vocabularies) are text and always split out, longest first.
