@@ -63,7 +63,6 @@ INLINE vi v_load_bytes(const void *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si
 INLINE vi v_load_words(const void *p) { return _mm512_loadu_si512(p); }
 INLINE vf v_float(vi a) { return _mm512_cvtepi32_ps(a); }
 INLINE vi v_and(vi a, int bits) { return _mm512_and_si512(a, _mm512_set1_epi32(bits)); }
-INLINE vi v_or(vi a, vi b) { return _mm512_or_si512(a, b); }
 INLINE vi v_left(vi a, int n) { return _mm512_sll_epi32(a, _mm_cvtsi32_si128(n)); }
 INLINE vi v_right(vi a, int n) { return _mm512_srl_epi32(a, _mm_cvtsi32_si128(n)); }
 INLINE vi v_load_nibbles(const void *p) { return _mm512_loadu_si512(p); }

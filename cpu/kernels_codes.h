@@ -193,7 +193,6 @@ static void coded_unpack_row(enum dtype t, const unsigned char *panel, int row, 
 // bits [from, from + width) of the next codes, 32 / width of them, as a word at `to`.
 INLINE void word_pack(const uint8_t *code, const int from, const int width, unsigned char *to) {
     uint32_t word = 0;
-#pragma GCC unroll 32
     for (int i = 0; i < 32 / width; i++)
         word |= ((uint32_t)code[i] >> from & ((1u << width) - 1)) << i * width;
     memcpy(to, &word, sizeof word);
