@@ -103,8 +103,9 @@ struct run {
     int64_t n_seq, micro_seq;             // sequences of a step, of a micro-batch
     int32_t *ids, *targets, *doc_start;   // one micro-batch
     float *losses;
-    double last_save, floor;
-    int64_t resumed_at; // tokens
+    double last_save, last_eval, floor; // time_now, seconds of training, nats per byte
+    int64_t resumed_at;   // tokens
+    int64_t evaluated_at; // tokens of the last evaluation in the log, -1 when there is none
 };
 
 static void print_notes(struct text *notes) {
@@ -422,7 +423,10 @@ static double log_evaluation(struct run *r, int64_t tokens) {
     if (stop_wanted) return NAN;
     struct log_row row = {.step = r->state.step, .tokens = r->state.tokens, .loss = NAN, .lr = NAN, .grad_norm = NAN,
                           .dt_ms = NAN, .tok_per_s = NAN, .val_loss = loss, .val_nats_per_byte = per_byte};
-    log_add(r->log, &row);
+    // A run that was killed after this evaluation has it in its log already.
+    if (r->evaluated_at != r->state.tokens) log_add(r->log, &row);
+    r->evaluated_at = r->state.tokens;
+    r->last_eval = r->state.seconds;
     char count[32];
     text_count(count, (double)r->state.tokens);
     if (isfinite(r->floor))
@@ -496,10 +500,18 @@ static bool decay_begins(const struct run *r) {
 
 static bool finished(const struct run *r) { return amount.tokens && r->state.tokens >= amount.tokens; }
 
+// By --eval-every, else ten times in a run; the last one is finish()'s.
+static bool evaluation_due(const struct run *r) {
+    if (finished(r) || r->state.step == 0) return false;
+    if (opts.eval_every) return r->state.step % opts.eval_every == 0;
+    if (opts.time > 0 && !opts.tokens && !opts.steps) return r->state.seconds - r->last_eval > opts.time / 10;
+    return r->state.step % (int64_t)fmax(1, ceil((double)amount.tokens / (double)amount.batch_tokens / 10)) == 0;
+}
+
 static void loop(struct run *r) {
-    int64_t eval_every = opts.eval_every;
-    double expected_steps = amount.tokens ? (double)amount.tokens / (double)amount.batch_tokens : 0, last_eval = 0;
     bool guarded = false;
+    // The checkpoint was written before its evaluation; when the run was killed in between, it is made now.
+    if (r->resumed_at && r->evaluated_at < r->state.tokens && evaluation_due(r)) log_evaluation(r, opts.eval_tokens);
     while (!finished(r) && !stop_wanted) {
         if (!step(r)) break;
         if (!guarded) mem_freeze(true), guarded = true;
@@ -515,15 +527,10 @@ static void loop(struct run *r) {
             text_free(&folder);
         }
         bool by_steps = opts.save_every && r->state.step % opts.save_every == 0;
-        bool eval_due = eval_every ? r->state.step % eval_every == 0
-                        : expected_steps > 0 ? r->state.step % (int64_t)fmax(1, ceil(expected_steps / 10)) == 0
-                                             : r->state.seconds - last_eval > opts.time / 10;
+        bool eval_due = evaluation_due(r);
         double since_save = time_now() - r->last_save;
         if (by_steps || since_save > opts.save_seconds || (eval_due && since_save > 30)) save(r, opts.out, (int)opts.keep);
-        if (eval_due && !finished(r)) {
-            log_evaluation(r, opts.eval_tokens);
-            last_eval = r->state.seconds;
-        }
+        if (eval_due) log_evaluation(r, opts.eval_tokens);
         mem_freeze(true);
     }
     if (guarded) mem_freeze(false);
@@ -731,21 +738,34 @@ static struct model_config settle(struct run *r, const struct model_file *checkp
     return config;
 }
 
-// The log, and the settings of the run as a file that --config takes.
+static char *in_out(const char *name) {
+    struct text path = {0};
+    text_fmt(&path, "%s/%s", opts.out, name);
+    return path.data;
+}
+
+// The log, and the settings of the run as a file that --config takes. report.html is the last thing a run writes, so
+// one from before must go: it would say that this run is complete.
 static void open_records(struct run *r) {
     struct err err;
-    struct text log_path = {0}, config_path = {0}, settings = {0};
-    text_fmt(&log_path, "%s/log.jsonl", opts.out);
-    text_fmt(&config_path, "%s/config", opts.out);
-    r->log = log_open(log_path.data, r->state.tokens ? r->state.tokens : -1, &err);
-    if (!r->log) fail(1, &err);
+    struct text settings = {0};
+    struct log_rows rows = {0};
+    char *log_path = in_out("log.jsonl"), *config_path = in_out("config"), *report_path = in_out("report.html");
+    unlink(report_path);
+    r->log = log_open(log_path, r->state.tokens ? r->state.tokens : -1, &err);
+    if (!r->log || !log_read(log_path, &rows, &err)) fail(1, &err);
+    r->evaluated_at = -1;
+    for (size_t i = 0; i < rows.count; i++)
+        if (isfinite(rows.row[i].val_loss)) r->evaluated_at = rows.row[i].tokens;
+    log_rows_free(&rows);
     opt_write(train_table, train_table_count, &settings);
-    struct file_out *f = file_out_open(config_path.data, &err);
+    struct file_out *f = file_out_open(config_path, &err);
     if (!f) fail(1, &err);
     file_out_write(f, settings.data, settings.len);
     if (!file_out_commit(f, &err)) fail(1, &err);
-    text_free(&log_path);
-    text_free(&config_path);
+    mem_free(log_path);
+    mem_free(config_path);
+    mem_free(report_path);
     text_free(&settings);
 }
 
@@ -773,10 +793,12 @@ int main(int argc, char **argv) {
     if (checkpoint && !checkpoint_read_tensors(checkpoint, r.model, r.optimizer, &err)) fail(1, &err);
     model_file_close(checkpoint);
     print_start(&r);
-    if (checkpoint && finished(&r)) {
+    char *report = in_out("report.html");
+    if (checkpoint && finished(&r) && file_exists(report)) {
         fprintf(stderr, "this run is complete: see %s/model.gguf; give another --out, or --decay-from %s/trunk/ckpt-N.gguf, for something new\n", opts.out, opts.out);
         return 0;
     }
+    mem_free(report);
     open_records(&r);
     progress_open(&r.progress, 5);
     r.last_save = time_now();

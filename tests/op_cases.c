@@ -1015,6 +1015,9 @@ const struct op_spec op_specs[] = {
     {OP_MATMUL_EXPERTS, "matmul_experts blocks", BLOCKS,
      SHAPES({.n = 5, .K = 64, .M = 17, .H = 3, .mode = 2}, {.n = 30, .K = 256, .M = 33, .H = 2, .mode = 2, .loaded = true}),
      experts_declare, experts_call, .reference = experts_reference, .terms = terms_K, .unit = 1},
+    {OP_MATMUL_EXPERTS, "matmul_experts blocks of 256", BLOCKS_256,
+     SHAPES({.n = 5, .K = 256, .M = 17, .H = 3, .mode = 2}, {.n = 30, .K = 512, .M = 33, .H = 2, .mode = 2, .loaded = true}),
+     experts_declare, experts_call, .reference = experts_reference, .terms = terms_K, .unit = 1},
     {OP_MIX, "mix", BIT(F32), SHAPES({.n = 1, .C = 1, .K = 1}, {.n = 5, .C = 33, .K = 2}, {.n = 19, .C = 257, .K = 8}),
      mix_declare, mix_call, .reference = mix_reference, .terms = terms_K, .unit = 1},
 };
