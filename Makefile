@@ -23,6 +23,9 @@ ifneq (,$(filter x86_64 amd64,$(ARCH)))
   ISA_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c
 endif
 
+# All cores, unless told otherwise.
+MAKEFLAGS += -j$(shell nproc 2>/dev/null || echo 2)
+
 MODULES := core formats tokenizer cpu model gen learn
 SRC     := backend.c $(wildcard $(MODULES:%=%/*.c))
 OBJ     := $(SRC:%.c=$(B)/%.o)

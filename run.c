@@ -164,9 +164,12 @@ static void open_model(struct app *a) {
     a->model = model_load(a->file, a->backend, &err);
     if (!a->model) fail(1, &err);
     const struct model_config *c = &a->model->config;
-    if (c->V != tokenizer_vocab(a->tokenizer))
+    if (c->V < tokenizer_vocab(a->tokenizer))
         refuse(1, "%s: the model has %lld tokens, its tokenizer (%s) %lld: they do not belong together", o.model, (long long)c->V,
                tokenizer_kind_name(a->tokenizer), (long long)tokenizer_vocab(a->tokenizer));
+    if (c->V > tokenizer_vocab(a->tokenizer))
+        fprintf(stderr, "note: the model has %lld rows of vocabulary, its tokenizer %lld tokens: the rest is padding and never chosen\n",
+                (long long)c->V, (long long)tokenizer_vocab(a->tokenizer));
     struct text machine = {0};
     char params[32], bytes[32];
     a->backend->report(&machine);
@@ -299,7 +302,7 @@ static int run_generate(struct app *a) {
     if ((int64_t)ids.count > ctx)
         refuse(1, "the prompt has %zu tokens, the context holds %lld: give a larger -c or a shorter prompt", ids.count, (long long)ctx);
     open_session(a, ctx, 0);
-    struct sampler *sampler = sampler_new(&o.sampler, a->model->config.V);
+    struct sampler *sampler = sampler_new(&o.sampler, tokenizer_vocab(a->tokenizer));
     struct generate_options g = {.n = o.n, .ignore_eos = o.ignore_eos, .stop = &o.stop, .logprobs = o.logprobs, .special = o.special,
                                  .prompt_threads = o.threads_batch};
     struct generate_stats stats;

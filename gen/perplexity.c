@@ -11,7 +11,7 @@
 // Adds the losses of ids[from..to) inside the window ids[0..n); token j is predicted by row j - 1.
 static bool score_window(struct session *s, const struct tokenizer *t, const int32_t *ids, int64_t n, int64_t from,
                          struct perplexity *p, struct err *err) {
-    int64_t V = tokenizer_vocab(t);
+    int64_t V = session_vocab(s);
     session_rewind(s, 0);
     for (int64_t at = 0; at < n - 1; at += PERPLEXITY_ROWS) {
         int64_t rows = n - 1 - at < PERPLEXITY_ROWS ? n - 1 - at : PERPLEXITY_ROWS;

@@ -236,6 +236,7 @@ struct session *session_new(const struct model *m, const struct session_options 
 void session_free(struct session *s);
 int64_t session_length(const struct session *s);   // tokens in the cache
 int64_t session_capacity(const struct session *s);
+int64_t session_vocab(const struct session *s); // V: values in a row of logits; may exceed the tokenizer's (padding)
 void session_rewind(struct session *s, int64_t length); // forget all after `length` tokens; length <= session_length
 // Feeds n ids after what is there and returns host logits (already divided by logit_divisor), valid until the next
 // feed: the last row [V], or all n rows [n,V] (then n <= all_logits). NULL with a sentence when the context is full

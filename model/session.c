@@ -119,6 +119,7 @@ void session_free(struct session *s) {
 
 int64_t session_length(const struct session *s) { return s->length; }
 int64_t session_capacity(const struct session *s) { return s->ctx; }
+int64_t session_vocab(const struct session *s) { return s->m->config.V; }
 
 void session_rewind(struct session *s, int64_t length) {
     assert(length >= 0 && length <= s->length);
