@@ -528,7 +528,7 @@ Test(model, size_names_mean_their_size) {
         const char *name;
         int64_t vocab;
         double params;
-    } rows[] = {{"1M", 2048, 1e6},    {"3M", 4096, 3e6},      {"10M", 4096, 1e7},   {"30M", 4096, 3e7},
+    } rows[] = {{"1M", 4096, 1e6},    {"3M", 4096, 3e6},      {"10M", 4096, 1e7},   {"30M", 4096, 3e7},
                 {"70M", 8192, 7e7},   {"125M", 49152, 125e6}, {"350M", 49152, 35e7}, {"1B", 49152, 1e9},
                 {"3B", 49152, 3e9}};
     for (size_t f = 0; f < COUNT_OF(both); f++) {
