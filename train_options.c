@@ -58,7 +58,7 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"--final", OPT_REAL, &opts.final, 0, 1, "X", "floor of the decay as a share", 0},
     {"--decay-from", OPT_TEXT, &opts.decay_from, 0, 0, "CKPT", "cool down any checkpoint: branch off with --decay-tokens into another --out", 0},
     {"--decay-tokens", OPT_INT, &opts.decay_tokens, 0, 1e15, "N", "length of that branch; 0: 25% of what the checkpoint has seen", 0},
-    {"--power-a", OPT_REAL, &opts.power_a, 0, 1000, "X", "amplitude of the power law; 0: 4, and below 64k tokens a batch 4 sqrt(64k / batch)", 0},
+    {"--power-a", OPT_REAL, &opts.power_a, 0, 1000, "X", "amplitude of the power law; 0: 4, and below 64k tokens a batch 4 (64k / batch)^0.25", 0},
     {"--power-b", OPT_REAL, &opts.power_b, -2, 0, "X", "exponent of the power law", 0},
     {"--beta1", OPT_REAL, &opts.beta1, 0, 0.99999, "X", "AdamW", 0},
     {"--beta2", OPT_REAL, &opts.beta2, 0, 0.999999, "X", "AdamW", 0},
