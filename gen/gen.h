@@ -49,6 +49,9 @@ struct candidate {
 };
 size_t sampler_distribution(struct sampler *s, const float *logits, struct candidate *out); // out: room for V
 
+// log(sum(exp(logits))) over V values, in double: what turns a logit into a log-probability.
+double logits_log_sum_exp(const float *logits, int64_t V);
+
 // --- generating ----------------------------------------------------------------------------------------------------
 
 struct generate_options {

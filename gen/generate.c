@@ -38,7 +38,7 @@ static size_t stop_tail(const struct output *out) {
     return longest;
 }
 
-static double log_sum_exp(const float *logits, int64_t V) {
+double logits_log_sum_exp(const float *logits, int64_t V) {
     float most = logits[0];
     for (int64_t i = 1; i < V; i++) most = fmaxf(most, logits[i]);
     double sum = 0;
@@ -100,7 +100,7 @@ bool generate(struct session *s, const struct tokenizer *t, struct sampler *samp
         bool end = is_end(t, o, id) && !o->ignore_eos;
         struct token_event e = {.id = id, .position = position, .logprob = NAN, .top = top};
         if (o->logprobs >= 0) {
-            double lse = log_sum_exp(logits, V);
+            double lse = logits_log_sum_exp(logits, V);
             e.logprob = (double)logits[id] - lse;
             e.n_top = best_tokens(logits, V, lse, n_top, top);
         }

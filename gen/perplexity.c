@@ -22,11 +22,7 @@ static bool score_window(struct session *s, const struct tokenizer *t, const int
             int64_t target = at + i + 1;
             if (target < from) continue;
             const float *row = logits + i * V;
-            float most = row[0];
-            for (int64_t v = 1; v < V; v++) most = fmaxf(most, row[v]);
-            double sum = 0;
-            for (int64_t v = 0; v < V; v++) sum += exp((double)row[v] - most);
-            double loss = most + log(sum) - row[ids[target]];
+            double loss = logits_log_sum_exp(row, V) - row[ids[target]];
             p->nll += loss;
             p->nll_sq += loss * loss;
             p->tokens++;
