@@ -20,7 +20,7 @@ endif
 # Only the kernels may assume a processor; each file of them is compiled for its own and chosen at run time.
 ifneq (,$(filter x86_64 amd64,$(ARCH)))
   ISA_avx2   := -mavx2 -mfma -mf16c
-  ISA_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c
+  ISA_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx2 -mfma -mf16c
 endif
 
 # All cores, unless told otherwise.

@@ -66,6 +66,8 @@ struct rmsnorm_back_args { struct tensor dx, dweight, dout, x, weight; float eps
 
 // out = scale * x w^T + (accumulate ? out : 0)             out [n,M], x [n,K] f32; w [M,K] of any dtype and layout.
 // The sum over K: chains of fused multiply-adds over blocks of 256 columns, each from zero, block sums added in order.
+// With w of a block format x is first rounded, 32 columns at a time, to whole multiples of max|x| / 32512 (16 bits): the
+// dots of codes are then exact integers, and only sums of groups of 16 or 32 columns are rounded, added in order.
 // scale 0 means 1, here and below.
 struct matmul_args { struct tensor out, x, w; float scale; bool accumulate; };
 // dx = scale * dout w + (accumulate ? dx : 0)              dx [n,K], dout [n,M], w [M,K] ROWS f32 or bf16

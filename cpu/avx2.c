@@ -17,6 +17,7 @@
 
 typedef __m256 vf;
 typedef __m256i vi;
+typedef uint32_t vu __attribute__((vector_size(32)));
 
 INLINE vi v_first(int64_t n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(n > 8 ? 8 : n)),
@@ -66,47 +67,36 @@ INLINE vi v_load_words(const void *p) { return _mm256_loadu_si256(p); }
 INLINE vf v_float(vi a) { return _mm256_cvtepi32_ps(a); }
 INLINE vi v_and(vi a, int bits) { return _mm256_and_si256(a, _mm256_set1_epi32(bits)); }
 INLINE vi v_or(vi a, vi b) { return _mm256_or_si256(a, b); }
-INLINE vi v_left(vi a, int n) { return _mm256_sll_epi32(a, _mm_cvtsi32_si128(n)); }
-INLINE vi v_right(vi a, int n) { return _mm256_srl_epi32(a, _mm_cvtsi32_si128(n)); }
-INLINE vi v_load_nibbles(const void *p) { return _mm256_loadu_si256(p); }
-INLINE vi v_next_nibble(vi w) { return _mm256_srli_epi32(w, 4); }
-INLINE vf v_nibble(vi w) { // low nibble of each lane, minus 8
-    const vi q = _mm256_and_si256(w, _mm256_set1_epi32(15));
-    return _mm256_sub_ps(_mm256_cvtepi32_ps(q), _mm256_set1_ps(8));
+INLINE vi v_left(vi a, int n) { return (vi)((vu)a << n); }
+INLINE vi v_right(vi a, int n) { return (vi)((vu)a >> n); }
+INLINE vi v_zero_words(void) { return _mm256_setzero_si256(); }
+INLINE vi v_set1_words(int32_t x) { return _mm256_set1_epi32(x); }
+INLINE void v_store_words(void *p, vi a) { _mm256_storeu_si256(p, a); }
+INLINE vi v_max_words(vi a, vi b) { return _mm256_max_epi32(a, b); }
+INLINE vi v_whole(vf a) { return _mm256_cvtps_epi32(a); } // to nearest, even among equals
+INLINE __m128i bytes_16(int a, int b, int c, int d, int e, int f, int g, int h, int i, int j, int k,
+                        int l, int m, int n, int o, int p) {
+    return _mm_setr_epi8((char)a, (char)b, (char)c, (char)d, (char)e, (char)f, (char)g, (char)h,
+                         (char)i, (char)j, (char)k, (char)l, (char)m, (char)n, (char)o, (char)p);
 }
-// Low nibble of each lane: itself, and as the code of IQ4_NL and of MXFP4.
-INLINE vf v_nibble_count(vi w) {
-    return _mm256_cvtepi32_ps(_mm256_and_si256(w, _mm256_set1_epi32(15)));
+// Entry `code` of the table for every byte.
+#define v_table(code, ...)                                                                         \
+    _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(bytes_16(__VA_ARGS__)), code)
+// Quads of kernels_whole.h: four codes, unsigned bytes, times four numbers of sixteen bits. A pair of
+// words holds the first and third number, then the second and fourth.
+INLINE void v_quads_store(int32_t *to, vi x) { // 2 quads of the 8 terms
+    const __m128i sixteen =
+        _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    const __m128i quads = _mm_setr_epi8(0, 1, 8, 9, 4, 5, 12, 13, 2, 3, 10, 11, 6, 7, 14, 15);
+    _mm_storeu_si128((void *)to, _mm_shuffle_epi8(sixteen, quads));
 }
-// A table of 16 bytes by the low nibble of each lane; the other bytes of the index say zero. The bytes are not
-// negative: the table lies `shift` higher.
-INLINE vf v_nibble_table(vi w, __m128i table, float shift) {
-    const vi at = _mm256_or_si256(_mm256_and_si256(w, _mm256_set1_epi32(15)),
-                                  _mm256_set1_epi32((int)0x80808000));
-    const vi byte = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), at);
-    return _mm256_sub_ps(_mm256_cvtepi32_ps(byte), _mm256_set1_ps(shift));
+INLINE void v_quad_dot(vi *even, vi *odd, vi codes, const int32_t *x) {
+    const vi first = _mm256_and_si256(codes, _mm256_set1_epi32(0x00ff00ff));
+    const vi second = _mm256_srli_epi16(codes, 8);
+    *even = _mm256_add_epi32(*even, _mm256_madd_epi16(first, _mm256_set1_epi32(x[0])));
+    *odd = _mm256_add_epi32(*odd, _mm256_madd_epi16(second, _mm256_set1_epi32(x[1])));
 }
-INLINE vf v_nibble_uneven(vi w) {
-    return v_nibble_table(w, _mm_setr_epi8(0, 23, 44, 62, 78, 92, 105, 117, (char)128, (char)140,
-                                           (char)152, (char)165, (char)180, (char)196, (char)216,
-                                           (char)240), 127);
-}
-INLINE vf v_nibble_e2m1(vi w) {
-    return v_nibble_table(
-        w, _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0), 12);
-}
-// Codes whose bits lie in several words, as floats.
-INLINE vf v_code2(vi p) { return v_float(v_and(p, 3)); }
-INLINE vf v_code3(vi p, vi s) { // less 4
-    return v_sub(v_float(v_or(v_and(p, 3), v_and(s, 4))), v_set1(4));
-}
-INLINE vf v_code5(vi q, vi s, float first) {
-    const vf code = v_float(v_or(v_and(q, 15), v_and(s, 16)));
-    return first == 0 ? code : v_add(code, v_set1(first));
-}
-INLINE vf v_code6(vi q, vi p) { // less 32
-    return v_sub(v_float(v_or(v_and(q, 15), v_and(p, 48))), v_set1(32));
-}
+INLINE vi v_quad_sum(vi even, vi odd) { return _mm256_add_epi32(even, odd); }
 INLINE void v_store_bf16(void *p, vf x) { // round to nearest even; NaN stays NaN
     const vi u = _mm256_castps_si256(x);
     const vi odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));

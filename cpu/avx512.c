@@ -1,4 +1,4 @@
-// avx512.c: the kernels for processors with AVX-512 (F, BW, DQ, VL), FMA and F16C.
+// avx512.c: the kernels for processors with AVX-512 (F, BW, DQ, VL, VNNI), FMA and F16C.
 //
 // Only the vector words stand here: a vector `vf` of VW floats and what can be done with it. What
 // the ops do with them is in kernels.h, the same source for avx2.c. "Bodies in a header" is the
@@ -7,7 +7,7 @@
 #include "cpu/cpu.h"
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) &&                      \
-    defined(__AVX512VL__) && defined(__FMA__) && defined(__F16C__)
+    defined(__AVX512VL__) && defined(__AVX512VNNI__) && defined(__FMA__) && defined(__F16C__)
 #include <cpuid.h>
 #include <immintrin.h>
 
@@ -18,6 +18,7 @@
 
 typedef __m512 vf;
 typedef __m512i vi;
+typedef uint32_t vu __attribute__((vector_size(64)));
 
 INLINE __mmask16 v_first(int64_t n) { return (__mmask16)(n >= 16 ? 0xffffu : (1u << n) - 1); }
 INLINE vf v_zero(void) { return _mm512_setzero_ps(); }
@@ -62,52 +63,40 @@ INLINE vf v_load_i8(const void *p) {
 INLINE vi v_load_bytes(const void *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128(p)); }
 INLINE vi v_load_words(const void *p) { return _mm512_loadu_si512(p); }
 INLINE vf v_float(vi a) { return _mm512_cvtepi32_ps(a); }
+INLINE vi v_or(vi a, vi b) { return _mm512_or_si512(a, b); }
 INLINE vi v_and(vi a, int bits) { return _mm512_and_si512(a, _mm512_set1_epi32(bits)); }
-INLINE vi v_left(vi a, int n) { return _mm512_sll_epi32(a, _mm_cvtsi32_si128(n)); }
-INLINE vi v_right(vi a, int n) { return _mm512_srl_epi32(a, _mm_cvtsi32_si128(n)); }
-INLINE vi v_load_nibbles(const void *p) { return _mm512_loadu_si512(p); }
-INLINE vi v_next_nibble(vi w) { return _mm512_srli_epi32(w, 4); }
-INLINE vf
-v_nibble(vi w) { // low nibble of each lane, minus 8: a table look-up reads only the low four bits
-    return _mm512_permutexvar_ps(
-        w, _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7));
+INLINE vi v_left(vi a, int n) { return (vi)((vu)a << n); }
+INLINE vi v_right(vi a, int n) { return (vi)((vu)a >> n); }
+INLINE vi v_zero_words(void) { return _mm512_setzero_si512(); }
+INLINE vi v_set1_words(int32_t x) { return _mm512_set1_epi32(x); }
+INLINE void v_store_words(void *p, vi a) { _mm512_storeu_si512(p, a); }
+INLINE vi v_max_words(vi a, vi b) { return _mm512_max_epi32(a, b); }
+INLINE vi v_whole(vf a) { return _mm512_cvtps_epi32(a); } // to nearest, even among equals
+INLINE __m128i bytes_16(int a, int b, int c, int d, int e, int f, int g, int h, int i, int j, int k,
+                        int l, int m, int n, int o, int p) {
+    return _mm_setr_epi8((char)a, (char)b, (char)c, (char)d, (char)e, (char)f, (char)g, (char)h,
+                         (char)i, (char)j, (char)k, (char)l, (char)m, (char)n, (char)o, (char)p);
 }
-// Low nibble of each lane: itself, and as the code of IQ4_NL and of MXFP4.
-INLINE vf v_nibble_count(vi w) {
-    return _mm512_permutexvar_ps(
-        w, _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+// Entry `code` of the table for every byte.
+#define v_table(code, ...)                                                                         \
+    _mm512_shuffle_epi8(_mm512_broadcast_i32x4(bytes_16(__VA_ARGS__)), code)
+// Quads of kernels_whole.h: four codes, unsigned bytes, times four numbers of sixteen bits. A number
+// is 256 high + low, both signed bytes; a pair of words holds the high bytes and the low ones.
+INLINE void v_quads_store(int32_t *to, vi x) { // 4 quads of the 16 terms
+    const vi high = _mm512_srai_epi32(_mm512_add_epi32(x, _mm512_set1_epi32(128)), 8);
+    const vi low = _mm512_sub_epi32(x, _mm512_slli_epi32(high, 8));
+    const __m128i quads = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
+    const __m128i h = _mm_shuffle_epi8(_mm512_cvtepi32_epi8(high), quads);
+    const __m128i l = _mm_shuffle_epi8(_mm512_cvtepi32_epi8(low), quads);
+    _mm_storeu_si128((void *)to, _mm_unpacklo_epi32(h, l));
+    _mm_storeu_si128((void *)(to + 4), _mm_unpackhi_epi32(h, l));
 }
-INLINE vf v_nibble_uneven(vi w) {
-    return _mm512_permutexvar_ps(w, _mm512_setr_ps(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13,
-                                                   25, 38, 53, 69, 89, 113));
+INLINE void v_quad_dot(vi *high, vi *low, vi codes, const int32_t *x) {
+    *high = _mm512_dpbusd_epi32(*high, codes, _mm512_set1_epi32(x[0]));
+    *low = _mm512_dpbusd_epi32(*low, codes, _mm512_set1_epi32(x[1]));
 }
-INLINE vf v_nibble_e2m1(vi w) {
-    return _mm512_permutexvar_ps(
-        w, _mm512_setr_ps(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
-}
-// Codes whose bits lie in several words, as floats. A table look-up reads the low four or five bits only, so what
-// stands above them may stay; tables of fewer values repeat.
-INLINE vi v_bits_of(int mask, vi a, vi b) { // the bits of a where mask is 1, else of b
-    return _mm512_ternarylogic_epi32(_mm512_set1_epi32(mask), a, b, 0xca);
-}
-INLINE vf v_code2(vi p) {
-    return _mm512_permutexvar_ps(p,
-                                 _mm512_setr_ps(0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3));
-}
-INLINE vf v_code3(vi p, vi s) { // less 4
-    return _mm512_permutexvar_ps(v_bits_of(3, p, s), _mm512_setr_ps(-4, -3, -2, -1, 0, 1, 2, 3, -4,
-                                                                    -3, -2, -1, 0, 1, 2, 3));
-}
-INLINE vf v_code5(vi q, vi s, float first) {
-    const vf low = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    return _mm512_permutex2var_ps(v_add(low, v_set1(first)), v_bits_of(15, q, s),
-                                  v_add(low, v_set1(first + 16)));
-}
-INLINE vf v_code6(vi q, vi p) { // less 32: put below the exponent of 2^23 the code counts in ones
-    const vi code = v_bits_of(15, q, p);
-    const vi sum = _mm512_ternarylogic_epi32(code, _mm512_set1_epi32(63),
-                                             _mm512_set1_epi32(0x4b000000), 0xea);
-    return v_sub(_mm512_castsi512_ps(sum), v_set1(0x1p23f + 32));
+INLINE vi v_quad_sum(vi high, vi low) {
+    return _mm512_add_epi32(_mm512_slli_epi32(high, 8), low);
 }
 INLINE void v_store_bf16(void *p, vf x) { // round to nearest even; NaN stays NaN
     const vi u = _mm512_castps_si512(x);
@@ -199,7 +188,7 @@ INLINE bool kernels_f16c(void) {
 INLINE bool kernels_processor(void) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("fma") && kernels_f16c();
+           __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("fma") && kernels_f16c();
 }
 
 #include "cpu/kernels.h"

@@ -144,7 +144,7 @@ static const struct level_row {
 } level_rows[LEVEL_COUNT] = {
     [LEVEL_PLAIN] = {"plain", "any processor", plain_report},
     [LEVEL_AVX2] = {"avx2", "AVX2, FMA and F16C", avx2_report},
-    [LEVEL_AVX512] = {"avx512", "AVX-512 F, BW, DQ and VL", avx512_report},
+    [LEVEL_AVX512] = {"avx512", "AVX-512 F, BW, DQ, VL and VNNI", avx512_report},
 };
 
 static bool level_fill(struct backend *b, enum level level) {

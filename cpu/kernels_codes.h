@@ -1,7 +1,8 @@
-// kernels_codes.h: packed weights of the block formats that are codes into a table (core/blocks.h).
-// Part of kernels.h.
+// kernels_codes.h: packed weights of the block formats. Part of kernels.h.
 //
-//     w = (d * scale) * value[code] - dmin * min
+// Every block format is codes into a table (core/blocks.h):
+//
+//     w = (d * scale) * (code - zero) - dmin * min           (table formats: the table's value for code - zero)
 //
 // A panel is 32 weight rows. Per block of the format (32 or 256 terms) it holds what all rows have
 // at this place, side by side: 32 d's (f16; bf16 for MXFP4), 32 dmin's where the format has mins,
@@ -9,33 +10,35 @@
 //
 //     32 scales (i8) per group of 16 or 32 terms, where the format has them
 //     32 mins (u8) per group, where it has them; Q2_K keeps both in one byte, min in the high half
-//     nibbles   4 x [32] words: word j of line g has the low 4 bits of terms 8g to 8g + 7 of row j
-//     pairs     2 x [32] words: 16 terms each, 2 bits a term: codes of 2 and 3 bits, top of 6
-//     singles   1 x [32] words: 32 terms, 1 bit a term: the top bit of codes of 3 and 5 bits
+//     octets    8 x [32] words: codes of 8 bits, 4 terms a word
+//     nibbles   4 x [32] words: the low 4 bits of 8 terms
+//     pairs     2 x [32] words: 2 bits of 16 terms: codes of 2 and 3 bits, top of 6
+//     singles   1 x [32] words: 1 bit of 32 terms: the top bit of codes of 3 and 5 bits
 //
-// So bits stay as few as in the file (scales of six bits take eight), every load is a whole vector,
-// and a code comes out by a shift and a mask in all rows at once. d * scale and dmin * min are
-// exact in f32, and so is their product with a value wherever there is a min: one fused
-// multiply-add rounds as the product and the difference of the formula do.
+// The 32 terms of a chunk are 8 quads of 4: term 8g + 2j + b is byte j of quad 2g + b. The order of
+// bits in the words is such that one shift and one mask bring out the four codes of a quad as the
+// four bytes of a word, in all rows at once. Bits stay as few as in the file (scales of six bits
+// take eight) and every load is a whole vector.
 //
-// The sign of -dmin is turned before, not inside: x + (-0) and x - (+0) then agree for every zero.
+// kernels_whole.h multiplies them.
+
+#define CODED_DTYPES(X) X(Q8_0, q8_0) X(Q4_0, q4_0) BLOCK_DTYPES(X)
 
 // All of these are folded: the dtype is a constant wherever they are called.
 INLINE bool is_coded(const enum dtype t) {
-    return t == DTYPE_Q4_1 || t == DTYPE_Q5_0 || t == DTYPE_Q5_1 || t == DTYPE_Q2_K ||
-           t == DTYPE_Q3_K || t == DTYPE_Q4_K || t == DTYPE_Q5_K || t == DTYPE_Q6_K ||
-           t == DTYPE_IQ4_NL || t == DTYPE_IQ4_XS || t == DTYPE_MXFP4;
+    return t != DTYPE_F32 && t != DTYPE_F16 && t != DTYPE_BF16 && t != DTYPE_I32;
 }
 INLINE bool coded_mins(const enum dtype t) {
     return t == DTYPE_Q4_1 || t == DTYPE_Q5_1 || t == DTYPE_Q2_K || t == DTYPE_Q4_K ||
            t == DTYPE_Q5_K;
 }
 INLINE int coded_bits(const enum dtype t) {
-    return t == DTYPE_Q2_K                                             ? 2
-           : t == DTYPE_Q3_K                                           ? 3
-           : t == DTYPE_Q6_K                                           ? 6
-           : t == DTYPE_Q5_0 || t == DTYPE_Q5_1 || t == DTYPE_Q5_K     ? 5
-                                                                       : 4;
+    return t == DTYPE_Q2_K                                         ? 2
+           : t == DTYPE_Q3_K                                       ? 3
+           : t == DTYPE_Q6_K                                       ? 6
+           : t == DTYPE_Q8_0                                       ? 8
+           : t == DTYPE_Q5_0 || t == DTYPE_Q5_1 || t == DTYPE_Q5_K ? 5
+                                                                   : 4;
 }
 INLINE bool coded_scales(const enum dtype t) { // else a block is one group, 32 terms
     return t == DTYPE_Q2_K || t == DTYPE_Q3_K || t == DTYPE_Q4_K || t == DTYPE_Q5_K ||
@@ -45,9 +48,18 @@ INLINE int coded_terms(const enum dtype t) { return coded_scales(t) ? 256 : 32; 
 INLINE int coded_group(const enum dtype t) {
     return t == DTYPE_Q2_K || t == DTYPE_Q3_K || t == DTYPE_Q6_K ? 16 : 32;
 }
-INLINE bool coded_nibbles(const enum dtype t) { return coded_bits(t) >= 4; }
+INLINE bool coded_octets(const enum dtype t) { return coded_bits(t) == 8; }
+INLINE bool coded_nibbles(const enum dtype t) { return coded_bits(t) >= 4 && coded_bits(t) < 8; }
 INLINE bool coded_pairs(const enum dtype t) { return coded_bits(t) % 4 >= 2; }
 INLINE bool coded_singles(const enum dtype t) { return coded_bits(t) % 2 == 1; }
+INLINE bool coded_uneven(const enum dtype t) { return t == DTYPE_IQ4_NL || t == DTYPE_IQ4_XS; }
+INLINE int coded_zero(const enum dtype t) { // what a code, or its table's entry, is when the value is 0
+    return coded_mins(t)       ? 0
+           : t == DTYPE_MXFP4  ? 12
+           : coded_uneven(t)   ? 127
+           : coded_bits(t) == 8 ? 128
+                               : 1 << (coded_bits(t) - 1);
+}
 
 // Byte offsets: of the first chunk in a block, of the parts in a chunk, and of what follows.
 INLINE int coded_head(const enum dtype t) { return 2 * PANEL * (1 + coded_mins(t)); }
@@ -58,8 +70,8 @@ INLINE int coded_at_nibbles(const enum dtype t) {
     const bool own_mins = coded_scales(t) && coded_mins(t) && t != DTYPE_Q2_K;
     return coded_at_mins(t) + (own_mins ? PANEL * (32 / coded_group(t)) : 0);
 }
-INLINE int coded_at_pairs(const enum dtype t) {
-    return coded_at_nibbles(t) + (coded_nibbles(t) ? 16 * PANEL : 0);
+INLINE int coded_at_pairs(const enum dtype t) { // octets stand where nibbles would
+    return coded_at_nibbles(t) + (coded_octets(t) ? 32 : coded_nibbles(t) ? 16 : 0) * PANEL;
 }
 INLINE int coded_at_singles(const enum dtype t) {
     return coded_at_pairs(t) + (coded_pairs(t) ? 8 * PANEL : 0);
@@ -75,90 +87,80 @@ INLINE size_t coded_panel_bytes(const enum dtype t, int64_t terms) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// Out of the panel: one vector of neighbouring rows, term after term.
+// Out of the panel.
 
-struct coded {
-    vf d, dmin;   // of the block; dmin with its sign turned
-    vf dl, ml;    // times scale and min of the group
-    vi q, p, s;   // the words in use: nibbles, pairs, singles, shifted so that the next code is at hand
-    vi pair, single;
-};
+// Bits `mask` of every byte of w, moved up by `up` (down when negative) and masked by `mask` after it.
+INLINE vi bits_moved(vi w, const int up, const int mask) {
+    return v_and(up > 0 ? v_left(w, up) : v_right(w, -up), mask * 0x01010101);
+}
 
-// Before term g, a multiple of 8, of the chunk at `chunk` of the block at `block`; rows from `col`.
-INLINE void coded_begin(const enum dtype t, struct coded *c, const unsigned char *block,
-                        const unsigned char *chunk, int col, const int g) {
-    if (g == 0) {
-        c->d = t == DTYPE_MXFP4 ? v_load_bf16(block + 2 * col) : v_load_f16(block + 2 * col);
-        if (coded_mins(t))
-            c->dmin = v_mul(v_set1(-1), v_load_f16(block + 2 * PANEL + 2 * col));
-        if (!coded_scales(t)) c->dl = c->d, c->ml = c->dmin;
-        if (coded_singles(t)) c->single = v_load_words(chunk + coded_at_singles(t) + 4 * col);
+// The four codes (table formats: entries) of a quad as bytes, of VW rows from `col`.
+INLINE vi coded_quad(const enum dtype t, const unsigned char *chunk, int col, const int quad) {
+    if (coded_octets(t)) return v_load_words(chunk + coded_at_nibbles(t) + (quad * PANEL + col) * 4);
+    vi code = v_zero_words();
+    if (coded_nibbles(t)) {
+        const vi w = v_load_words(chunk + coded_at_nibbles(t) + (quad / 2 * PANEL + col) * 4);
+        code = bits_moved(w, -4 * (quad % 2), 15);
     }
-    if (coded_scales(t) && g % coded_group(t) == 0) {
-        const unsigned char *scale = chunk + g / coded_group(t) * PANEL + col;
-        if (t == DTYPE_Q2_K) {
-            const vi both = v_load_bytes(scale);
-            c->dl = v_mul(c->d, v_float(v_and(both, 15)));
-            c->ml = v_mul(c->dmin, v_float(v_right(both, 4)));
-        } else {
-            c->dl = v_mul(c->d, v_load_i8(scale));
-            if (coded_mins(t)) c->ml = v_mul(c->dmin, v_load_i8(scale + coded_at_mins(t)));
-        }
-    }
-    if (coded_nibbles(t))
-        c->q = v_load_words(chunk + coded_at_nibbles(t) + g / 8 * 4 * PANEL + 4 * col);
     if (coded_pairs(t)) {
-        if (g % 16 == 0)
-            c->pair = v_load_words(chunk + coded_at_pairs(t) + g / 16 * 4 * PANEL + 4 * col);
-        const vi here = g % 16 ? v_right(c->pair, 16) : c->pair;
-        c->p = t == DTYPE_Q6_K ? v_left(here, 4) : here;
+        const vi w = v_load_words(chunk + coded_at_pairs(t) + (quad / 4 * PANEL + col) * 4);
+        const int to = t == DTYPE_Q6_K ? 4 : 0;
+        code = v_or(code, bits_moved(w, to - 2 * (quad % 4), 3 << to));
     }
     if (coded_singles(t)) {
-        const int at = t == DTYPE_Q3_K ? 2 : 4; // where the bit goes in a code
-        c->s = g >= at ? v_right(c->single, g - at) : v_left(c->single, at - g);
+        const vi w = v_load_words(chunk + coded_at_singles(t) + col * 4);
+        const int to = coded_bits(t) - 1;
+        code = v_or(code, bits_moved(w, to - quad, 1 << to));
     }
+    if (coded_uneven(t))
+        return v_table(code, 0, 23, 44, 62, 78, 92, 105, 117, 128, 140, 152, 165, 180, 196, 216, 240);
+    if (t == DTYPE_MXFP4)
+        return v_table(code, 12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0);
+    return code;
 }
 
-// The weight of the next term.
-INLINE vf coded_next(const enum dtype t, struct coded *c) {
-    vf value;
-    switch (coded_bits(t)) {
-    case 2:
-        value = v_code2(c->p);
-        break;
-    case 3:
-        value = v_code3(c->p, c->s);
-        break;
-    case 4:
-        value = t == DTYPE_MXFP4                          ? v_nibble_e2m1(c->q)
-                : t == DTYPE_IQ4_NL || t == DTYPE_IQ4_XS ? v_nibble_uneven(c->q)
-                                                          : v_nibble_count(c->q);
-        break;
-    case 5:
-        value = v_code5(c->q, c->s, t == DTYPE_Q5_0 ? -16 : 0);
-        break;
-    default:
-        value = v_code6(c->q, c->p);
+// d * scale and -dmin * min of the group that begins at term g of the chunk, for VW rows. The sign
+// is turned before, not inside: x + (-0) and x - (+0) then agree for every zero.
+INLINE void coded_factors(const enum dtype t, const unsigned char *block, const unsigned char *chunk,
+                          int col, const int g, vf *dl, vf *ml) {
+    const vf d = t == DTYPE_MXFP4 ? v_load_bf16(block + 2 * col) : v_load_f16(block + 2 * col);
+    const vf dmin = coded_mins(t) ? v_mul(v_set1(-1), v_load_f16(block + 2 * PANEL + 2 * col)) : d;
+    const unsigned char *scale = chunk + g / coded_group(t) * PANEL + col;
+    *dl = d, *ml = dmin;
+    if (!coded_scales(t)) return;
+    if (t == DTYPE_Q2_K) {
+        const vi both = v_load_bytes(scale);
+        *dl = v_mul(d, v_float(v_and(both, 15)));
+        *ml = v_mul(dmin, v_float(v_right(both, 4)));
+        return;
     }
-    if (coded_nibbles(t)) c->q = v_right(c->q, 4);
-    if (coded_pairs(t)) c->p = v_right(c->p, 2);
-    if (coded_singles(t)) c->s = v_right(c->s, 1);
-    return coded_mins(t) ? v_fma(c->dl, value, c->ml) : v_mul(c->dl, value);
+    *dl = v_mul(d, v_load_i8(scale));
+    if (coded_mins(t)) *ml = v_mul(dmin, v_load_i8(scale + coded_at_mins(t)));
 }
 
-// to[k][PANEL] of terms [k0, k0 + terms), multiples of 32, rows [from, to) of the panel.
+// to[k][PANEL] of terms [k0, k0 + terms), multiples of 32, rows [from, to) of the panel, as floats.
+// d * scale and dmin * min are exact in f32, and so is their product with a value wherever there is
+// a min: one fused multiply-add rounds as the product and the difference of the formula do.
 INLINE void coded_unpack(const enum dtype t, const unsigned char *panel, int64_t k0, int64_t terms,
                          int from_row, int to_row, float *to) {
     for (int64_t k = k0; k < k0 + terms; k += 32, to += 32 * PANEL) {
         const unsigned char *block = panel + k / coded_terms(t) * coded_block_bytes(t);
         const unsigned char *chunk =
             block + coded_head(t) + k % coded_terms(t) / 32 * coded_chunk_bytes(t);
-        for (int j = from_row; j < to_row; j += VW) {
-            struct coded c = {.d = v_zero()};
+        for (int row = from_row; row < to_row; row += VW) {
+            vf dl, ml;
+#pragma GCC unroll 8
+            for (int quad = 0; quad < 8; quad++) {
+                if (4 * quad % coded_group(t) == 0)
+                    coded_factors(t, block, chunk, row, 4 * quad, &dl, &ml);
+                const vi codes = coded_quad(t, chunk, row, quad);
 #pragma GCC unroll 4
-            for (int g = 0; g < 32; g += 8) {
-                coded_begin(t, &c, block, chunk, j, g);
-                for (int l = g; l < g + 8; l++) v_store(to + l * PANEL + j, coded_next(t, &c));
+                for (int j = 0; j < 4; j++) {
+                    const vf code = v_float(v_and(v_right(codes, 8 * j), 255));
+                    const vf value = v_sub(code, v_set1((float)coded_zero(t)));
+                    v_store(to + (quad / 2 * 8 + 2 * j + quad % 2) * PANEL + row,
+                            coded_mins(t) ? v_fma(dl, value, ml) : v_mul(dl, value));
+                }
             }
         }
     }
@@ -171,10 +173,10 @@ typedef void coded_unpack_fn(const unsigned char *panel, int64_t k0, int64_t ter
                                      int from_row, int to_row, float *to) {                        \
         coded_unpack(DTYPE_##upper, panel, k0, terms, from_row, to_row, to);                       \
     }
-BLOCK_DTYPES(CODED_UNPACK)
+CODED_DTYPES(CODED_UNPACK)
 static coded_unpack_fn *const coded_unpacks[DTYPE_COUNT] = {
 #define CODED_ROW(upper, lower) [DTYPE_##upper] = coded_unpack_##lower,
-    BLOCK_DTYPES(CODED_ROW)};
+    CODED_DTYPES(CODED_ROW)};
 
 // Row `row` of the panel as floats.
 static void coded_unpack_row(enum dtype t, const unsigned char *panel, int row, int64_t terms,
@@ -190,12 +192,16 @@ static void coded_unpack_row(enum dtype t, const unsigned char *panel, int row, 
 // ---------------------------------------------------------------------------------------------------------------
 // Into the panel.
 
-// bits [from, from + width) of the next codes, 32 / width of them, as a word at `to`.
-INLINE void word_pack(const uint8_t *code, const int from, const int width, unsigned char *to) {
-    uint32_t word = 0;
-    for (int i = 0; i < 32 / width; i++)
-        word |= ((uint32_t)code[i] >> from & ((1u << width) - 1)) << i * width;
-    memcpy(to, &word, sizeof word);
+// Bits [from, from + width) of the 32 codes into words of 32 / width terms, `PANEL` words apart.
+INLINE void words_pack(const uint8_t *code, const int from, const int width, unsigned char *to) {
+    uint32_t words[8] = {0};
+    const int quads = 8 / width; // in a word
+    for (int i = 0; i < 32; i++) {
+        const int quad = i / 8 * 2 + i % 2, byte = i % 8 / 2;
+        words[quad / quads] |= ((uint32_t)code[i] >> from & ((1u << width) - 1))
+                               << (8 * byte + width * (quad % quads));
+    }
+    for (int w = 0; w < width; w++) memcpy(to + w * 4 * PANEL, &words[w], sizeof words[w]);
 }
 
 // Codes and integers of terms [at, at + 32) of row l.
@@ -211,24 +217,33 @@ INLINE void coded_pack_chunk(const enum dtype t, const struct block_parts *p, in
             scale[coded_at_mins(t)] = p->min[g];
     }
     const uint8_t *code = p->code + at;
-    for (int k = 0; k < 32 && coded_nibbles(t); k += 8)
-        word_pack(code + k, 0, 4, to + coded_at_nibbles(t) + (k / 8 * PANEL + l) * 4);
-    for (int k = 0; k < 32 && coded_pairs(t); k += 16)
-        word_pack(code + k, t == DTYPE_Q6_K ? 4 : 0, 2,
-                  to + coded_at_pairs(t) + (k / 16 * PANEL + l) * 4);
-    if (coded_singles(t))
-        word_pack(code, coded_bits(t) - 1, 1, to + coded_at_singles(t) + l * 4);
+    if (coded_octets(t)) words_pack(code, 0, 8, to + coded_at_nibbles(t) + 4 * l);
+    if (coded_nibbles(t)) words_pack(code, 0, 4, to + coded_at_nibbles(t) + 4 * l);
+    if (coded_pairs(t))
+        words_pack(code, t == DTYPE_Q6_K ? 4 : 0, 2, to + coded_at_pairs(t) + 4 * l);
+    if (coded_singles(t)) words_pack(code, coded_bits(t) - 1, 1, to + coded_at_singles(t) + 4 * l);
+}
+
+INLINE void coded_split(const enum dtype t, const unsigned char *block, struct block_parts *p) {
+    if (t != DTYPE_Q8_0) {
+        block_form(t)->split(block, p);
+        return;
+    }
+    struct block_q8_0 b;
+    memcpy(&b, block, sizeof b);
+    *p = (struct block_parts){.d = f16_to_f32(b.d)};
+    for (int i = 0; i < QK; i++) p->code[i] = (uint8_t)(b.q[i] + 128);
 }
 
 INLINE void coded_pack(const enum dtype t, const struct tensor *w, int64_t first, int64_t count,
                        unsigned char *to) {
-    const struct block_form *form = block_form(t);
     const int bytes = dtype_row(t)->block_bytes;
-    assert(form->weights == coded_terms(t) && form->bits == coded_bits(t));
+    assert(dtype_row(t)->block_weights == coded_terms(t));
     for (int64_t b = 0; b < w->cols / coded_terms(t); b++, to += coded_block_bytes(t))
         for (int64_t l = 0; l < count; l++) {
             struct block_parts p;
-            form->split((const char *)w->data + (size_t)(first + l) * w->row_bytes +
+            coded_split(t,
+                        (const unsigned char *)w->data + (size_t)(first + l) * w->row_bytes +
                             (size_t)(b * bytes),
                         &p);
             const uint16_t d = t == DTYPE_MXFP4 ? bf16_from_f32(p.d) : f16_from_f32(p.d),
@@ -247,52 +262,7 @@ typedef void coded_pack_fn(const struct tensor *w, int64_t first, int64_t count,
                                    unsigned char *to) {                                            \
         coded_pack(DTYPE_##upper, w, first, count, to);                                            \
     }
-BLOCK_DTYPES(CODED_PACK)
+CODED_DTYPES(CODED_PACK)
 static coded_pack_fn *const coded_packs[DTYPE_COUNT] = {
 #define CODED_PACK_ROW(upper, lower) [DTYPE_##upper] = coded_pack_##lower,
-    BLOCK_DTYPES(CODED_PACK_ROW)};
-
-// ---------------------------------------------------------------------------------------------------------------
-// Few rows: one chunk of W strips for R rows of x; see decode_block.
-
-INLINE void coded_decode(const enum dtype t, const int R, const int W,
-                         const unsigned char *const *at, const int *col, const float *const *x,
-                         int64_t k0, vf chain[4][8][2]) {
-    struct coded code[4][2];
-    vf c[4][8][2];
-    const unsigned char *block[4], *chunk[4];
-#pragma GCC unroll 4
-    for (int s = 0; s < W; s++) {
-        code[s][0] = code[s][1] = (struct coded){.d = v_zero()};
-        block[s] = at[s] + k0 / coded_terms(t) * coded_block_bytes(t);
-        chunk[s] = block[s] + coded_head(t) + k0 % coded_terms(t) / 32 * coded_chunk_bytes(t);
-#pragma GCC unroll 8
-        for (int r = 0; r < R; r++) c[s][r][0] = chain[s][r][0], c[s][r][1] = chain[s][r][1];
-    }
-#pragma GCC unroll 4
-    for (int g = 0; g < 32; g += 8) {
-#pragma GCC unroll 4
-        for (int s = 0; s < W; s++) {
-            coded_begin(t, &code[s][0], block[s], chunk[s], col[s], g);
-            coded_begin(t, &code[s][1], block[s], chunk[s], col[s] + VW, g);
-            for (int line = 0; line < coded_chunk_bytes(t) / 4; line += 64)
-                __builtin_prefetch(chunk[s] + 2048 + g / 8 * (coded_chunk_bytes(t) / 4) + line);
-        }
-        for (int k = g; k < g + 8; k++) {
-#pragma GCC unroll 4
-            for (int s = 0; s < W; s++) {
-                const vf lo = coded_next(t, &code[s][0]), hi = coded_next(t, &code[s][1]);
-#pragma GCC unroll 8
-                for (int r = 0; r < R; r++) {
-                    const vf xk = v_set1(x[r][k0 + k]);
-                    c[s][r][0] = v_fma(xk, lo, c[s][r][0]);
-                    c[s][r][1] = v_fma(xk, hi, c[s][r][1]);
-                }
-            }
-        }
-    }
-#pragma GCC unroll 4
-    for (int s = 0; s < W; s++)
-#pragma GCC unroll 8
-        for (int r = 0; r < R; r++) chain[s][r][0] = c[s][r][0], chain[s][r][1] = c[s][r][1];
-}
+    CODED_DTYPES(CODED_PACK_ROW)};

@@ -15,15 +15,11 @@
 //
 // Up to DECODE_ROWS rows of packed weights take another way (decode_*), bound by memory: weights
 // are converted in registers while several panels are walked at once, because one stream does not
-// fill the memory pipe.
+// fill the memory pipe. Weights of block formats are multiplied in whole numbers, however many rows
+// there are: kernels_whole.h.
 //
 // Packed weights (LAYOUT_DEVICE): panels of 32 weight rows, missing rows zero, one after the other.
-// In a panel
-//   F32 F16 BF16   [k][32]
-//   Q8_0           per 32 k: 32 scales (f16), [32 k][32] int8
-//   Q4_0           per 32 k: 32 scales (f16), [4 groups][32] words of 8 nibbles:
-//                  nibble i of word j in group g is k = 8 g + i of row j
-// so a panel has 32 * row_bytes bytes. The other block formats: kernels_codes.h.
+// A panel of F32, F16 and BF16 is [k][32]; the block formats: kernels_codes.h.
 
 enum {
     PANEL = 32,  // outputs side by side in packed memory
@@ -212,28 +208,7 @@ static void panel_unpack(enum dtype dtype, const unsigned char *panel, int64_t k
                     dtype == DTYPE_BF16 ? v_load_bf16(from + 2 * i) : v_load_f16(from + 2 * i));
         return;
     }
-    if (coded_unpacks[dtype]) {
-        coded_unpacks[dtype](panel, k0, terms, 0, PANEL, to);
-        return;
-    }
-    const int64_t block_bytes = dtype == DTYPE_Q8_0 ? PANEL * 34 : PANEL * 18;
-    for (int64_t k = 0; k < terms; k += QK, to += QK * PANEL) {
-        const unsigned char *at = panel + (k0 + k) / QK * block_bytes;
-        for (int j = 0; j < PANEL; j += VW) {
-            const vf d = v_load_f16(at + 2 * j);
-            const unsigned char *q = at + 2 * PANEL;
-            if (dtype == DTYPE_Q8_0) {
-                for (int l = 0; l < QK; l++)
-                    v_store(to + l * PANEL + j, v_mul(d, v_load_i8(q + l * PANEL + j)));
-            } else {
-                for (int g = 0; g < QK; g += 8) {
-                    vi w = v_load_nibbles(q + g / 8 * 4 * PANEL + 4 * j);
-                    for (int l = g; l < g + 8; l++, w = v_next_nibble(w))
-                        v_store(to + l * PANEL + j, v_mul(d, v_nibble(w)));
-                }
-            }
-        }
-    }
+    coded_unpacks[dtype](panel, k0, terms, 0, PANEL, to);
 }
 
 INLINE size_t panel_bytes(const struct tensor *w) {
@@ -443,6 +418,8 @@ static void matmul_dw(const struct matmul_dw_args *a) {
     pool_for(groups * g.row_blocks, 1, matmul_dw_piece, &g);
 }
 
+#include "cpu/kernels_whole.h"
+
 // ---------------------------------------------------------------------------------------------------------------
 // Few rows of packed weights. A strip is TILE_COLS outputs; a walk takes WALK strips at once for R
 // rows, so that there are several streams from memory and enough independent chains. Rows and
@@ -464,67 +441,32 @@ INLINE const unsigned char *strip_at(const struct tensor *w, int64_t strip, int 
 INLINE void decode_block(const enum dtype dtype, const int R, const int W,
                          const unsigned char *const *at, const int *col, const float *const *x,
                          int64_t k0, int64_t terms, vf chain[4][8][2]) {
-    const bool whole = dtype == DTYPE_F32 || dtype == DTYPE_F16 || dtype == DTYPE_BF16;
     const int bytes = dtype == DTYPE_F32 ? 4 : 2;
-    vf d[4][2], c[4][8][2];
-    vi word[4][2];
+    vf c[4][8][2];
 #pragma GCC unroll 4
     for (int s = 0; s < W; s++)
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++) c[s][r][0] = chain[s][r][0], c[s][r][1] = chain[s][r][1];
-    if (!whole) {
-        const int64_t block_bytes = dtype == DTYPE_Q8_0 ? PANEL * 34 : PANEL * 18;
+    for (int64_t k = k0; k < k0 + terms; k++) {
 #pragma GCC unroll 4
         for (int s = 0; s < W; s++) {
-            const unsigned char *b = at[s] + k0 / QK * block_bytes + 2 * col[s];
-            d[s][0] = v_load_f16(b), d[s][1] = v_load_f16(b + 2 * VW);
-        }
-    }
-    for (int64_t g = 0; g < terms; g += 8) {
-        if (dtype == DTYPE_Q4_0) {
-#pragma GCC unroll 4
-            for (int s = 0; s < W; s++) {
-                const unsigned char *q =
-                    at[s] + k0 / QK * (PANEL * 18) + 2 * PANEL + g / 8 * 4 * PANEL + 4 * col[s];
-                word[s][0] = v_load_nibbles(q), word[s][1] = v_load_nibbles(q + 4 * VW);
-                __builtin_prefetch(q + 2048);
-                if (g == 0) __builtin_prefetch(q + 2048 - 64);
-                __builtin_prefetch(q + 2048 + 64);
+            const unsigned char *p = at[s] + (k * PANEL + col[s]) * bytes;
+            vf lo, hi;
+            __builtin_prefetch(p + 1024);
+            if (dtype == DTYPE_F32) {
+                __builtin_prefetch(p + 1024 + 64);
+                lo = v_load((const float *)(const void *)p),
+                hi = v_load((const float *)(const void *)p + VW);
+            } else if (dtype == DTYPE_BF16) {
+                lo = v_load_bf16(p), hi = v_load_bf16(p + 2 * VW);
+            } else {
+                lo = v_load_f16(p), hi = v_load_f16(p + 2 * VW);
             }
-        }
-        const int64_t end = whole ? min_i64(g + 8, terms) : g + 8;
-        for (int64_t k = g; k < end; k++) {
-#pragma GCC unroll 4
-            for (int s = 0; s < W; s++) {
-                vf lo, hi;
-                if (whole) {
-                    const unsigned char *p = at[s] + ((k0 + k) * PANEL + col[s]) * bytes;
-                    __builtin_prefetch(p + 1024);
-                    if (dtype == DTYPE_F32) {
-                        __builtin_prefetch(p + 1024 + 64);
-                        lo = v_load((const float *)(const void *)p),
-                        hi = v_load((const float *)(const void *)p + VW);
-                    } else if (dtype == DTYPE_BF16) {
-                        lo = v_load_bf16(p), hi = v_load_bf16(p + 2 * VW);
-                    } else {
-                        lo = v_load_f16(p), hi = v_load_f16(p + 2 * VW);
-                    }
-                } else if (dtype == DTYPE_Q8_0) {
-                    const unsigned char *p =
-                        at[s] + k0 / QK * (PANEL * 34) + 2 * PANEL + k * PANEL + col[s];
-                    if (k % 2 == 0) __builtin_prefetch(p + 1024);
-                    lo = v_mul(d[s][0], v_load_i8(p)), hi = v_mul(d[s][1], v_load_i8(p + VW));
-                } else {
-                    lo = v_mul(d[s][0], v_nibble(word[s][0])),
-                    hi = v_mul(d[s][1], v_nibble(word[s][1]));
-                    word[s][0] = v_next_nibble(word[s][0]), word[s][1] = v_next_nibble(word[s][1]);
-                }
 #pragma GCC unroll 8
-                for (int r = 0; r < R; r++) {
-                    const vf xk = v_set1(x[r][k0 + k]);
-                    c[s][r][0] = v_fma(xk, lo, c[s][r][0]);
-                    c[s][r][1] = v_fma(xk, hi, c[s][r][1]);
-                }
+            for (int r = 0; r < R; r++) {
+                const vf xk = v_set1(x[r][k]);
+                c[s][r][0] = v_fma(xk, lo, c[s][r][0]);
+                c[s][r][1] = v_fma(xk, hi, c[s][r][1]);
             }
         }
     }
@@ -552,12 +494,7 @@ INLINE void decode_walks(const struct decode *d, const enum dtype dtype, const i
             const int64_t end = min_i64(k + BLOCK, K);
             for (int s = 0; s < W; s++)
                 for (int r = 0; r < R; r++) chain[s][r][0] = chain[s][r][1] = v_zero();
-            for (int64_t q = k; q < end; q += QK) {
-                if (is_coded(dtype))
-                    coded_decode(dtype, R, W, at, col, x, q, chain);
-                else
-                    decode_block(dtype, R, W, at, col, x, q, min_i64(QK, end - q), chain);
-            }
+            decode_block(dtype, R, W, at, col, x, k, end - k, chain);
             for (int s = 0; s < W; s++)
                 for (int r = 0; r < R; r++)
                     for (int h = 0; h < 2; h++)
@@ -579,10 +516,8 @@ INLINE void decode_walks(const struct decode *d, const enum dtype dtype, const i
 // Registers allow 8 accumulating pairs with 16 registers, 16 with 32.
 #if VW == 16
 enum { PASS_ROWS = 8, WALK_1 = 4, WALK_2 = 4, WALK_4 = 2, WALK_8 = 1 };
-enum { CODED_WALK_1 = 2, CODED_WALK_2 = 2, CODED_WALK_4 = 1 };
 #else
 enum { PASS_ROWS = 4, WALK_1 = 4, WALK_2 = 2, WALK_4 = 1, WALK_8 = 1 };
-enum { CODED_WALK_1 = 1, CODED_WALK_2 = 1, CODED_WALK_4 = 1 };
 #endif
 #define DECODE_ROWS_OF(name, dtype, R, W)                                                          \
     static void name##_##R(const struct decode *d, int64_t lo, int64_t hi) {                       \
@@ -596,14 +531,6 @@ enum { CODED_WALK_1 = 1, CODED_WALK_2 = 1, CODED_WALK_4 = 1 };
 DECODE_OF(decode_f32, DTYPE_F32)
 DECODE_OF(decode_f16, DTYPE_F16)
 DECODE_OF(decode_bf16, DTYPE_BF16)
-DECODE_OF(decode_q8_0, DTYPE_Q8_0)
-DECODE_OF(decode_q4_0, DTYPE_Q4_0)
-#define DECODE_CODED(upper, lower)                                                                 \
-    DECODE_ROWS_OF(decode_##lower, DTYPE_##upper, 1, CODED_WALK_1)                                 \
-    DECODE_ROWS_OF(decode_##lower, DTYPE_##upper, 2, CODED_WALK_2)                                 \
-    DECODE_ROWS_OF(decode_##lower, DTYPE_##upper, 4, CODED_WALK_4)                                 \
-    DECODE_ROWS_OF(decode_##lower, DTYPE_##upper, 8, WALK_8)
-BLOCK_DTYPES(DECODE_CODED)
 
 typedef void decode_fn(const struct decode *d, int64_t lo, int64_t hi);
 static decode_fn *decode_choose(enum dtype dtype, int64_t rows) {
@@ -611,12 +538,6 @@ static decode_fn *decode_choose(enum dtype dtype, int64_t rows) {
         [DTYPE_F32] = {decode_f32_1, decode_f32_2, decode_f32_4, decode_f32_8},
         [DTYPE_F16] = {decode_f16_1, decode_f16_2, decode_f16_4, decode_f16_8},
         [DTYPE_BF16] = {decode_bf16_1, decode_bf16_2, decode_bf16_4, decode_bf16_8},
-        [DTYPE_Q8_0] = {decode_q8_0_1, decode_q8_0_2, decode_q8_0_4, decode_q8_0_8},
-        [DTYPE_Q4_0] = {decode_q4_0_1, decode_q4_0_2, decode_q4_0_4, decode_q4_0_8},
-#define DECODE_ROW(upper, lower)                                                                   \
-    [DTYPE_##upper] = {decode_##lower##_1, decode_##lower##_2, decode_##lower##_4,                 \
-                       decode_##lower##_8},
-        BLOCK_DTYPES(DECODE_ROW)
     };
     return table[dtype][rows <= 1 ? 0 : rows <= 2 ? 1 : rows <= 4 ? 2 : 3];
 }
@@ -637,6 +558,10 @@ static void decode_piece(void *arg, int64_t lo, int64_t hi, int thread) {
 static void matmul(const struct matmul_args *a) {
     assert(is_f32(&a->out) && is_f32(&a->x) && a->w.mats == 1 && a->w.dtype != DTYPE_I32);
     assert(a->out.rows == a->x.rows && a->out.cols == a->w.rows && a->x.cols == a->w.cols);
+    if (is_coded(a->w.dtype)) {
+        coded_matmul(a);
+        return;
+    }
     if (a->w.layout == LAYOUT_DEVICE && a->x.rows <= DECODE_ROWS) {
         const int64_t strips = ceil_div(a->out.cols, PANEL) * (PANEL / TILE_COLS);
         const int64_t each = 4 * TILE_COLS * a->x.cols * max_i64(1, a->x.rows);
@@ -673,41 +598,6 @@ static void pack_numbers(const struct tensor *w, int64_t first, int64_t count, s
     }
 }
 
-static void pack_q8_0(const struct tensor *w, int64_t first, int64_t count, unsigned char *to) {
-    for (int64_t b = 0; b < w->cols / QK; b++, to += PANEL * sizeof(struct block_q8_0))
-        for (int64_t l = 0; l < count; l++) {
-            struct block_q8_0 from;
-            memcpy(&from,
-                   (const char *)w->data + (size_t)(first + l) * w->row_bytes +
-                       (size_t)b * sizeof from,
-                   sizeof from);
-            memcpy(to + 2 * l, &from.d, sizeof from.d);
-            for (int k = 0; k < QK; k++) to[2 * PANEL + k * PANEL + l] = (unsigned char)from.q[k];
-        }
-}
-
-static void pack_q4_0(const struct tensor *w, int64_t first, int64_t count, unsigned char *to) {
-    for (int64_t b = 0; b < w->cols / QK; b++, to += PANEL * sizeof(struct block_q4_0))
-        for (int64_t l = 0; l < count; l++) {
-            struct block_q4_0 from;
-            memcpy(&from,
-                   (const char *)w->data + (size_t)(first + l) * w->row_bytes +
-                       (size_t)b * sizeof from,
-                   sizeof from);
-            memcpy(to + 2 * l, &from.d, sizeof from.d);
-            for (int g = 0; g < 4; g++) {
-                uint32_t word = 0;
-                for (int i = 0; i < 8; i++) {
-                    const int k = 8 * g + i;
-                    const uint32_t q =
-                        k < QK / 2 ? from.q[k] & 15u : (uint32_t)from.q[k - QK / 2] >> 4;
-                    word |= q << (4 * i);
-                }
-                memcpy(to + 2 * PANEL + (g * PANEL + l) * 4, &word, sizeof word);
-            }
-        }
-}
-
 static void pack_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const struct packing *p = arg;
     const struct tensor *w = p->from;
@@ -719,10 +609,6 @@ static void pack_piece(void *arg, int64_t lo, int64_t hi, int thread) {
         const int64_t count = min_i64(PANEL, w->rows - i * PANEL);
         if (coded_packs[w->dtype])
             coded_packs[w->dtype](w, i * PANEL, count, to);
-        else if (w->dtype == DTYPE_Q8_0)
-            pack_q8_0(w, i * PANEL, count, to);
-        else if (w->dtype == DTYPE_Q4_0)
-            pack_q4_0(w, i * PANEL, count, to);
         else
             pack_numbers(w, i * PANEL, count, row_bytes / (size_t)w->cols, to);
     }
@@ -777,17 +663,6 @@ static void unpack_row(const struct tensor *w, int64_t id, float *out) {
         } else if (w->dtype == DTYPE_F16 || w->dtype == DTYPE_BF16) {
             memcpy(&half, panel + (k * PANEL + l) * 2, sizeof half);
             out[k] = w->dtype == DTYPE_F16 ? f16_to_f32(half) : bf16_to_f32(half);
-        } else {
-            const unsigned char *block =
-                panel + k / QK * (w->dtype == DTYPE_Q8_0 ? PANEL * 34 : PANEL * 18);
-            const unsigned char *q = block + 2 * PANEL;
-            const int64_t i = k % QK;
-            uint32_t word;
-            memcpy(&half, block + 2 * l, sizeof half);
-            memcpy(&word, q + (i / 8 * PANEL + l) * 4, sizeof word);
-            const int value = w->dtype == DTYPE_Q8_0 ? (int8_t)q[i * PANEL + l]
-                                                     : (int)(word >> (i % 8 * 4) & 15) - 8;
-            out[k] = f16_to_f32(half) * (float)value;
         }
     }
 }

@@ -259,6 +259,19 @@ static int64_t cut_grain(const struct tensor *out, int64_t terms) {
     return grain_for(min_i64(out->rows, ROWS_AT_ONCE) * LANES * terms, 1 << 17);
 }
 
+// x as products with block formats see it: 32 columns at a time, whole multiples of max |x| / 32512.
+static void round_piece(void *arg, int64_t lo, int64_t hi, int thread) {
+    const struct tensor *x = arg; // rows packed
+    (void)thread;
+    for (int64_t i = lo; i < hi; i++)
+        for (int64_t c = 0; c < x->cols; c += QK) {
+            float *v = row_f32(x, i) + c, most = 0;
+            for (int j = 0; j < QK; j++) most = fmaxf(most, fabsf(v[j]));
+            float inverse = most < 1e-30f ? 0 : 32512 / most, step = most / 32512;
+            for (int j = 0; j < QK; j++) v[j] = step * rintf(v[j] * inverse);
+        }
+}
+
 static void matmul_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const struct matmul_args *a = arg;
     (void)thread;
@@ -285,7 +298,16 @@ static void matmul_piece(void *arg, int64_t lo, int64_t hi, int thread) {
 static void plain_matmul(const struct matmul_args *a) {
     assert(is_f32(&a->out) && is_f32(&a->x) && is_rows(&a->w) && a->w.dtype != DTYPE_I32);
     assert(a->out.rows == a->x.rows && a->out.cols == a->w.rows && a->x.cols == a->w.cols);
-    pool_for(cut_count(&a->out), cut_grain(&a->out, a->x.cols), matmul_piece, (void *)a);
+    struct matmul_args b = *a;
+    if (dtype_row(a->w.dtype)->block_weights > 1) {
+        size_t row_bytes = (size_t)a->x.cols * sizeof(float);
+        b.x = tensor_f32(cpu_scratch(0, SLOT_SHARED, (size_t)a->x.rows * row_bytes), a->x.rows,
+                         a->x.cols);
+        for (int64_t i = 0; i < a->x.rows; i++)
+            memcpy(row_f32(&b.x, i), row_f32(&a->x, i), row_bytes);
+        pool_for(b.x.rows, grain_of_rows(b.x.cols), round_piece, &b.x);
+    }
+    pool_for(cut_count(&b.out), cut_grain(&b.out, b.x.cols), matmul_piece, &b);
 }
 
 static void plain_matmul_experts(const struct matmul_experts_args *a) {

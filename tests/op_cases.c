@@ -186,8 +186,22 @@ static void matmul_call(const struct op_run *r, const struct backend *b) {
     b->matmul(&(struct matmul_args){T(r, MATMUL_OUT), T(r, MATMUL_X), T(r, MATMUL_W), r->s.scale,
                                     r->s.accumulate});
 }
+// Products with block formats see x in sixteen bits (backend.h); what they make of that is judged as strictly as ever.
+static double *in_sixteen_bits(const double *x, int64_t n) {
+    double *rounded = mem_array((size_t)n, sizeof *rounded, "rounded x");
+    for (int64_t i = 0; i < n; i += 32) {
+        float most = 0;
+        for (int64_t j = i; j < i + 32; j++) most = fmaxf(most, (float)fabs(x[j]));
+        for (int64_t j = i; j < i + 32; j++)
+            rounded[j] = most > 0 ? most / 32512 * rintf((float)x[j] * (32512 / most)) : 0;
+    }
+    return rounded;
+}
 static void matmul_reference(const struct op_run *r) {
-    product(r, V(r, MATMUL_X), V(r, MATMUL_W), V(r, MATMUL_OUT), NULL);
+    bool blocks = dtype_row(r->dtype)->block_weights > 1;
+    double *x = blocks ? in_sixteen_bits(V(r, MATMUL_X), r->s.n * r->s.K) : V(r, MATMUL_X);
+    product(r, x, V(r, MATMUL_W), V(r, MATMUL_OUT), NULL);
+    if (blocks) mem_free(x);
 }
 
 enum { DX_DX, DX_DOUT, DX_W, DX_X };
@@ -765,13 +779,16 @@ static void experts_call(const struct op_run *r, const struct backend *b) {
 }
 static void experts_reference(const struct op_run *r) {
     int64_t M = r->s.M, K = r->s.K, each = r->s.mode;
+    bool blocks = dtype_row(r->dtype)->block_weights > 1;
+    double *x = blocks ? in_sixteen_bits(V(r, ME_X), r->s.n * K) : V(r, ME_X);
     for (int64_t p = 0; p < r->s.n * each; p++)
         for (int64_t m = 0; m < M; m++) {
             const double *w = V(r, ME_W) + ((int64_t)V(r, ME_CHOSEN)[p] * M + m) * K;
             double sum = 0;
-            for (int64_t k = 0; k < K; k++) sum += V(r, ME_X)[p / each * K + k] * w[k];
+            for (int64_t k = 0; k < K; k++) sum += x[p / each * K + k] * w[k];
             V(r, ME_OUT)[p * M + m] = sum;
         }
+    if (blocks) mem_free(x);
 }
 
 // K parts to a row.

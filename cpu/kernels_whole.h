@@ -1,0 +1,221 @@
+// kernels_whole.h: products with block formats, in whole numbers. Part of kernels.h.
+//
+// x is rounded, 32 terms at a time, to whole multiples of step = max |x| / 32512, sixteen
+// bits. The dot of a group, sum of code * x, is then exact in 32 bits in any order and by any
+// instruction, so that one row, eight rows, AVX2 and AVX-512 give equal bits; groups are added in
+// order: sum = fma(d * scale, step * dot, sum), and fma(-dmin * min, step * (sum of x), sum). The
+// rounding costs at most 2^-16 of the largest |x| of the block: a hundredth of what eight bits, usual
+// elsewhere, would cost. What it buys: a code is never made a float, so that eight rows cost little
+// more than one.
+
+// ---------------------------------------------------------------------------------------------------------------
+// x in sixteen bits. Rows are taken in passes of R = 1, 2, 4 or 8; a row that does not exist is zero.
+// A pass lies as
+//     quads    [K / 4][R] pairs of words, in the form v_quad_dot wants
+//     steps    [K / 32][R] floats
+//     sums     [K / group][R] floats, step * (sum of x): formats with mins; others words, -zero * sum
+
+enum { PASS = 8, SIXTEEN_BITS = 32512 }; // 127 * 256, so that the high byte of any number is one byte
+
+struct wide {
+    const int32_t *quads, *starts;
+    const float *steps, *sums;
+};
+INLINE size_t wide_bytes(int64_t terms) { // of one row
+    return (size_t)(terms * 2 + terms / 32 * 4 + terms / 16 * 4);
+}
+INLINE int wide_rows(int64_t left) { return left <= 1 ? 1 : left <= 2 ? 2 : left <= 4 ? 4 : PASS; }
+INLINE struct wide wide_at(const unsigned char *pass, int64_t terms, int64_t R) {
+    const unsigned char *steps = pass + terms * 2 * R, *sums = steps + terms / 32 * 4 * R;
+    return (struct wide){(const int32_t *)(const void *)pass, (const int32_t *)(const void *)sums,
+                         (const float *)(const void *)steps, (const float *)(const void *)sums};
+}
+
+// 32 terms: q[i] = x[i] / step rounded. Infinity and NaN make the step NaN. Below 1e-30 is zero.
+static float sixteen_bits(const float *x, int32_t q[32]) {
+    int32_t bits[VW], most = 0;
+    vi m = v_zero_words();
+    for (int i = 0; i < 32; i += VW)
+        m = v_max_words(m, v_and(v_load_words(x + i), 0x7fffffff)); // the order of floats
+    v_store_words(bits, m);
+    for (int i = 0; i < VW; i++) most = bits[i] > most ? bits[i] : most;
+    float largest;
+    memcpy(&largest, &most, sizeof largest);
+    const bool finite = isfinite(largest), some = finite && largest >= 1e-30f;
+    const vf inverse = v_set1(some ? SIXTEEN_BITS / largest : 0);
+    for (int i = 0; i < 32; i += VW)
+        v_store_words(q + i, some ? v_whole(v_mul(v_load(x + i), inverse)) : v_zero_words());
+    return !finite ? NAN : some ? largest / SIXTEEN_BITS : 0;
+}
+
+struct widening {
+    const struct tensor *x;
+    unsigned char *to;
+    int group, zero; // of the weights; group 0: K / 32
+    bool mins;
+};
+
+static void widen_row(const struct widening *w, const float *x, unsigned char *pass, int R, int r) {
+    const int64_t K = w->x->cols;
+    int32_t q[32], pairs[16];
+    int32_t *quads = (int32_t *)(void *)pass;
+    float *steps = (float *)(void *)(pass + K * 2 * R), *sums = steps + K / 32 * R;
+    for (int64_t k = 0; k < K; k += 32) {
+        const float step = x ? sixteen_bits(x + k, q) : 0;
+        if (!x) memset(q, 0, sizeof q);
+        for (int i = 0; i < 32; i += VW) v_quads_store(pairs + i / 2, v_load_words(q + i));
+        for (int i = 0; i < 8; i++) memcpy(quads + (k / 4 + i) * 2 * R + 2 * r, pairs + 2 * i, 8);
+        steps[k / 32 * R + r] = step;
+        for (int g = 0; g < 32; g += w->group) {
+            int32_t sum = 0;
+            for (int i = g; i < g + w->group; i++) sum += q[i];
+            const int32_t start = -w->zero * sum;
+            const float offset = step * (float)sum;
+            memcpy(sums + (k + g) / w->group * R + r, w->mins ? (const void *)&offset : &start, 4);
+        }
+    }
+}
+
+// A piece is a pass.
+static void widen_piece(void *arg, int64_t lo, int64_t hi, int thread) {
+    const struct widening *w = arg;
+    (void)thread;
+    for (int64_t row = lo * PASS; row < hi * PASS && row < w->x->rows; row += PASS) {
+        const int R = wide_rows(w->x->rows - row);
+        unsigned char *pass = w->to + (size_t)row * wide_bytes(w->x->cols);
+        for (int r = 0; r < R; r++)
+            widen_row(w, row + r < w->x->rows ? row_f32(w->x, row + r) : NULL, pass, R, r);
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Products. total[r] += terms [k, k + 32) of VW weight rows with R rows of x.
+
+INLINE void coded_dot(const enum dtype t, const int R, const unsigned char *block,
+                      const unsigned char *chunk, int col, const struct wide *x, int64_t k,
+                      float *total) {
+#pragma GCC unroll 2
+    for (int g = 0; g < 32; g += coded_group(t)) {
+        vf dl, ml;
+        vi first[PASS], second[PASS];
+        const int64_t group = (k + g) / coded_group(t);
+        coded_factors(t, block, chunk, col, g, &dl, &ml);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) {
+            first[r] = v_zero_words();
+            second[r] = coded_mins(t) ? v_zero_words() : v_set1_words(x->starts[group * R + r]);
+        }
+#pragma GCC unroll 8
+        for (int quad = g / 4; quad < (g + coded_group(t)) / 4; quad++) {
+            const vi codes = coded_quad(t, chunk, col, quad);
+#pragma GCC unroll 8
+            for (int r = 0; r < R; r++)
+                v_quad_dot(&first[r], &second[r], codes,
+                           x->quads + ((k / 4 + quad) * R + r) * 2);
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) {
+            const vf dot = v_float(v_quad_sum(first[r], second[r]));
+            vf sum = v_load(total + r * VW);
+            sum = v_fma(dl, v_mul(v_set1(x->steps[k / 32 * R + r]), dot), sum);
+            if (coded_mins(t)) sum = v_fma(ml, v_set1(x->sums[group * R + r]), sum);
+            v_store(total + r * VW, sum);
+        }
+    }
+}
+
+// A walk: W panels at once, because one stream does not fill the memory pipe. total: [W][PANEL / VW][R][VW].
+INLINE void coded_walk(const enum dtype t, const int R, const int W,
+                       const unsigned char *const *panel, const struct wide *x, int64_t K,
+                       float *total) {
+    memset(total, 0, sizeof(float) * (size_t)(W * PANEL * R));
+    for (int64_t k = 0; k < K; k += 32)
+        for (int s = 0; s < W; s++) {
+            const unsigned char *block = panel[s] + k / coded_terms(t) * coded_block_bytes(t);
+            const unsigned char *chunk =
+                block + coded_head(t) + k % coded_terms(t) / 32 * coded_chunk_bytes(t);
+            for (int line = 0; line < coded_chunk_bytes(t); line += 64)
+                __builtin_prefetch(chunk + 2048 + line);
+#pragma GCC unroll 4
+            for (int col = 0; col < PANEL; col += VW)
+                coded_dot(t, R, block, chunk, col, x, k, total + (s * PANEL + col) * R);
+        }
+}
+
+enum { WALK = 4 };
+typedef void coded_walk_fn(const unsigned char *const *panel, const struct wide *x, int64_t K,
+                           float *total);
+#define CODED_WALK_OF(upper, lower, R, W)                                                          \
+    static void coded_walk_##lower##_##R(const unsigned char *const *panel, const struct wide *x,  \
+                                         int64_t K, float *total) {                                \
+        coded_walk(DTYPE_##upper, R, W, panel, x, K, total);                                       \
+    }
+#define CODED_WALKS(upper, lower)                                                                  \
+    CODED_WALK_OF(upper, lower, 1, WALK)                                                           \
+    CODED_WALK_OF(upper, lower, 2, WALK)                                                           \
+    CODED_WALK_OF(upper, lower, 4, WALK)                                                           \
+    CODED_WALK_OF(upper, lower, 8, WALK)
+CODED_DTYPES(CODED_WALKS)
+#define CODED_WALK_ROW(upper, lower)                                                               \
+    [DTYPE_##upper] = {coded_walk_##lower##_1, coded_walk_##lower##_2, coded_walk_##lower##_4,     \
+                       coded_walk_##lower##_8},
+static coded_walk_fn *const coded_walks[DTYPE_COUNT][4] = {CODED_DTYPES(CODED_WALK_ROW)};
+
+struct coded_product {
+    const struct matmul_args *a;
+    const unsigned char *wide;
+};
+
+static void coded_write(const struct matmul_args *a, const float *total, int64_t panel, int64_t row,
+                        int R) {
+    const float scale = one_if_zero(a->scale);
+    for (int64_t r = 0; r < R && row + r < a->x.rows; r++)
+        for (int64_t col = 0; col < PANEL; col += VW) {
+            const int64_t at = panel * PANEL + col, n = a->out.cols - at;
+            if (n > 0)
+                sums_write(total + (col * R + r * VW), 1, min_i64(n, VW),
+                           row_f32(&a->out, row + r) + at, 0, scale, a->accumulate);
+        }
+}
+
+// A piece is some groups of WALK panels, all rows: later passes find the weights in the cache.
+static void coded_piece(void *arg, int64_t lo, int64_t hi, int thread) {
+    const struct coded_product *p = arg;
+    const struct matmul_args *a = p->a;
+    const int64_t K = a->x.cols, panels = ceil_div(a->out.cols, PANEL);
+    const bool packed = a->w.layout == LAYOUT_DEVICE;
+    const size_t each = coded_panel_bytes(a->w.dtype, K);
+    float total[WALK * PANEL * PASS];
+    for (int64_t i = lo * WALK; i < min_i64(hi * WALK, panels); i += WALK) {
+        const unsigned char *panel[WALK];
+        for (int s = 0; s < WALK; s++) { // panels that do not exist repeat the last one
+            const int64_t at = min_i64(i + s, panels - 1);
+            panel[s] = (const unsigned char *)a->w.data + (size_t)at * each;
+            if (packed) continue;
+            unsigned char *made = (unsigned char *)cpu_scratch(thread, SLOT_A, WALK * each) + s * each;
+            memset(made, 0, each);
+            coded_packs[a->w.dtype](&a->w, at * PANEL, min_i64(PANEL, a->w.rows - at * PANEL), made);
+            panel[s] = made;
+        }
+        for (int64_t row = 0; row < a->x.rows; row += PASS) {
+            const int R = wide_rows(a->x.rows - row);
+            const struct wide x = wide_at(p->wide + (size_t)row * wide_bytes(K), K, R);
+            coded_walks[a->w.dtype][R == 1 ? 0 : R == 2 ? 1 : R == 4 ? 2 : 3](panel, &x, K, total);
+            for (int s = 0; s < WALK && i + s < panels; s++)
+                coded_write(a, total + s * PANEL * R, i + s, row, R);
+        }
+    }
+}
+
+static void coded_matmul(const struct matmul_args *a) {
+    const int64_t K = a->x.cols, rows = ceil_div(a->x.rows, PASS) * PASS;
+    const enum dtype t = a->w.dtype;
+    unsigned char *wide = cpu_scratch(0, SLOT_SHARED, (size_t)rows * wide_bytes(K));
+    struct widening w = {&a->x, wide, coded_group(t), coded_zero(t), coded_mins(t)};
+    pool_for(ceil_div(a->x.rows, PASS), max_i64(1, 8192 / max_i64(1, K * PASS)), widen_piece, &w);
+    if (a->w.layout != LAYOUT_DEVICE) cpu_scratch_reserve(SLOT_A, WALK * coded_panel_bytes(t, K));
+    struct coded_product p = {a, wide};
+    const int64_t each = WALK * PANEL * K * max_i64(1, a->x.rows);
+    pool_for(ceil_div(ceil_div(a->out.cols, PANEL), WALK), max_i64(1, (1 << 18) / max_i64(1, each)),
+             coded_piece, &p);
+}
