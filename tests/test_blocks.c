@@ -286,11 +286,31 @@ Test(blocks, rows_that_do_not_divide_get_a_format_that_does) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// Multiplying: the f32 weights that a block holds and the block itself give the same bits, however they lie.
+// Multiplying: the product is that of the weights a block holds with x in sixteen bits (backend.h), to the rounding of
+// f32 sums of groups; its bits do not depend on how many rows there are, nor on how the weights lie.
 
 static const char *const level_names[] = {"plain", "avx2", "avx512"};
 
 static bool same(float a, float b) { return memcmp(&a, &b, sizeof a) == 0 || (isnan(a) && isnan(b)); }
+
+// What one output is and how far f32 may be from it: a rounding of each group's part and of each sum, 2^-24 of what is
+// added up; group by group codes and mins are added apart, so the size of a part is that of its two terms.
+static double product_of(const float *x, const float *w, int K, double *bound) {
+    double sum = 0, size = 0;
+    for (int i = 0; i < K; i += 32) {
+        float most = 0;
+        double largest = 0, length = 0;
+        for (int j = i; j < i + 32; j++) most = fmaxf(most, fabsf(x[j]));
+        for (int j = i; j < i + 32; j++) {
+            const double rounded = (double)most / 32512 * rint((double)(x[j] * (32512 / most)));
+            sum += rounded * w[j];
+            largest = fmax(largest, fabs((double)w[j])), length += fabs(rounded);
+        }
+        size += largest * length;
+    }
+    *bound = 4 * size * ldexp(1, -24) * sqrt(K / 16.0);
+    return sum;
+}
 
 static void check_products(const struct backend *b, const char *level, enum dtype d) {
     enum { N = 11, M = 70, K = 768 };
@@ -318,12 +338,16 @@ static void check_products(const struct backend *b, const char *level, enum dtyp
     for (int i = 0; i < N * K; i++) x[i] = (float)(2 * rng_uniform(5, d, (uint64_t)i) - 1);
     row->to_f32(raw, full, M * K);
     const struct tensor xs = tensor_f32(x, N, K), ws = {raw, d, LAYOUT_ROWS, 1, M, K, row_bytes};
-    b->matmul(&(struct matmul_args){
-        .out = tensor_f32(meaning, N, M), .x = xs, .w = tensor_f32(full, M, K)});
     struct tensor packed;
     bool owned;
     struct err err;
     cr_assert(b->weight_load(&packed, &ws, &owned, &err), "%s", err.text);
+    b->matmul(&(struct matmul_args){.out = tensor_f32(meaning, N, M), .x = xs, .w = packed});
+    for (int i = 0; i < N * M; i++) {
+        double bound, exact = product_of(x + i / M * K, full + i % M * K, K, &bound);
+        cr_assert(fabs(meaning[i] - exact) <= bound, "%s %s: value %d is %.9g, not %.9g", level,
+                  row->name, i, (double)meaning[i], exact);
+    }
     for (int at = 0, n = 1; at < N + 20; at += n, n = n % 8 + 1) { // 1, 2, ... 8 rows at a time
         const int lo = at % N, count = lo + n > N ? N - lo : n;
         memset(out, 0xAA, sizeof out);
