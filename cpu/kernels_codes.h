@@ -192,14 +192,27 @@ static void coded_unpack_row(enum dtype t, const unsigned char *panel, int row, 
 // ---------------------------------------------------------------------------------------------------------------
 // Into the panel.
 
-// Bits [from, from + width) of the 32 codes into words of 32 / width terms, `PANEL` words apart.
+// Every second byte of x, from the first, side by side.
+INLINE uint32_t even_bytes(uint64_t x) {
+    x &= 0x00ff00ff00ff00ff;
+    x = (x | x >> 8) & 0x0000ffff0000ffff;
+    return (uint32_t)(x | x >> 16);
+}
+// Bits [from, from + width) of the 32 codes into words of 32 / width terms, PANEL words apart. Byte j
+// of what eight codes give has terms 2j and 2j + 1 side by side: a nibble each, or two bits, or one.
 INLINE void words_pack(const uint8_t *code, const int from, const int width, unsigned char *to) {
     uint32_t words[8] = {0};
-    const int quads = 8 / width; // in a word
-    for (int i = 0; i < 32; i++) {
-        const int quad = i / 8 * 2 + i % 2, byte = i % 8 / 2;
-        words[quad / quads] |= ((uint32_t)code[i] >> from & ((1u << width) - 1))
-                               << (8 * byte + width * (quad % quads));
+    const uint64_t mask = 0x0101010101010101 * ((1u << width) - 1);
+    for (int g = 0; g < 4; g++) {
+        uint64_t eight;
+        memcpy(&eight, code + 8 * g, sizeof eight);
+        eight = eight >> from & mask;
+        if (width == 8) {
+            words[2 * g] = even_bytes(eight), words[2 * g + 1] = even_bytes(eight >> 8);
+        } else {
+            const uint32_t both = even_bytes(eight | eight >> (8 - width));
+            words[g * width / 4] |= both << (g * 2 * width) % 8;
+        }
     }
     for (int w = 0; w < width; w++) memcpy(to + w * 4 * PANEL, &words[w], sizeof words[w]);
 }
@@ -235,24 +248,30 @@ INLINE void coded_split(const enum dtype t, const unsigned char *block, struct b
     for (int i = 0; i < QK; i++) p->code[i] = (uint8_t)(b.q[i] + 128);
 }
 
+INLINE void coded_pack_block(const enum dtype t, const unsigned char *from, int64_t l,
+                             unsigned char *to) {
+    struct block_parts p;
+    coded_split(t, from, &p);
+    const uint16_t d = t == DTYPE_MXFP4 ? bf16_from_f32(p.d) : f16_from_f32(p.d),
+                   dmin = f16_from_f32(p.dmin);
+    memcpy(to + 2 * l, &d, sizeof d);
+    if (coded_mins(t)) memcpy(to + 2 * PANEL + 2 * l, &dmin, sizeof dmin);
+    for (int at = 0; at < coded_terms(t); at += 32)
+        coded_pack_chunk(t, &p, at, l, to + coded_head(t) + at / 32 * coded_chunk_bytes(t));
+}
+
+// A kilobyte of a row at a time, so that it is read in runs while its place in the panel stays in L1.
 INLINE void coded_pack(const enum dtype t, const struct tensor *w, int64_t first, int64_t count,
                        unsigned char *to) {
-    const int bytes = dtype_row(t)->block_bytes;
+    const int bytes = dtype_row(t)->block_bytes, run = coded_terms(t) == 32 ? 16 : 2;
+    const int64_t blocks = w->cols / coded_terms(t);
     assert(dtype_row(t)->block_weights == coded_terms(t));
-    for (int64_t b = 0; b < w->cols / coded_terms(t); b++, to += coded_block_bytes(t))
+    for (int64_t at = 0; at < blocks; at += run)
         for (int64_t l = 0; l < count; l++) {
-            struct block_parts p;
-            coded_split(t,
-                        (const unsigned char *)w->data + (size_t)(first + l) * w->row_bytes +
-                            (size_t)(b * bytes),
-                        &p);
-            const uint16_t d = t == DTYPE_MXFP4 ? bf16_from_f32(p.d) : f16_from_f32(p.d),
-                           dmin = f16_from_f32(p.dmin);
-            memcpy(to + 2 * l, &d, sizeof d);
-            if (coded_mins(t)) memcpy(to + 2 * PANEL + 2 * l, &dmin, sizeof dmin);
-            for (int at = 0; at < coded_terms(t); at += 32)
-                coded_pack_chunk(t, &p, at, l,
-                                 to + coded_head(t) + at / 32 * coded_chunk_bytes(t));
+            const unsigned char *row =
+                (const unsigned char *)w->data + (size_t)(first + l) * w->row_bytes;
+            for (int64_t b = at; b < min_i64(at + run, blocks); b++)
+                coded_pack_block(t, row + b * bytes, l, to + b * coded_block_bytes(t));
         }
 }
 
