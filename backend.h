@@ -64,16 +64,21 @@ struct rmsnorm_args { struct tensor out, x, weight; float eps; };
 // dx += d out/d x . dout ; dweight += ... by segments.     dx ADDS: it is the residual stream's gradient
 struct rmsnorm_back_args { struct tensor dx, dweight, dout, x, weight; float eps; int64_t segment; };
 
+// How exact a product is. F32: as the formula says. BF16 permits rounding both factors to bf16 (nearest, ties to even)
+// before they are multiplied; sums stay f32, in another, equally fixed order, so rule 2 holds within each precision,
+// not between them. A backend without units for it multiplies in f32 and says so in report().
+enum precision { PRECISION_F32, PRECISION_BF16 };
+
 // out = scale * x w^T + (accumulate ? out : 0)             out [n,M], x [n,K] f32; w [M,K] of any dtype and layout.
 // The sum over K: chains of fused multiply-adds over blocks of 256 columns, each from zero, block sums added in order.
 // With w of a block format x is first rounded, 32 columns at a time, to whole multiples of max|x| / 32512 (16 bits): the
 // dots of codes are then exact integers, and only sums of groups of 16 or 32 columns are rounded, added in order.
 // scale 0 means 1, here and below.
-struct matmul_args { struct tensor out, x, w; float scale; bool accumulate; };
+struct matmul_args { struct tensor out, x, w; float scale; bool accumulate; enum precision precision; };
 // dx = scale * dout w + (accumulate ? dx : 0)              dx [n,K], dout [n,M], w [M,K] ROWS f32 or bf16
-struct matmul_dx_args { struct tensor dx, dout, w; float scale; bool accumulate; };
+struct matmul_dx_args { struct tensor dx, dout, w; float scale; bool accumulate; enum precision precision; };
 // dw += scale * dout^T x, by segments of rows              dw [M,K] f32, dout [n,M], x [n,K]; n a multiple of segment
-struct matmul_dw_args { struct tensor dw, dout, x; float scale; int64_t segment; };
+struct matmul_dw_args { struct tensor dw, dout, x; float scale; int64_t segment; enum precision precision; };
 
 // Rotates pairs of every head of x [n, heads*D] in place by angle pos[i] * freq[j], j < rotated/2. (Su et al. 2021)
 // ADJACENT pairs (2j, 2j+1); HALVES pairs (j, j + rotated/2). Columns from `rotated` on stay. inverse: by -angle
@@ -147,7 +152,9 @@ struct route_args { struct tensor logits; int32_t *chosen; float *weight; int64_
 // out[p,:] = x[p / each,:] w[chosen[p]]^T, each = out.rows / x.rows; w: `experts` matrices [M,K] as weight_load made
 // them (the array itself is on the host). Every pair p is computed, however many chose the same expert, with
 // the sums of matmul.
-struct matmul_experts_args { struct tensor out, x; const struct tensor *w; int64_t experts; const int32_t *chosen; };
+struct matmul_experts_args {
+    struct tensor out, x; const struct tensor *w; int64_t experts; const int32_t *chosen; enum precision precision;
+};
 // out[i,:] = sum over k < used, in order, of weight[i,k] * x[i * used + k,:]
 struct mix_args { struct tensor out, x; const float *weight; int64_t used; };
 
@@ -196,7 +203,7 @@ struct backend {
     void (*mix)(const struct mix_args *a);
 };
 
-// level: NULL for the best kernels this processor has, else "plain", "avx2" or "avx512" (refused when not present).
+// level: NULL for the best kernels this processor has, else "plain", "avx2", "avx512" or "amx" (refused when not present).
 // NULL with a reason on failure. Starts nothing: the caller has called pool_start.
 const struct backend *backend_cpu(const char *level, struct err *err);
 

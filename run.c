@@ -21,7 +21,7 @@ static struct {
     int64_t n, ctx, threads, threads_batch, chunk, logprobs, stride, chunks, bench_prompt, bench_new, repeats;
     struct opt_words stop;
     struct sampler_options sampler;
-    bool ignore_eos, json, special, parse_special, echo, chat, show_prompt, context_shift, bench, tokenize, check, list, version, help, verbose;
+    bool ignore_eos, json, special, parse_special, echo, chat, show_prompt, context_shift, bench, exact, tokenize, check, list, version, help, verbose;
 } o = {.device = "auto", .kv = "f32", .n = -1, .logprobs = -1, .echo = true, .bench_prompt = 512, .bench_new = 128, .repeats = 5};
 
 // clang-format off
@@ -78,7 +78,8 @@ static struct opt table[] = {
     {"-tb --threads-batch", OPT_INT, &o.threads_batch, 0, 256, "N", "threads for reading the prompt; 0: the same", 0},
     {"-b --batch-size -ub --ubatch-size", OPT_INT, &o.chunk, 0, 1 << 20, "N", "rows of a pass when reading a prompt; never changes the result (0: 256)", 0},
     {"--device", OPT_TEXT, &o.device, 0, 0, "NAME", "auto or cpu", 0},
-    {"--cpu", OPT_TEXT, &o.cpu, 0, 0, "LEVEL", "plain, avx2 or avx512 instead of the best present", 0},
+    {"--cpu", OPT_TEXT, &o.cpu, 0, 0, "LEVEL", "plain, avx2, avx512 or amx instead of the best present", 0},
+    {"--exact", OPT_FLAG, &o.exact, 0, 0, "", "read prompts with products in f32, as generating does, where bf16 units would do it faster", 0},
     {"--version", OPT_FLAG, &o.version, 0, 0, "", "version and the kernels this machine would use", 0},
     {"-h --help", OPT_FLAG, &o.help, 0, 0, "", "this text", 0},
 };
@@ -184,7 +185,7 @@ static void open_session(struct app *a, int64_t ctx, int64_t all_logits) {
     struct err err;
     enum dtype kv = dtype_from_name(o.kv);
     if (kv != DTYPE_F32 && kv != DTYPE_F16 && kv != DTYPE_BF16) refuse(2, "--kv %s: expected f32, f16 or bf16", o.kv);
-    struct session_options so = {.ctx = ctx, .chunk = o.chunk, .all_logits = all_logits, .kv = kv};
+    struct session_options so = {.ctx = ctx, .chunk = o.chunk, .all_logits = all_logits, .kv = kv, .exact = o.exact};
     size_t need = session_bytes(a->model, &so), have = mem_available_bytes();
     if (have && need > have) {
         char n[32], h[32];
@@ -512,9 +513,9 @@ static double bench_one(struct app *a, const int32_t *ids, int64_t prompt, int64
     for (int64_t i = 0; i < o.repeats; i++) {
         session_rewind(a->session, 0);
         double start = time_now();
-        if (prompt && !session_feed(a->session, ids, prompt, LOGITS_LAST, &err)) fail(1, &err);
+        if (prompt && !session_feed(a->session, ids, prompt, FEED_PROMPT, LOGITS_LAST, &err)) fail(1, &err);
         for (int64_t t = 0; t < fresh; t++)
-            if (!session_feed(a->session, ids + t, 1, LOGITS_LAST, &err)) fail(1, &err);
+            if (!session_feed(a->session, ids + t, 1, FEED_GENERATED, LOGITS_LAST, &err)) fail(1, &err);
         times[i] = time_now() - start;
     }
     qsort(times, (size_t)o.repeats, sizeof *times, by_size);
@@ -601,7 +602,7 @@ static int run_check(struct app *a) {
     // A first forward pass: a model that loads but cannot say a number is not fine.
     open_session(a, 8, 0);
     int32_t first = tokenizer_bos(a->tokenizer) >= 0 ? tokenizer_bos(a->tokenizer) : 0;
-    const float *logits = session_feed(a->session, &first, 1, LOGITS_LAST, &err);
+    const float *logits = session_feed(a->session, &first, 1, FEED_GENERATED, LOGITS_LAST, &err);
     if (!logits) fail(1, &err);
     bool finite = true;
     for (int64_t v = 0; v < a->model->config.V; v++) finite = finite && isfinite(logits[v]);

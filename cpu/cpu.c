@@ -1,7 +1,7 @@
 // cpu.c: the processor as a backend: which kernels this machine can run, and memory.
 //
-// Three levels, each complete by itself: plain C (ops.c), AVX2 with FMA and F16C (avx2.c), AVX-512 (avx512.c). A level
-// is the plain table with the members of the faster files written over it, best last. The choice is made once, from
+// Four levels, each complete by itself: plain C (ops.c), AVX2 with FMA and F16C (avx2.c), AVX-512 (avx512.c), and AMX
+// (amx.c) for products of bf16 numbers, which AVX2 and AVX-512 do in f32. A level is the plain table with the members of the faster files written over it, best last. The choice is made once, from
 // what the processor says at run time; nothing is decided inside a step.
 //
 // Device memory is host memory, so upload and download are copies and nothing is ever pending. Memory is asked with
@@ -129,15 +129,16 @@ void cpu_scratch_reserve(int slot, size_t bytes) {
 // ---------------------------------------------------------------------------------------------------------------
 // Levels. report has no argument that says which table it came from, hence one function for each.
 
-static void report(struct text *line, const char *level) {
+static void report(struct text *line, const char *kernels) {
     int threads = pool_threads();
-    text_fmt(line, "cpu: %d thread%s, %s kernels", threads, threads == 1 ? "" : "s", level);
+    text_fmt(line, "cpu: %d thread%s, %s", threads, threads == 1 ? "" : "s", kernels);
 }
-static void plain_report(struct text *line) { report(line, "plain"); }
-static void avx2_report(struct text *line) { report(line, "avx2"); }
-static void avx512_report(struct text *line) { report(line, "avx512"); }
+static void plain_report(struct text *line) { report(line, "plain kernels"); }
+static void avx2_report(struct text *line) { report(line, "avx2 kernels, all products in f32"); }
+static void avx512_report(struct text *line) { report(line, "avx512 kernels, all products in f32"); }
+static void amx_report(struct text *line) { report(line, "avx512 kernels, amx for bf16 products"); }
 
-enum level { LEVEL_PLAIN, LEVEL_AVX2, LEVEL_AVX512, LEVEL_COUNT };
+enum level { LEVEL_PLAIN, LEVEL_AVX2, LEVEL_AVX512, LEVEL_AMX, LEVEL_COUNT };
 static const struct level_row {
     const char *name, *needs;
     void (*report)(struct text *line);
@@ -145,6 +146,7 @@ static const struct level_row {
     [LEVEL_PLAIN] = {"plain", "any processor", plain_report},
     [LEVEL_AVX2] = {"avx2", "AVX2, FMA and F16C", avx2_report},
     [LEVEL_AVX512] = {"avx512", "AVX-512 F, BW, DQ, VL and VNNI", avx512_report},
+    [LEVEL_AMX] = {"amx", "AVX-512, AMX-BF16 and the system's leave to use it", amx_report},
 };
 
 static bool level_fill(struct backend *b, enum level level) {
@@ -166,7 +168,9 @@ static bool level_fill(struct backend *b, enum level level) {
     cpu_fill_plain(b);
     if (level == LEVEL_PLAIN) return true;
     bool have_avx2 = cpu_fill_avx2(b);
-    return level == LEVEL_AVX2 ? have_avx2 : cpu_fill_avx512(b);
+    if (level == LEVEL_AVX2) return have_avx2;
+    bool have_avx512 = cpu_fill_avx512(b);
+    return level == LEVEL_AVX512 ? have_avx512 : have_avx512 && cpu_fill_amx(b);
 }
 
 const struct backend *backend_cpu(const char *level, struct err *err) {
@@ -188,6 +192,6 @@ const struct backend *backend_cpu(const char *level, struct err *err) {
             return NULL;
         }
     }
-    err_set(err, "cpu: expected the level plain, avx2 or avx512, found \"%s\"", level);
+    err_set(err, "cpu: expected the level plain, avx2, avx512 or amx, found \"%s\"", level);
     return NULL;
 }

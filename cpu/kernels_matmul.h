@@ -21,8 +21,9 @@
 // Packed weights (LAYOUT_DEVICE): panels of 32 weight rows, missing rows zero, one after the other.
 // A panel of F32, F16 and BF16 is [k][32]; the block formats: kernels_codes.h.
 
+#include "cpu/kernels_codes.h"
+
 enum {
-    PANEL = 32,  // outputs side by side in packed memory
     BLOCK = 256, // terms of one chain
     TILE_ROWS = 3 * TILE_GROUPS,
     TILE_COLS = 2 * VW,
@@ -30,7 +31,7 @@ enum {
 };
 static_assert(PANEL % TILE_COLS == 0, "a tile's columns divide a panel");
 
-#include "cpu/kernels_codes.h"
+#include "cpu/kernels_coded.h"
 
 // ---------------------------------------------------------------------------------------------------------------
 // The inner kernel: c[3 G rows][TILE_COLS] (rows PANEL apart) = or += chain over k of a[i rs + k
@@ -209,10 +210,6 @@ static void panel_unpack(enum dtype dtype, const unsigned char *panel, int64_t k
         return;
     }
     coded_unpacks[dtype](panel, k0, terms, 0, PANEL, to);
-}
-
-INLINE size_t panel_bytes(const struct tensor *w) {
-    return is_coded(w->dtype) ? coded_panel_bytes(w->dtype, w->cols) : PANEL * w->row_bytes;
 }
 
 // The panel of columns [32 p, 32 p + 32) of the right factor, terms [k0, k0 + terms), with rows

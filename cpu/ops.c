@@ -241,6 +241,13 @@ static void tile_write(const struct tile *tile, const struct tensor *out, int64_
     }
 }
 
+// n numbers as a product of this precision takes them: as they are, or rounded to bf16 in `into`, which may be x.
+static const float *taken(enum precision precision, const float *x, int64_t n, float *into) {
+    if (precision == PRECISION_F32) return x;
+    for (int64_t i = 0; i < n; i++) into[i] = bf16_to_f32(bf16_from_f32(x[i]));
+    return into;
+}
+
 // Pieces of a product: 16 columns of 64 rows, numbered so that those which share columns follow each other.
 struct cut {
     int64_t row, col;
@@ -277,7 +284,7 @@ static void matmul_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     (void)thread;
     int64_t K = a->x.cols;
     struct panel panel = {0};
-    float numbers[CHAIN];
+    float numbers[CHAIN], row[CHAIN];
     for (int64_t p = lo; p < hi; p++) {
         struct cut cut = cut_at(&a->out, p);
         struct tile tile = {0};
@@ -285,10 +292,13 @@ static void matmul_piece(void *arg, int64_t lo, int64_t hi, int thread) {
             int64_t terms = min_i64(CHAIN, K - k);
             for (int l = 0; l < cut.cols; l++) {
                 const float *w = row_read(&a->w, cut.col + l, k, terms, numbers);
+                w = taken(a->precision, w, terms, numbers);
                 for (int64_t t = 0; t < terms; t++) panel.at[t][l] = w[t];
             }
-            for (int i = 0; i < cut.rows; i++)
-                chain_product(row_f32(&a->x, cut.row + i) + k, &panel, terms, tile.sum[i]);
+            for (int i = 0; i < cut.rows; i++) {
+                const float *x = taken(a->precision, row_f32(&a->x, cut.row + i) + k, terms, row);
+                chain_product(x, &panel, terms, tile.sum[i]);
+            }
         }
         tile_write(&tile, &a->out, cut.row, cut.rows, cut.col, cut.cols, one_if_zero(a->scale),
                    a->accumulate);
@@ -319,7 +329,7 @@ static void matmul_dx_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     (void)thread;
     int64_t M = a->dout.cols;
     struct panel panel = {0};
-    float numbers[LANES];
+    float numbers[LANES], row[CHAIN];
     for (int64_t p = lo; p < hi; p++) {
         struct cut cut = cut_at(&a->dx, p);
         struct tile tile = {0};
@@ -327,10 +337,13 @@ static void matmul_dx_piece(void *arg, int64_t lo, int64_t hi, int thread) {
             int64_t terms = min_i64(CHAIN, M - m);
             for (int64_t t = 0; t < terms; t++) {
                 const float *w = row_read(&a->w, m + t, cut.col, cut.cols, numbers);
+                w = taken(a->precision, w, cut.cols, numbers);
                 memcpy(panel.at[t], w, (size_t)cut.cols * sizeof(float));
             }
-            for (int i = 0; i < cut.rows; i++)
-                chain_product(row_f32(&a->dout, cut.row + i) + m, &panel, terms, tile.sum[i]);
+            for (int i = 0; i < cut.rows; i++) {
+                const float *dout = taken(a->precision, row_f32(&a->dout, cut.row + i) + m, terms, row);
+                chain_product(dout, &panel, terms, tile.sum[i]);
+            }
         }
         tile_write(&tile, &a->dx, cut.row, cut.rows, cut.col, cut.cols, one_if_zero(a->scale),
                    a->accumulate);
@@ -349,20 +362,23 @@ static void matmul_dw_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const struct matmul_dw_args *a = arg;
     (void)thread;
     struct panel panel = {0};
-    float column[LANES][CHAIN];
+    float column[LANES][CHAIN], numbers[LANES];
     for (int64_t p = lo; p < hi; p++) {
         struct cut cut = cut_at(&a->dw, p);
         for (int64_t start = 0; start < a->x.rows; start += a->segment) {
             struct tile tile = {0};
             for (int64_t at = 0; at < a->segment; at += CHAIN) {
                 int64_t terms = min_i64(CHAIN, a->segment - at);
-                for (int64_t t = 0; t < terms; t++)
-                    memcpy(panel.at[t], row_f32(&a->x, start + at + t) + cut.col,
+                for (int64_t t = 0; t < terms; t++) {
+                    const float *x = row_f32(&a->x, start + at + t) + cut.col;
+                    memcpy(panel.at[t], taken(a->precision, x, cut.cols, numbers),
                            (size_t)cut.cols * sizeof(float));
+                }
                 for (int m = 0; m < cut.rows; m += LANES) {
                     int lanes = (int)min_i64(LANES, cut.rows - m);
                     for (int64_t t = 0; t < terms; t++) {
                         const float *dout = row_f32(&a->dout, start + at + t) + cut.row + m;
+                        dout = taken(a->precision, dout, lanes, numbers);
                         for (int l = 0; l < lanes; l++) column[l][t] = dout[l];
                     }
                     for (int l = 0; l < lanes; l++)

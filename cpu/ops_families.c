@@ -134,7 +134,8 @@ static void expert_lot(const struct matmul_experts_args *a, void (*matmul)(const
     const int64_t K = a->x.cols, M = a->out.cols, each = a->out.rows / a->x.rows;
     for (int64_t i = 0; i < count; i++)
         memcpy(x + i * K, row_f32(&a->x, pairs[i] / each), (size_t)K * sizeof *x);
-    matmul(&(struct matmul_args){tensor_f32(out, count, M), tensor_f32(x, count, K), *w, 1, false});
+    matmul(&(struct matmul_args){tensor_f32(out, count, M), tensor_f32(x, count, K), *w, 1, false,
+                                 a->precision});
     for (int64_t i = 0; i < count; i++)
         memcpy(row_f32(&a->out, pairs[i]), out + i * M, (size_t)M * sizeof *out);
 }

@@ -85,7 +85,7 @@ bool generate(struct session *s, const struct tokenizer *t, struct sampler *samp
     bool fine = true, first_of_text = session_length(s) == 0 && n_prompt <= 1; // no text before the first new token
     int threads = pool_threads();
     if (o->prompt_threads) pool_start((int)o->prompt_threads);
-    const float *logits = session_feed(s, prompt, (int64_t)n_prompt, LOGITS_LAST, err);
+    const float *logits = session_feed(s, prompt, (int64_t)n_prompt, FEED_PROMPT, LOGITS_LAST, err);
     if (o->prompt_threads) pool_start(threads);
     fine = logits != NULL;
     for (size_t i = 0; fine && i < n_prompt; i++) sampler_accept(sampler, prompt[i]);
@@ -126,7 +126,7 @@ bool generate(struct session *s, const struct tokenizer *t, struct sampler *samp
             stats->why = STOP_CONTEXT;
             break;
         }
-        logits = session_feed(s, &id, 1, LOGITS_LAST, err);
+        logits = session_feed(s, &id, 1, FEED_GENERATED, LOGITS_LAST, err);
         fine = logits != NULL;
     }
     if (fine && stats->why != STOP_TEXT && stats->why != STOP_CALLER) { // what was held back is text after all

@@ -16,7 +16,8 @@ static bool score_window(struct session *s, const struct tokenizer *t, const int
     for (int64_t at = 0; at < n - 1; at += PERPLEXITY_ROWS) {
         int64_t rows = n - 1 - at < PERPLEXITY_ROWS ? n - 1 - at : PERPLEXITY_ROWS;
         bool scored = at + rows >= from;
-        const float *logits = session_feed(s, ids + at, rows, scored ? LOGITS_ALL : LOGITS_NONE, err);
+        enum logits_wanted want = scored ? LOGITS_ALL : LOGITS_NONE;
+        const float *logits = session_feed(s, ids + at, rows, FEED_PROMPT, want, err);
         if (!logits) return false;
         for (int64_t i = 0; scored && i < rows; i++) {
             int64_t target = at + i + 1;

@@ -293,9 +293,9 @@ static float *probe(const struct model *m, int64_t n, struct err *err) {
     int32_t ids[PROBE_TOKENS];
     int64_t V = m->config.V;
     for (int64_t i = 0; i < n; i++) ids[i] = (int32_t)(rng_below(1, 1, (uint64_t)i, (uint64_t)V));
-    struct session *s = session_new(m, &(struct session_options){.ctx = n, .all_logits = n}, err);
+    struct session *s = session_new(m, &(struct session_options){.ctx = n, .all_logits = n, .exact = true}, err);
     if (!s) return NULL;
-    const float *logits = session_feed(s, ids, n, LOGITS_ALL, err);
+    const float *logits = session_feed(s, ids, n, FEED_PROMPT, LOGITS_ALL, err);
     float *copy = NULL;
     if (logits) {
         copy = mem_array((size_t)(n * V), sizeof *copy, "logits to compare");

@@ -22,11 +22,13 @@ void back_place(struct back *b, const struct model_config *c, int64_t max_rows, 
 // The gradient of out = scale * x w^T: of the weights (always added), then of x (added when `more`).
 static void back_weight(const struct model *m, int w, struct tensor dout, struct tensor x, float scale,
                         int64_t segment) {
-    m->backend->matmul_dw(&(struct matmul_dw_args){m->params[w].grad, dout, x, scale, segment});
+    m->backend->matmul_dw(&(struct matmul_dw_args){m->params[w].grad, dout, x, scale, segment,
+                                                    model_precision(m)});
 }
 
 static void back_input(const struct model *m, int w, struct tensor dx, struct tensor dout, float scale, bool more) {
-    m->backend->matmul_dx(&(struct matmul_dx_args){dx, dout, model_product_weight(m, w), scale, more});
+    m->backend->matmul_dx(&(struct matmul_dx_args){dx, dout, model_product_weight(m, w), scale, more,
+                                                    model_precision(m)});
 }
 
 static void norm(const struct model *m, struct tensor out, struct tensor x, int weight) {

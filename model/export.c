@@ -171,8 +171,8 @@ static void compare(const float *x, const float *y, int64_t V, struct export_che
 static bool run_both(struct session *x, struct session *y, int64_t V, struct export_check *check, struct err *err) {
     for (int64_t t = 0; t < check->positions; t++) {
         int32_t id = (int32_t)rng_below(1, 0, (uint64_t)t, (uint64_t)V);
-        const float *a = session_feed(x, &id, 1, LOGITS_LAST, err);
-        const float *b = a ? session_feed(y, &id, 1, LOGITS_LAST, err) : NULL;
+        const float *a = session_feed(x, &id, 1, FEED_GENERATED, LOGITS_LAST, err);
+        const float *b = a ? session_feed(y, &id, 1, FEED_GENERATED, LOGITS_LAST, err) : NULL;
         if (!b) return false;
         check->identical = check->identical && !memcmp(a, b, (size_t)V * sizeof *a);
         compare(a, b, V, check);

@@ -63,8 +63,9 @@ static void norm_heads(const struct model *m, struct tensor x, int weight) {
     m->backend->rmsnorm(&(struct rmsnorm_args){heads, heads, m->params[weight].w, m->config.norm_eps});
 }
 
-static void project(const struct model *m, struct tensor out, struct tensor x, int weight, int bias) {
-    m->backend->matmul(&(struct matmul_args){out, x, model_product_weight(m, weight), 1, false});
+static void project(const struct model *m, const struct pass *p, struct tensor out, struct tensor x, int weight,
+                    int bias) {
+    m->backend->matmul(&(struct matmul_args){out, x, model_product_weight(m, weight), 1, false, p->precision});
     add_bias(m, out, bias, 1);
 }
 
@@ -83,17 +84,19 @@ static void add_branch(const struct model *m, struct tensor out, struct tensor x
     m->backend->add(&(struct add_args){out, x, branch, m->config.m_res});
 }
 
-// out = x + m_res * (branch w^T + bias), where out may be x. `room` [n,C] serves families that norm the product first.
-static void add_to_stream(const struct model *m, struct tensor out, struct tensor x, struct tensor branch, int w,
-                          int bias, int post, struct tensor room) {
+// out = x + m_res * (branch w^T + bias), where out may be x. Some families norm the product first.
+static void add_to_stream(const struct model *m, const struct pass *p, struct tensor out, struct tensor x,
+                          struct tensor branch, int w, int bias, int post) {
     const struct backend *b = m->backend;
     if (post >= 0) {
-        project(m, room, branch, w, bias);
+        struct tensor room = tensor_first(p->acts->norm, p->n); // [n,C]
+        project(m, p, room, branch, w, bias);
         add_branch(m, out, x, room, post);
         return;
     }
     if (out.data != x.data) b->copy(out.data, x.data, (size_t)x.rows * x.row_bytes);
-    b->matmul(&(struct matmul_args){out, branch, model_product_weight(m, w), m->config.m_res, true});
+    b->matmul(&(struct matmul_args){out, branch, model_product_weight(m, w), m->config.m_res, true,
+                                    p->precision});
     add_bias(m, out, bias, m->config.m_res);
 }
 
@@ -112,9 +115,9 @@ static void forward_attention(const struct model *m, const struct pass *p, int64
     struct tensor room = tensor_first(p->acts->norm, p->n);    // [n,C]
 
     struct tensor normed = norm(m, room, x, w->attn_norm, w->attn_norm_bias);
-    project(m, q, normed, w->q, w->q_bias);
-    project(m, k, normed, w->k, w->k_bias);
-    project(m, v, normed, w->v, w->v_bias);
+    project(m, p, q, normed, w->q, w->q_bias);
+    project(m, p, k, normed, w->k, w->k_bias);
+    project(m, p, v, normed, w->v, w->v_bias);
     norm_heads(m, q, w->q_norm);
     norm_heads(m, k, w->k_norm);
     rotate(m, l, q, p->pos);
@@ -129,7 +132,7 @@ static void forward_attention(const struct model *m, const struct pass *p, int64
     const int32_t *lo = config_is_local(c, l) ? p->lo_local : p->lo;
     b->attend(&(struct attend_args){attended, q, keys, values, lo, p->hi, y->lse, c->H, c->G, c->D, c->m_attn,
                                     c->score_cap});
-    add_to_stream(m, mid, x, attended, w->o, w->o_bias, w->attn_post, room);
+    add_to_stream(m, p, mid, x, attended, w->o, w->o_bias, w->attn_post);
 }
 
 // out = mid + m_res * sum of the chosen experts, each weighed by the router.
@@ -146,12 +149,15 @@ static void forward_experts(const struct model *m, const struct pass *p, int64_t
     struct tensor parts = tensor_first(a->parts, p->n * c->used); // [n*used,C]
     struct tensor room = tensor_first(a->norm, p->n);             // [n,C]
 
-    project(m, routes, normed, w->router, -1);
+    project(m, p, routes, normed, w->router, -1);
     b->route(&(struct route_args){routes, a->chosen, a->weight, c->used, c->family->renormalize});
-    b->matmul_experts(&(struct matmul_experts_args){gate, normed, m->params[w->gate_exps].experts, c->E, a->chosen});
-    b->matmul_experts(&(struct matmul_experts_args){up, normed, m->params[w->up_exps].experts, c->E, a->chosen});
+    b->matmul_experts(&(struct matmul_experts_args){gate, normed, m->params[w->gate_exps].experts, c->E, a->chosen,
+                                                    p->precision});
+    b->matmul_experts(&(struct matmul_experts_args){up, normed, m->params[w->up_exps].experts, c->E, a->chosen,
+                                                    p->precision});
     b->glu(&(struct glu_args){gate, gate, up, c->family->act});
-    b->matmul_experts(&(struct matmul_experts_args){parts, gate, m->params[w->down_exps].experts, c->E, a->chosen});
+    b->matmul_experts(&(struct matmul_experts_args){parts, gate, m->params[w->down_exps].experts, c->E, a->chosen,
+                                                    p->precision});
     b->mix(&(struct mix_args){room, parts, a->weight, c->used});
     add_branch(m, out, mid, room, w->ffn_post);
 }
@@ -173,12 +179,12 @@ static void forward_feed_forward(const struct model *m, const struct pass *p, in
         forward_experts(m, p, l, out, mid, normed);
         return;
     }
-    project(m, up, normed, w->up, w->up_bias);
+    project(m, p, up, normed, w->up, w->up_bias);
     if (w->gate >= 0) {
-        project(m, gate, normed, w->gate, -1);
+        project(m, p, gate, normed, w->gate, -1);
         b->glu(&(struct glu_args){glu, gate, up, act});
     } else b->glu(&(struct glu_args){glu, up, {0}, act});
-    add_to_stream(m, out, mid, glu, w->down, w->down_bias, w->ffn_post, room);
+    add_to_stream(m, p, out, mid, glu, w->down, w->down_bias, w->ffn_post);
 }
 
 void model_forward(const struct model *m, const struct pass *p) {
@@ -199,9 +205,10 @@ void model_forward(const struct model *m, const struct pass *p) {
     }
 }
 
-void model_head(const struct model *m, struct tensor logits, struct tensor room, struct tensor x, float scale) {
+void model_head(const struct model *m, struct tensor logits, struct tensor room, struct tensor x, float scale,
+                enum precision precision) {
     const struct backend *b = m->backend;
     struct tensor normed = norm(m, room, x, m->out_norm, m->out_norm_bias);
-    b->matmul(&(struct matmul_args){logits, normed, model_product_weight(m, m->head), scale, false});
+    b->matmul(&(struct matmul_args){logits, normed, model_product_weight(m, m->head), scale, false, precision});
     if (m->config.logit_cap > 0) b->softcap(&(struct softcap_args){logits, m->config.logit_cap});
 }

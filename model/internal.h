@@ -58,11 +58,13 @@ struct pass {
     const int32_t *kv_rows;   // where the rows' keys go in the cache
     struct tensor *cache_k, *cache_v; // [L] of [any,G*D]; NULL: the keys are those of the rows themselves
     struct acts *acts;
+    enum precision precision; // of all products
 };
 // From ids to acts->out.
 void model_forward(const struct model *m, const struct pass *p);
 // logits[n,V] = scale * head(norm(x)), x [n,C]; norm [n,C] receives the normed rows.
-void model_head(const struct model *m, struct tensor logits, struct tensor norm, struct tensor x, float scale);
+void model_head(const struct model *m, struct tensor logits, struct tensor norm, struct tensor x, float scale,
+                enum precision precision);
 
 // Buffers of a backward pass, all of them gradients but norm and glu, which are made again.
 struct back {
@@ -82,6 +84,10 @@ void model_backward(const struct model *m, const struct pass *p, struct back *b,
 static inline struct tensor model_product_weight(const struct model *m, int i) {
     const struct param *p = &m->params[i];
     return tensor_present(&p->w16) ? p->w16 : p->w;
+}
+// Of the products of a training step.
+static inline enum precision model_precision(const struct model *m) {
+    return m->compute == DTYPE_BF16 ? PRECISION_BF16 : PRECISION_F32;
 }
 static inline struct tensor tensor_first(struct tensor t, int64_t n) { return tensor_rows(t, 0, n); }
 

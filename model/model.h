@@ -186,7 +186,7 @@ struct param *config_params_table(const struct model_config *c, int *count);
 // Every tensor is checked by name, shape and dtype. NULL on failure.
 struct model *model_load(const struct model_file *f, const struct backend *b, struct err *err);
 // For training (families that train only: config_trains): f32 weights and gradients, initialised from seed (param i:
-// stream i). compute BF16 keeps a bf16 copy for products.
+// stream i). compute BF16 keeps a bf16 copy for products, which are of PRECISION_BF16, forward and backward.
 struct model *model_new(const struct model_config *c, const struct backend *b, enum dtype compute, uint64_t seed,
                         struct err *err);
 // Fills a trainable model's weights from a file of the same config (checkpoint, or a model to continue).
@@ -229,6 +229,7 @@ struct session_options {
     int64_t chunk;      // rows per forward pass when reading a prompt; 0: 256
     int64_t all_logits; // rows of logits kept for LOGITS_ALL; 0: only the last row is ever asked for
     enum dtype kv;      // F32, F16 or BF16 (0 = F32)
+    bool exact;         // every product in f32, those of a prompt too
 };
 struct session;
 size_t session_bytes(const struct model *m, const struct session_options *o); // what session_new allocates
@@ -240,9 +241,14 @@ int64_t session_vocab(const struct session *s); // V: values in a row of logits;
 void session_rewind(struct session *s, int64_t length); // forget all after `length` tokens; length <= session_length
 // Feeds n ids after what is there and returns host logits (already divided by logit_divisor), valid until the next
 // feed: the last row [V], or all n rows [n,V] (then n <= all_logits). NULL with a sentence when the context is full
-// or an id is outside the vocabulary; nothing was fed then. The result does not depend on how a text is cut into feeds.
+// or an id is outside the vocabulary; nothing was fed then.
+// The text of others is fed as FEED_PROMPT, whose products may round to bf16 (backend.h, PRECISION_BF16; not when the
+// session is exact), what the model itself chose, or a draft proposed, as FEED_GENERATED, in f32. Within each the result
+// does not depend on how a text is cut into feeds; which tokens are prompt belongs to the text.
 enum logits_wanted { LOGITS_NONE, LOGITS_LAST, LOGITS_ALL }; // NONE returns a non-NULL pointer to nothing
-const float *session_feed(struct session *s, const int32_t *ids, int64_t n, enum logits_wanted want, struct err *err);
+enum feed { FEED_PROMPT, FEED_GENERATED };
+const float *session_feed(struct session *s, const int32_t *ids, int64_t n, enum feed feed, enum logits_wanted want,
+                          struct err *err);
 
 // --- training ----------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,8 @@
 //
 // Token t of the text has its keys and values in row t of every layer's cache, so forgetting the end of a text is
 // setting a number, and row t attends to cache rows 0..t. A feed longer than `chunk` is cut into passes; since no
-// row's result depends on the rows beside it, any cut gives the same bits.
+// row's result depends on the rows beside it, any cut gives the same bits. Prompt and generated tokens may differ in the
+// precision of products, so which is which is the caller's word, not a matter of how many come at once.
 //
 // All device memory is one block: cache, activations of one layer for `chunk` rows, logits. Nothing is allocated by a
 // feed.
@@ -11,6 +12,7 @@
 struct session {
     const struct model *m;
     int64_t ctx, chunk, logit_rows, length;
+    bool exact;
     void *block;                     // everything below that lies on the device
     struct tensor *cache_k, *cache_v; // [L] of [ctx,G*D]
     struct layer_acts layer;
@@ -28,6 +30,7 @@ static void plan(struct session *s, const struct model *m, const struct session_
     s->chunk = o->chunk ? o->chunk : 256;
     if (s->chunk > s->ctx) s->chunk = s->ctx;
     s->logit_rows = o->all_logits > 1 ? o->all_logits : 1;
+    s->exact = o->exact;
     s->acts.layer = &s->layer;
 }
 
@@ -127,12 +130,13 @@ void session_rewind(struct session *s, int64_t length) {
 }
 
 // Rows first .. first + count of the pass to rows `to` .. of the logits.
-static void logits_of(struct session *s, int64_t first, int64_t count, int64_t to) {
+static void logits_of(struct session *s, int64_t first, int64_t count, int64_t to, enum precision precision) {
     struct tensor x = tensor_rows(s->acts.out, first, count), normed = tensor_rows(s->acts.norm, 0, count);
-    model_head(s->m, tensor_rows(s->logits, to, count), normed, x, 1 / s->m->config.logit_divisor);
+    model_head(s->m, tensor_rows(s->logits, to, count), normed, x, 1 / s->m->config.logit_divisor,
+               precision);
 }
 
-static void feed_chunk(struct session *s, const int32_t *ids, int64_t n) {
+static void feed_chunk(struct session *s, const int32_t *ids, int64_t n, enum precision precision) {
     const struct backend *b = s->m->backend;
     int64_t window = s->m->config.window;
     for (int64_t i = 0; i < n; i++) {
@@ -148,7 +152,7 @@ static void feed_chunk(struct session *s, const int32_t *ids, int64_t n) {
     model_forward(s->m, &(struct pass){.n = n, .ids = s->ids, .pos = s->pos, .lo = s->lo, .hi = s->hi,
                                        .lo_local = s->lo_local,
                                        .kv_rows = s->pos, .cache_k = s->cache_k, .cache_v = s->cache_v,
-                                       .acts = &s->acts});
+                                       .acts = &s->acts, .precision = precision});
 }
 
 static bool check_feed(const struct session *s, const int32_t *ids, int64_t n, enum logits_wanted want,
@@ -167,16 +171,17 @@ static bool check_feed(const struct session *s, const int32_t *ids, int64_t n, e
     return true;
 }
 
-const float *session_feed(struct session *s, const int32_t *ids, int64_t n, enum logits_wanted want,
+const float *session_feed(struct session *s, const int32_t *ids, int64_t n, enum feed feed, enum logits_wanted want,
                           struct err *err) {
     if (!check_feed(s, ids, n, want, err)) return NULL;
+    enum precision precision = feed == FEED_PROMPT && !s->exact ? PRECISION_BF16 : PRECISION_F32;
     const struct backend *b = s->m->backend;
     for (int64_t at = 0; at < n; at += s->chunk) {
         int64_t rows = n - at < s->chunk ? n - at : s->chunk;
         b->begin();
-        feed_chunk(s, ids + at, rows);
-        if (want == LOGITS_ALL) logits_of(s, 0, rows, at);
-        if (want == LOGITS_LAST && at + rows == n) logits_of(s, rows - 1, 1, 0);
+        feed_chunk(s, ids + at, rows, precision);
+        if (want == LOGITS_ALL) logits_of(s, 0, rows, at, precision);
+        if (want == LOGITS_LAST && at + rows == n) logits_of(s, rows - 1, 1, 0, precision);
         b->end();
         s->length += rows;
     }

@@ -131,13 +131,13 @@ static void backward_group(struct train_state *t, const struct pass *p) {
     struct tensor normed = tensor_first(t->acts.norm, p->n);   // [n,C] the head's input, once more below
     const struct param *norm = &m->params[m->out_norm], *head = &m->params[m->head], *embed = &m->params[m->embed];
 
-    b->matmul_dx(&(struct matmul_dx_args){dnorm, logits, model_product_weight(m, m->head), 1, false});
+    b->matmul_dx(&(struct matmul_dx_args){dnorm, logits, model_product_weight(m, m->head), 1, false, model_precision(m)});
     b->zero(dx.data, (size_t)dx.rows * dx.row_bytes); // rmsnorm_back adds
     b->rmsnorm_back(&(struct rmsnorm_back_args){dx, norm->grad, dnorm, out, norm->w, m->config.norm_eps, t->T});
     model_backward(m, p, &t->back, t->T); // leaves acts.norm alone: it makes norms again in buffers of its own
     for (int64_t s = 0; s < p->n; s += t->T) {
         b->matmul_dw(&(struct matmul_dw_args){head->grad, tensor_rows(logits, s, t->T), tensor_rows(normed, s, t->T),
-                                              1, t->T});
+                                              1, t->T, model_precision(m)});
         b->embed_back(&(struct embed_back_args){embed->grad, tensor_rows(dx, s, t->T), p->ids + s, m->config.m_emb});
     }
 }
@@ -149,12 +149,13 @@ double train_loss(struct train_state *t, const struct train_batch *batch, float 
     double sum = 0;
     for (int64_t at = 0; at < batch->rows; at += t->group_rows) {
         int64_t n = batch->rows - at < t->group_rows ? batch->rows - at : t->group_rows;
-        struct pass p = {.n = n, .ids = t->ids, .pos = t->pos, .lo = t->lo, .hi = t->hi, .acts = &t->acts};
+        struct pass p = {.n = n, .ids = t->ids, .pos = t->pos, .lo = t->lo, .hi = t->hi, .acts = &t->acts,
+                         .precision = model_precision(m)};
         upload_group(t, batch, at, n);
         b->begin();
         struct tensor logits = tensor_first(t->logits, n);
         model_forward(m, &p);
-        model_head(m, logits, tensor_first(t->acts.norm, n), tensor_first(t->acts.out, n), 1);
+        model_head(m, logits, tensor_first(t->acts.norm, n), tensor_first(t->acts.out, n), 1, p.precision);
         b->cross_entropy(
             &(struct cross_entropy_args){t->losses, logits, t->targets, 1 / m->config.logit_divisor, grad_scale});
         if (grad_scale != 0) backward_group(t, &p);

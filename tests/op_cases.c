@@ -160,6 +160,29 @@ static double rmsnorm_back_loss(const struct op_run *r) {
 // ---------------------------------------------------------------------------------------------------------------
 // Products.
 
+static enum precision precision_of(const struct op_run *r) {
+    return r->spec->rounds ? PRECISION_BF16 : PRECISION_F32;
+}
+// What a product of this precision multiplies.
+static void take_rounded(const struct op_run *r, int buffer) {
+    const struct op_buf *b = &r->buf[buffer];
+    for (int64_t i = 0; r->spec->rounds && i < b->rows * b->cols; i++)
+        b->v[i] = (double)bf16_to_f32(bf16_from_f32((float)b->v[i]));
+}
+
+// Products of PRECISION_F32 with block formats see x in sixteen bits (backend.h); what they make of that is judged as
+// strictly as ever.
+static void take_whole(const struct op_run *r, int buffer) {
+    const struct op_buf *b = &r->buf[buffer];
+    if (r->spec->rounds || dtype_row(r->dtype)->block_weights == 1) return;
+    for (int64_t i = 0; i < b->rows * b->cols; i += 32) {
+        float most = 0;
+        for (int64_t j = i; j < i + 32; j++) most = fmaxf(most, (float)fabs(b->v[j]));
+        for (int64_t j = i; j < i + 32 && most > 0; j++)
+            b->v[j] = most / 32512 * rintf((float)b->v[j] * (32512 / most));
+    }
+}
+
 // sum of out[i,m] = scale * x[i,:] . w[m,:] into out, or against dout when that is given
 static double product(const struct op_run *r, const double *x, const double *w, double *out,
                       const double *dout) {
@@ -184,24 +207,11 @@ static void matmul_declare(struct op_run *r) {
 }
 static void matmul_call(const struct op_run *r, const struct backend *b) {
     b->matmul(&(struct matmul_args){T(r, MATMUL_OUT), T(r, MATMUL_X), T(r, MATMUL_W), r->s.scale,
-                                    r->s.accumulate});
-}
-// Products with block formats see x in sixteen bits (backend.h); what they make of that is judged as strictly as ever.
-static double *in_sixteen_bits(const double *x, int64_t n) {
-    double *rounded = mem_array((size_t)n, sizeof *rounded, "rounded x");
-    for (int64_t i = 0; i < n; i += 32) {
-        float most = 0;
-        for (int64_t j = i; j < i + 32; j++) most = fmaxf(most, (float)fabs(x[j]));
-        for (int64_t j = i; j < i + 32; j++)
-            rounded[j] = most > 0 ? most / 32512 * rintf((float)x[j] * (32512 / most)) : 0;
-    }
-    return rounded;
+                                    r->s.accumulate, precision_of(r)});
 }
 static void matmul_reference(const struct op_run *r) {
-    bool blocks = dtype_row(r->dtype)->block_weights > 1;
-    double *x = blocks ? in_sixteen_bits(V(r, MATMUL_X), r->s.n * r->s.K) : V(r, MATMUL_X);
-    product(r, x, V(r, MATMUL_W), V(r, MATMUL_OUT), NULL);
-    if (blocks) mem_free(x);
+    take_rounded(r, MATMUL_X), take_rounded(r, MATMUL_W), take_whole(r, MATMUL_X);
+    product(r, V(r, MATMUL_X), V(r, MATMUL_W), V(r, MATMUL_OUT), NULL);
 }
 
 enum { DX_DX, DX_DOUT, DX_W, DX_X };
@@ -213,10 +223,11 @@ static void matmul_dx_declare(struct op_run *r) {
 }
 static void matmul_dx_call(const struct op_run *r, const struct backend *b) {
     b->matmul_dx(&(struct matmul_dx_args){T(r, DX_DX), T(r, DX_DOUT), T(r, DX_W), r->s.scale,
-                                          r->s.accumulate});
+                                          r->s.accumulate, precision_of(r)});
 }
 static void matmul_dx_reference(const struct op_run *r) {
     int64_t K = r->s.K, M = r->s.M;
+    take_rounded(r, DX_DOUT), take_rounded(r, DX_W);
     for (int64_t i = 0; i < r->s.n; i++)
         for (int64_t k = 0; k < K; k++) {
             double sum = 0;
@@ -238,10 +249,11 @@ static void matmul_dw_declare(struct op_run *r) {
 }
 static void matmul_dw_call(const struct op_run *r, const struct backend *b) {
     b->matmul_dw(
-        &(struct matmul_dw_args){T(r, DW_DW), T(r, DW_DOUT), T(r, DW_X), r->s.scale, r->s.segment});
+        &(struct matmul_dw_args){T(r, DW_DW), T(r, DW_DOUT), T(r, DW_X), r->s.scale, r->s.segment, precision_of(r)});
 }
 static void matmul_dw_reference(const struct op_run *r) {
     int64_t K = r->s.K, M = r->s.M;
+    take_rounded(r, DW_DOUT), take_rounded(r, DW_X);
     for (int64_t m = 0; m < M; m++)
         for (int64_t k = 0; k < K; k++) {
             double sum = 0;
@@ -773,22 +785,21 @@ static void experts_call(const struct op_run *r, const struct backend *b) {
         (void)loaded;
     }
     struct tensor out = tensor_f32(P(r, ME_OUT), r->buf[ME_OUT].rows * r->s.mode, r->s.M);
-    b->matmul_experts(&(struct matmul_experts_args){out, T(r, ME_X), w, r->s.H, P(r, ME_CHOSEN)});
+    b->matmul_experts(&(struct matmul_experts_args){out, T(r, ME_X), w, r->s.H, P(r, ME_CHOSEN),
+                                                    precision_of(r)});
     for (int64_t e = 0; e < r->s.H; e++)
         if (owned[e]) b->free(w[e].data);
 }
 static void experts_reference(const struct op_run *r) {
     int64_t M = r->s.M, K = r->s.K, each = r->s.mode;
-    bool blocks = dtype_row(r->dtype)->block_weights > 1;
-    double *x = blocks ? in_sixteen_bits(V(r, ME_X), r->s.n * K) : V(r, ME_X);
+    take_rounded(r, ME_X), take_rounded(r, ME_W), take_whole(r, ME_X);
     for (int64_t p = 0; p < r->s.n * each; p++)
         for (int64_t m = 0; m < M; m++) {
             const double *w = V(r, ME_W) + ((int64_t)V(r, ME_CHOSEN)[p] * M + m) * K;
             double sum = 0;
-            for (int64_t k = 0; k < K; k++) sum += x[p / each * K + k] * w[k];
+            for (int64_t k = 0; k < K; k++) sum += V(r, ME_X)[p / each * K + k] * w[k];
             V(r, ME_OUT)[p * M + m] = sum;
         }
-    if (blocks) mem_free(x);
 }
 
 // K parts to a row.
@@ -899,6 +910,37 @@ const struct op_spec op_specs[] = {
             {.n = 8, .K = 257, .M = 3, .segment = 2, .scale = 2}),
      matmul_dw_declare, matmul_dw_call, .reference = matmul_dw_reference, .loss = matmul_dw_loss,
      .pairs = {{DW_DW, DW_W, 0}}, .n_pairs = 1, .terms = terms_n, .unit = -1},
+    // Tiles are 32 rows by 32 columns by 32 terms, blocks 576 terms, pieces 512 rows and 8 panels of 32 columns.
+    {OP_MATMUL, "matmul rounded", FLOATS,
+     SHAPES({.n = 1, .K = 1, .M = 1}, {.n = 2, .K = 31, .M = 33, .scale = .5f},
+            {.n = 17, .K = 577, .M = 65, .accumulate = true}, {.n = 1, .K = 1200, .M = 40},
+            {.n = 3, .K = 257, .M = 33, .scale = .5f, .accumulate = true, .loaded = true},
+            {.n = 33, .K = 32, .M = 16, .loaded = true}, {.n = 19, .K = 33, .M = 17, .loaded = true},
+            {.n = 2, .K = 600, .M = 1, .loaded = true},
+            {.n = 70, .K = 1153, .M = 31, .scale = 3, .accumulate = true, .loaded = true},
+            {.n = 200, .K = 96, .M = 330, .loaded = true}, {.n = 530, .K = 40, .M = 33, .loaded = true}),
+     matmul_declare, matmul_call, .reference = matmul_reference, .terms = terms_K, .unit = 1, .rounds = true},
+    {OP_MATMUL, "matmul rounded blocks", BLOCKS,
+     SHAPES({.n = 1, .K = 32, .M = 1}, {.n = 3, .K = 608, .M = 33, .scale = .5f},
+            {.n = 1, .K = 32, .M = 1, .loaded = true}, {.n = 1, .K = 608, .M = 31, .loaded = true},
+            {.n = 17, .K = 256, .M = 65, .accumulate = true, .loaded = true},
+            {.n = 40, .K = 1184, .M = 48, .loaded = true}),
+     matmul_declare, matmul_call, .reference = matmul_reference, .terms = terms_K, .unit = 1, .rounds = true},
+    {OP_MATMUL, "matmul rounded blocks of 256", BLOCKS_256,
+     SHAPES({.n = 1, .K = 256, .M = 1}, {.n = 3, .K = 1024, .M = 33, .scale = .5f},
+            {.n = 1, .K = 768, .M = 31, .loaded = true},
+            {.n = 18, .K = 1280, .M = 65, .accumulate = true, .loaded = true}),
+     matmul_declare, matmul_call, .reference = matmul_reference, .terms = terms_K, .unit = 1, .rounds = true},
+    {OP_MATMUL_DX, "matmul_dx rounded", BIT(F32) | BIT(BF16),
+     SHAPES({.n = 1, .K = 1, .M = 1}, {.n = 3, .K = 31, .M = 33, .scale = .5f},
+            {.n = 5, .K = 65, .M = 579, .accumulate = true},
+            {.n = 40, .K = 257, .M = 48, .scale = 2, .accumulate = true}, {.n = 140, .K = 80, .M = 1201}),
+     matmul_dx_declare, matmul_dx_call, .reference = matmul_dx_reference, .terms = terms_M, .unit = 1, .rounds = true},
+    {OP_MATMUL_DW, "matmul_dw rounded", BIT(F32),
+     SHAPES({.n = 1, .K = 1, .M = 1, .segment = 1}, {.n = 6, .K = 31, .M = 33, .segment = 3, .scale = .5f},
+            {.n = 70, .K = 65, .M = 17, .segment = 35}, {.n = 1200, .K = 33, .M = 18, .segment = 600},
+            {.n = 64, .K = 257, .M = 40, .segment = 32, .scale = 2}, {.n = 4, .K = 33, .M = 4100, .segment = 4}),
+     matmul_dw_declare, matmul_dw_call, .reference = matmul_dw_reference, .terms = terms_n, .unit = -1, .rounds = true},
     {OP_ROPE, "rope", BIT(F32),
      SHAPES({.n = 1, .H = 1, .D = 2, .K = 2, .M = 10},
             {.n = 3, .H = 3, .D = 32, .K = 32, .M = 100000},
@@ -1035,6 +1077,10 @@ const struct op_spec op_specs[] = {
     {OP_MATMUL_EXPERTS, "matmul_experts blocks of 256", BLOCKS_256,
      SHAPES({.n = 5, .K = 256, .M = 17, .H = 3, .mode = 2}, {.n = 30, .K = 512, .M = 33, .H = 2, .mode = 2, .loaded = true}),
      experts_declare, experts_call, .reference = experts_reference, .terms = terms_K, .unit = 1},
+    {OP_MATMUL_EXPERTS, "matmul_experts rounded", FLOATS,
+     SHAPES({.n = 5, .K = 257, .M = 33, .H = 3, .mode = 2, .loaded = true},
+            {.n = 40, .K = 64, .M = 65, .H = 2, .mode = 1, .loaded = true}),
+     experts_declare, experts_call, .reference = experts_reference, .terms = terms_K, .unit = 1, .rounds = true},
     {OP_MIX, "mix", BIT(F32), SHAPES({.n = 1, .C = 1, .K = 1}, {.n = 5, .C = 33, .K = 2}, {.n = 19, .C = 257, .K = 8}),
      mix_declare, mix_call, .reference = mix_reference, .terms = terms_K, .unit = 1},
 };

@@ -79,6 +79,7 @@ struct op_spec {
     } pairs[OP_PAIRS];
     int n_pairs;
     int64_t (*terms)(const struct op_run *r); // numbers that meet in one sum
+    bool rounds; // products of PRECISION_BF16; levels without units for it multiply in f32, far from what is expected
     int unit;                                 // rows: 0 has none, 1 row by row, -1 by segments
 };
 extern const struct op_spec op_specs[];

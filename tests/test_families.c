@@ -74,7 +74,7 @@ static void feed_all(const struct model *m, const int32_t *ids, int64_t n, int64
     for (int64_t at = 0; at < n;) {
         int64_t rows = at == 0 ? first : piece;
         if (rows > n - at) rows = n - at;
-        const float *z = session_feed(s, ids + at, rows, LOGITS_ALL, &e);
+        const float *z = session_feed(s, ids + at, rows, FEED_GENERATED, LOGITS_ALL, &e);
         cr_assert(z, "%s", e.text);
         memcpy(out + at * m->config.V, z, (size_t)(rows * m->config.V) * sizeof *z);
         at += rows;
@@ -145,10 +145,10 @@ Test(families, nothing_is_allocated_after_the_first_feed) {
         struct err e = {{0}};
         struct model *m = load(f, cpu(NULL));
         struct session *s = session_new(m, &(struct session_options){0}, &e);
-        cr_assert(s && session_feed(s, x.ids, 20, LOGITS_LAST, &e), "%s", e.text);
-        cr_assert(session_feed(s, x.ids + 20, 1, LOGITS_LAST, &e), "%s", e.text);
+        cr_assert(s && session_feed(s, x.ids, 20, FEED_GENERATED, LOGITS_LAST, &e), "%s", e.text);
+        cr_assert(session_feed(s, x.ids + 20, 1, FEED_GENERATED, LOGITS_LAST, &e), "%s", e.text);
         mem_freeze(true);
-        bool fed = session_feed(s, x.ids + 21, 1, LOGITS_LAST, &e) && session_feed(s, x.ids + 22, 20, LOGITS_LAST, &e);
+        bool fed = session_feed(s, x.ids + 21, 1, FEED_GENERATED, LOGITS_LAST, &e) && session_feed(s, x.ids + 22, 20, FEED_GENERATED, LOGITS_LAST, &e);
         mem_freeze(false);
         cr_assert(fed, "%s", e.text);
         session_free(s), model_free(m), text_free(&x.bytes), model_file_close(f);

@@ -148,6 +148,114 @@ Test(kernels, products_have_equal_bits_alone_in_batches_packed_and_on_both_level
         }
 }
 
+// Products of PRECISION_BF16. What a matrix unit makes of 32 terms is not what plain C makes of them, but is the same
+// bits alone, in every batch, from rows or packed, with any number of threads.
+static struct tensor rounded_product(const struct backend *b, struct tensor x, struct tensor w, bool add) {
+    struct tensor out = matrix(x.rows, w.rows, 3);
+    b->matmul(&(struct matmul_args){.out = out,
+                                    .x = x,
+                                    .w = w,
+                                    .scale = add ? 0.5f : 0,
+                                    .accumulate = add,
+                                    .precision = PRECISION_BF16});
+    return out;
+}
+
+static void check_rounded(const struct backend *b, int64_t n, int64_t M, int64_t K, enum dtype dtype, bool add) {
+    const struct tensor x = matrix(n, K, 1), full = matrix(M, K, 2), w = as_dtype(full, dtype);
+    char name[80];
+    snprintf(name, sizeof name, "%s %lldx%lldx%lld", dtype_row(dtype)->name, (long long)n, (long long)M, (long long)K);
+    struct err err;
+    bool owned;
+    struct tensor packed;
+    cr_assert(b->weight_load(&packed, &w, &owned, &err), "%s", err.text);
+    pool_start(2);
+    const struct tensor meaning = rounded_product(plain(), x, w, add), out = rounded_product(b, x, w, add);
+    // As in check_product: 2^-24 per rounding, chains shorter than those of plain C.
+    NEAR(out.data, meaning.data, n * M, 6e-8 * 16 * sqrt((double)K) * 4, "%s against plain", name);
+    for (int threads = 1; threads <= 3; threads++) {
+        pool_start(threads);
+        const struct tensor again = rounded_product(b, x, packed, add);
+        SAME(again.data, out.data, n * M, "%s packed, %d threads", name, threads);
+        free(again.data);
+    }
+    for (int part = 0; part < 6; part++) {
+        const int64_t at = (int64_t)rng_below(5, 1, (uint64_t)part, (uint64_t)n),
+                      rows = part == 0 ? 1 : 1 + (int64_t)rng_below(5, 2, (uint64_t)part, (uint64_t)(n - at));
+        struct tensor some = matrix(n, M, 3);
+        b->matmul(&(struct matmul_args){.out = tensor_rows(some, at, rows),
+                                        .x = tensor_rows(x, at, rows),
+                                        .w = packed,
+                                        .scale = add ? 0.5f : 0,
+                                        .accumulate = add,
+                                        .precision = PRECISION_BF16});
+        SAME((float *)some.data + at * M, (float *)out.data + at * M, rows * M, "%s, %lld rows at %lld", name,
+             (long long)rows, (long long)at);
+        free(some.data);
+    }
+    if (owned) b->free(packed.data);
+    free(x.data), free(full.data), free(w.data), free(meaning.data), free(out.data);
+}
+
+Test(kernels, rounded_products_have_equal_bits_alone_in_batches_and_packed) {
+    struct err err;
+    const struct backend *b = backend_cpu("amx", &err);
+    if (!b) return;
+    for (uint64_t i = 0; i < 60; i++) {
+        enum dtype dtype = weight_dtypes[i % COUNT_OF(weight_dtypes)];
+        const int64_t block = dtype_row(dtype)->block_weights;
+        const int64_t n = 1 + (int64_t)rng_below(11, 0, i, i % 4 ? 70 : 20), M = 1 + (int64_t)rng_below(11, 1, i, 150),
+                      K = block * (1 + (int64_t)rng_below(11, 2, i, 1400 / (uint64_t)block));
+        check_rounded(b, n, M, K, dtype, i % 3 == 0);
+    }
+    check_rounded(b, 520, 33, 40, DTYPE_F32, false); // more rows than a piece takes
+    check_rounded(b, 3, 70, 4480, DTYPE_BF16, true);
+    check_rounded(b, 40, 96, 768, DTYPE_Q4_K, false);
+    check_rounded(b, 40, 40, 1280, DTYPE_Q6_K, true);
+}
+
+Test(kernels, levels_without_units_for_it_multiply_in_f32_whatever_is_asked) {
+    pool_start(2);
+    const struct tensor x = matrix(12, 300, 1), w = matrix(40, 300, 2);
+    for (int l = 0; l < LEVELS; l++) {
+        if (!level(l)) continue;
+        const struct tensor exact = product(level(l), x, w, 0, false), asked = rounded_product(level(l), x, w, false);
+        SAME(asked.data, exact.data, 12 * 40, "%s", level_names[l]);
+        free(exact.data), free(asked.data);
+    }
+    free(x.data), free(w.data);
+}
+
+Test(kernels, rounded_gradients_do_not_depend_on_the_split_or_the_threads) {
+    struct err err;
+    const struct backend *b = backend_cpu("amx", &err);
+    if (!b) return;
+    const int64_t n = 600, M = 130, K = 299, segment = 150;
+    const struct tensor x = matrix(n, K, 1), dout = matrix(n, M, 2), w = matrix(M, K, 3);
+    struct tensor dw[3], dx[3];
+    for (int i = 0; i < 3; i++) {
+        const int64_t step = i == 2 ? segment : n;
+        pool_start(i + 1);
+        dw[i] = matrix(M, K, 4), dx[i] = matrix(n, K, 5);
+        for (int64_t at = 0; at < n; at += step) {
+            const struct tensor part = tensor_rows(dout, at, step);
+            b->matmul_dw(&(struct matmul_dw_args){.dw = dw[i],
+                                                  .dout = part,
+                                                  .x = tensor_rows(x, at, step),
+                                                  .segment = segment,
+                                                  .precision = PRECISION_BF16});
+            b->matmul_dx(&(struct matmul_dx_args){.dx = tensor_rows(dx[i], at, step),
+                                                  .dout = part,
+                                                  .w = w,
+                                                  .precision = PRECISION_BF16});
+        }
+        SAME(dw[i].data, dw[0].data, M * K, "dw, way %d", i);
+        SAME(dx[i].data, dx[0].data, n * K, "dx, way %d", i);
+    }
+    for (int i = 0; i < 3; i++) free(dw[i].data), free(dx[i].data);
+    free(x.data), free(dout.data), free(w.data);
+}
+
 Test(kernels, packed_weights_embed_the_same_rows) {
     pool_start(1);
     const int32_t ids[4] = {0, 69, 31, 32};

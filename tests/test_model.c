@@ -58,7 +58,7 @@ static struct session *new_session(const struct model *m, struct session_options
 
 static const float *feed(struct session *s, const int32_t *ids, int64_t n, enum logits_wanted want) {
     struct err e = {{0}};
-    const float *logits = session_feed(s, ids, n, want, &e);
+    const float *logits = session_feed(s, ids, n, FEED_GENERATED, want, &e);
     cr_assert(logits, "%s", e.text);
     return logits;
 }
@@ -425,7 +425,7 @@ Test(model, nothing_is_allocated_after_the_first_step) {
     mem_freeze(true); // aborts on an allocation
     train_zero_grads(t);
     bool same = train_loss(t, &mb, 1, NULL) == loss;
-    const float *z = session_feed(s, b.ids, 20, LOGITS_LAST, &e);
+    const float *z = session_feed(s, b.ids, 20, FEED_GENERATED, LOGITS_LAST, &e);
     mem_freeze(false);
     cr_assert(same && z);
     train_state_free(t), session_free(s), free_batch(&b), model_free(m);
@@ -600,17 +600,17 @@ Test(model, a_session_refuses_with_a_sentence_and_feeds_nothing) {
     struct err e = {{0}};
     int32_t ids[12] = {0};
     cr_assert(session_capacity(s) == 10);
-    cr_assert(!session_feed(s, ids, 11, LOGITS_LAST, &e) && strstr(e.text, "full"), "%s", e.text);
-    cr_assert(!session_feed(s, ids, 5, LOGITS_ALL, &e) && strstr(e.text, "4 rows"), "%s", e.text);
-    cr_assert(!session_feed(s, ids, 0, LOGITS_LAST, &e));
+    cr_assert(!session_feed(s, ids, 11, FEED_GENERATED, LOGITS_LAST, &e) && strstr(e.text, "full"), "%s", e.text);
+    cr_assert(!session_feed(s, ids, 5, FEED_GENERATED, LOGITS_ALL, &e) && strstr(e.text, "4 rows"), "%s", e.text);
+    cr_assert(!session_feed(s, ids, 0, FEED_GENERATED, LOGITS_LAST, &e));
     ids[2] = (int32_t)c.V;
-    cr_assert(!session_feed(s, ids, 3, LOGITS_LAST, &e) && strstr(e.text, "vocabulary"), "%s", e.text);
+    cr_assert(!session_feed(s, ids, 3, FEED_GENERATED, LOGITS_LAST, &e) && strstr(e.text, "vocabulary"), "%s", e.text);
     ids[2] = -1;
-    cr_assert(!session_feed(s, ids, 3, LOGITS_LAST, &e));
+    cr_assert(!session_feed(s, ids, 3, FEED_GENERATED, LOGITS_LAST, &e));
     cr_assert(session_length(s) == 0);
     ids[2] = 1;
-    cr_assert(session_feed(s, ids, 10, LOGITS_NONE, &e));
-    cr_assert(!session_feed(s, ids, 1, LOGITS_LAST, &e) && session_length(s) == 10);
+    cr_assert(session_feed(s, ids, 10, FEED_GENERATED, LOGITS_NONE, &e));
+    cr_assert(!session_feed(s, ids, 1, FEED_GENERATED, LOGITS_LAST, &e) && session_length(s) == 10);
     cr_assert(!session_new(m, &(struct session_options){.kv = DTYPE_Q8_0}, &e) && strstr(e.text, "Q8_0"));
     cr_assert(!session_new(m, &(struct session_options){.ctx = -1}, &e));
     session_free(s), session_free(NULL), model_free(m), model_free(NULL);

@@ -1,9 +1,9 @@
 // bench_ops: how fast each op runs at each level, in GFLOP/s or GB/s.
 //
-//   bench_ops [LEVEL] [THREADS] [WORD]     level plain, avx2, avx512 or - for the best; only rows whose name has WORD
+//   bench_ops [LEVEL] [THREADS] [WORD]     level plain, avx2, avx512, amx or - for the best; only rows whose name has WORD
 //
 // Sizes are those of a model of about 125M parameters: C 768, F 2048, 12 heads of 64, 4 kv heads, V 32000. "step"
-// rows feed 256 rows, "token" rows one row, as decoding does. The number is the median of seven timed batches of calls,
+// rows feed 256 rows, "token" rows one row, as decoding does; "rounded" products are of PRECISION_BF16. The number is the median of seven timed batches of calls,
 // each of at least 20 ms, after a warm-up; bytes are those a call must read and write once.
 // Not a test: it has a main of its own and stands outside the suites.
 #include "backend.h"
@@ -28,6 +28,10 @@ static struct tensor rows(float *p, int64_t n, int64_t cols) { return tensor_f32
 static void matmul(const struct backend *b, int64_t n, struct tensor weight) {
     b->matmul(&(struct matmul_args){.out = rows(w.b, n, F), .x = rows(w.a, n, C), .w = weight});
 }
+static void rounded(const struct backend *b, int64_t n, struct tensor weight) {
+    b->matmul(&(struct matmul_args){
+        .out = rows(w.b, n, F), .x = rows(w.a, n, C), .w = weight, .precision = PRECISION_BF16});
+}
 static void token_f32(const struct backend *b) { matmul(b, 1, w.f32); }
 static void token_bf16(const struct backend *b) { matmul(b, 1, w.bf16); }
 static void token_q8_0(const struct backend *b) { matmul(b, 1, w.q8_0); }
@@ -40,6 +44,14 @@ static void step_q8_0(const struct backend *b) { matmul(b, N, w.q8_0); }
 static void step_q4_0(const struct backend *b) { matmul(b, N, w.q4_0); }
 static void step_q4_k(const struct backend *b) { matmul(b, N, w.q4_k); }
 static void step_q6_k(const struct backend *b) { matmul(b, N, w.q6_k); }
+static void rounded_f32(const struct backend *b) { rounded(b, N, w.f32); }
+static void rounded_bf16(const struct backend *b) { rounded(b, N, w.bf16); }
+static void rounded_q8_0(const struct backend *b) { rounded(b, N, w.q8_0); }
+static void rounded_q4_0(const struct backend *b) { rounded(b, N, w.q4_0); }
+static void rounded_q4_k(const struct backend *b) { rounded(b, N, w.q4_k); }
+static void rounded_q6_k(const struct backend *b) { rounded(b, N, w.q6_k); }
+static void few_q8_0(const struct backend *b) { rounded(b, 16, w.q8_0); }
+static void few_q4_k(const struct backend *b) { rounded(b, 16, w.q4_k); }
 static void step_dx(const struct backend *b) {
     b->matmul_dx(&(struct matmul_dx_args){
         .dx = rows(w.b, N, C), .dout = rows(w.a, N, F), .w = rows(w.c, F, C)});
@@ -47,6 +59,19 @@ static void step_dx(const struct backend *b) {
 static void step_dw(const struct backend *b) {
     b->matmul_dw(&(struct matmul_dw_args){
         .dw = rows(w.e, F, C), .dout = rows(w.a, N, F), .x = rows(w.c, N, C), .segment = N});
+}
+static void rounded_dx(const struct backend *b) {
+    b->matmul_dx(&(struct matmul_dx_args){.dx = rows(w.b, N, C),
+                                          .dout = rows(w.a, N, F),
+                                          .w = rows(w.c, F, C),
+                                          .precision = PRECISION_BF16});
+}
+static void rounded_dw(const struct backend *b) {
+    b->matmul_dw(&(struct matmul_dw_args){.dw = rows(w.e, F, C),
+                                          .dout = rows(w.a, N, F),
+                                          .x = rows(w.c, N, C),
+                                          .segment = N,
+                                          .precision = PRECISION_BF16});
 }
 static void token_attend(const struct backend *b) {
     static const int32_t lo = 0, hi = KEYS;
@@ -153,6 +178,16 @@ static const struct bench {
     {"step matmul Q6_K", step_q6_k, 2e-9 * N *F *C, 0},
     {"step matmul_dx F32", step_dx, 2e-9 * N *F *C, 0},
     {"step matmul_dw", step_dw, 2e-9 * N *F *C, 0},
+    {"step rounded F32", rounded_f32, 2e-9 * N *F *C, 0},
+    {"step rounded BF16", rounded_bf16, 2e-9 * N *F *C, 0},
+    {"step rounded Q8_0", rounded_q8_0, 2e-9 * N *F *C, 0},
+    {"step rounded Q4_0", rounded_q4_0, 2e-9 * N *F *C, 0},
+    {"step rounded Q4_K", rounded_q4_k, 2e-9 * N *F *C, 0},
+    {"step rounded Q6_K", rounded_q6_k, 2e-9 * N *F *C, 0},
+    {"16 rows rounded Q8_0", few_q8_0, 2e-9 * 16 * F *C, 0},
+    {"16 rows rounded Q4_K", few_q4_k, 2e-9 * 16 * F *C, 0},
+    {"step rounded dx F32", rounded_dx, 2e-9 * N *F *C, 0},
+    {"step rounded dw", rounded_dw, 2e-9 * N *F *C, 0},
     {"token attend", token_attend, 4e-9 * KEYS *H *D, 8e-9 * KEYS *G *D},
     {"step attend", step_attend, 4e-9 * N *(N + 1) / 2 * H *D, 0},
     {"step attend_back", step_attend_back, 10e-9 * N *(N + 1) / 2 * H *D, 0},
