@@ -18,7 +18,7 @@
 static struct {
     const char *model, *prompt, *file, *tokenizer, *tokenizer_pre, *device, *cpu, *kv, *perplexity, *export, *quantize,
         *out, *dtype, *system, *chat_template;
-    int64_t n, ctx, threads, threads_batch, chunk, logprobs, stride, chunks, bench_prompt, bench_new, repeats;
+    int64_t n, ctx, threads, threads_batch, chunk, logprobs, stride, chunks, bench_prompt, bench_new, bench_depth, repeats;
     struct opt_words stop;
     struct sampler_options sampler;
     bool ignore_eos, json, special, parse_special, echo, chat, show_prompt, context_shift, bench, tokenize, check, list, version, help, verbose;
@@ -67,6 +67,7 @@ static struct opt table[] = {
     {"--bench", OPT_FLAG, &o.bench, 0, 0, "", "measure prompt reading and generation on random tokens", 0},
     {"--bench-prompt", OPT_INT, &o.bench_prompt, 0, 1 << 24, "N", "tokens of that prompt", 0},
     {"--bench-new", OPT_INT, &o.bench_new, 0, 1 << 24, "N", "tokens generated", 0},
+    {"--bench-depth -d --n-depth", OPT_INT, &o.bench_depth, 0, 1 << 24, "N", "measure behind so many tokens that are in the cache already", 0},
     {"--repeats", OPT_INT, &o.repeats, 1, 1000, "N", "runs of each; the median is told", 0},
     {"--check", OPT_FLAG, &o.check, 0, 0, "", "examine the file: structure, every weight finite, seal, hash; exit code 3 when it fails", 0},
     {"--export", OPT_TEXT, &o.export, 0, 0, "gguf|hf", "write the model as a GGUF file or as a Hugging Face folder to -o, read it back, compare", 0},
@@ -505,12 +506,12 @@ static int by_size(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-// Median of `repeats` runs; fills min and max.
+// Median of `repeats` runs behind --bench-depth tokens; fills min and max.
 static double bench_one(struct app *a, const int32_t *ids, int64_t prompt, int64_t fresh, double *min, double *max) {
     struct err err;
     double times[1000];
     for (int64_t i = 0; i < o.repeats; i++) {
-        session_rewind(a->session, 0);
+        session_rewind(a->session, o.bench_depth);
         double start = time_now();
         if (prompt && !session_feed(a->session, ids, prompt, LOGITS_LAST, &err)) fail(1, &err);
         for (int64_t t = 0; t < fresh; t++)
@@ -533,21 +534,39 @@ static double bytes_per_token(const struct app *a) {
     return sum;
 }
 
+// Bytes of keys and values that a token reads behind `length` others: a local layer reads its window of them.
+static double cache_bytes_per_token(const struct app *a, double length) {
+    const struct model_config *c = &a->model->config;
+    double rows = 0;
+    for (int64_t l = 0; l < c->L; l++) rows += config_is_local(c, l) && (double)c->window < length ? (double)c->window : length;
+    size_t row = 0;
+    return dtype_row_bytes(dtype_from_name(o.kv), c->G * c->D, &row) ? 2 * rows * (double)row : 0;
+}
+
 static int run_bench(struct app *a) {
-    int64_t most = o.bench_prompt > o.bench_new ? o.bench_prompt : o.bench_new;
+    struct err err;
+    int64_t most = o.bench_prompt > o.bench_new ? o.bench_prompt : o.bench_new, depth = o.bench_depth;
     if (most < 1) refuse(2, "--bench needs --bench-prompt or --bench-new above 0");
-    int32_t *ids = mem_array((size_t)most, sizeof *ids, "bench tokens");
-    for (int64_t i = 0; i < most; i++) ids[i] = (int32_t)rng_below(1, 0, (uint64_t)i, (uint64_t)a->model->config.V);
-    open_session(a, most, 0);
-    double min, max, flops = config_flops_per_token(&a->model->config, most) / 3;
+    int64_t count = most > depth ? most : depth;
+    int32_t *ids = mem_array((size_t)count, sizeof *ids, "bench tokens");
+    for (int64_t i = 0; i < count; i++) ids[i] = (int32_t)rng_below(1, 0, (uint64_t)i, (uint64_t)a->model->config.V);
+    open_session(a, depth + most, 0);
+    char behind[64] = "";
+    if (depth) {
+        if (!session_feed(a->session, ids, depth, LOGITS_NONE, &err)) fail(1, &err);
+        snprintf(behind, sizeof behind, " behind %lld", (long long)depth);
+    }
+    double min, max;
     if (o.bench_prompt) {
         double t = bench_one(a, ids, o.bench_prompt, 0, &min, &max), n = (double)o.bench_prompt;
-        printf("prompt of %lld: %.1f tokens/s (%.1f..%.1f), %.1f GFLOP/s\n", (long long)o.bench_prompt, n / t, n / max, n / min, flops * n / t * 1e-9);
+        double flops = config_flops_per_token(&a->model->config, o.bench_prompt + 2 * depth) / 3; // half the keys are causal
+        printf("prompt of %lld%s: %.1f tokens/s (%.1f..%.1f), %.1f GFLOP/s\n", (long long)o.bench_prompt, behind, n / t, n / max, n / min,
+               flops * n / t * 1e-9);
     }
     if (o.bench_new) {
         double t = bench_one(a, ids, 0, o.bench_new, &min, &max), n = (double)o.bench_new;
-        printf("generation of %lld: %.1f tokens/s (%.1f..%.1f), %.2f GB/s of weights\n", (long long)o.bench_new, n / t, n / max,
-               n / min, bytes_per_token(a) * n / t * 1e-9);
+        printf("generation of %lld%s: %.1f tokens/s (%.1f..%.1f), %.2f GB/s of weights, %.2f of cache\n", (long long)o.bench_new, behind, n / t,
+               n / max, n / min, bytes_per_token(a) * n / t * 1e-9, cache_bytes_per_token(a, (double)depth + n / 2) * n / t * 1e-9);
     }
     mem_free(ids);
     return 0;
