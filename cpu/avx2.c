@@ -107,6 +107,9 @@ INLINE vf v_code5(vi q, vi s, float first) {
 INLINE vf v_code6(vi q, vi p) { // less 32
     return v_sub(v_float(v_or(v_and(q, 15), v_and(p, 48))), v_set1(32));
 }
+INLINE void v_store_f16(void *p, vf x) { // round to nearest even
+    _mm_storeu_si128(p, _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
 INLINE void v_store_bf16(void *p, vf x) { // round to nearest even; NaN stays NaN
     const vi u = _mm256_castps_si256(x);
     const vi odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));

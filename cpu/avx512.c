@@ -109,6 +109,9 @@ INLINE vf v_code6(vi q, vi p) { // less 32: put below the exponent of 2^23 the c
                                              _mm512_set1_epi32(0x4b000000), 0xea);
     return v_sub(_mm512_castsi512_ps(sum), v_set1(0x1p23f + 32));
 }
+INLINE void v_store_f16(void *p, vf x) { // round to nearest even
+    _mm256_storeu_si256(p, _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
 INLINE void v_store_bf16(void *p, vf x) { // round to nearest even; NaN stays NaN
     const vi u = _mm512_castps_si512(x);
     const vi odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));

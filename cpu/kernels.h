@@ -44,6 +44,7 @@ INLINE int64_t grain_of_rows(int64_t cols, int64_t work) {
 
 #include "cpu/kernels_matmul.h"
 #include "cpu/kernels_ops.h"
+#include "cpu/kernels_cache.h"
 #include "cpu/kernels_attend.h"
 
 bool KERNELS_FILL(struct backend *b) {

@@ -228,7 +228,8 @@ struct session_options {
     int64_t ctx;        // capacity in tokens; 0: the model's
     int64_t chunk;      // rows per forward pass when reading a prompt; 0: 256
     int64_t all_logits; // rows of logits kept for LOGITS_ALL; 0: only the last row is ever asked for
-    enum dtype kv;      // F32, F16 or BF16 (0 = F32)
+    enum dtype kv;      // of the cache: F32 (0), F16, BF16, Q8_0 or Q4_0
+    const enum dtype *values; // of the cache's values, when not that of its keys; NULL: the same
 };
 struct session;
 size_t session_bytes(const struct model *m, const struct session_options *o); // what session_new allocates

@@ -299,7 +299,7 @@ static void store_rows_declare(struct op_run *r) {
         rows->v[i] = (double)rng_permute(r->seed, 9, (uint64_t)i, (uint64_t)r->s.M);
 }
 static void store_rows_call(const struct op_run *r, const struct backend *b) {
-    b->store_rows(&(struct store_rows_args){T(r, STORE_DST), T(r, STORE_SRC), P(r, STORE_ROWS)});
+    b->store_rows(&(struct store_rows_args){T(r, STORE_DST), T(r, STORE_SRC), P(r, STORE_ROWS), CACHE_KEYS, r->s.D ? r->s.D : r->s.C});
 }
 static void store_rows_reference(const struct op_run *r) {
     int64_t C = r->s.C;

@@ -611,7 +611,7 @@ Test(model, a_session_refuses_with_a_sentence_and_feeds_nothing) {
     ids[2] = 1;
     cr_assert(session_feed(s, ids, 10, LOGITS_NONE, &e));
     cr_assert(!session_feed(s, ids, 1, LOGITS_LAST, &e) && session_length(s) == 10);
-    cr_assert(!session_new(m, &(struct session_options){.kv = DTYPE_Q8_0}, &e) && strstr(e.text, "Q8_0"));
+    cr_assert(!session_new(m, &(struct session_options){.kv = DTYPE_Q4_K}, &e) && strstr(e.text, "Q4_K"));
     cr_assert(!session_new(m, &(struct session_options){.ctx = -1}, &e));
     session_free(s), session_free(NULL), model_free(m), model_free(NULL);
 }
