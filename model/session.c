@@ -59,6 +59,17 @@ static void take_tables(struct session *s) {
     s->cache_v = mem_array(L, sizeof *s->cache_v, "cache table");
 }
 
+size_t session_cache_bytes(const struct model *m, const struct session_options *o) {
+    struct session s = {0};
+    struct slab slab = {0};
+    plan(&s, m, o);
+    for (int64_t l = 0; l < m->config.L; l++) {
+        cache_tensor(&s, o->kv, &slab);
+        cache_tensor(&s, values_dtype(o), &slab);
+    }
+    return slab.too_big ? SIZE_MAX : slab.used;
+}
+
 size_t session_bytes(const struct model *m, const struct session_options *o) {
     struct session s = {0};
     struct slab slab = {0};
