@@ -30,7 +30,7 @@ static struct opt table[] = {
     {"--tokenizer", OPT_TEXT, &o.tokenizer, 0, 0, "FILE", "for files that carry none (llama2.c): tokenizer.bin, a GGUF file, or byte", 0},
     {"--tokenizer-pre", OPT_TEXT, &o.tokenizer_pre, 0, 0, "NAME", "the pre-tokenizer, for files that name none or an unknown one", 0},
     {"-c --ctx-size --ctx", OPT_INT, &o.ctx, 0, 1 << 24, "N", "context in tokens; 0: what the model was made for, or what fits into free memory", 0},
-    {"--kv -ctk --cache-type-k", OPT_TEXT, &o.kv, 0, 0, "TYPE", "cache of keys and values: f16, q8_0 (half the memory, hardly worse), q4_0, f32, bf16", 0},
+    {"--kv -ctk --cache-type-k", OPT_TEXT, &o.kv, 0, 0, "TYPE", "cache of keys and values: f16, q8_0 (half the memory, a little worse), q4_0 (bad for keys), f32, bf16", 0},
     {"--kv-values -ctv --cache-type-v", OPT_TEXT, &o.kv_values, 0, 0, "TYPE", "of values, when not as the keys", 0},
     {"-p --prompt", OPT_TEXT, &o.prompt, 0, 0, "TEXT", "[Text] what the text begins with", 0},
     {"-f --file", OPT_TEXT, &o.file, 0, 0, "FILE", "the same from a file; - for standard input", 0},
