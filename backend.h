@@ -22,8 +22,11 @@
 
 #include "core/core.h"
 
-// How the numbers of a weight lie. ROWS: row after row. DEVICE: whatever weight_load chose; only matmul and embed
-// read it, and data means nothing outside the backend.
+// How numbers lie. ROWS: row after row. DEVICE: as the backend likes; data means nothing outside it. A weight becomes so
+// by weight_load, and only matmul and embed read it. A cache is so from the start: zeroed memory of a multiple of
+// CACHE_ROWS rows with the bytes that ROWS would have, written by store_rows and read by attend only. Rows are written
+// into it in order of their number, so memory that comes lazily is taken as the cache fills.
+enum { CACHE_ROWS = 256 };
 enum layout { LAYOUT_ROWS, LAYOUT_DEVICE };
 
 // A view of memory; owns nothing, frees nothing. A vector is one row. mats > 1: equal matrices one after the other.
@@ -90,13 +93,18 @@ struct rope_args {
     int64_t head_size, rotated; enum rope_pairs pairs; bool inverse; float scale;
 };
 
-// dst[rows[i],:] = src[i,:] with a cast                    dst f32, f16 or bf16 (a KV cache); rows on the device
-struct store_rows_args { struct tensor dst, src; const int32_t *rows; };
+// dst[rows[i],:] = src[i,:] with a cast                    dst (a cache) f32, f16, bf16, q8_0 or q4_0; rows on the device
+// Blocks lie along a row and inside a head: with q8_0 and q4_0 head_size is a multiple of 32. side and head_size matter
+// for a DEVICE cache only, where keys and values may lie differently.
+enum cache_side { CACHE_KEYS, CACHE_VALUES };
+struct store_rows_args { struct tensor dst, src; const int32_t *rows; enum cache_side side; int64_t head_size; };
 
 // Softmax attention. Row i, head h sees key rows lo[i] <= j < hi[i] of k and v, kv head h / (H/G):
 //   p_j = softmax_j(scale * q[i,h] . k[j,g]) ; out[i,h] = sum_j p_j v[j,g]
 // One op for training (keys are the rows themselves, lo = start of the document), prompt reading and decoding
-// (keys are a cache). q, out [n,H*D] f32; k, v [any, G*D] f32, f16 or bf16. An empty range gives zeros.
+// (keys are a cache). q, out [n,H*D] f32; k, v [any, G*D] of the dtypes of store_rows, which may differ, both ROWS or both
+// DEVICE. An empty range gives zeros. Sums over keys are made of one part per 256 keys, added in order, counted from lo
+// in ROWS and from row 0 in DEVICE, so that there rows of a sliding window share their parts.
 // lse (may be NULL) receives log-sum-exp of the scaled scores, [n,H], for attend_back.
 // softcap > 0: scores are softcap * tanh(scale * q . k / softcap) (Gemma 2, section 2); attend_back knows none.
 struct attend_args {

@@ -16,21 +16,22 @@
 #include <unistd.h>
 
 static struct {
-    const char *model, *prompt, *file, *tokenizer, *tokenizer_pre, *device, *cpu, *kv, *perplexity, *export, *quantize,
+    const char *model, *prompt, *file, *tokenizer, *tokenizer_pre, *device, *cpu, *kv, *kv_values, *perplexity, *export, *quantize,
         *out, *dtype, *system, *chat_template;
-    int64_t n, ctx, threads, threads_batch, chunk, logprobs, stride, chunks, bench_prompt, bench_new, repeats;
+    int64_t n, ctx, threads, threads_batch, chunk, logprobs, stride, chunks, bench_prompt, bench_new, bench_depth, repeats;
     struct opt_words stop;
     struct sampler_options sampler;
     bool ignore_eos, json, special, parse_special, echo, chat, show_prompt, context_shift, bench, exact, tokenize, check, list, version, help, verbose;
-} o = {.device = "auto", .kv = "f32", .n = -1, .logprobs = -1, .echo = true, .bench_prompt = 512, .bench_new = 128, .repeats = 5};
+} o = {.device = "auto", .kv = "f16", .n = -1, .logprobs = -1, .echo = true, .bench_prompt = 512, .bench_new = 128, .repeats = 5};
 
 // clang-format off
 static struct opt table[] = {
     {"-m --model", OPT_TEXT, &o.model, 0, 0, "FILE", "[Model] .gguf, Hugging Face folder or .safetensors, llama2.c .bin, known by its content; without it the model in data/", 0},
     {"--tokenizer", OPT_TEXT, &o.tokenizer, 0, 0, "FILE", "for files that carry none (llama2.c): tokenizer.bin, a GGUF file, or byte", 0},
     {"--tokenizer-pre", OPT_TEXT, &o.tokenizer_pre, 0, 0, "NAME", "the pre-tokenizer, for files that name none or an unknown one", 0},
-    {"-c --ctx-size --ctx", OPT_INT, &o.ctx, 0, 1 << 24, "N", "context in tokens; 0: the model's, at most 4096", 0},
-    {"--kv --cache-type-k", OPT_TEXT, &o.kv, 0, 0, "TYPE", "cache of keys and values: f32, f16, bf16", 0},
+    {"-c --ctx-size --ctx", OPT_INT, &o.ctx, 0, 1 << 24, "N", "context in tokens; 0: what the model was made for, or what fits into free memory", 0},
+    {"--kv -ctk --cache-type-k", OPT_TEXT, &o.kv, 0, 0, "TYPE", "cache of keys and values: f16, q8_0 (half the memory, a little worse), q4_0 (bad for keys), f32, bf16", 0},
+    {"--kv-values -ctv --cache-type-v", OPT_TEXT, &o.kv_values, 0, 0, "TYPE", "of values, when not as the keys", 0},
     {"-p --prompt", OPT_TEXT, &o.prompt, 0, 0, "TEXT", "[Text] what the text begins with", 0},
     {"-f --file", OPT_TEXT, &o.file, 0, 0, "FILE", "the same from a file; - for standard input", 0},
     {"-n --predict --n-predict", OPT_INT, &o.n, -1, 1e12, "N", "tokens to make; -1: until the model ends or the context is full", 0},
@@ -42,7 +43,7 @@ static struct opt table[] = {
     {"--chat -cnv --conversation", OPT_FLAG, &o.chat, 0, 0, "", "[Chat] a conversation: on a terminal turn by turn, with -p one turn", 0},
     {"--system -sys --system-prompt", OPT_TEXT, &o.system, 0, 0, "TEXT", "what the model is told before the conversation", 0},
     {"--chat-template", OPT_TEXT, &o.chat_template, 0, 0, "NAME", "a name of --list or a file, instead of the template of the model", 0},
-    {"--context-shift", OPT_FLAG, &o.context_shift, 0, 0, "", "when the context is full, forget the oldest turns and say so", 0},
+    {"--context-shift", OPT_FLAG, &o.context_shift, 0, 0, "", "when the context is full, forget the oldest turns, read the rest anew and say so", 0},
     {"--show-prompt", OPT_FLAG, &o.show_prompt, 0, 0, "", "tell what the model is given: text, the conversation's part in marks, and ids", 0},
     {"--temp --temperature", OPT_REAL, &o.sampler.temp, 0, 1000, "X", "[Sampling] 0 takes the likeliest token always", 0},
     {"--top-k", OPT_INT, &o.sampler.top_k, 0, 1e9, "N", "0: off", 0},
@@ -67,6 +68,7 @@ static struct opt table[] = {
     {"--bench", OPT_FLAG, &o.bench, 0, 0, "", "measure prompt reading and generation on random tokens", 0},
     {"--bench-prompt", OPT_INT, &o.bench_prompt, 0, 1 << 24, "N", "tokens of that prompt", 0},
     {"--bench-new", OPT_INT, &o.bench_new, 0, 1 << 24, "N", "tokens generated", 0},
+    {"--bench-depth -d --n-depth", OPT_INT, &o.bench_depth, 0, 1 << 24, "N", "measure behind so many tokens that are in the cache already", 0},
     {"--repeats", OPT_INT, &o.repeats, 1, 1000, "N", "runs of each; the median is told", 0},
     {"--check", OPT_FLAG, &o.check, 0, 0, "", "examine the file: structure, every weight finite, seal, hash; exit code 3 when it fails", 0},
     {"--export", OPT_TEXT, &o.export, 0, 0, "gguf|hf", "write the model as a GGUF file or as a Hugging Face folder to -o, read it back, compare", 0},
@@ -181,27 +183,25 @@ static void open_model(struct app *a) {
     text_free(&machine);
 }
 
-static void open_session(struct app *a, int64_t ctx, int64_t all_logits) {
-    struct err err;
-    enum dtype kv = dtype_from_name(o.kv);
-    if (kv != DTYPE_F32 && kv != DTYPE_F16 && kv != DTYPE_BF16) refuse(2, "--kv %s: expected f32, f16 or bf16", o.kv);
-    struct session_options so = {.ctx = ctx, .chunk = o.chunk, .all_logits = all_logits, .kv = kv, .exact = o.exact};
-    size_t need = session_bytes(a->model, &so), have = mem_available_bytes();
-    if (have && need > have) {
-        char n[32], h[32];
-        refuse(1, "a context of %lld tokens needs %s, but %s are free: give a smaller -c, or --kv f16", (long long)ctx,
-               text_bytes(n, (double)need), text_bytes(h, (double)have));
-    }
-    a->session = session_new(a->model, &so, &err);
-    if (!a->session) fail(1, &err);
+static enum dtype cache_dtype(const char *option, const char *name) {
+    enum dtype d = dtype_from_name(name);
+    if (d != DTYPE_F32 && d != DTYPE_F16 && d != DTYPE_BF16 && d != DTYPE_Q8_0 && d != DTYPE_Q4_0)
+        refuse(2, "%s %s: expected f32, f16, bf16, q8_0 or q4_0", option, name);
+    return d;
 }
 
-static int64_t chosen_ctx(const struct app *a) {
-    int64_t ctx = o.ctx ? o.ctx : a->model->config.ctx < 4096 ? a->model->config.ctx : 4096;
-    if (ctx > a->model->config.ctx)
-        fprintf(stderr, "note: a context of %lld tokens is longer than the %lld the model was made for\n", (long long)ctx,
-                (long long)a->model->config.ctx);
-    return ctx;
+// ctx 0: as long as the model and the memory allow; the choice is told when somebody may want to change it.
+static void open_session(struct app *a, int64_t ctx, int64_t all_logits, bool tell) {
+    struct err err;
+    struct text line = {0};
+    enum dtype values = DTYPE_F32;
+    struct session_options so = {.ctx = ctx, .chunk = o.chunk, .all_logits = all_logits, .kv = cache_dtype("--kv", o.kv), .exact = o.exact};
+    if (o.kv_values) values = cache_dtype("--kv-values", o.kv_values), so.values = &values;
+    if (!session_choose_context(a->model, &so, mem_available_bytes(), &line, &err)) fail(1, &err);
+    a->session = session_new(a->model, &so, &err);
+    if (!a->session) fail(1, &err);
+    if (tell) fprintf(stderr, "%s\n", line.data);
+    text_free(&line);
 }
 
 static void read_prompt(struct text *prompt) {
@@ -299,10 +299,10 @@ static int run_generate(struct app *a) {
         if (begin < 0) refuse(2, "this model has no token that begins a text: give a prompt with -p");
         ids_add(&ids, begin);
     }
-    int64_t ctx = chosen_ctx(a);
+    open_session(a, o.ctx, 0, true);
+    int64_t ctx = session_capacity(a->session);
     if ((int64_t)ids.count > ctx)
         refuse(1, "the prompt has %zu tokens, the context holds %lld: give a larger -c or a shorter prompt", ids.count, (long long)ctx);
-    open_session(a, ctx, 0);
     struct sampler *sampler = sampler_new(&o.sampler, tokenizer_vocab(a->tokenizer));
     struct generate_options g = {.n = o.n, .ignore_eos = o.ignore_eos, .stop = &o.stop, .logprobs = o.logprobs, .special = o.special,
                                  .prompt_threads = o.threads_batch};
@@ -398,7 +398,7 @@ static bool chat_turn(struct app *a, struct chat *chat, const struct text *turn,
         fprintf(stderr, "run: %s\n", err.text);
         return false;
     }
-    if (stats.dropped) fprintf(stderr, "note: the context was full, the oldest %lld messages are forgotten\n", (long long)stats.dropped);
+    if (stats.dropped) fprintf(stderr, "note: the context was full, the oldest %lld messages are forgotten and the rest is read anew\n", (long long)stats.dropped);
     if (stats.generate.why == STOP_CONTEXT) fprintf(stderr, "note: the context is full, the reply ends here\n");
     if (once || o.json || o.verbose) print_summary(p, &stats.generate);
     else put_text(p, "\n", 1);
@@ -413,7 +413,7 @@ static int run_chat(struct app *a) {
     struct chat_template *t = o.chat_template ? chat_template_named(o.chat_template, &err) : chat_template_from_model(a->file, &err);
     if (!t) fail(o.chat_template ? 2 : 1, &err);
     if (once) read_prompt(&turn);
-    open_session(a, chosen_ctx(a), 0);
+    open_session(a, o.ctx, 0, true);
     time_t clock_now = time(NULL);
     struct chat_options co = {.template = t, .tokenizer = a->tokenizer, .session = a->session, .sampler = &o.sampler,
                               .system = o.system, .shift = o.context_shift,
@@ -422,8 +422,7 @@ static int run_chat(struct app *a) {
     localtime_r(&clock_now, &co.now);
     struct chat *chat = chat_new(&co, &err);
     if (!chat) fail(1, &err);
-    fprintf(stderr, "chat template: %s; context %lld tokens; seed %lld%s\n", chat_template_name(t), (long long)session_capacity(a->session),
-            (long long)o.sampler.seed, once || !tty ? "" : "; a line ending in \\ goes on, Ctrl-C stops a reply, Ctrl-D ends");
+    fprintf(stderr, "chat template: %s; seed %lld%s\n", chat_template_name(t), (long long)o.sampler.seed, once || !tty ? "" : "; a line ending in \\ goes on, Ctrl-C stops a reply, Ctrl-D ends");
     struct printer p = {.app = a};
     bool ended = false;
     if (once) chat_turn(a, chat, &turn, &p, true);
@@ -482,7 +481,7 @@ static int run_perplexity(struct app *a) {
     if (ctx < 4) refuse(2, "-c %lld is too small to score a text", (long long)ctx);
     if (!file_read_all(o.perplexity, (size_t)1 << 32, &text, &err)) fail(1, &err);
     tokenizer_encode(a->tokenizer, text.data, text.len, TOKENIZE_BOS, &ids);
-    open_session(a, ctx, PERPLEXITY_ROWS);
+    open_session(a, ctx, PERPLEXITY_ROWS, false);
     progress_open(&progress, 5);
     if (!perplexity_run(a->session, a->tokenizer, ids.id, ids.count, ctx, o.stride, o.chunks, print_perplexity, &progress, &p, &err))
         fail(1, &err);
@@ -506,12 +505,12 @@ static int by_size(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-// Median of `repeats` runs; fills min and max.
+// Median of `repeats` runs behind --bench-depth tokens; fills min and max.
 static double bench_one(struct app *a, const int32_t *ids, int64_t prompt, int64_t fresh, double *min, double *max) {
     struct err err;
     double times[1000];
     for (int64_t i = 0; i < o.repeats; i++) {
-        session_rewind(a->session, 0);
+        session_rewind(a->session, o.bench_depth);
         double start = time_now();
         if (prompt && !session_feed(a->session, ids, prompt, FEED_PROMPT, LOGITS_LAST, &err)) fail(1, &err);
         for (int64_t t = 0; t < fresh; t++)
@@ -534,21 +533,41 @@ static double bytes_per_token(const struct app *a) {
     return sum;
 }
 
+// Bytes of keys and values that a token reads behind `length` others: a local layer reads its window of them.
+static double cache_bytes_per_token(const struct app *a, double length) {
+    const struct model_config *c = &a->model->config;
+    double rows = 0;
+    for (int64_t l = 0; l < c->L; l++) rows += config_is_local(c, l) && (double)c->window < length ? (double)c->window : length;
+    size_t k = 0, v = 0;
+    bool known = dtype_row_bytes(dtype_from_name(o.kv), c->G * c->D, &k) &&
+                 dtype_row_bytes(dtype_from_name(o.kv_values ? o.kv_values : o.kv), c->G * c->D, &v);
+    return known ? rows * (double)(k + v) : 0;
+}
+
 static int run_bench(struct app *a) {
-    int64_t most = o.bench_prompt > o.bench_new ? o.bench_prompt : o.bench_new;
+    struct err err;
+    int64_t most = o.bench_prompt > o.bench_new ? o.bench_prompt : o.bench_new, depth = o.bench_depth;
     if (most < 1) refuse(2, "--bench needs --bench-prompt or --bench-new above 0");
-    int32_t *ids = mem_array((size_t)most, sizeof *ids, "bench tokens");
-    for (int64_t i = 0; i < most; i++) ids[i] = (int32_t)rng_below(1, 0, (uint64_t)i, (uint64_t)a->model->config.V);
-    open_session(a, most, 0);
-    double min, max, flops = config_flops_per_token(&a->model->config, most) / 3;
+    int64_t count = most > depth ? most : depth;
+    int32_t *ids = mem_array((size_t)count, sizeof *ids, "bench tokens");
+    for (int64_t i = 0; i < count; i++) ids[i] = (int32_t)rng_below(1, 0, (uint64_t)i, (uint64_t)a->model->config.V);
+    open_session(a, depth + most, 0, false);
+    char behind[64] = "";
+    if (depth) {
+        if (!session_feed(a->session, ids, depth, FEED_PROMPT, LOGITS_NONE, &err)) fail(1, &err);
+        snprintf(behind, sizeof behind, " behind %lld", (long long)depth);
+    }
+    double min, max;
     if (o.bench_prompt) {
         double t = bench_one(a, ids, o.bench_prompt, 0, &min, &max), n = (double)o.bench_prompt;
-        printf("prompt of %lld: %.1f tokens/s (%.1f..%.1f), %.1f GFLOP/s\n", (long long)o.bench_prompt, n / t, n / max, n / min, flops * n / t * 1e-9);
+        double flops = config_flops_per_token(&a->model->config, o.bench_prompt + 2 * depth) / 3; // half the keys are causal
+        printf("prompt of %lld%s: %.1f tokens/s (%.1f..%.1f), %.1f GFLOP/s\n", (long long)o.bench_prompt, behind, n / t, n / max, n / min,
+               flops * n / t * 1e-9);
     }
     if (o.bench_new) {
         double t = bench_one(a, ids, 0, o.bench_new, &min, &max), n = (double)o.bench_new;
-        printf("generation of %lld: %.1f tokens/s (%.1f..%.1f), %.2f GB/s of weights\n", (long long)o.bench_new, n / t, n / max,
-               n / min, bytes_per_token(a) * n / t * 1e-9);
+        printf("generation of %lld%s: %.1f tokens/s (%.1f..%.1f), %.2f GB/s of weights, %.2f of cache\n", (long long)o.bench_new, behind, n / t,
+               n / max, n / min, bytes_per_token(a) * n / t * 1e-9, cache_bytes_per_token(a, (double)depth + n / 2) * n / t * 1e-9);
     }
     mem_free(ids);
     return 0;
@@ -600,7 +619,8 @@ static int run_check(struct app *a) {
     printf("tokenizer: %s, %lld tokens, hash %016llx\n", tokenizer_kind_name(a->tokenizer), (long long)tokenizer_vocab(a->tokenizer),
            (unsigned long long)tokenizer_hash(a->tokenizer));
     // A first forward pass: a model that loads but cannot say a number is not fine.
-    open_session(a, 8, 0);
+    o.kv = "f32", o.kv_values = NULL; // a fingerprint does not depend on options
+    open_session(a, 8, 0, false);
     int32_t first = tokenizer_bos(a->tokenizer) >= 0 ? tokenizer_bos(a->tokenizer) : 0;
     const float *logits = session_feed(a->session, &first, 1, FEED_GENERATED, LOGITS_LAST, &err);
     if (!logits) fail(1, &err);

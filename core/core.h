@@ -63,7 +63,8 @@ void mem_freeze(bool on);
 // Makes the n-th allocation from now fail (test builds only; 0 switches it off).
 void mem_fail_at(long n);
 size_t mem_peak_bytes(void);      // peak resident size of the process, 0 when unknown
-size_t mem_available_bytes(void); // free memory of machine and cgroup, 0 when unknown
+size_t mem_available_bytes(void); // free memory of the machine and of every cgroup (v1, v2) around us, 0 when unknown
+size_t mem_available_under(const char *root); // the same, from the files under root/proc and root/sys/fs/cgroup
 
 // An arena: one allocation per lifetime (model, session, step). Plan with arena_plan calls, allocate once, then take
 // in the same order. Memory is zeroed once and 64-byte aligned.

@@ -128,35 +128,76 @@ size_t mem_peak_bytes(void) {
     return getrusage(RUSAGE_SELF, &use) ? 0 : (size_t)use.ru_maxrss * 1024;
 }
 
-// One number from a small file such as a cgroup limit; SIZE_MAX for "max" or when it cannot be read.
-static size_t number_in(const char *path) {
+// The number behind `key` in a small file, or the first when key is empty; SIZE_MAX for "max" or when there is none.
+static size_t number_in(const char *path, const char *key) {
     FILE *f = fopen(path, "r");
-    unsigned long long x;
-    size_t value = SIZE_MAX;
+    char line[256];
+    size_t value = SIZE_MAX, n = strlen(key);
     if (!f) return value;
-    if (fscanf(f, "%llu", &x) == 1) value = (size_t)x;
+    while (value == SIZE_MAX && fgets(line, sizeof line, f)) {
+        unsigned long long x;
+        if (strncmp(line, key, n) == 0 && sscanf(line + n, "%llu", &x) == 1) value = (size_t)x;
+    }
     fclose(f);
     return value;
 }
 
-size_t mem_available_bytes(void) {
-    size_t available = 0;
-    FILE *f = fopen("/proc/meminfo", "r");
-    if (f) {
-        char line[128];
-        unsigned long long kib;
-        while (fgets(line, sizeof line, f))
-            if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1) available = (size_t)kib * 1024;
-        fclose(f);
+// What a cgroup leaves: its limit less what is used, without files that could be dropped. SIZE_MAX: no limit.
+static size_t cgroup_left(const char *folder, bool v2) {
+    char path[1024];
+    static const char *const names[2][4] = {
+        {"memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat", "total_inactive_file "},
+        {"memory.max", "memory.current", "memory.stat", "inactive_file "}};
+    size_t value[3];
+    for (int i = 0; i < 3; i++) {
+        if (snprintf(path, sizeof path, "%s/%s", folder, names[v2][i]) >= (int)sizeof path) return SIZE_MAX;
+        value[i] = number_in(path, i == 2 ? names[v2][3] : "");
     }
-    size_t limit = number_in("/sys/fs/cgroup/memory.max");
-    size_t used = number_in("/sys/fs/cgroup/memory.current");
-    if (limit != SIZE_MAX && used != SIZE_MAX) {
-        size_t left = limit > used ? limit - used : 0;
+    if (value[0] == SIZE_MAX || value[1] == SIZE_MAX) return SIZE_MAX;
+    size_t used = value[2] < value[1] ? value[1] - value[2] : value[1];
+    return value[0] > used ? value[0] - used : 0;
+}
+
+// The least that the cgroup at top/inner and those around it leave.
+static size_t cgroups_left(const char *top, const char *inner, bool v2) {
+    char folder[768];
+    size_t least = SIZE_MAX;
+    if (strstr(inner, "..")) inner = ""; // outside of what we are shown
+    if (snprintf(folder, sizeof folder, "%s%s", top, inner) >= (int)sizeof folder) return least;
+    for (size_t n = strlen(folder); n >= strlen(top); n--) {
+        if (folder[n] && folder[n] != '/') continue;
+        folder[n] = '\0';
+        size_t left = cgroup_left(folder, v2);
+        if (left < least) least = left;
+    }
+    return least;
+}
+
+size_t mem_available_under(const char *root) {
+    char path[512], line[512], top[512];
+    snprintf(path, sizeof path, "%s/proc/meminfo", root);
+    size_t kib = number_in(path, "MemAvailable:"), available = kib == SIZE_MAX ? SIZE_MAX : kib * 1024;
+    snprintf(path, sizeof path, "%s/proc/self/cgroup", root);
+    FILE *f = fopen(path, "r");
+    // Lines are number:controllers:path; v2 has no controllers there.
+    for (bool more = true; more;) {
+        more = f && fgets(line, sizeof line, f);
+        if (!more) strcpy(line, "0::"); // the top is looked at in any case
+        line[strcspn(line, "\n")] = '\0';
+        char *controllers = strchr(line, ':'), *inner = controllers ? strchr(controllers + 1, ':') : NULL;
+        if (!inner) continue;
+        *inner++ = '\0';
+        bool v2 = controllers[1] == '\0';
+        if (!v2 && !strstr(controllers, "memory")) continue;
+        snprintf(top, sizeof top, "%s/sys/fs/cgroup%s", root, v2 ? "" : "/memory");
+        size_t left = cgroups_left(top, strcmp(inner, "/") ? inner : "", v2);
         if (left < available) available = left;
     }
-    return available;
+    if (f) fclose(f);
+    return available == SIZE_MAX ? 0 : available ? available : 1; // 0 means unknown
 }
+
+size_t mem_available_bytes(void) { return mem_available_under(""); }
 
 // ---- arenas
 

@@ -97,6 +97,9 @@ INLINE void v_quad_dot(vi *even, vi *odd, vi codes, const int32_t *x) {
     *odd = _mm256_add_epi32(*odd, _mm256_madd_epi16(second, _mm256_set1_epi32(x[1])));
 }
 INLINE vi v_quad_sum(vi even, vi odd) { return _mm256_add_epi32(even, odd); }
+INLINE void v_store_f16(void *p, vf x) { // round to nearest even
+    _mm_storeu_si128(p, _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
 INLINE void v_store_bf16(void *p, vf x) { // round to nearest even; NaN stays NaN
     const vi u = _mm256_castps_si256(x);
     const vi odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));

@@ -68,7 +68,7 @@ static bool cpu_supports(enum op op, enum dtype dtype) {
         return f32 || dtype == DTYPE_BF16;
     case OP_STORE_ROWS:
     case OP_ATTEND:
-        return f32 || half;
+        return f32 || half || dtype == DTYPE_Q8_0 || dtype == DTYPE_Q4_0;
     case OP_COUNT:
         return false;
     default:

@@ -13,6 +13,7 @@
 #include "cpu/kernels_base.h"
 #include "cpu/kernels_matmul.h"
 #include "cpu/kernels_ops.h"
+#include "cpu/kernels_cache.h"
 #include "cpu/kernels_attend.h"
 
 bool KERNELS_FILL(struct backend *b) {

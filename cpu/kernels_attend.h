@@ -1,15 +1,19 @@
 // kernels_attend.h: attention, forward and backward. Part of kernels.h.
 //
-// Both products of attention are the tile kernel of kernels_matmul.h. A tile of queries is up to
-// TILE_PAIRS pairs (row, head) which share a kv head and the first key `lo`; pair = row * group +
-// head in group, so that grouped heads share the keys they read. Keys come in chunks of KEYS
-// counted from lo:
+// Both products of attention are the tile kernel of kernels_matmul.h, or for few queries those of
+// kernels_cache.h. A tile of queries is up to TILE_PAIRS pairs (row, head) which share a kv head;
+// pair = row * group + head in group, so that grouped heads share the keys they read. Keys come in
+// chunks of KEYS:
 //
 //   scores = Q K^T                     vectors across keys, a chain over the head size
 //   m = max, p = exp(scores - m), l = sum p       within the chunk
 //   o = P V                            vectors across the head size, a chain over the keys
 //   join the chunks in order: (m, l, o) by e^(m - new m)
 //                                      (Dao 2023, FlashAttention-2, section 3.1)
+//
+// Chunks of a cache are its own, counted from row 0, so that neighbours in a sliding window share
+// a tile; among rows that are keys themselves they are counted from the first key `lo`, which
+// a tile then shares, so that a document's numbers do not depend on where it stands in the batch.
 //
 // A pair's numbers depend on its own keys only: others in the tile add keys that are masked, p = 0,
 // and adding 0 changes nothing. So a row alone, in a batch, or with its chunks spread over threads
@@ -21,18 +25,14 @@
 // is one segment and kv head.
 
 enum {
-    KEYS = 256,      // of a chunk
-    KEYS_WIDE = 272, // the same rounded up to whole tiles, then to whole vectors
+    KEYS_WIDE = 272, // KEYS rounded up to whole tiles, then to whole vectors
     TILE_PAIRS = 96,
     SPLIT_ROWS = 16, // up to so many rows the chunks are pieces of their own
 };
 static_assert(KEYS_WIDE % VW == 0 &&
                   (int)KEYS_WIDE >= (KEYS + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS,
               "a row of keys has room");
-static_assert((int)TILE_PAIRS % (int)TILE_ROWS == 0 && (int)KEYS <= (int)BLOCK,
-              "tiles divide chunks");
-
-INLINE int64_t round_up(int64_t n, int64_t to) { return ceil_div(n, to) * to; }
+static_assert((int)TILE_PAIRS % (int)TILE_ROWS == 0, "tiles divide pairs");
 
 // Q K^T for `rows` pairs from pair i0 and one panel of 32 keys, into sum[rows][32].
 static void scores_of(const float *q, int64_t stride, int64_t i0, int64_t rows, const float *keys,
@@ -43,7 +43,7 @@ static void scores_of(const float *q, int64_t stride, int64_t i0, int64_t rows, 
                  k > 0);
 }
 
-// A cache keeps all kv heads of a token in a row, so one head's keys lie in short runs far apart,
+// Rows keep all kv heads of a token together, so one head's keys lie in short runs far apart,
 // which no hardware prefetcher follows: rows are asked for AHEAD of their use.
 enum { AHEAD = 32 };
 INLINE void row_prefetch(const char *from, size_t row_bytes, size_t bytes) {
@@ -54,10 +54,10 @@ INLINE void row_prefetch(const char *from, size_t row_bytes, size_t bytes) {
 // [32][D].
 static void keys_transpose(const struct tensor *t, int64_t j, int64_t count, int64_t at, int64_t D,
                            float *rows, float *to) {
-    const size_t bytes = t->dtype == DTYPE_F32 ? 4 : 2;
-    const char *from = (const char *)t->data + (size_t)j * t->row_bytes + (size_t)at * bytes;
+    const char *from =
+        (const char *)t->data + (size_t)j * t->row_bytes + numbers_bytes(t->dtype, at);
     for (int64_t l = 0; l < count; l++)
-        row_prefetch(from + (size_t)l * t->row_bytes, t->row_bytes, (size_t)D * bytes);
+        row_prefetch(from + (size_t)l * t->row_bytes, t->row_bytes, numbers_bytes(t->dtype, D));
     if (t->dtype == DTYPE_F32) {
         panel_transpose((const float *)(const void *)from, row_stride(t), count, D, to);
         return;
@@ -71,13 +71,13 @@ static void keys_transpose(const struct tensor *t, int64_t j, int64_t count, int
 // 32 columns zeros.
 static void values_copy(const struct tensor *t, int64_t j, int64_t count, int64_t at, int64_t D,
                         float *to) {
-    const size_t bytes = t->dtype == DTYPE_F32 ? 4 : 2;
-    const char *from = (const char *)t->data + (size_t)j * t->row_bytes + (size_t)at * bytes;
+    const char *from =
+        (const char *)t->data + (size_t)j * t->row_bytes + numbers_bytes(t->dtype, at);
     for (int64_t k = 0; k < count; k++, from += t->row_bytes, to += PANEL) {
-        row_prefetch(from, t->row_bytes, (size_t)D * bytes);
+        row_prefetch(from, t->row_bytes, numbers_bytes(t->dtype, D));
         for (int64_t d = 0; d < D; d += PANEL) {
             const int64_t cols = min_i64(PANEL, D - d);
-            to_floats(t->dtype, from + (size_t)d * bytes, to + d * KEYS, cols);
+            to_floats(t->dtype, from + numbers_bytes(t->dtype, d), to + d * KEYS, cols);
             for (int64_t l = cols; l < PANEL; l++) to[d * KEYS + l] = 0;
         }
     }
@@ -89,8 +89,10 @@ static void values_copy(const struct tensor *t, int64_t j, int64_t count, int64_
 struct attend_job {
     const struct attend_args *a;
     const int32_t *first; // row where a tile starts; one more at the end
-    int64_t tiles, pairs_max, chunks, part_stride;
-    float *parts; // of the split way: [row][head][chunk][part_stride] = o[D], m, l
+    int64_t tiles, pairs_max, part_stride;
+    int64_t longest;        // keys of a row
+    int64_t origin, chunks; // of the split way: chunks of a cache are counted from row `origin`
+    float *parts;           // of the split way: [row][head][chunk][part_stride] = o[D], m, l
 };
 
 static float *room_take(float *base, int64_t *used, int64_t count) {
@@ -124,140 +126,134 @@ static size_t attend_room(struct attend_room *room, float *base, int64_t pairs, 
     return (size_t)used * sizeof(float);
 }
 
-// The softmax of one pair's chunk: scores of n keys to p, zeros up to `end`.
-static void softmax_chunk(const float *scores, int64_t next_panel, int64_t n, int64_t end,
-                          float scale, float *p, float *most, float *sum) {
+// The softmax of one pair's chunk, of which it sees keys [lo, hi): scores to p, zeros elsewhere in
+// [begin, end).
+static void softmax_chunk(float *scores, int64_t next_panel, int64_t lo, int64_t hi, int64_t begin,
+                          int64_t end, float scale, float *p, float *most, float *sum) {
     const vf k = v_set1(scale);
     vf m = v_set1(-INFINITY);
-    for (int64_t c = 0; c < n; c += VW)
+    const int64_t start = lo / LANES * LANES; // whole lanes, so that every sum has its one order
+    for (int64_t c = start; c < lo; c++) scores[c / PANEL * next_panel + c % PANEL] = -INFINITY;
+    for (int64_t c = start; c < hi; c += VW)
         m = v_max(m, v_first_or(v_mul(k, v_load(scores + c / PANEL * next_panel + c % PANEL)),
-                                n - c, -INFINITY));
+                                hi - c, -INFINITY));
     *most = fold_max(m);
     const vf shift = v_set1(*most);
     struct lanes s;
     for (int v = 0; v < LANE_VECTORS; v++) s.at[v] = v_zero();
-    int64_t c = 0;
-    for (; c < n; c += LANES)
+    int64_t c = start;
+    for (; c < hi; c += LANES)
 #pragma GCC unroll 8
         for (int v = 0; v < LANE_VECTORS; v++) {
             const int64_t at = c + v * VW;
-            if (at >= n) break;
+            if (at >= hi) break;
             const vf z = v_mul(k, v_load(scores + at / PANEL * next_panel + at % PANEL));
-            const vf e = v_first_or(v_exp(v_sub(z, shift)), n - at, 0);
+            const vf e = v_first_or(v_exp(v_sub(z, shift)), hi - at, 0);
             s.at[v] = v_add(s.at[v], e);
             v_store(p + at, e);
         }
-    for (c = round_up(n, VW); c < end; c += VW) v_store(p + c, v_zero());
+    for (c = round_up(hi, VW); c < end; c += VW) v_store(p + c, v_zero());
+    for (c = begin; c < start; c += VW) v_store(p + c, v_zero());
     *sum = fold_add(&s);
 }
 
-// P V for few pairs, reading values where they lie: a copy would cost more than the product. The
-// same chain as a tile's.
-enum { FEW_PAIRS = 4, FEW_VECTORS = VW == 16 ? 4 : 2 };
-INLINE void few_values(enum dtype dtype, const char *v, size_t row_bytes, int64_t keys,
-                       const float *p, const int R, const int N, vf sum[FEW_PAIRS][FEW_VECTORS]) {
-    const size_t bytes = dtype == DTYPE_F32 ? 4 : 2;
-#pragma GCC unroll 4
-    for (int r = 0; r < R; r++)
-#pragma GCC unroll 4
-        for (int i = 0; i < N; i++) sum[r][i] = v_zero();
-    for (int64_t j = 0; j < keys; j++, v += row_bytes) {
-        row_prefetch(v, row_bytes, (size_t)N * VW * bytes);
-#pragma GCC unroll 4
-        for (int i = 0; i < N; i++) {
-            const char *at = v + (size_t)i * VW * bytes;
-            const vf x = dtype == DTYPE_F32   ? v_load((const float *)(const void *)at)
-                         : dtype == DTYPE_F16 ? v_load_f16(at)
-                                              : v_load_bf16(at);
-#pragma GCC unroll 4
-            for (int r = 0; r < R; r++) sum[r][i] = v_fma(v_set1(p[r * KEYS + j]), x, sum[r][i]);
-        }
-    }
-}
+// A tile's rows [row, row + rows) and kv head g against the chunk of keys that starts at `from`.
+struct attend_part {
+    int64_t row, rows, g, from;
+    int64_t begin, end;                             // keys of the chunk that anybody here sees
+    int64_t first[(1 << 10) / 3 + 1], limit[(1 << 10) / 3 + 1]; // that a subtile of pairs sees
+};
 
-#define FEW_CASE(dtype, R)                                                                         \
-    case R:                                                                                        \
-        few_values(dtype, v, row_bytes, keys, p, R, FEW_VECTORS, sum);                             \
-        break;
-#define FEW_OF(name, dtype)                                                                        \
-    static void name(const char *v, size_t row_bytes, int64_t keys, const float *p, int64_t pairs, \
-                     vf sum[FEW_PAIRS][FEW_VECTORS]) {                                             \
-        switch (pairs) {                                                                           \
-            FEW_CASE(dtype, 1) FEW_CASE(dtype, 2) FEW_CASE(dtype, 3) FEW_CASE(dtype, 4)            \
-        }                                                                                          \
-    }
-FEW_OF(few_f32, DTYPE_F32)
-FEW_OF(few_f16, DTYPE_F16)
-FEW_OF(few_bf16, DTYPE_BF16)
-
-static bool few_fits(int64_t pairs, int64_t D) {
-    return pairs <= FEW_PAIRS && D % (FEW_VECTORS * VW) == 0;
-}
-static void few_run(const struct tensor *t, int64_t j, int64_t keys, int64_t at, int64_t D,
-                    const float *p, int64_t pairs, float *o, int64_t pairs_max) {
-    const size_t bytes = t->dtype == DTYPE_F32 ? 4 : 2;
-    for (int64_t d = 0; d < D; d += FEW_VECTORS * VW) {
-        const char *v = (const char *)t->data + (size_t)j * t->row_bytes + (size_t)(at + d) * bytes;
-        vf sum[FEW_PAIRS][FEW_VECTORS];
-        if (t->dtype == DTYPE_F32)
-            few_f32(v, t->row_bytes, keys, p, pairs, sum);
-        else if (t->dtype == DTYPE_F16)
-            few_f16(v, t->row_bytes, keys, p, pairs, sum);
-        else
-            few_bf16(v, t->row_bytes, keys, p, pairs, sum);
-        for (int64_t r = 0; r < pairs; r++)
-            for (int i = 0; i < FEW_VECTORS; i++) {
-                const int64_t c = d + i * VW;
-                v_store(o + c / PANEL * PANEL * pairs_max + r * PANEL + c % PANEL, sum[r][i]);
-            }
-    }
-}
-
-// o, m and l of chunk [from, from + KEYS) for pairs of rows [row, row + rows), kv head g; q is in
-// place.
-static void attend_chunk(const struct attend_args *a, const struct attend_room *room,
-                         int64_t pairs_max, int64_t row, int64_t rows, int64_t g, int64_t from) {
-    const int64_t group = a->heads / a->kv_heads, D = a->head_size, wide = round_up(D, PANEL),
-                  pairs = rows * group;
-    int64_t limit[(1 << 10) / 3 + 1], most = 0; // keys of this chunk that each subtile sees
+// False when nobody sees a key.
+static bool attend_part(const struct attend_args *a, struct attend_part *t) {
+    const int64_t group = a->heads / a->kv_heads, pairs = t->rows * group;
+    t->begin = KEYS, t->end = 0;
     for (int64_t i = 0; i < pairs; i += TILE_ROWS) {
-        int64_t keys = 0;
-        for (int64_t r = i / group; r < rows && r * group < i + TILE_ROWS; r++)
-            keys = max_i64(keys, a->hi[row + r] - from);
-        limit[i / TILE_ROWS] = min_i64(keys, KEYS);
-        most = max_i64(most, limit[i / TILE_ROWS]);
+        int64_t lo = KEYS, hi = 0;
+        for (int64_t r = i / group; r < t->rows && r * group < i + TILE_ROWS; r++) {
+            const int64_t at = t->row + r, first = max_i64(0, a->lo[at] - t->from),
+                          limit = min_i64(KEYS, a->hi[at] - t->from);
+            if (first < limit) lo = min_i64(lo, first), hi = max_i64(hi, limit);
+        }
+        t->first[i / TILE_ROWS] = lo = lo / PANEL * PANEL;
+        t->limit[i / TILE_ROWS] = hi;
+        t->begin = min_i64(t->begin, lo), t->end = max_i64(t->end, hi);
     }
-    for (int64_t j = 0; j < most; j += PANEL) {
-        keys_transpose(&a->k, from + j, min_i64(PANEL, most - j), g * D, D, room->rows, room->keys);
-        for (int64_t i = 0; i < pairs; i += TILE_ROWS)
-            if (j < limit[i / TILE_ROWS])
-                scores_of(room->q, wide, i, round_up(min_i64(TILE_ROWS, pairs - i), 3), room->keys,
-                          D, room->scores + j * pairs_max + i * PANEL);
-    }
-    for (int64_t i = 0; i < pairs; i++) {
-        const int64_t n = min_i64(KEYS, a->hi[row + i / group] - from);
-        if (a->softcap > 0)
-            for (int64_t c = 0; c < n; c += PANEL)
-                cap_numbers(room->scores + c * pairs_max + i * PANEL, min_i64(PANEL, n - c),
-                            a->scale, a->softcap);
-        if (n > 0)
-            softmax_chunk(room->scores + i * PANEL, pairs_max * PANEL, n, limit[i / TILE_ROWS],
-                          a->softcap > 0 ? 1 : a->scale, room->p + i * KEYS, &room->m[i], &room->l[i]);
-        else
-            memset(room->p + i * KEYS, 0, KEYS * sizeof(float));
-    }
-    if (few_fits(pairs, D)) {
-        few_run(&a->v, from, max_i64(0, most), g * D, D, room->p, pairs, room->o, pairs_max);
+    return t->begin < t->end;
+}
+
+static void attend_scores(const struct attend_args *a, const struct attend_room *room, int64_t P,
+                          const struct attend_part *t) {
+    const int64_t D = a->head_size, pairs = t->rows * (a->heads / a->kv_heads);
+    const bool cache = a->k.layout == LAYOUT_DEVICE;
+    const char *head = cache ? cache_head(&a->k, t->from, t->g, D) : NULL;
+    if (cache && few_fits(pairs, D)) {
+        few_scores_run(&a->k, head, t->begin, round_up(t->end, PANEL), D, room->q, pairs,
+                       room->scores, P);
         return;
     }
-    values_copy(&a->v, from, max_i64(0, most), g * D, D, room->values);
-    for (int64_t d = 0; d < D && most > 0; d += PANEL) {
-        const struct left left = {room->p, KEYS, false};
+    for (int64_t j = t->begin; j < t->end; j += PANEL) {
+        const float *keys = room->keys;
+        if (cache) keys = keys_panel(&a->k, head, j, D, room->keys);
+        else
+            keys_transpose(&a->k, t->from + j, min_i64(PANEL, t->end - j), t->g * D, D, room->rows,
+                           room->keys);
         for (int64_t i = 0; i < pairs; i += TILE_ROWS)
-            tile_run(&left, i, round_up(min_i64(TILE_ROWS, pairs - i), 3), 0,
-                     max_i64(0, limit[i / TILE_ROWS]), room->values + d * KEYS, PANEL, PANEL,
-                     room->o + d * pairs_max + i * PANEL, false);
+            if (j >= t->first[i / TILE_ROWS] && j < t->limit[i / TILE_ROWS])
+                scores_of(room->q, round_up(D, PANEL), i,
+                          round_up(min_i64(TILE_ROWS, pairs - i), 3), keys, D,
+                          room->scores + j * P + i * PANEL);
     }
+}
+
+static void attend_values(const struct attend_args *a, const struct attend_room *room, int64_t P,
+                          const struct attend_part *t) {
+    const int64_t D = a->head_size, pairs = t->rows * (a->heads / a->kv_heads);
+    const enum dtype dtype = a->v.dtype;
+    const bool cache = a->v.layout == LAYOUT_DEVICE;
+    const char *head = cache ? cache_head(&a->v, t->from, t->g, D) : NULL;
+    if (few_fits(pairs, D) && (cache || !is_block_format(dtype))) {
+        const char *rows = cache ? head
+                                 : (const char *)a->v.data + (size_t)t->from * a->v.row_bytes +
+                                       numbers_bytes(dtype, t->g * D);
+        if (cache) value_scales(dtype, head, D, t->end, room->rows);
+        few_values_run(dtype, rows, cache ? codes_bytes(dtype, D) : a->v.row_bytes, room->rows,
+                       t->begin, t->end, D, room->p, pairs, room->o, P);
+        return;
+    }
+    if (cache) values_unpack(&a->v, head, D, t->begin, t->end, room->rows, room->values);
+    else values_copy(&a->v, t->from, t->end, t->g * D, D, room->values);
+    const struct left left = {room->p, KEYS, false};
+    for (int64_t d = 0; d < D; d += PANEL)
+        for (int64_t i = 0; i < pairs; i += TILE_ROWS) {
+            const int64_t k = t->first[i / TILE_ROWS], keys = t->limit[i / TILE_ROWS] - k;
+            if (keys > 0)
+                tile_run(&left, i, round_up(min_i64(TILE_ROWS, pairs - i), 3), k, keys,
+                         room->values + d * KEYS + k * PANEL, PANEL, PANEL,
+                         room->o + d * P + i * PANEL, false);
+        }
+}
+
+// o, m and l of every pair of the part, of which some key is seen; q is in place.
+static void attend_chunk(const struct attend_args *a, const struct attend_room *room, int64_t P,
+                         const struct attend_part *t) {
+    const int64_t group = a->heads / a->kv_heads, pairs = t->rows * group;
+    attend_scores(a, room, P, t);
+    for (int64_t i = 0; i < pairs; i++) {
+        const int64_t row = t->row + i / group, lo = max_i64(0, a->lo[row] - t->from),
+                      hi = min_i64(KEYS, a->hi[row] - t->from);
+        float *scores = room->scores + i * PANEL;
+        if (lo >= hi) {
+            memset(room->p + i * KEYS, 0, KEYS * sizeof(float));
+            continue;
+        }
+        if (a->softcap > 0)
+            for (int64_t c = lo / PANEL * PANEL; c < hi; c += PANEL)
+                cap_numbers(scores + c * P, min_i64(PANEL, hi - c), a->scale, a->softcap);
+        softmax_chunk(scores, P * PANEL, lo, hi, t->first[i / TILE_ROWS], t->limit[i / TILE_ROWS],
+                      a->softcap > 0 ? 1 : a->scale, room->p + i * KEYS, &room->m[i], &room->l[i]);
+    }
+    attend_values(a, room, P, t);
 }
 
 // Joins a chunk's (m, l, o) to what was summed before; o's pieces of 32 are `next_panel` apart.
@@ -303,6 +299,11 @@ static void queries_copy(const struct tensor *q, int64_t row, int64_t rows, int6
     memset(to, 0, (size_t)((round_up(pairs, TILE_ROWS) - pairs) * wide) * sizeof(float));
 }
 
+// Row i sees some key of the chunk at `from`.
+static bool row_sees(const struct attend_args *a, int64_t i, int64_t from) {
+    return max_i64(a->lo[i], from) < min_i64(a->hi[i], from + KEYS);
+}
+
 // A piece is a range of (tile, kv head).
 static void attend_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const struct attend_job *job = arg;
@@ -313,30 +314,34 @@ static void attend_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const size_t bytes = attend_room(&room, NULL, P, D);
     attend_room(&room, cpu_scratch(thread, SLOT_A, bytes), P, D);
     for (int64_t t = lo; t < hi; t++) {
-        const int64_t row = job->first[t / G], rows = job->first[t / G + 1] - row,
-                      pairs = rows * group, g = t % G;
-        int64_t end = a->lo[row];
-        for (int64_t i = row; i < row + rows; i++) {
-            assert(a->hi[i] <= a->lo[i] || (a->lo[i] >= 0 && a->hi[i] <= a->k.rows));
-            end = max_i64(end, a->hi[i]);
-        }
+        struct attend_part part = {.row = job->first[t / G], .g = t % G};
+        part.rows = job->first[t / G + 1] - part.row;
+        const int64_t row = part.row, pairs = part.rows * group;
+        int64_t start = INT64_MAX, end = 0;
+        for (int64_t i = row; i < row + part.rows; i++)
+            if (a->lo[i] < a->hi[i]) start = min_i64(start, a->lo[i]), end = max_i64(end, a->hi[i]);
+        if (a->k.layout == LAYOUT_DEVICE) start = start / KEYS * KEYS;
         for (int64_t i = 0; i < pairs; i++) room.sum_m[i] = -INFINITY, room.sum_l[i] = 0;
-        queries_copy(&a->q, row, rows, group, g, D, room.q);
-        for (int64_t from = a->lo[row]; from < end; from += KEYS) {
-            attend_chunk(a, &room, P, row, rows, g, from);
+        queries_copy(&a->q, row, part.rows, group, part.g, D, room.q);
+        for (part.from = start; part.from < end; part.from += KEYS) {
+            if (!attend_part(a, &part)) continue;
+            attend_chunk(a, &room, P, &part);
             for (int64_t i = 0; i < pairs; i++)
-                if (a->hi[row + i / group] > from)
+                if (row_sees(a, row + i / group, part.from))
                     attend_join(&room.sum_m[i], &room.sum_l[i], room.sum_o + i * wide, room.m[i],
                                 room.l[i], room.o + i * PANEL, P * PANEL, D);
         }
         for (int64_t i = 0; i < pairs; i++)
-            attend_write(a, row + i / group, g * group + i % group, room.sum_m[i], room.sum_l[i],
-                         room.sum_o + i * wide);
+            attend_write(a, row + i / group, part.g * group + i % group, room.sum_m[i],
+                         room.sum_l[i], room.sum_o + i * wide);
     }
 }
 
-// The split way: a piece is a range of (tile, chunk, kv head), the heads of a key's row one after
-// the other; then a piece is a range of (row, head), to join the chunks.
+// The split way: a piece is a range of (tile, chunk, kv head), the heads of a chunk one after the
+// other; then a piece is a range of (row, head), to join the chunks.
+static int64_t split_origin(const struct attend_job *job, int64_t row) {
+    return job->a->k.layout == LAYOUT_DEVICE ? job->origin : job->a->lo[row];
+}
 static void attend_split_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const struct attend_job *job = arg;
     const struct attend_args *a = job->a;
@@ -345,20 +350,19 @@ static void attend_split_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const size_t bytes = attend_room(&room, NULL, P, D);
     attend_room(&room, cpu_scratch(thread, SLOT_A, bytes), P, D);
     for (int64_t t = lo; t < hi; t++) {
-        const int64_t g = t % G, chunk = t / G % job->chunks, tile = t / G / job->chunks;
-        const int64_t row = job->first[tile], rows = job->first[tile + 1] - row,
-                      from = a->lo[row] + chunk * KEYS;
-        bool any = false;
-        for (int64_t i = row; i < row + rows; i++) any |= a->hi[i] > from;
-        if (!any) continue;
-        queries_copy(&a->q, row, rows, group, g, D, room.q);
-        attend_chunk(a, &room, P, row, rows, g, from);
-        for (int64_t i = 0; i < rows * group; i++) {
-            const int64_t pair = (row + i / group) * a->heads + g * group + i % group;
-            float *part = job->parts + (pair * job->chunks + chunk) * job->part_stride;
+        const int64_t chunk = t / G % job->chunks, tile = t / G / job->chunks;
+        struct attend_part part = {.row = job->first[tile], .g = t % G};
+        part.rows = job->first[tile + 1] - part.row;
+        part.from = split_origin(job, part.row) + chunk * KEYS;
+        if (!attend_part(a, &part)) continue;
+        queries_copy(&a->q, part.row, part.rows, group, part.g, D, room.q);
+        attend_chunk(a, &room, P, &part);
+        for (int64_t i = 0; i < part.rows * group; i++) {
+            const int64_t pair = (part.row + i / group) * a->heads + part.g * group + i % group;
+            float *to = job->parts + (pair * job->chunks + chunk) * job->part_stride;
             for (int64_t d = 0; d < D; d += PANEL)
-                memcpy(part + d, room.o + d * P + i * PANEL, PANEL * sizeof(float));
-            part[job->part_stride - 2] = room.m[i], part[job->part_stride - 1] = room.l[i];
+                memcpy(to + d, room.o + d * P + i * PANEL, PANEL * sizeof(float));
+            to[job->part_stride - 2] = room.m[i], to[job->part_stride - 1] = room.l[i];
         }
     }
 }
@@ -368,9 +372,10 @@ static void attend_join_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const struct attend_args *a = job->a;
     float *o = cpu_scratch(thread, SLOT_B, (size_t)round_up(a->head_size, PANEL) * sizeof(float));
     for (int64_t p = lo; p < hi; p++) {
-        const int64_t i = p / a->heads;
+        const int64_t i = p / a->heads, origin = split_origin(job, i);
         float m = -INFINITY, l = 0;
-        for (int64_t c = 0; a->lo[i] + c * KEYS < a->hi[i]; c++) {
+        for (int64_t c = 0; c < job->chunks; c++) {
+            if (!row_sees(a, i, origin + c * KEYS)) continue;
             const float *part = job->parts + (p * job->chunks + c) * job->part_stride;
             attend_join(&m, &l, o, part[job->part_stride - 2], part[job->part_stride - 1], part,
                         PANEL, a->head_size);
@@ -379,11 +384,34 @@ static void attend_join_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     }
 }
 
+// Tiles: neighbours that begin at the same key, or in a cache see some key in common.
+static void attend_tiles(struct attend_job *job, int32_t *first, int64_t rows_each) {
+    const struct attend_args *a = job->a;
+    const bool cache = a->k.layout == LAYOUT_DEVICE;
+    int64_t start = INT64_MAX, end = 0, longest = 0;
+    for (int64_t i = 0; i < a->q.rows; i++) {
+        assert(a->hi[i] <= a->lo[i] || (a->lo[i] >= 0 && a->hi[i] <= a->k.rows));
+        bool joins = i > 0 && i - first[job->tiles - 1] < rows_each;
+        if (joins) joins = cache ? a->lo[i] < a->hi[i - 1] && a->lo[i - 1] < a->hi[i]
+                                 : a->lo[i] == a->lo[i - 1];
+        if (!joins) first[job->tiles++] = (int32_t)i;
+        if (a->lo[i] >= a->hi[i]) continue;
+        start = min_i64(start, a->lo[i]), end = max_i64(end, a->hi[i]);
+        longest = max_i64(longest, (int64_t)a->hi[i] - a->lo[i]);
+    }
+    first[job->tiles] = (int32_t)a->q.rows;
+    job->first = first;
+    job->longest = longest;
+    job->origin = start == INT64_MAX ? 0 : start / KEYS * KEYS;
+    job->chunks = ceil_div(cache ? max_i64(0, end - job->origin) : longest, KEYS);
+}
+
 static void attend(const struct attend_args *a) {
     assert(a->heads > 0 && a->kv_heads > 0 && a->heads % a->kv_heads == 0 && a->head_size > 0);
     assert(is_f32(&a->out) && is_f32(&a->q) && same_shape(&a->out, &a->q) &&
-           same_shape(&a->k, &a->v));
+           same_shape(&a->k, &a->v) && a->k.layout == a->v.layout);
     assert(a->q.cols == a->heads * a->head_size && a->k.cols == a->kv_heads * a->head_size);
+    assert(is_cache(&a->k, a->head_size) && is_cache(&a->v, a->head_size));
     const int64_t n = a->q.rows, group = a->heads / a->kv_heads, D = a->head_size,
                   wide = round_up(D, PANEL);
     const int64_t rows_each = max_i64(1, TILE_PAIRS / group);
@@ -391,37 +419,27 @@ static void attend(const struct attend_args *a) {
     if (n == 0) return;
     struct attend_job job = {
         .a = a, .pairs_max = round_up(rows_each * group, TILE_ROWS), .part_stride = wide + 2};
-    // Tiles: neighbours that begin at the same key.
     const bool split = n <= SPLIT_ROWS;
-    job.chunks = ceil_div(a->k.rows, KEYS) +
-                 1; // by the capacity of the cache, so that the room stays while a text grows
     const size_t list = arena_round((size_t)(n + 1) * sizeof(int32_t));
+    // By the capacity of the cache, so that the room stays while a text grows.
+    const int64_t chunks_most = ceil_div(a->k.rows, KEYS) + 1;
     const size_t parts =
-        split ? (size_t)(n * a->heads * job.chunks * job.part_stride) * sizeof(float) : 0;
+        split ? (size_t)(n * a->heads * chunks_most * job.part_stride) * sizeof(float) : 0;
     char *shared = cpu_scratch(0, SLOT_SHARED, list + parts);
-    int32_t *first = (int32_t *)(void *)shared;
     job.parts = (float *)(void *)(shared + list);
-    int64_t longest = 0;
-    for (int64_t i = 0; i < n; i++) {
-        if (i == 0 || a->lo[i] != a->lo[i - 1] || i - first[job.tiles - 1] >= rows_each)
-            first[job.tiles++] = (int32_t)i;
-        longest = max_i64(longest, (int64_t)a->hi[i] - a->lo[i]);
-    }
-    first[job.tiles] = (int32_t)n;
-    job.first = first;
+    attend_tiles(&job, (int32_t *)(void *)shared, rows_each);
     struct attend_room room;
     cpu_scratch_reserve(SLOT_A, attend_room(&room, NULL, job.pairs_max, D));
     cpu_scratch_reserve(SLOT_B, (size_t)wide * sizeof(float));
-    if (split && longest > KEYS) {
-        job.chunks = ceil_div(longest, KEYS);
+    if (split && job.chunks > 1) {
         pool_for(job.tiles * job.chunks * a->kv_heads, job.chunks >= 32 ? a->kv_heads : 1,
                  attend_split_piece, &job);
-        pool_for(n * a->heads, max_i64(1, 32 / job.chunks), attend_join_piece, &job);
+        pool_for(n * a->heads, max_i64(1, 128 / job.chunks), attend_join_piece, &job);
     } else {
-        pool_for(
-            job.tiles * a->kv_heads,
-            max_i64(1, (1 << 15) / max_i64(1, longest * D * min_i64(job.pairs_max, n * group))),
-            attend_piece, &job);
+        pool_for(job.tiles * a->kv_heads,
+                 max_i64(1, (1 << 15) / max_i64(1, job.longest * D *
+                                                       min_i64(job.pairs_max, n * group))),
+                 attend_piece, &job);
     }
 }
 
@@ -626,6 +644,7 @@ static void attend_back(const struct attend_back_args *a) {
 }
 
 static void fill_attend(struct backend *b) {
+    b->store_rows = store_rows;
     b->attend = attend;
     b->attend_back = attend_back;
 }

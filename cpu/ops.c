@@ -32,8 +32,13 @@ static bool is_rows(const struct tensor *t) {
     return dtype_row_bytes(t->dtype, t->cols, &need) && (t->row_bytes >= need || t->rows <= 1);
 }
 static bool is_f32(const struct tensor *t) { return is_rows(t) && t->dtype == DTYPE_F32; }
-static bool is_half_or_f32(const struct tensor *t) {
-    return is_rows(t) && (t->dtype == DTYPE_F32 || t->dtype == DTYPE_F16 || t->dtype == DTYPE_BF16);
+// Here a cache lies row after row, whatever it is called.
+static bool is_cache(const struct tensor *t, int64_t head_size) {
+    struct tensor rows = *t;
+    rows.layout = LAYOUT_ROWS;
+    if (t->layout == LAYOUT_DEVICE && t->rows % CACHE_ROWS) return false;
+    if (t->dtype == DTYPE_Q8_0 || t->dtype == DTYPE_Q4_0) return is_rows(&rows) && head_size % QK == 0;
+    return is_rows(&rows) && (t->dtype == DTYPE_F32 || t->dtype == DTYPE_F16 || t->dtype == DTYPE_BF16);
 }
 static bool same_shape(const struct tensor *a, const struct tensor *b) {
     return a->rows == b->rows && a->cols == b->cols;
@@ -441,7 +446,7 @@ static void store_rows_piece(void *arg, int64_t lo, int64_t hi, int thread) {
 }
 
 static void plain_store_rows(const struct store_rows_args *a) {
-    assert(is_half_or_f32(&a->dst) && is_f32(&a->src) && a->dst.cols == a->src.cols);
+    assert(is_cache(&a->dst, a->head_size) && is_f32(&a->src) && a->dst.cols == a->src.cols);
     pool_for(a->src.rows, grain_of_rows(a->src.cols), store_rows_piece, (void *)a);
 }
 
@@ -479,7 +484,7 @@ static void plain_attend(const struct attend_args *a) {
     assert(a->heads > 0 && a->kv_heads > 0 && a->heads % a->kv_heads == 0 && a->head_size > 0);
     assert(is_f32(&a->out) && is_f32(&a->q) && same_shape(&a->out, &a->q));
     assert(a->q.cols == a->heads * a->head_size && a->k.cols == a->kv_heads * a->head_size);
-    assert(is_half_or_f32(&a->k) && is_half_or_f32(&a->v) && same_shape(&a->k, &a->v));
+    assert(is_cache(&a->k, a->head_size) && is_cache(&a->v, a->head_size) && same_shape(&a->k, &a->v));
     // By the capacity of the cache, not by what is in it: it stays the same while a text grows.
     cpu_scratch_reserve(SLOT_SCORES, (size_t)a->k.rows * sizeof(float));
     cpu_scratch_reserve(SLOT_KEY, (size_t)a->head_size * sizeof(float));

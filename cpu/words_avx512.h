@@ -91,6 +91,9 @@ INLINE void v_quad_dot(vi *high, vi *low, vi codes, const int32_t *x) {
 INLINE vi v_quad_sum(vi high, vi low) {
     return _mm512_add_epi32(_mm512_slli_epi32(high, 8), low);
 }
+INLINE void v_store_f16(void *p, vf x) { // round to nearest even
+    _mm256_storeu_si256(p, _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
 INLINE void v_store_bf16(void *p, vf x) { // round to nearest even; NaN stays NaN
     const vi u = _mm512_castps_si512(x);
     const vi odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));

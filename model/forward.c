@@ -126,8 +126,8 @@ static void forward_attention(const struct model *m, const struct pass *p, int64
     if (p->cache_k) {
         keys = p->cache_k[l];
         values = p->cache_v[l];
-        b->store_rows(&(struct store_rows_args){keys, k, p->kv_rows});
-        b->store_rows(&(struct store_rows_args){values, v, p->kv_rows});
+        b->store_rows(&(struct store_rows_args){keys, k, p->kv_rows, CACHE_KEYS, c->D});
+        b->store_rows(&(struct store_rows_args){values, v, p->kv_rows, CACHE_VALUES, c->D});
     }
     const int32_t *lo = config_is_local(c, l) ? p->lo_local : p->lo;
     b->attend(&(struct attend_args){attended, q, keys, values, lo, p->hi, y->lse, c->H, c->G, c->D, c->m_attn,

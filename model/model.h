@@ -228,11 +228,18 @@ struct session_options {
     int64_t ctx;        // capacity in tokens; 0: the model's
     int64_t chunk;      // rows per forward pass when reading a prompt; 0: 256
     int64_t all_logits; // rows of logits kept for LOGITS_ALL; 0: only the last row is ever asked for
-    enum dtype kv;      // F32, F16 or BF16 (0 = F32)
-    bool exact;         // every product in f32, those of a prompt too
+    enum dtype kv;      // of the cache: F32 (0), F16, BF16, Q8_0 or Q4_0
+    const enum dtype *values; // of the cache's values, when not that of its keys; NULL: the same
+    bool exact;               // every product in f32, those of a prompt too
 };
 struct session;
-size_t session_bytes(const struct model *m, const struct session_options *o); // what session_new allocates
+// What session_new allocates, and how much of it is cache. The cache is memory that comes as it is used.
+size_t session_bytes(const struct model *m, const struct session_options *o);
+size_t session_cache_bytes(const struct model *m, const struct session_options *o);
+// Fills in o->ctx when it is 0: the length the model was made for, or what fits into free_bytes (0: unknown) with
+// a tenth left over. False when a context that was asked for cannot fit. line: a sentence of what was chosen and why.
+MUST_USE bool session_choose_context(const struct model *m, struct session_options *o, size_t free_bytes,
+                                     struct text *line, struct err *err);
 struct session *session_new(const struct model *m, const struct session_options *o, struct err *err);
 void session_free(struct session *s);
 int64_t session_length(const struct session *s);   // tokens in the cache

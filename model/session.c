@@ -6,7 +6,7 @@
 // precision of products, so which is which is the caller's word, not a matter of how many come at once.
 //
 // All device memory is one block: cache, activations of one layer for `chunk` rows, logits. Nothing is allocated by a
-// feed.
+// feed, and what a feed never reaches of the cache is never touched: a long context costs memory as it fills.
 #include "model/internal.h"
 
 struct session {
@@ -34,11 +34,21 @@ static void plan(struct session *s, const struct model *m, const struct session_
     s->acts.layer = &s->layer;
 }
 
-static void place(struct session *s, enum dtype kv, struct slab *slab) {
+static enum dtype values_dtype(const struct session_options *o) { return o->values ? *o->values : o->kv; }
+
+static struct tensor cache_tensor(const struct session *s, enum dtype dtype, struct slab *slab) {
+    const struct model_config *c = &s->m->config;
+    int64_t rows = (s->ctx + CACHE_ROWS - 1) / CACHE_ROWS * CACHE_ROWS;
+    struct tensor t = slab_tensor(slab, dtype, rows, c->G * c->D);
+    t.layout = LAYOUT_DEVICE;
+    return t;
+}
+
+static void place(struct session *s, const struct session_options *o, struct slab *slab) {
     const struct model_config *c = &s->m->config;
     for (int64_t l = 0; l < c->L; l++) {
-        s->cache_k[l] = slab_tensor(slab, kv, s->ctx, c->G * c->D);
-        s->cache_v[l] = slab_tensor(slab, kv, s->ctx, c->G * c->D);
+        s->cache_k[l] = cache_tensor(s, o->kv, slab);
+        s->cache_v[l] = cache_tensor(s, values_dtype(o), slab);
     }
     acts_place(&s->acts, c, s->chunk, false, slab);
     s->logits = slab_tensor(slab, DTYPE_F32, s->logit_rows, c->V);
@@ -52,12 +62,23 @@ static void take_tables(struct session *s) {
     s->cache_v = mem_array(L, sizeof *s->cache_v, "cache table");
 }
 
+size_t session_cache_bytes(const struct model *m, const struct session_options *o) {
+    struct session s = {0};
+    struct slab slab = {0};
+    plan(&s, m, o);
+    for (int64_t l = 0; l < m->config.L; l++) {
+        cache_tensor(&s, o->kv, &slab);
+        cache_tensor(&s, values_dtype(o), &slab);
+    }
+    return slab.too_big ? SIZE_MAX : slab.used;
+}
+
 size_t session_bytes(const struct model *m, const struct session_options *o) {
     struct session s = {0};
     struct slab slab = {0};
     plan(&s, m, o);
     take_tables(&s);
-    place(&s, o->kv, &slab);
+    place(&s, o, &slab);
     mem_free(s.cache_k);
     mem_free(s.cache_v);
     size_t host = 3 * sizeof(int32_t) * (size_t)s.chunk, logits, bytes;
@@ -67,20 +88,27 @@ size_t session_bytes(const struct model *m, const struct session_options *o) {
     return bytes;
 }
 
-static bool check_options(const struct model *m, const struct session_options *o, struct err *err) {
+static bool check_cache(const struct model *m, enum dtype kv, struct err *err) {
     const struct backend *b = m->backend;
+    if ((unsigned)kv >= DTYPE_COUNT || !b->supports(OP_STORE_ROWS, kv) || !b->supports(OP_ATTEND, kv))
+        return err_set(err, "a cache of %s is not possible on the %s backend, expected F32, F16, BF16, Q8_0 or Q4_0",
+                       (unsigned)kv < DTYPE_COUNT ? dtype_row(kv)->name : "an unknown type", b->name);
+    if (m->config.D % dtype_row(kv)->block_weights)
+        return err_set(err, "a cache of %s keeps blocks of %d numbers of a head, but a head of this model has %lld: use F16",
+                       dtype_row(kv)->name, dtype_row(kv)->block_weights, (long long)m->config.D);
+    return true;
+}
+
+static bool check_options(const struct model *m, const struct session_options *o, struct err *err) {
     if (o->ctx < 0 || o->ctx > 1 << 30)
         return err_set(err, "a context of %lld tokens is out of range", (long long)o->ctx);
     if (o->chunk < 0 || o->chunk > 1 << 24 || o->all_logits < 0 || o->all_logits > 1 << 24)
         return err_set(err, "chunks of %lld rows with %lld rows of logits are out of range", (long long)o->chunk,
                        (long long)o->all_logits);
-    if (o->kv != DTYPE_F32 && o->kv != DTYPE_F16 && o->kv != DTYPE_BF16)
-        return err_set(err, "a cache of %s is not possible, expected F32, F16 or BF16", dtype_row(o->kv)->name);
+    if (!check_cache(m, o->kv, err) || !check_cache(m, values_dtype(o), err)) return false;
     if (m->positions >= 0 && o->ctx > m->config.ctx)
         return err_set(err, "a context of %lld tokens is not possible: this model has learned %lld positions",
                        (long long)o->ctx, (long long)m->config.ctx);
-    if (!b->supports(OP_STORE_ROWS, o->kv) || !b->supports(OP_ATTEND, o->kv))
-        return err_set(err, "the %s backend has no cache of %s", b->name, dtype_row(o->kv)->name);
     return true;
 }
 
@@ -91,7 +119,7 @@ struct session *session_new(const struct model *m, const struct session_options 
     struct slab slab = {0};
     plan(s, m, o);
     take_tables(s);
-    place(s, o->kv, &slab);
+    place(s, o, &slab);
     if (slab.too_big || session_bytes(m, o) == SIZE_MAX)
         err_set(err, "a context of %lld tokens does not fit in an address space", (long long)s->ctx);
     else s->block = m->backend->alloc(slab.used, "cache and activations of a session", err);
@@ -100,7 +128,7 @@ struct session *session_new(const struct model *m, const struct session_options 
         return NULL;
     }
     slab = (struct slab){.base = s->block};
-    place(s, o->kv, &slab); // lo stays zero: every row sees the whole text before it
+    place(s, o, &slab); // lo stays zero: every row sees the whole text before it
     s->host_pos = mem_array((size_t)s->chunk, sizeof *s->host_pos, "positions");
     s->host_hi = mem_array((size_t)s->chunk, sizeof *s->host_hi, "row ranges");
     s->host_lo = mem_array((size_t)s->chunk, sizeof *s->host_lo, "row ranges");

@@ -5,6 +5,7 @@
 #include "tests/op_cases.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -325,7 +326,7 @@ static void store_rows_declare(struct op_run *r) {
         rows->v[i] = (double)rng_permute(r->seed, 9, (uint64_t)i, (uint64_t)r->s.M);
 }
 static void store_rows_call(const struct op_run *r, const struct backend *b) {
-    b->store_rows(&(struct store_rows_args){T(r, STORE_DST), T(r, STORE_SRC), P(r, STORE_ROWS)});
+    b->store_rows(&(struct store_rows_args){T(r, STORE_DST), T(r, STORE_SRC), P(r, STORE_ROWS), CACHE_KEYS, r->s.D ? r->s.D : r->s.C});
 }
 static void store_rows_reference(const struct op_run *r) {
     int64_t C = r->s.C;
@@ -395,26 +396,61 @@ static void attend_declare(struct op_run *r) {
     int64_t n = r->s.n, keys = r->s.K ? r->s.K : n;
     f32(r, "q", IN | BY_ROW, n, r->s.H * r->s.D);
     spread(r, add(r, "k", IN, r->dtype, keys, r->s.G * r->s.D), 1);
-    spread(r, add(r, "v", IN, r->dtype, keys, r->s.G * r->s.D), 1);
+    spread(r, add(r, "v", IN, r->s.mode == 2 ? DTYPE_F16 : r->dtype, keys, r->s.G * r->s.D), 1);
     struct op_buf *lo = add(r, "lo", IN | BY_ROW | FLAT, DTYPE_I32, n, 1);
     struct op_buf *hi = add(r, "hi", IN | BY_ROW | FLAT, DTYPE_I32, n, 1);
     ranges_fill(r, (struct ranges){lo->v, hi->v}, 77);
     f32(r, "out", OUT | BY_ROW, n, r->s.H * r->s.D);
     if (!r->s.mode) f32(r, "lse", OUT | BY_ROW | FLAT, n, r->s.H);
 }
+static struct attend_args attend_args(const struct op_run *r) {
+    return (struct attend_args){.out = T(r, ATTEND_OUT),
+                                .q = T(r, ATTEND_Q),
+                                .k = T(r, ATTEND_K),
+                                .v = T(r, ATTEND_V),
+                                .lo = P(r, ATTEND_LO),
+                                .hi = P(r, ATTEND_HI),
+                                .lse = r->s.mode ? NULL : P(r, ATTEND_LSE),
+                                .heads = r->s.H,
+                                .kv_heads = r->s.G,
+                                .head_size = r->s.D,
+                                .scale = r->s.scale,
+                                .softcap = r->s.softcap};
+}
 static void attend_call(const struct op_run *r, const struct backend *b) {
-    b->attend(&(struct attend_args){.out = T(r, ATTEND_OUT),
-                                    .q = T(r, ATTEND_Q),
-                                    .k = T(r, ATTEND_K),
-                                    .v = T(r, ATTEND_V),
-                                    .lo = P(r, ATTEND_LO),
-                                    .hi = P(r, ATTEND_HI),
-                                    .lse = r->s.mode ? NULL : P(r, ATTEND_LSE),
-                                    .heads = r->s.H,
-                                    .kv_heads = r->s.G,
-                                    .head_size = r->s.D,
-                                    .scale = r->s.scale,
-                                    .softcap = r->s.softcap});
+    const struct attend_args a = attend_args(r);
+    b->attend(&a);
+}
+// The same rows in a cache as the backend likes it, which store_rows fills. Rounding what is rounded already changes
+// nothing.
+static struct tensor cache_of(const struct op_run *r, int buf, enum cache_side side, const struct backend *b) {
+    const struct op_buf *from = &r->buf[buf];
+    struct tensor dst = T(r, buf);
+    struct err err;
+    dst.layout = LAYOUT_DEVICE;
+    dst.rows = (from->rows + CACHE_ROWS - 1) / CACHE_ROWS * CACHE_ROWS;
+    if (!dtype_row_bytes(from->dtype, from->cols, &dst.row_bytes)) abort();
+    dst.data = b->alloc((size_t)dst.rows * dst.row_bytes, "cache", &err);
+    float *x = mem_array((size_t)(from->rows * from->cols), sizeof *x, "rows");
+    int32_t *rows = mem_array((size_t)from->rows, sizeof *rows, "row numbers");
+    for (int64_t i = 0; i < from->rows; i++) {
+        rows[i] = (int32_t)i;
+        dtype_row(from->dtype)->to_f32(from->data + (size_t)i * from->row_bytes, x + i * from->cols, from->cols);
+    }
+    b->store_rows(&(struct store_rows_args){dst, tensor_f32(x, from->rows, from->cols), rows, side, r->s.D});
+    b->sync();
+    mem_free(x);
+    mem_free(rows);
+    return dst;
+}
+static void attend_held_call(const struct op_run *r, const struct backend *b) {
+    struct attend_args a = attend_args(r);
+    a.k = cache_of(r, ATTEND_K, CACHE_KEYS, b);
+    a.v = cache_of(r, ATTEND_V, CACHE_VALUES, b);
+    b->attend(&a);
+    b->sync();
+    b->free(a.k.data);
+    b->free(a.v.data);
 }
 // out and lse may be NULL; returns dout . out when dout is given.
 static double attend_all(const struct op_run *r, const struct ranges *at, const double *q,
@@ -830,6 +866,7 @@ static void mix_reference(const struct op_run *r) {
 #define SHAPES(...)                                                                                \
     (const struct op_shape[]){__VA_ARGS__}, COUNT_OF(((const struct op_shape[]){__VA_ARGS__}))
 #define FLOATS (BIT(F32) | BIT(F16) | BIT(BF16))
+#define BLOCKS_CACHE (BIT(Q8_0) | BIT(Q4_0)) // what a cache may be kept in
 #define BLOCKS                                                                                     \
     (BIT(Q8_0) | BIT(Q4_0) | BIT(Q4_1) | BIT(Q5_0) | BIT(Q5_1) | BIT(IQ4_NL) | BIT(MXFP4))
 #define BLOCKS_256 (BIT(Q2_K) | BIT(Q3_K) | BIT(Q4_K) | BIT(Q5_K) | BIT(Q6_K) | BIT(IQ4_XS))
@@ -957,6 +994,10 @@ const struct op_spec op_specs[] = {
      SHAPES({.n = 1, .C = 1, .M = 80}, {.n = 5, .C = 33, .M = 90}, {.n = 19, .C = 257, .M = 80}),
      store_rows_declare, store_rows_call, .reference = store_rows_reference, .terms = terms_few,
      .unit = 1},
+    {OP_STORE_ROWS, "store_rows of blocks", BLOCKS_CACHE,
+     SHAPES({.n = 1, .C = 32, .M = 80}, {.n = 19, .C = 192, .D = 64, .M = 80}),
+     store_rows_declare, store_rows_call, .reference = store_rows_reference, .terms = terms_few,
+     .unit = 1},
     // A score's own rounding comes out as a factor of e^error: amplify is the size of the scores.
     {OP_ATTEND, "attend cache", FLOATS,
      SHAPES({.n = 1, .H = 1, .G = 1, .D = 1, .K = 1, .scale = 1},
@@ -970,6 +1011,26 @@ const struct op_spec op_specs[] = {
             {.n = 5, .H = 6, .G = 3, .D = 31, .K = 65, .scale = .18f, .softcap = .7f},
             {.n = 19, .H = 4, .G = 1, .D = 64, .K = 300, .scale = 2, .softcap = 50, .amplify = 50}),
      attend_declare, attend_call, .reference = attend_reference, .terms = terms_attend, .unit = 1},
+    {OP_ATTEND, "attend cache of blocks", BLOCKS_CACHE,
+     SHAPES({.n = 3, .H = 2, .G = 1, .D = 32, .K = 33, .scale = .35f},
+            {.n = 19, .H = 4, .G = 2, .D = 64, .K = 300, .scale = .125f, .mode = 2}),
+     attend_declare, attend_call, .reference = attend_reference, .terms = terms_attend, .unit = 1},
+    {OP_ATTEND, "attend held cache", FLOATS,
+     SHAPES({.n = 1, .H = 1, .G = 1, .D = 1, .K = 1, .scale = 1},
+            {.n = 5, .H = 6, .G = 3, .D = 31, .K = 65, .scale = .18f, .amplify = 2},
+            {.n = 19, .H = 4, .G = 4, .D = 64, .K = 257, .scale = .125f, .mode = 2},
+            {.n = 1, .H = 6, .G = 2, .D = 64, .K = 1200, .scale = .125f},
+            {.n = 40, .H = 3, .G = 1, .D = 80, .K = 700, .scale = .11f, .mode = 1},
+            {.n = 2, .H = 1, .G = 1, .D = 320, .K = 300, .scale = .06f},
+            {.n = 5, .H = 6, .G = 3, .D = 64, .K = 65, .scale = .18f, .softcap = .7f}),
+     attend_declare, attend_held_call, .reference = attend_reference, .terms = terms_attend, .unit = 1},
+    {OP_ATTEND, "attend held cache of blocks", BLOCKS_CACHE,
+     SHAPES({.n = 3, .H = 2, .G = 1, .D = 32, .K = 33, .scale = .35f},
+            {.n = 19, .H = 4, .G = 4, .D = 64, .K = 257, .scale = .125f, .mode = 2},
+            {.n = 1, .H = 6, .G = 2, .D = 64, .K = 1200, .scale = .125f},
+            {.n = 2, .H = 14, .G = 2, .D = 128, .K = 300, .scale = .09f, .amplify = 2},
+            {.n = 40, .H = 3, .G = 1, .D = 96, .K = 700, .scale = .1f, .mode = 1}),
+     attend_declare, attend_held_call, .reference = attend_reference, .terms = terms_attend, .unit = 1},
     {OP_ATTEND, "attend rows", BIT(F32),
      SHAPES({.n = 1, .H = 1, .G = 1, .D = 4, .scale = .5f},
             {.n = 19, .H = 4, .G = 2, .D = 33, .scale = .17f},

@@ -922,3 +922,47 @@ Test(dtype, row_sizes_are_checked) {
     cr_assert_not(dtype_row_bytes(DTYPE_F32, -1, &bytes));
     cr_assert_not(dtype_row_bytes(DTYPE_F32, INT64_MAX, &bytes));
 }
+
+// ---- free memory
+
+static void put(const char *root, const char *path, const char *text) {
+    char full[512];
+    struct err err;
+    snprintf(full, sizeof full, "%s/%s", root, path);
+    char *slash = strrchr(full, '/');
+    *slash = '\0';
+    cr_assert(file_make_folder(full, &err), "%s", err.text);
+    *slash = '/';
+    FILE *f = fopen(full, "w");
+    cr_assert(f && fputs(text, f) >= 0 && fclose(f) == 0);
+}
+
+Test(core, free_memory_is_what_the_machine_and_every_cgroup_leave) {
+    char root[] = "/tmp/lehr-memory-XXXXXX", command[128];
+    cr_assert(mkdtemp(root));
+    cr_assert_eq(mem_available_under(root), 0, "nothing is known");
+    put(root, "proc/meminfo", "MemTotal:  8000 kB\nMemFree:  10 kB\nMemAvailable:   4000 kB\n");
+    cr_assert_eq(mem_available_under(root), 4000 * 1024);
+    // v2: the limit of a group outside of ours counts; files that can be dropped do not.
+    put(root, "proc/self/cgroup", "0::/outer/inner\n");
+    put(root, "sys/fs/cgroup/outer/inner/memory.max", "max\n");
+    put(root, "sys/fs/cgroup/outer/inner/memory.current", "100000\n");
+    cr_assert_eq(mem_available_under(root), 4000 * 1024);
+    put(root, "sys/fs/cgroup/outer/memory.max", "1000000\n");
+    put(root, "sys/fs/cgroup/outer/memory.current", "700000\n");
+    cr_assert_eq(mem_available_under(root), 300000);
+    put(root, "sys/fs/cgroup/outer/memory.stat", "anon 5\nactive_file 7\ninactive_file 200000\n");
+    cr_assert_eq(mem_available_under(root), 500000);
+    put(root, "sys/fs/cgroup/outer/memory.max", "400000\n");
+    cr_assert_eq(mem_available_under(root), 1, "more is used than allowed: nothing is free");
+    // v1, and a path that leads out of what a container sees.
+    put(root, "proc/self/cgroup", "5:cpu:/x\n4:memory:/../../host\n");
+    put(root, "sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
+    put(root, "sys/fs/cgroup/memory/memory.usage_in_bytes", "1000\n");
+    cr_assert_eq(mem_available_under(root), 4000 * 1024);
+    put(root, "sys/fs/cgroup/memory/memory.limit_in_bytes", "90000\n");
+    put(root, "sys/fs/cgroup/memory/memory.stat", "inactive_file 3\ntotal_inactive_file 400\n");
+    cr_assert_eq(mem_available_under(root), 89400);
+    snprintf(command, sizeof command, "rm -r %s", root);
+    cr_assert_eq(system(command), 0);
+}

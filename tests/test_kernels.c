@@ -453,6 +453,61 @@ Test(kernels, attention_has_equal_bits_alone_in_batches_and_on_both_levels) {
         }
 }
 
+// Rows of a sliding window, as a session reads them: batches of one and of many, few and many heads for a key.
+static struct tensor held(const struct backend *b, struct tensor rows, enum dtype dtype, enum cache_side side, int64_t D) {
+    struct err err;
+    struct tensor t = rows;
+    t.dtype = dtype, t.layout = LAYOUT_DEVICE, t.rows = (rows.rows + CACHE_ROWS - 1) / CACHE_ROWS * CACHE_ROWS;
+    cr_assert(dtype_row_bytes(dtype, rows.cols, &t.row_bytes));
+    t.data = b->alloc((size_t)t.rows * t.row_bytes, "cache", &err);
+    int32_t *at = malloc((size_t)rows.rows * sizeof *at);
+    for (int64_t i = 0; i < rows.rows; i++) at[i] = (int32_t)i;
+    b->store_rows(&(struct store_rows_args){t, rows, at, side, D});
+    free(at);
+    return t;
+}
+
+Test(kernels, a_cache_of_any_dtype_gives_equal_bits_alone_in_batches_and_on_both_levels) {
+    static const struct {
+        int64_t n, heads, kv_heads, head_size, keys, window;
+    } shapes[] = {{70, 3, 1, 64, 800, 300}, {40, 14, 2, 64, 600, 0}, {9, 4, 4, 128, 520, 33}, {50, 4, 2, 32, 300, 256}};
+    const enum dtype dtypes[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_Q8_0, DTYPE_Q4_0};
+    for (size_t c = 0; c < COUNT_OF(shapes) * COUNT_OF(dtypes); c++) {
+        const int64_t n = shapes[c / 5].n, H = shapes[c / 5].heads, G = shapes[c / 5].kv_heads, D = shapes[c / 5].head_size,
+                      keys = shapes[c / 5].keys, window = shapes[c / 5].window, wide = H * D;
+        const struct tensor k = matrix(keys, G * D, 2), v = matrix(keys, G * D, 3), q = matrix(n, wide, 1);
+        struct tensor first = {0};
+        int32_t lo[70], hi[70];
+        for (int64_t i = 0; i < n; i++) {
+            hi[i] = (int32_t)(keys - n + i + 1);
+            lo[i] = window && hi[i] > window ? hi[i] - (int32_t)window : 0;
+        }
+        for (int l = 0; l < LEVELS; l++) {
+            const struct backend *b = level(l);
+            if (!b) continue;
+            pool_start(l ? 3 : 1);
+            struct attend_args a = {.out = matrix(n, wide, 4), .q = q, .lo = lo, .hi = hi, .heads = H, .kv_heads = G,
+                                    .head_size = D, .scale = .2f};
+            a.k = held(b, k, dtypes[c % 5], CACHE_KEYS, D);
+            a.v = held(b, v, dtypes[c / 5 == 1 ? (c + 1) % 5 : c % 5], CACHE_VALUES, D);
+            b->attend(&a);
+            for (int64_t i = 0; i < n; i += 7) {
+                struct attend_args one = a;
+                one.out = matrix(1, wide, 9), one.q = tensor_rows(q, i, 1), one.lo += i, one.hi += i;
+                b->attend(&one);
+                SAME(one.out.data, (float *)a.out.data + i * wide, wide, "%s row %lld of case %zu", level_names[l],
+                     (long long)i, c);
+                free(one.out.data);
+            }
+            if (first.data) SAME(a.out.data, first.data, n * wide, "avx512 against avx2, case %zu", c);
+            free(first.data);
+            first = a.out;
+            b->free(a.k.data), b->free(a.v.data);
+        }
+        free(first.data), free(k.data), free(v.data), free(q.data);
+    }
+}
+
 static struct attend_back_args back_case(const struct attend_args *a, int64_t segment) {
     return (struct attend_back_args){.dq = matrix(a->q.rows, a->q.cols, 6),
                                      .dk = matrix(a->k.rows, a->k.cols, 7),

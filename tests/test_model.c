@@ -301,6 +301,12 @@ Test(model, cutting_a_text_into_feeds_changes_no_bit) {
             same_feeds(m, DTYPE_BF16, both[f]);
             model_free(m);
         }
+        // Caches of blocks need heads of blocks.
+        c.D = 32;
+        struct model *m = random_model(&c, DTYPE_F32, 33);
+        same_feeds(m, DTYPE_Q8_0, both[f]);
+        same_feeds(m, DTYPE_Q4_0, both[f]);
+        model_free(m);
     }
 }
 
@@ -611,7 +617,7 @@ Test(model, a_session_refuses_with_a_sentence_and_feeds_nothing) {
     ids[2] = 1;
     cr_assert(session_feed(s, ids, 10, FEED_GENERATED, LOGITS_NONE, &e));
     cr_assert(!session_feed(s, ids, 1, FEED_GENERATED, LOGITS_LAST, &e) && session_length(s) == 10);
-    cr_assert(!session_new(m, &(struct session_options){.kv = DTYPE_Q8_0}, &e) && strstr(e.text, "Q8_0"));
+    cr_assert(!session_new(m, &(struct session_options){.kv = DTYPE_Q4_K}, &e) && strstr(e.text, "Q4_K"));
     cr_assert(!session_new(m, &(struct session_options){.ctx = -1}, &e));
     session_free(s), session_free(NULL), model_free(m), model_free(NULL);
 }
@@ -909,4 +915,65 @@ Test(model, logits_are_those_of_llama_cpp) {
         free(ids), free(expected), text_free(&golden);
         session_free(s), model_free(m), model_file_close(file);
     }
+}
+
+// --- how long a context is -----------------------------------------------------------------------------------------
+
+Test(model, a_context_is_what_the_model_was_made_for_or_what_fits) {
+    struct model_config c = tiny("llama");
+    c.ctx = 100000;
+    struct model *m = random_model(&c, DTYPE_F32, 50);
+    struct text line = {0};
+    struct err e = {{0}};
+    enum dtype values = DTYPE_F16;
+    struct session_options o = {0}, all = {.ctx = 100000};
+    size_t needs = session_bytes(m, &all);
+    cr_assert(session_choose_context(m, &o, needs * 2, &line, &e));
+    cr_assert(o.ctx == 100000 && strstr(line.data, "made for") && strstr(line.data, "f32"), "%s", line.data);
+    // Half of the memory: a tenth of it stays free, whole parts of the cache, and one part more would not have fitted.
+    text_clear(&line), o = (struct session_options){0};
+    cr_assert(session_choose_context(m, &o, needs / 2, &line, &e));
+    cr_assert(o.ctx > 40000 && o.ctx < 46000 && o.ctx % CACHE_ROWS == 0 && strstr(line.data, "free"), "%s", line.data);
+    cr_assert(session_bytes(m, &o) <= needs / 2 - needs / 20);
+    o.ctx += 2 * CACHE_ROWS;
+    cr_assert(session_bytes(m, &o) > needs / 2 - needs / 20 - 64);
+    // Fewer bits hold more.
+    o = (struct session_options){.kv = DTYPE_F32, .values = &values};
+    cr_assert(session_choose_context(m, &o, needs / 2, &line, &e) && o.ctx > 55000 && o.ctx < 62000, "%lld", (long long)o.ctx);
+    text_clear(&line), o = (struct session_options){0};
+    cr_assert(session_choose_context(m, &o, 0, &line, &e) && o.ctx == 4096 && strstr(line.data, "unknown"), "%s", line.data);
+    o = (struct session_options){0};
+    cr_assert(!session_choose_context(m, &o, 1000, &line, &e) && strstr(e.text, "not one token"), "%s", e.text);
+    // What is asked for is given or refused, with the numbers.
+    o = (struct session_options){.ctx = 100000};
+    cr_assert(!session_choose_context(m, &o, needs / 2, &line, &e));
+    cr_assert(strstr(e.text, "100000") && strstr(e.text, "largest that fits is 4"), "%s", e.text);
+    cr_assert(session_choose_context(m, &o, needs, &line, &e) && o.ctx == 100000);
+    text_clear(&line), o = (struct session_options){.ctx = 200000};
+    cr_assert(session_choose_context(m, &o, needs * 3, &line, &e) && strstr(line.data, "longer than the 100000"), "%s", line.data);
+    text_free(&line), model_free(m);
+}
+
+Test(model, a_cache_of_blocks_needs_heads_of_blocks) {
+    struct model_config c = tiny("llama");
+    struct model *m = random_model(&c, DTYPE_F32, 51);
+    struct err e = {{0}};
+    enum dtype values = DTYPE_Q8_0;
+    cr_assert(!session_new(m, &(struct session_options){.kv = DTYPE_Q8_0}, &e));
+    cr_assert(strstr(e.text, "a head of this model has 12"), "%s", e.text);
+    cr_assert(!session_new(m, &(struct session_options){.values = &values}, &e));
+    model_free(m);
+}
+
+// Memory that a cache does not use yet is not taken.
+Test(model, a_long_context_costs_what_is_used_of_it) {
+    struct model_config c = tiny("llama");
+    struct model *m = random_model(&c, DTYPE_F32, 52);
+    const int32_t id = 1;
+    size_t before = mem_peak_bytes();
+    struct session *s = new_session(m, (struct session_options){.ctx = 1 << 20});
+    feed(s, &id, 1, LOGITS_LAST);
+    cr_assert(session_cache_bytes(m, &(struct session_options){.ctx = 1 << 20}) > (size_t)500 << 20);
+    cr_assert(mem_peak_bytes() - before < (size_t)40 << 20, "%zu bytes", mem_peak_bytes() - before);
+    session_free(s), model_free(m);
 }
