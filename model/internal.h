@@ -58,6 +58,7 @@ struct pass {
     const int32_t *kv_rows;   // where the rows' keys go in the cache
     struct tensor *cache_k, *cache_v; // [L] of [any,G*D]; NULL: the keys are those of the rows themselves
     struct acts *acts;
+    const struct observer *observer;  // NULL: nobody looks on
 };
 // From ids to acts->out.
 void model_forward(const struct model *m, const struct pass *p);
