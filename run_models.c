@@ -315,7 +315,7 @@ static bool report(struct app *a, const struct models_options *o, const char *pa
     struct divergence d;
     struct progress progress;
     struct session *s = NULL, *t = NULL;
-    bool good = m->ids.count || (o->report_text ? measure_report_text(a, o, m, err) : measure_own_text(a, o, m, err));
+    bool good = m->ids.count || measure_own_text(a, o, m, err);
     struct model_file *f = good ? model_file_open(path, err) : NULL;
     struct model *written = f ? model_load(f, a->backend, err) : NULL;
     good = written && (s = scoring_session(written, o, m->ctx, err)) && (t = scoring_session(a->model, o, m->ctx, err));
@@ -329,7 +329,7 @@ static bool report(struct app *a, const struct models_options *o, const char *pa
     model_free(written);
     if (good) tell_report(a, o, f, m, &d);
     model_file_close(f);
-    if (good && !d.identical && !(d.kl < d.guess))
+    if (good && (isnan(d.kl) || (!d.identical && d.kl >= d.guess)))
         return err_set(err, "%s would compute something else than its source: KL %.3g, a guess has %.3g; it is not kept", o->out,
                        d.kl / (double)d.model.tokens, d.guess / (double)d.model.tokens);
     return good || err_in(err, "the check of %s, which is not kept", o->out);
@@ -366,6 +366,7 @@ static bool folder_dtype(const struct model_file *f, const struct models_options
 static bool check_export(const struct app *a, const struct models_options *o, const char *path, struct err *err) {
     struct export_check c;
     if (!model_export_check(a->file, path, a->backend, &c, err)) return err_in(err, "%s is not kept", o->out);
+    if (isnan(c.kl)) return err_set(err, "the logits of %s are no numbers: %s is not kept", o->model, o->out);
     if (c.identical) {
         fprintf(stderr, "read back: logits of %lld positions are identical\n", (long long)c.positions);
         return true;
@@ -448,13 +449,14 @@ static bool choose_mix(const struct models_options *o, struct mix *mix, struct e
 static int write_file(struct app *a, const struct models_options *o, const char *unchecked, struct err *err) {
     struct text notes = {0};
     struct mix mix;
-    struct measure measure = {.chunks = o->chunks};
+    struct measure measure = {0};
     struct imatrix *matrix = NULL;
     struct progress progress;
     struct export_options options = {.importance_path = o->imatrix, .each = tell_written, .each_arg = &progress};
     if (o->quantize && !choose_mix(o, &mix, err)) return 2;
     if (o->quantize) options.mix = &mix;
     if (o->new_tokenizer) options.tokenizer = write_tokenizer, options.arg = a->tokenizer;
+    if (o->report_text && !measure_report_text(a, o, &measure, err)) return 1; // before hours of work, not after
     if (o->imatrix) matrix = o->imatrix_is_text ? collect_and_hold_out(a, o, &measure, err) : open_matrix(o, err);
     options.importance = matrix;
     progress_open(&progress, 5);

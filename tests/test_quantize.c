@@ -545,11 +545,33 @@ Test(quantize, program_compares_two_models) {
     cr_expect(run(STORIES "--kl-against data/stories-1m.gguf") == 2 && told("err", "-f or --perplexity"));
 }
 
-// A disk that fills up, and a folder: nothing is left under the final name or beside it.
-Test(quantize, what_fails_leaves_nothing) {
+// A copy of a model with one weight that is no number.
+static void put_spoiled(const char *name) {
+    struct text t = {0};
+    struct err err;
+    const float nan = NAN;
+    cr_assert(file_read_all("tests/golden/model_llama.gguf", 1 << 20, &t, &err));
+    struct model_file *f = model_file_open_bytes(t.data, t.len, "model", &err);
+    cr_assert(f, "%s", err.text);
+    const struct file_tensor *w = model_file_tensor(f, "output_norm.weight");
+    cr_assert(w && w->dtype == DTYPE_F32);
+    memcpy(t.data + ((const char *)w->data - t.data), &nan, sizeof nan);
+    model_file_close(f);
+    put(name, t.data, t.len);
+    text_free(&t);
+}
+
+Test(quantize, what_fails_its_check_is_not_kept) {
     cr_expect(runf(STORIES "--export hf --dtype f16 -o %s", in_dir("hf")) == 0 && no_leftovers());
     cr_expect(file_exists(in_dir("hf/config.json")) && file_exists(in_dir("hf/model.safetensors")));
-    cr_expect(runf(STORIES "--quantize Q8_0 --report-text %s -o %s", in_dir("none"), in_dir("x.gguf")) != 0);
+    put_spoiled("nan.gguf");
+    cr_expect(runf("-m %s --quantize Q8_0 -o %s", in_dir("nan.gguf"), in_dir("x.gguf")) == 3);
     cr_expect(told("err", "which is not kept") && !file_exists(in_dir("x.gguf")) && no_leftovers());
+    cr_expect(runf("-m %s --export hf --dtype f16 -o %s", in_dir("nan.gguf"), in_dir("folder")) == 3);
+    cr_expect(told("err", "not kept") && !file_exists(in_dir("folder/config.json")) && no_leftovers());
+    put("q.gguf", "was here", 8); // and what stood there stays
+    cr_expect(runf("-m %s --quantize Q8_0 -o %s", in_dir("nan.gguf"), in_dir("q.gguf")) == 3 && told("q.gguf", "was here"));
+    cr_expect(runf(STORIES "--quantize Q8_0 --report-text %s -o %s", in_dir("none"), in_dir("x.gguf")) == 1);
+    cr_expect(!file_exists(in_dir("x.gguf")) && no_leftovers());
     cr_expect(runf(STORIES "--export gguf -o %s", in_dir("no/such/folder.gguf")) == 1 && no_leftovers());
 }
