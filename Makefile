@@ -36,7 +36,7 @@ all: train run ## build ./train and ./run
 train run: %: $(B)/%
 	@cp -f $< $@
 $(B)/train: $(B)/train.o $(B)/train_options.o $(B)/data/stories.o $(OBJ)
-$(B)/run: $(B)/run.o $(OBJ)
+$(B)/run: $(B)/run.o $(B)/run_models.o $(OBJ)
 $(B)/stories: $(B)/data/stories_main.o $(B)/data/stories.o
 $(B)/suites: $(TESTOBJ) $(OBJ)
 $(B)/suites: LDLIBS += -lcriterion

@@ -1,10 +1,10 @@
 // run.c: a language model in, text out.
 //
 // options -> model file -> model, tokenizer, session -> one of the modes: generate (default), --chat, --bench,
-// --perplexity, --tokenize, --check; --export and --quantize write files and need no tokenizer. Standard output carries
-// the text (or --json lines) and nothing else; what was found, chosen and
+// --perplexity, --tokenize, --check, or one of run_models.c: --export, --quantize, --imatrix, --kl-against. Standard output
+// carries the text (or --json lines) and nothing else; what was found, chosen and
 // measured goes to standard error in a few lines. With -p the program never asks anything.
-#include "gen/gen.h"
+#include "run.h"
 
 #include <errno.h>
 #include <locale.h>
@@ -17,11 +17,11 @@
 
 static struct {
     const char *model, *prompt, *file, *tokenizer, *tokenizer_pre, *device, *cpu, *kv, *kv_values, *perplexity, *export, *quantize,
-        *out, *dtype, *system, *chat_template;
+        *imatrix, *report_text, *kl_against, *out, *dtype, *system, *chat_template;
     int64_t n, ctx, threads, threads_batch, chunk, logprobs, stride, chunks, bench_prompt, bench_new, bench_depth, repeats;
     struct opt_words stop;
     struct sampler_options sampler;
-    bool ignore_eos, json, special, parse_special, echo, chat, show_prompt, context_shift, bench, exact, tokenize, check, list, version, help, verbose;
+    bool pure, ignore_eos, json, special, parse_special, echo, chat, show_prompt, context_shift, bench, exact, tokenize, check, list, version, help, verbose;
 } o = {.device = "auto", .kv = "f16", .n = -1, .logprobs = -1, .echo = true, .bench_prompt = 512, .bench_new = 128, .repeats = 5};
 
 // clang-format off
@@ -72,7 +72,11 @@ static struct opt table[] = {
     {"--repeats", OPT_INT, &o.repeats, 1, 1000, "N", "runs of each; the median is told", 0},
     {"--check", OPT_FLAG, &o.check, 0, 0, "", "examine the file: structure, every weight finite, seal, hash; exit code 3 when it fails", 0},
     {"--export", OPT_TEXT, &o.export, 0, 0, "gguf|hf", "write the model as a GGUF file or as a Hugging Face folder to -o, read it back, compare", 0},
-    {"--quantize", OPT_TEXT, &o.quantize, 0, 0, "TYPE", "write a GGUF file to -o with its matrices as TYPE (see --list), read it back, compare", 0},
+    {"--quantize", OPT_TEXT, &o.quantize, 0, 0, "MIX", "write a GGUF file to -o by MIX (Q4_K_M, Q8_0; see --list), read it back, report what was lost", 0},
+    {"--pure", OPT_FLAG, &o.pure, 0, 0, "", "with --quantize: all matrices in one type, no mix", 0},
+    {"--imatrix", OPT_TEXT, &o.imatrix, 0, 0, "FILE", "with --quantize: weigh errors by what enters the matrices, over a text or by an imatrix file; alone: write that to -o", 0},
+    {"--report-text", OPT_TEXT, &o.report_text, 0, 0, "FILE", "with --quantize: report on this text; else on the end of the --imatrix text, or on what the model writes", 0},
+    {"--kl-against", OPT_TEXT, &o.kl_against, 0, 0, "FILE", "KL divergence from that model, the reference, on the text of -f or --perplexity", 0},
     {"-o --output", OPT_TEXT, &o.out, 0, 0, "PATH", "file or folder to write", 0},
     {"--dtype", OPT_TEXT, &o.dtype, 0, 0, "TYPE", "matrices of --export hf: f32, f16 or bf16; without it as they are, f16 for quantized ones", 0},
     {"--list", OPT_FLAG, &o.list, 0, 0, "", "families, filters and dtypes", 0},
@@ -110,14 +114,6 @@ static _Noreturn void refuse(int code, const char *format, ...) {
     va_end(args);
     exit(code);
 }
-
-struct app {
-    struct model_file *file;
-    struct model *model;
-    struct tokenizer *tokenizer;
-    const struct backend *backend;
-    struct session *session;
-};
 
 // ---- set-up -------------------------------------------------------------------------------------------------------
 
@@ -483,11 +479,12 @@ static int run_perplexity(struct app *a) {
     tokenizer_encode(a->tokenizer, text.data, text.len, TOKENIZE_BOS, &ids);
     open_session(a, ctx, PERPLEXITY_ROWS, false);
     progress_open(&progress, 5);
-    if (!perplexity_run(a->session, a->tokenizer, ids.id, ids.count, ctx, o.stride, o.chunks, print_perplexity, &progress, &p, &err))
-        fail(1, &err);
+    struct scoring scoring = {.session = a->session, .tokenizer = a->tokenizer, .ids = ids.id, .n = ids.count, .ctx = ctx,
+                              .stride = o.stride, .max_chunks = o.chunks, .each = print_perplexity, .arg = &progress};
+    if (!perplexity_run(&scoring, &p, &err)) fail(1, &err);
     progress_close(&progress);
-    double n = (double)p.tokens, mean = p.nll / n, variance = p.nll_sq / n - mean * mean;
-    double error = exp(mean) * sqrt(fmax(variance, 0) / fmax(n - 1, 1));
+    double mean = p.nll / (double)p.tokens, error;
+    perplexity_of(&p, &error);
     double per_byte = p.bytes ? p.nll / (double)p.bytes : NAN;
     if (o.json)
         printf("{\"perplexity\":%.17g,\"error\":%.17g,\"nats_per_token\":%.17g,\"nats_per_byte\":%.17g,\"tokens\":%lld,\"ctx\":%lld,\"stride\":%lld}\n",
@@ -632,73 +629,60 @@ static int run_check(struct app *a) {
     return bad_tensors || !finite ? 3 : 0;
 }
 
-// ---- writing models -----------------------------------------------------------------------------------------------
+// ---- modes of run_models.c ----------------------------------------------------------------------------------------
 
-static void write_tokenizer(void *arg, struct gguf_out *out) { tokenizer_write(arg, out); }
-
-// The dtype of most weights in matrices, when a folder can have it.
-static enum dtype folder_dtype(const struct model_file *f) {
-    size_t bytes[DTYPE_COUNT] = {0};
-    if (o.dtype) {
-        enum dtype d = dtype_from_name(o.dtype);
-        if (d != DTYPE_F32 && d != DTYPE_F16 && d != DTYPE_BF16) refuse(2, "--dtype %s: expected f32, f16 or bf16", o.dtype);
-        return d;
-    }
-    enum dtype most = DTYPE_F32;
-    for (size_t i = 0; i < model_file_tensor_count(f); i++) {
-        const struct file_tensor *t = model_file_tensor_at(f, i);
-        if (t->n_dims > 1 && t->dtype < DTYPE_COUNT) bytes[t->dtype] += t->bytes;
-    }
-    for (int d = 0; d < DTYPE_COUNT; d++)
-        if (bytes[d] > bytes[most]) most = (enum dtype)d;
-    return most == DTYPE_F32 || most == DTYPE_BF16 ? most : DTYPE_F16;
+static struct models_options models_options(void) {
+    struct models_options m = {.model = o.model, .out = o.out, .export = o.export, .quantize = o.quantize, .dtype = o.dtype,
+                               .imatrix = o.imatrix, .report_text = o.report_text, .against = o.kl_against,
+                               .text = o.perplexity ? o.perplexity : o.file, .pure = o.pure, .json = o.json,
+                               .new_tokenizer = o.tokenizer != NULL, .ctx = o.ctx, .chunks = o.chunks, .stride = o.stride,
+                               .rows = o.chunk, .kv = dtype_from_name(o.kv)};
+    if (m.kv != DTYPE_F32 && m.kv != DTYPE_F16 && m.kv != DTYPE_BF16) refuse(2, "--kv %s: expected f32, f16 or bf16", o.kv);
+    return m;
 }
 
-static int tell_check(const struct export_check *c) {
-    if (c->identical) {
-        fprintf(stderr, "read back: logits of %lld positions are identical\n", (long long)c->positions);
-        return 0;
-    }
-    fprintf(stderr, "read back: KL %.3g nats per token, largest difference of a logit %.3g, same first choice at %lld of %lld positions\n",
-            c->kl, c->most, (long long)c->same_top, (long long)c->positions);
-    if (isfinite(c->kl) && c->kl < 2) return 0;
-    fprintf(stderr, "run: %s computes something else than its source: do not use it\n", o.out);
-    return 3;
-}
-
-static int run_export(struct app *a) {
-    struct err err;
-    struct text notes = {0};
-    struct export_check check;
-    struct export_options options = {.matrices = DTYPE_COUNT};
-    bool folder = o.export && !strcmp(o.export, "hf");
+static void check_writing(bool folder) {
     if (o.export && o.quantize) refuse(2, "--export and --quantize both write to -o; give one");
     if (o.export && !folder && strcmp(o.export, "gguf")) refuse(2, "--export %s: expected gguf or hf", o.export);
-    if (!o.out) refuse(2, "%s needs -o PATH to write to", o.export ? "--export" : "--quantize");
+    if (o.export && o.imatrix) refuse(2, "--imatrix goes with --quantize, or alone; an export is not quantized");
+    if ((o.export || o.quantize) && !o.out) refuse(2, "%s needs -o PATH to write to", o.export ? "--export" : "--quantize");
     if (o.dtype && !folder) refuse(2, "--dtype goes with --export hf; --quantize TYPE writes a GGUF of that type");
-    if (o.quantize) {
-        options.matrices = dtype_from_name(o.quantize);
-        if (options.matrices == DTYPE_COUNT || !dtype_row(options.matrices)->from_f32)
-            refuse(2, "--quantize %s: no type that this program writes; --list names them", o.quantize);
-    }
+    if (o.tokenizer && folder) refuse(2, "--tokenizer goes with --export gguf; --export hf writes the tokenizer that the model carries");
+}
+
+// What does not run here cannot be compared, so the model is loaded; a tokenizer only where a text is to be read.
+static int run_models(struct app *a) {
+    struct err err;
+    struct models_options m = models_options();
+    bool folder = o.export && !strcmp(o.export, "hf");
+    enum imatrix_kind kind = IMATRIX_NONE;
+    check_writing(folder);
+    if (o.imatrix && !imatrix_recognise(o.imatrix, &kind, &err)) fail(1, &err);
+    if (o.imatrix && kind == IMATRIX_NONE)
+        refuse(1, "--imatrix %s: neither a text nor an importance matrix (llama.cpp's GGUF or .dat format)", o.imatrix);
+    m.imatrix_is_text = kind == IMATRIX_TEXT;
     a->file = model_file_open(o.model, &err);
     if (!a->file) fail(1, &err);
-    a->model = model_load(a->file, a->backend, &err); // what does not run here cannot be compared
+    if (o.tokenizer || m.imatrix_is_text || o.report_text) open_tokenizer(a);
+    else if (o.export && meta_kind(a->file, "tokenizer.ggml.model") == META_ABSENT && !folder)
+        fprintf(stderr, "note: %s carries no tokenizer, so %s will not either\n", o.model, o.out);
+    a->model = model_load(a->file, a->backend, &err);
     if (!a->model) fail(1, &err);
-    bool carries = meta_kind(a->file, "tokenizer.ggml.model") != META_ABSENT;
-    if (o.tokenizer) open_tokenizer(a);
-    else if (!carries && !folder) fprintf(stderr, "note: %s carries no tokenizer, so %s will not either\n", o.model, o.out);
-    if (a->tokenizer) options.tokenizer = write_tokenizer, options.arg = a->tokenizer;
-    if (folder && a->tokenizer) refuse(2, "--tokenizer goes with --export gguf; --export hf writes the tokenizer that the model carries");
-    bool good = folder ? hf_write(a->file, o.out, folder_dtype(a->file), &notes, &err)
-                       : model_export_gguf(a->file, o.out, &options, &notes, &err);
-    if (!good) fail(1, &err);
-    if (notes.len) fprintf(stderr, "note: %s", notes.data);
-    if (!model_export_check(a->file, o.out, a->backend, &check, &err)) fail(3, &err);
-    int code = tell_check(&check);
-    if (!code) fprintf(stderr, "%s: written\n", o.out);
-    text_free(&notes);
-    return code;
+    int64_t V = a->model->config.V;
+    if (a->tokenizer && V < tokenizer_vocab(a->tokenizer))
+        refuse(1, "%s: the model has %lld tokens, its tokenizer %lld: they do not belong together", o.model, (long long)V,
+               (long long)tokenizer_vocab(a->tokenizer));
+    int code = o.export || o.quantize ? models_write(a, &m, &err) : models_imatrix(a, &m, &err);
+    if (code) fail(code, &err);
+    return 0;
+}
+
+static int run_compare(struct app *a) {
+    struct err err;
+    struct models_options m = models_options();
+    int code = models_compare(a, &m, &err);
+    if (code) fail(code, &err);
+    return 0;
 }
 
 static void print_list(void) {
@@ -708,6 +692,11 @@ static void print_list(void) {
     for (int i = 0; i < sampler_filter_count; i++) printf("  %-12s %s\n", sampler_filters[i].name, sampler_filters[i].help);
     puts("chat templates");
     for (int i = 0; i < chat_template_count; i++) printf("  %-18s %s\n", chat_templates[i].name, chat_templates[i].help);
+    puts("mixes of --quantize");
+    for (int i = 0; i < mix_count; i++) {
+        printf("  %-12s %s", mixes[i].name, mixes[i].help);
+        printf(mixes[i].also ? " (also %s)\n" : "\n", mixes[i].also);
+    }
     puts("dtypes");
     for (int i = 0; i < DTYPE_COUNT; i++)
         if (dtype_row((enum dtype)i)->to_f32) printf("  %s\n", dtype_row((enum dtype)i)->name);
@@ -748,10 +737,12 @@ int main(int argc, char **argv) {
         return 0;
     }
     if (!o.model) o.model = shipped_model(argv[0]);
-    bool writes = o.export || o.quantize;
-    if (!writes) open_model(&a);
-    if (!writes && o.verbose) meta_each(a.file, print_key, NULL);
-    int code = writes         ? run_export(&a)
+    bool models = o.export || o.quantize || o.imatrix;
+    if ((o.pure || o.report_text) && !o.quantize) refuse(2, "--pure and --report-text belong to --quantize");
+    if (!models) open_model(&a);
+    if (!models && o.verbose) meta_each(a.file, print_key, NULL);
+    int code = models         ? run_models(&a)
+               : o.kl_against ? run_compare(&a)
                : o.check      ? run_check(&a)
                : o.tokenize   ? run_tokenize(&a)
                : o.bench      ? run_bench(&a)

@@ -121,6 +121,8 @@ void file_out_abort(struct file_out *f);                            // removes t
 void file_out_fail_at(uint64_t n);
 
 bool file_exists(const char *path);
+// Replaces what stood at `to`; both on one file system.
+MUST_USE bool file_rename(const char *from, const char *to, struct err *err);
 MUST_USE bool file_make_folder(const char *path, struct err *err); // with parents; existing is fine
 uint64_t file_free_bytes(const char *path);                        // on the file system of path, UINT64_MAX unknown
 // Sorted names in a folder (without . and ..); free with file_list_free.

@@ -172,8 +172,8 @@ bool dtype_row_bytes(enum dtype d, int64_t cols, size_t *bytes) {
 enum dtype dtype_that_divides(enum dtype d, int64_t cols) {
     // The choice that llama.cpp makes, so that files of odd widths look alike.
     static const enum dtype instead[DTYPE_COUNT] = {
-        [DTYPE_Q2_K] = DTYPE_IQ4_NL, [DTYPE_Q3_K] = DTYPE_IQ4_NL, [DTYPE_IQ4_XS] = DTYPE_IQ4_NL,
-        [DTYPE_Q4_K] = DTYPE_Q5_0,   [DTYPE_Q5_K] = DTYPE_Q5_1,   [DTYPE_Q6_K] = DTYPE_Q8_0};
+        [DTYPE_Q2_K] = DTYPE_Q4_0, [DTYPE_Q3_K] = DTYPE_Q4_0, [DTYPE_IQ4_XS] = DTYPE_IQ4_NL,
+        [DTYPE_Q4_K] = DTYPE_Q5_0, [DTYPE_Q5_K] = DTYPE_Q5_1, [DTYPE_Q6_K] = DTYPE_Q8_0};
     if (cols % dtype_row(d)->block_weights && instead[d]) d = instead[d];
     return cols % dtype_row(d)->block_weights ? DTYPE_F16 : d;
 }

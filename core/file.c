@@ -191,6 +191,12 @@ bool file_out_commit(struct file_out *f, struct err *err) {
     return fine;
 }
 
+bool file_rename(const char *from, const char *to, struct err *err) {
+    if (rename(from, to)) return err_set(err, "%s: could not be renamed to %s: %s", from, to, strerror(errno));
+    int error = sync_folder_of(to);
+    return !error || err_set(err, "%s: written, but its folder could not be synchronised: %s", to, strerror(error));
+}
+
 // ---- folders
 
 bool file_exists(const char *path) { return access(path, F_OK) == 0; }

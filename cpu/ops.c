@@ -314,7 +314,7 @@ static void plain_matmul(const struct matmul_args *a) {
     assert(is_f32(&a->out) && is_f32(&a->x) && is_rows(&a->w) && a->w.dtype != DTYPE_I32);
     assert(a->out.rows == a->x.rows && a->out.cols == a->w.rows && a->x.cols == a->w.cols);
     struct matmul_args b = *a;
-    if (dtype_row(a->w.dtype)->block_weights > 1) {
+    if (a->precision == PRECISION_F32 && dtype_row(a->w.dtype)->block_weights > 1) {
         size_t row_bytes = (size_t)a->x.cols * sizeof(float);
         b.x = tensor_f32(cpu_scratch(0, SLOT_SHARED, (size_t)a->x.rows * row_bytes), a->x.rows,
                          a->x.cols);

@@ -125,8 +125,39 @@ struct perplexity {
     double nll, nll_sq; // sums over scored tokens, nats
     int64_t tokens, bytes;
 };
-MUST_USE bool perplexity_run(struct session *s, const struct tokenizer *t, const int32_t *ids, size_t n, int64_t ctx,
-                             int64_t stride, int64_t max_chunks, void (*each)(void *arg, const struct perplexity *so_far),
-                             void *arg, struct perplexity *out, struct err *err);
+struct scoring {
+    struct session *session;
+    const struct tokenizer *tokenizer; // NULL: nothing is put in front, bytes are not counted
+    const int32_t *ids;
+    size_t n;
+    int64_t ctx, stride, max_chunks;   // max_chunks 0: all
+    void (*each)(void *arg, const struct perplexity *so_far); // after each chunk; may be NULL
+    void *arg;
+};
+MUST_USE bool perplexity_run(const struct scoring *s, struct perplexity *out, struct err *err);
+
+// How far a model is from a reference, token by token over a text: both read the same chunks, and at every scored place
+// KL(reference || model) is that of their distributions. Both vocabularies have the same size. Of the logits only the rows
+// at hand are kept; of each token one number, for the quantiles.
+struct divergence {
+    struct perplexity model, reference;
+    double kl, kl_sq;      // sums, nats
+    double both;           // sum of products of the two losses, for the error of their difference
+    double guess;          // sum of KL(reference || all tokens alike): what a model that knows nothing would have
+    int64_t same_top;      // places where the likeliest token is the same
+    bool identical;        // every logit, bit for bit
+    double median, p99, p999, most; // of the KL of a place
+};
+// Both sessions need all_logits as above; so_far of `each` is the model's.
+MUST_USE bool divergence_run(const struct scoring *s, struct session *reference, struct divergence *out, struct err *err);
+double divergence_kl_error(const struct divergence *d); // standard error of the mean KL
+// exp(mean loss of the model - mean loss of the reference), and its standard error from the paired differences.
+double divergence_ratio(const struct divergence *d, double *error);
+double perplexity_of(const struct perplexity *p, double *error); // exp(mean loss); error may be NULL
+
+// A text that the model writes itself at temperature 1, for measuring where no other text is at hand: n ids in windows
+// of `window`, each begun with `begin`; behind an id of `ends` the text begins anew. The session holds a window.
+MUST_USE bool sample_text(struct session *s, const struct ids *ends, int32_t begin, int64_t window, uint64_t seed, int64_t n,
+                          int32_t *out, struct err *err);
 
 #endif

@@ -69,6 +69,14 @@ static void project(const struct model *m, const struct pass *p, struct tensor o
     add_bias(m, out, bias, 1);
 }
 
+static void see(const struct pass *p, int weight, struct tensor x) {
+    if (p->observer && weight >= 0) p->observer->see(p->observer->arg, weight, x, NULL, 0);
+}
+
+static void see_experts(const struct pass *p, int weight, struct tensor x, const int32_t *chosen, int64_t n) {
+    if (p->observer) p->observer->see(p->observer->arg, weight, x, chosen, n);
+}
+
 static void rotate(const struct model *m, int64_t l, struct tensor x, const int32_t *pos) {
     const struct model_config *c = &m->config;
     if (config_rotated(c) == 0) return;
@@ -115,6 +123,9 @@ static void forward_attention(const struct model *m, const struct pass *p, int64
     struct tensor room = tensor_first(p->acts->norm, p->n);    // [n,C]
 
     struct tensor normed = norm(m, room, x, w->attn_norm, w->attn_norm_bias);
+    see(p, w->q, normed);
+    see(p, w->k, normed);
+    see(p, w->v, normed);
     project(m, p, q, normed, w->q, w->q_bias);
     project(m, p, k, normed, w->k, w->k_bias);
     project(m, p, v, normed, w->v, w->v_bias);
@@ -132,6 +143,7 @@ static void forward_attention(const struct model *m, const struct pass *p, int64
     const int32_t *lo = config_is_local(c, l) ? p->lo_local : p->lo;
     b->attend(&(struct attend_args){attended, q, keys, values, lo, p->hi, y->lse, c->H, c->G, c->D, c->m_attn,
                                     c->score_cap});
+    see(p, w->o, attended);
     add_to_stream(m, p, mid, x, attended, w->o, w->o_bias, w->attn_post);
 }
 
@@ -149,13 +161,17 @@ static void forward_experts(const struct model *m, const struct pass *p, int64_t
     struct tensor parts = tensor_first(a->parts, p->n * c->used); // [n*used,C]
     struct tensor room = tensor_first(a->norm, p->n);             // [n,C]
 
+    see(p, w->router, normed);
     project(m, p, routes, normed, w->router, -1);
     b->route(&(struct route_args){routes, a->chosen, a->weight, c->used, c->family->renormalize});
+    see_experts(p, w->gate_exps, normed, a->chosen, p->n * c->used);
+    see_experts(p, w->up_exps, normed, a->chosen, p->n * c->used);
     b->matmul_experts(&(struct matmul_experts_args){gate, normed, m->params[w->gate_exps].experts, c->E, a->chosen,
                                                     p->precision});
     b->matmul_experts(&(struct matmul_experts_args){up, normed, m->params[w->up_exps].experts, c->E, a->chosen,
                                                     p->precision});
     b->glu(&(struct glu_args){gate, gate, up, c->family->act});
+    see_experts(p, w->down_exps, gate, a->chosen, p->n * c->used);
     b->matmul_experts(&(struct matmul_experts_args){parts, gate, m->params[w->down_exps].experts, c->E, a->chosen,
                                                     p->precision});
     b->mix(&(struct mix_args){room, parts, a->weight, c->used});
@@ -179,11 +195,14 @@ static void forward_feed_forward(const struct model *m, const struct pass *p, in
         forward_experts(m, p, l, out, mid, normed);
         return;
     }
+    see(p, w->up, normed);
+    see(p, w->gate, normed);
     project(m, p, up, normed, w->up, w->up_bias);
     if (w->gate >= 0) {
         project(m, p, gate, normed, w->gate, -1);
         b->glu(&(struct glu_args){glu, gate, up, act});
     } else b->glu(&(struct glu_args){glu, up, {0}, act});
+    see(p, w->down, glu);
     add_to_stream(m, p, out, mid, glu, w->down, w->down_bias, w->ffn_post);
 }
 

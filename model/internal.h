@@ -59,6 +59,7 @@ struct pass {
     struct tensor *cache_k, *cache_v; // [L] of [any,G*D]; NULL: the keys are those of the rows themselves
     struct acts *acts;
     enum precision precision; // of all products
+    const struct observer *observer;  // NULL: nobody looks on
 };
 // From ids to acts->out.
 void model_forward(const struct model *m, const struct pass *p);

@@ -200,14 +200,87 @@ void model_free(struct model *m);
 void model_declare(const struct model *m, enum dtype matrices, struct gguf_out *o, struct text *notes);
 void model_write_data(const struct model *m, enum dtype matrices, struct gguf_out *o);
 
+// --- mixes of dtypes (mixes.c) --------------------------------------------------------------------------------------
+
+// What --quantize means by a name. A row: rules in order, the first that fits a tensor decides, else it gets `base`.
+enum mix_role { MIX_NONE, MIX_ANY, MIX_OTHER, MIX_EMBEDDING, MIX_OUTPUT, MIX_VALUES, MIX_KEYS, MIX_ATTN_OUT, MIX_DOWN };
+enum mix_when {
+    WHEN_ALWAYS,
+    WHEN_FIRST_2, WHEN_FIRST_4, WHEN_FIRST_8TH, WHEN_FIRST_16TH, // of the tensors of that role, in order of layers
+    WHEN_FIRST_8TH_WEIGHED, WHEN_FIRST_8TH_UNWEIGHED,            // with and without an importance matrix
+    WHEN_MORE_BITS,   // the first and the last eighth, and every third layer between
+    WHEN_SHARED_KEYS, // four query heads or more to a key head
+    WHEN_EIGHT_EXPERTS, WHEN_NOT_EIGHT_EXPERTS,
+    WHEN_STACKED      // a matrix per expert
+};
+enum { MIX_RULES = 6 };
+struct mix {
+    const char *name, *also, *help; // also: another name, may be NULL
+    int32_t file_type;              // general.file_type
+    enum dtype base;
+    bool pure;                      // base everywhere, no rules
+    bool needs_importance, wants_importance; // is of no use without a matrix; is much better with one
+    struct { enum mix_role role; enum mix_when when; enum dtype dtype; } rule[MIX_RULES];
+};
+extern const struct mix mixes[];
+extern const int mix_count;
+const struct mix *mix_find(const char *name); // NULL when unknown; upper and lower case are alike
+bool mix_may_change(const struct file_tensor *t); // false for norms, biases, routers, learned positions
+// The dtype of each of the n tensors of a model, what may not change included. weighed: there is an importance matrix.
+void mix_choose(const struct mix *m, const struct model_config *c, bool weighed,
+                const struct file_tensor *const *tensors, size_t n, enum dtype *to);
+
+// --- importance matrices (imatrix.c) --------------------------------------------------------------------------------
+
+// For every matrix of the layers: the mean square of what enters each column, over a text, per expert too. Where it is
+// large, an error of a weight costs much; quantizers take it as a weight. Experts that no token reached, and matrices
+// without an entry, weigh all columns alike.
+struct imatrix_entry {
+    char name[65];
+    size_t values, counts; // columns times matrices; matrices, or 1 for all together
+    double *sum;           // [values] of squares
+    double *count;         // [counts] rows seen
+    float *mean;           // [values]
+};
+struct imatrix {
+    struct imatrix_entry *entries;
+    size_t n;
+    int64_t chunks, chunk_tokens; // as far as known
+    char *dataset;                // owned; the text it was made of, or NULL
+};
+// What a file is, by its content: none when it is neither an importance matrix nor a text.
+enum imatrix_kind { IMATRIX_NONE, IMATRIX_GGUF, IMATRIX_LEGACY, IMATRIX_TEXT };
+MUST_USE bool imatrix_recognise(const char *path, enum imatrix_kind *kind, struct err *err);
+// Reads llama.cpp's GGUF format or its older binary one. NULL on failure; every size is checked.
+struct imatrix *imatrix_open(const char *path, struct err *err);
+void imatrix_free(struct imatrix *m); // NULL is allowed
+MUST_USE bool imatrix_write(const struct imatrix *m, const char *path, struct err *err); // llama.cpp's GGUF format
+const struct imatrix_entry *imatrix_find(const struct imatrix *m, const char *name); // NULL when absent
+struct session;
+// From a text, in whole chunks of `chunk` tokens (what is left over is not looked at), each begun anew; the first token
+// of a chunk is replaced by bos when that is not negative. The session holds a chunk, is forgotten and not observed
+// afterwards. each may be NULL. NULL on failure.
+struct imatrix_text {
+    const int32_t *ids;
+    int64_t n, chunk;
+    int32_t bos;
+    void (*each)(void *arg, int64_t done, int64_t chunks);
+    void *arg;
+};
+struct imatrix *imatrix_collect(const struct model *m, struct session *s, const struct imatrix_text *text,
+                                struct err *err);
+
 // --- exporting (export.c) ------------------------------------------------------------------------------------------
 
 // A clean GGUF from any open file: its keys and tensors without what a checkpoint, a split or a folder has beside them.
 struct export_options {
-    enum dtype matrices; // DTYPE_COUNT: as they are. Rows that are no multiple of its block become F16, told in notes;
-                         // norms, biases and routers stay as they are
+    const struct mix *mix; // NULL: tensors as they are
+    const struct imatrix *importance;                 // NULL: none. Goes with a mix
+    const char *importance_path;                      // for the keys that tell what was used
     void (*tokenizer)(void *arg, struct gguf_out *o); // writes the tokenizer.ggml.* keys; NULL: those of the file
     void *arg;
+    void (*each)(void *each_arg, size_t done, size_t of); // bytes of the source; may be NULL
+    void *each_arg;
 };
 MUST_USE bool model_export_gguf(const struct model_file *f, const char *path, const struct export_options *options,
                                 struct text *notes, struct err *err);
@@ -256,6 +329,13 @@ enum logits_wanted { LOGITS_NONE, LOGITS_LAST, LOGITS_ALL }; // NONE returns a n
 enum feed { FEED_PROMPT, FEED_GENERATED };
 const float *session_feed(struct session *s, const int32_t *ids, int64_t n, enum feed feed, enum logits_wanted want,
                           struct err *err);
+// Shows what enters every product with a matrix of a layer, until called with NULL: x [rows,cols] and chosen (NULL, or
+// n_chosen expert numbers, n_chosen / rows for each row) lie on the device and are valid during the call.
+struct observer {
+    void (*see)(void *arg, int param, struct tensor x, const int32_t *chosen, int64_t n_chosen);
+    void *arg;
+};
+void session_observe(struct session *s, const struct observer *o); // borrowed
 
 // --- training ----------------------------------------------------------------------------------------------------
 

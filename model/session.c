@@ -22,6 +22,7 @@ struct session {
     int32_t *lo_local;               // [chunk], for layers with a window
     int32_t *host_pos, *host_hi, *host_lo; // [chunk] host
     float *host_logits;              // [logit_rows,V] host
+    const struct observer *observer; // NULL most of the time
 };
 
 static void plan(struct session *s, const struct model *m, const struct session_options *o) {
@@ -152,6 +153,8 @@ int64_t session_length(const struct session *s) { return s->length; }
 int64_t session_capacity(const struct session *s) { return s->ctx; }
 int64_t session_vocab(const struct session *s) { return s->m->config.V; }
 
+void session_observe(struct session *s, const struct observer *o) { s->observer = o; }
+
 void session_rewind(struct session *s, int64_t length) {
     assert(length >= 0 && length <= s->length);
     s->length = length;
@@ -180,7 +183,7 @@ static void feed_chunk(struct session *s, const int32_t *ids, int64_t n, enum pr
     model_forward(s->m, &(struct pass){.n = n, .ids = s->ids, .pos = s->pos, .lo = s->lo, .hi = s->hi,
                                        .lo_local = s->lo_local,
                                        .kv_rows = s->pos, .cache_k = s->cache_k, .cache_v = s->cache_v,
-                                       .acts = &s->acts, .precision = precision});
+                                       .acts = &s->acts, .precision = precision, .observer = s->observer});
 }
 
 static bool check_feed(const struct session *s, const int32_t *ids, int64_t n, enum logits_wanted want,
@@ -206,11 +209,11 @@ const float *session_feed(struct session *s, const int32_t *ids, int64_t n, enum
     const struct backend *b = s->m->backend;
     for (int64_t at = 0; at < n; at += s->chunk) {
         int64_t rows = n - at < s->chunk ? n - at : s->chunk;
-        b->begin();
+        if (!s->observer) b->begin(); // what is looked at in between cannot be captured and replayed
         feed_chunk(s, ids + at, rows, precision);
         if (want == LOGITS_ALL) logits_of(s, 0, rows, at, precision);
         if (want == LOGITS_LAST && at + rows == n) logits_of(s, rows - 1, 1, 0, precision);
-        b->end();
+        if (!s->observer) b->end();
         s->length += rows;
     }
     int64_t kept = want == LOGITS_ALL ? n : want == LOGITS_LAST ? 1 : 0;

@@ -276,7 +276,7 @@ Test(blocks, rows_that_do_not_divide_get_a_format_that_does) {
         enum dtype got;
     } rows[] = {{DTYPE_Q4_K, 512, DTYPE_Q4_K},   {DTYPE_Q4_K, 640, DTYPE_Q5_0},
                 {DTYPE_Q5_K, 96, DTYPE_Q5_1},    {DTYPE_Q6_K, 576, DTYPE_Q8_0},
-                {DTYPE_Q2_K, 32, DTYPE_IQ4_NL},  {DTYPE_IQ4_XS, 64, DTYPE_IQ4_NL},
+                {DTYPE_Q2_K, 32, DTYPE_Q4_0},    {DTYPE_IQ4_XS, 64, DTYPE_IQ4_NL},
                 {DTYPE_Q4_K, 33, DTYPE_F16},     {DTYPE_Q4_1, 96, DTYPE_Q4_1},
                 {DTYPE_MXFP4, 48, DTYPE_F16},    {DTYPE_F32, 7, DTYPE_F32},
                 {DTYPE_BF16, 7, DTYPE_BF16}};

@@ -1,0 +1,30 @@
+// run.h: what the files of ./run share. run.c reads the options and has the modes that make text; run_models.c has those
+// that write models or set one against another. Only run.c ends the program.
+#ifndef LEHR_RUN_H
+#define LEHR_RUN_H
+
+#include "gen/gen.h"
+
+struct app {
+    struct model_file *file;
+    struct model *model;
+    struct tokenizer *tokenizer;
+    const struct backend *backend;
+    struct session *session;
+};
+
+struct models_options { // as they stand on the command line; NULL and 0: not given
+    const char *model, *out, *export, *quantize, *dtype, *imatrix, *report_text, *against, *text;
+    bool pure, json;
+    bool new_tokenizer; // the tokenizer of the app replaces that of the file
+    bool imatrix_is_text;
+    int64_t ctx, chunks, stride, rows;
+    enum dtype kv;
+};
+// Each returns the exit code, with a sentence in err when it is not 0. The app has file, model and backend, and its
+// tokenizer where a text is to be read or new_tokenizer says so.
+int models_write(struct app *a, const struct models_options *o, struct err *err);   // --export, --quantize
+int models_imatrix(struct app *a, const struct models_options *o, struct err *err); // --imatrix alone
+int models_compare(struct app *a, const struct models_options *o, struct err *err); // --kl-against
+
+#endif
