@@ -9,8 +9,10 @@
 //
 // Weights stay in their maps wherever GGUF has them in the same form. Copies, owned by the
 // model_file: the rows of Q and K where GGUF turns adjacent pairs and the folder halves of a head
-// (row h, 2i+j there is row h, j D/2 + i here), norms that count from one, and data that lie at an
-// odd address, and experts, which GGUF has in one tensor of three dimensions. The divisors of Llama 3's rope become GGUF's tensor rope_freqs.weight.
+// (row h, 2i+j there is row h, j D/2 + i here), norms that count from one, transposed matrices, data
+// that lie at an odd address, and experts, which GGUF has in one tensor of three dimensions. The
+// divisors of Llama 3's rope become GGUF's tensor rope_freqs.weight. Of a model with eyes the text
+// part is read; its kind says so.
 //
 // A file named by the index must be a plain name: nothing outside the folder is ever opened.
 #include "formats/internal.h"
@@ -298,6 +300,19 @@ static void add_one(struct loader *l, struct file_tensor *t) {
     t->data = x;
 }
 
+// GPT-2 keeps a matrix as [inputs, outputs].
+static bool transpose(struct loader *l, struct file_tensor *t) {
+    if (t->n_dims != 2) return err_set(l->err, "has %d dimensions, expected a matrix", t->n_dims);
+    size_t rows = (size_t)t->size[0], cols = (size_t)t->size[1], width = (size_t)dtype_row(t->dtype)->block_bytes;
+    const char *from = t->data;
+    char *to = model_file_own(l->f, t->bytes, "transposed matrices");
+    for (size_t r = 0; r < rows; r++)
+        for (size_t c = 0; c < cols; c++) memcpy(to + (c * rows + r) * width, from + (r * cols + c) * width, width);
+    t->size[0] = (int64_t)cols, t->size[1] = (int64_t)rows;
+    t->data = to;
+    return true;
+}
+
 static bool change_tensor(struct loader *l, struct file_tensor *t, enum hf_change change) {
     if (t->dtype == DTYPE_COUNT || t->dtype == DTYPE_I32) return true; // the model refuses it by name
     size_t width = (size_t)dtype_row(t->dtype)->block_bytes;
@@ -308,6 +323,7 @@ static bool change_tensor(struct loader *l, struct file_tensor *t, enum hf_chang
     }
     if (change == HF_ROWS_Q) return pair_heads(l, t, l->model.H);
     if (change == HF_ROWS_K) return pair_heads(l, t, l->model.G);
+    if (change == HF_TRANSPOSE) return transpose(l, t);
     if (change == HF_NORM) add_one(l, t);
     return true;
 }
@@ -388,7 +404,11 @@ static bool add_tensor(struct loader *l, const struct shard *s, const struct fil
     char shown[SHOWN];
     struct span name = safetensors_name(&s->table, from);
     if (!hf_tensor_name(&l->model, name, &place, l->err)) return err_in(l->err, "%s", s->name);
-    if (place.change == HF_SKIP) return true;
+    if (place.change == HF_SKIP) {
+        if (!place.gguf[0] && (l->model.family->traits & HF_TEXT_PART))
+            snprintf(l->f->kind, sizeof l->f->kind, "safetensors, text part only");
+        return true;
+    }
     memcpy(t.name, place.gguf, sizeof t.name);
     span_shown(name, shown, sizeof shown);
     bool fits = from->n_dims >= 1 && from->n_dims <= DIMS_MAX;

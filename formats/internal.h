@@ -162,6 +162,7 @@ void key_f32(struct key_text *k, const char *key, double x);
 void key_bool(struct key_text *k, const char *key, bool x);
 void key_text_add(struct key_text *k, const char *key, const char *bytes, size_t n);
 void key_i32s(struct key_text *k, const char *key, const int64_t *x, size_t n);
+void key_bools(struct key_text *k, const char *key, const bool *x, size_t n);
 // Makes them the keys of f, whose made_up they are.
 MUST_USE bool key_text_read(const struct key_text *k, struct model_file *f, struct err *err);
 
@@ -222,17 +223,60 @@ MUST_USE bool hf_real(struct hf_config *c, const char *path, bool required, doub
 MUST_USE bool hf_bool(struct hf_config *c, const char *path, bool *value, struct err *err);
 MUST_USE bool hf_text(struct hf_config *c, const char *path, struct text *value, struct err *err);
 
-struct hf_family {
-    const char *class, *arch; // "LlamaForCausalLM", "llama"
-    bool adjacent;     // GGUF wants the rows of Q and K in adjacent rope pairs; the folder has halves
-    bool sandwich;     // norms behind attention and feed-forward too
-    bool norm_adds_one; // the folder has w where the norm multiplies by 1 + w
-    bool tied;         // what an absent tie_word_embeddings means
-    const char *act;   // hidden_act that the family computes
-    double theta;      // what an absent rope_theta means
-    bool written;      // hf_write knows all of its keys
-    enum { NO_EXPERTS, EXPERTS_RAW, EXPERTS_NORMED } experts; // their weights are divided by their sum
+// What a class of models does its own way, as bits: rows of the tables in hf_tables.c say in which families they stand.
+enum hf_trait {
+    HF_BLOCKS = 1 << 0,       // names and config of Llama's kind; every family but gpt2
+    HF_GPT2 = 1 << 1,         // names of its own, matrices transposed, positions learned
+    HF_ADJACENT = 1 << 2,     // GGUF wants the rows of Q and K in adjacent rope pairs; the folder has halves
+    HF_PLAIN = 1 << 3,        // a norm before each branch
+    HF_SANDWICH = 1 << 4,     // norms behind the branches, too or only
+    HF_PLUS_ONE = 1 << 5,     // the folder has w where the norm multiplies by 1 + w
+    HF_TIED = 1 << 6,         // what an absent tie_word_embeddings means
+    HF_SPLIT = 1 << 7,        // q, k, v and gate, up are tensors of their own
+    HF_JOINED = 1 << 8,       // they are rows of one
+    HF_BIAS_QKV = 1 << 9,     // always biases on q, k, v
+    HF_BIAS_SWITCH = 1 << 10, // attention_bias: on q, k, v and o, or on none
+    HF_MULTIPLIERS = 1 << 11, // the four of Granite
+    HF_CAPS = 1 << 12,        // capped scores and logits, query_pre_attn_scalar
+    HF_WINDOW = 1 << 13,      // sliding_window; layers as `period` has it, or layer_types
+    HF_WINDOW_SWITCH = 1 << 14, // only with use_sliding_window, from layer max_window_layers on
+    HF_MIXTRAL = 1 << 15,     // three ways to name experts
+    HF_QWEN_MOE = 1 << 16,
+    HF_GRANITE_MOE = 1 << 17,
+    HF_SHARED = 1 << 18,      // an expert that sees every token
+    HF_MINICPM = 1 << 19,     // multipliers by other names
+    HF_NO_ROPE = 1 << 20,     // every fourth layer is not turned
+    HF_TEXT_PART = 1 << 21,   // the model lies under text_config, beside eyes or ears that are left out
+    HF_LOCAL_ROPE = 1 << 22,  // sliding layers have their own rope
+    HF_NORM_SWITCH = 1 << 23, // norm_topk_prob is in the config
+    HF_MOE_WIDTH = 1 << 24,   // experts have their own moe_intermediate_size
 };
+#define HF_EXPERTS (HF_MIXTRAL | HF_QWEN_MOE | HF_GRANITE_MOE)
+
+struct hf_family {
+    const char *class, *type, *arch; // "LlamaForCausalLM", "llama" in config.json, "llama" in GGUF
+    uint32_t traits;
+    const char *act; // hidden_act that the family computes
+    double theta;    // what an absent rope_theta means
+    int period;      // of HF_WINDOW: all layers slide but each period-th; 0: all; 1: none unless listed
+    bool normed;     // weights of the chosen experts are divided by their sum
+};
+extern const struct hf_family hf_families[];
+extern const size_t hf_family_count;
+
+// A number that config.json and GGUF both have, under two names.
+struct hf_number {
+    const char *hf, *gguf; // behind "<arch>."
+    uint32_t in;           // families with any of these traits have it
+    enum hf_number_kind { HF_WHOLE, HF_REAL } kind;
+    enum hf_presence { HF_NEEDED, HF_MAYBE, HF_ONE } presence; // absent: refused, left out, 1
+    double min, max;
+};
+extern const struct hf_number hf_numbers[];
+extern const size_t hf_number_count;
+// The row of an architecture's key in a family; NULL when it has none.
+const struct hf_number *hf_number_of(const struct hf_family *family, struct span gguf);
+
 struct hf_model { // what reading the tensors needs of the config
     const struct hf_family *family;
     int64_t C, L, H, G, D, V;
@@ -246,14 +290,15 @@ struct hf_model { // what reading the tensors needs of the config
 MUST_USE bool hf_config_keys(struct hf_config *c, struct hf_model *m, struct key_text *k,
                              struct err *err);
 
-enum hf_change { // what a tensor goes through on its way to GGUF
+enum hf_change { // what a tensor goes through on its way to GGUF; on the way back the reverse
     HF_AS_IS,
-    HF_ROWS_Q, // rows of each of H heads from halves to adjacent pairs
-    HF_ROWS_K, // the same for G heads
-    HF_NORM,   // plus one, where the family has it
-    HF_EXPERT, // becomes one of E matrices in a tensor of three dimensions
-    HF_HALVES, // [E, 2 F, C]: the first F of each are the gate, the others, named beside it, the up projection
-    HF_VECTOR, // [1, C] becomes [C]
+    HF_ROWS_Q,    // rows of each of H heads from halves to adjacent pairs
+    HF_ROWS_K,    // the same for G heads
+    HF_NORM,      // plus one, where the family has it
+    HF_TRANSPOSE, // rows and columns change places
+    HF_EXPERT,    // becomes one of E matrices in a tensor of three dimensions
+    HF_HALVES,    // [E, 2 F, C]: the first F of each are the gate, the others, named beside it, the up projection
+    HF_VECTOR,    // [1, C] becomes [C]
     HF_SKIP,
 };
 struct hf_place {
@@ -263,11 +308,24 @@ struct hf_place {
 };
 // The GGUF name of a tensor and its change; false with a sentence when the family has none.
 MUST_USE bool hf_tensor_name(const struct hf_model *m, struct span hf, struct hf_place *place, struct err *err);
-// The way back: the row of an architecture that hf_write can write (NULL when there is none), and the
-// name in the folder of a GGUF tensor (false when it has none).
-const struct hf_family *hf_family_of(struct span arch);
+// The way back: the class that writes a model of this architecture (NULL when there is none), and the name in the folder
+// of a GGUF tensor (false when it has none). Of an expert, "*" in the name stands for its number.
+const struct hf_family *hf_family_of(struct span arch, bool experts, bool window);
 MUST_USE bool hf_name_of(const struct hf_family *family, const char *gguf, char hf[128],
                          enum hf_change *change);
+// What one of two tensors, gate and up, becomes in a folder that has them as one (HF_HALVES).
+#define HF_UP_EXPERTS "ffn_up_exps.weight"
+
+// What config.json says and the keys do not: seen in the tensors.
+struct hf_shape {
+    const struct hf_family *family;
+    int64_t C, L, H, G, D, V;
+    bool tied;
+    enum dtype matrices;
+};
+// config.json in to; false when a key has no word in it.
+MUST_USE bool hf_make_config(const struct model_file *f, const struct hf_shape *shape, struct text *to,
+                             struct err *err);
 // tokenizer.json, tokenizer_config.json and generation_config.json of a folder, from the keys of f.
 MUST_USE bool hf_write_tokenizer(const struct model_file *f, const char *folder,
                                  struct text *notes, struct err *err);

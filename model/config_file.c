@@ -155,6 +155,7 @@ static bool refuse_features(const struct model_file *f, const struct family *a, 
 // A family without multipliers that carries some must say what is plain for it.
 static bool read_multipliers(const struct model_file *f, struct model_config *c, struct err *err) {
     const struct family *a = c->family;
+    char k[96];
     struct {
         const char *rest;
         float *value;
@@ -174,7 +175,8 @@ static bool read_multipliers(const struct model_file *f, struct model_config *c,
     for (size_t i = 0; i < COUNT_OF(rows); i++) {
         float plain = *rows[i].value;
         if (!read_real(f, a, rows[i].rest, 1e6, rows[i].value, err)) return false;
-        if (!a->multipliers && fabsf(*rows[i].value - plain) > 1e-6f * plain)
+        bool scale = rows[i].value == &c->m_attn && a->capped; // of Gemma: not always 1/sqrt(D)
+        if (!a->multipliers && !scale && fabsf(*rows[i].value - plain) > 1e-6f * plain)
             return err_set(err, "%s.%s is %g: a %s model has no such multiplier (granite has)", a->name,
                            rows[i].rest, (double)*rows[i].value, a->name);
     }
@@ -186,7 +188,7 @@ static bool read_multipliers(const struct model_file *f, struct model_config *c,
     } caps[] = {{"attn_logit_softcapping", &c->score_cap, a->score_cap},
                 {"final_logit_softcapping", &c->logit_cap, a->logit_cap}};
     for (size_t i = 0; i < COUNT_OF(caps); i++) {
-        *caps[i].value = caps[i].plain;
+        *caps[i].value = meta_kind(f, key(k, a, caps[i].rest)) == META_ABSENT ? caps[i].plain : 0;
         if (!read_real(f, a, caps[i].rest, 1e6, caps[i].value, err)) return false;
         if (*caps[i].value > 0 && !a->capped)
             return err_set(err, "%s.%s is %g: a %s model has no capped numbers (gemma2 has)", a->name, caps[i].rest,
@@ -256,10 +258,13 @@ static bool read_window(const struct model_file *f, struct model_config *c, stru
     char k[96];
     int64_t window = c->family->window;
     if (!meta_int(f, key(k, c->family, "attention.sliding_window"), false, 0, INT64_MAX, &window, err)) return false;
-    if (window > 0 && window < c->ctx && c->family->local_period == 1)
-        return err_set(err, "%s is %lld, less than the context of %lld: sliding-window attention is not known of %s"
-                            " models", k, (long long)window, (long long)c->ctx, c->family->name);
-    if (window == 0 || c->family->local_period == 1) return true;
+    char list[96];
+    bool unknown = c->family->local_period == 1 &&
+                   meta_kind(f, key(list, c->family, "attention.sliding_window_pattern")) != META_ARRAY;
+    if (window > 0 && window < c->ctx && unknown)
+        return err_set(err, "%s is %lld, less than the context of %lld, but nothing says in which layers: sliding-window"
+                            " attention is not usual in %s models", k, (long long)window, (long long)c->ctx, c->family->name);
+    if (window == 0 || unknown) return true;
     c->window = window < INT32_MAX ? window : INT32_MAX;
     return read_pattern(f, c, err);
 }

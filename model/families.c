@@ -57,6 +57,8 @@ const struct family families[] = {
      .learned_positions = true, .act = GLU_GELU, .local_period = 1,
      .needs = ATTENTION | PRE_NORMS | QKV_BIASES | HAS(attn_norm_bias) | HAS(ffn_norm_bias) | HAS(o_bias) | HAS(up) |
               HAS(down) | HAS(up_bias) | HAS(down_bias)},
+    {.name = "smollm3", .help = "SmolLM 3: llama whose every fourth layer has no rope", .unturned_period = 4, .local_period = 1,
+     .needs = PLAIN, .may = QKV_BIASES | HAS(o_bias)},
 };
 const int family_count = COUNT_OF(families);
 

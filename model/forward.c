@@ -70,7 +70,7 @@ static void project(const struct model *m, struct tensor out, struct tensor x, i
 
 static void rotate(const struct model *m, int64_t l, struct tensor x, const int32_t *pos) {
     const struct model_config *c = &m->config;
-    if (config_rotated(c) == 0) return;
+    if (config_rotated(c) == 0 || !config_is_turned(c, l)) return;
     m->backend->rope(&(struct rope_args){
         .x = x, .pos = pos, .freq = config_is_local(c, l) ? m->rope_freq_local : m->rope_freq, .head_size = c->D,
         .rotated = config_rotated(c), .pairs = c->family->pairs,

@@ -79,6 +79,7 @@ struct family {
     enum glu_kind act;
     int local_period;       // layers with a window: all but each local_period-th; 0: all; 1: none, a window is refused
     bool local_plain_rope;  // local layers have their own base and are never stretched
+    int unturned_period;    // each such layer has no rope; 0: all layers have
     int64_t window;         // when the file does not say
     float local_base;       // of rope in local layers, when the file does not say; 0: that of the others
     bool capped;            // reads caps of scores and logits
@@ -128,6 +129,10 @@ static inline int64_t config_rotated(const struct model_config *c) {
 }
 static inline bool config_is_local(const struct model_config *c, int64_t l) {
     return c->window > 0 && (c->local[l / 64] >> (l % 64) & 1);
+}
+// Some layers of some families see no positions at all.
+static inline bool config_is_turned(const struct model_config *c, int64_t l) {
+    return c->family->unturned_period == 0 || (l + 1) % c->family->unturned_period != 0;
 }
 // Local layers of some families keep the rope that the others stretch.
 static inline bool config_is_stretched(const struct model_config *c, int64_t l) {

@@ -187,7 +187,7 @@ Test(hf, config_of_each_family_in_the_words_of_gguf) {
     struct model_file *f = keys_fine(CLASS("LlamaForCausalLM") ",\"rope_theta\":500000.0,\"rope_scaling\":null,\"torch_dtype\":\"bfloat16\"}", &m);
     cr_assert(int_of(f, "llama.attention.head_count_kv") == 2 && int_of(f, "llama.attention.key_length") == 16);
     cr_assert(real_of(f, "llama.rope.freq_base") == 500000 && real_of(f, "llama.attention.layer_norm_rms_epsilon") == (double)1e-6f);
-    cr_assert(!m.tied && m.family->adjacent && meta_kind(f, "llama.rope.scaling.type") == META_ABSENT);
+    cr_assert(!m.tied && (m.family->traits & HF_ADJACENT) && meta_kind(f, "llama.rope.scaling.type") == META_ABSENT);
     model_file_close(f);
     f = keys_fine(CLASS("MistralForCausalLM") ",\"sliding_window\":128,\"head_dim\":32}", &m);
     cr_assert(text_is(f, "general.architecture", "llama") && int_of(f, "llama.attention.sliding_window") == 128 &&
@@ -199,7 +199,7 @@ Test(hf, config_of_each_family_in_the_words_of_gguf) {
               real_of(f, "granite.residual_scale") == (double).22f && real_of(f, "granite.logit_scale") == 8 && m.tied);
     model_file_close(f);
     f = keys_fine(CLASS("Qwen2ForCausalLM") ",\"use_sliding_window\":false,\"sliding_window\":4096,\"max_window_layers\":21}", &m);
-    cr_assert(meta_kind(f, "qwen2.attention.sliding_window") == META_ABSENT && !m.family->adjacent);
+    cr_assert(meta_kind(f, "qwen2.attention.sliding_window") == META_ABSENT && !(m.family->traits & HF_ADJACENT));
     model_file_close(f);
     f = keys_fine(CLASS("Qwen3ForCausalLM") ",\"head_dim\":128,\"layer_types\":[\"full_attention\",\"full_attention\",\"full_attention\","
                   "\"full_attention\",\"full_attention\",\"full_attention\"]}", &m);
