@@ -17,22 +17,46 @@
 #define VALUES_MAX 4096
 
 static const struct hf_family families[] = {
-    {"LlamaForCausalLM", "llama", true, false, false, false, "silu", 1e4, true, NO_EXPERTS},
-    {"MistralForCausalLM", "llama", true, false, false, false, "silu", 1e4, false, NO_EXPERTS},
-    {"GraniteForCausalLM", "granite", true, false, false, false, "silu", 1e4, true, NO_EXPERTS},
-    {"Qwen2ForCausalLM", "qwen2", false, false, false, false, "silu", 1e4, false, NO_EXPERTS},
-    {"Qwen3ForCausalLM", "qwen3", false, false, false, false, "silu", 1e4, false, NO_EXPERTS},
-    {"GemmaForCausalLM", "gemma", false, false, true, true, "gelu_pytorch_tanh", 1e4, false, NO_EXPERTS},
-    {"Gemma2ForCausalLM", "gemma2", false, true, true, true, "gelu_pytorch_tanh", 1e4, false, NO_EXPERTS},
-    {"Gemma3ForCausalLM", "gemma3", false, true, true, true, "gelu_pytorch_tanh", 1e6, false, NO_EXPERTS},
-    {"Olmo2ForCausalLM", "olmo2", false, true, false, false, "silu", 1e4, false, NO_EXPERTS},
-    {"MiniCPMForCausalLM", "minicpm", true, false, false, true, "silu", 1e4, false, NO_EXPERTS},
-    {"Phi3ForCausalLM", "phi3", false, false, false, false, "silu", 1e4, false, NO_EXPERTS},
-    {"MixtralForCausalLM", "llama", true, false, false, false, "silu", 1e6, false, EXPERTS_NORMED},
-    {"Qwen2MoeForCausalLM", "qwen2moe", false, false, false, false, "silu", 1e4, false, EXPERTS_RAW},
-    {"Qwen3MoeForCausalLM", "qwen3moe", false, false, false, false, "silu", 1e4, false, EXPERTS_NORMED},
-    {"OlmoeForCausalLM", "olmoe", false, false, false, false, "silu", 1e4, false, EXPERTS_RAW},
-    {"GraniteMoeForCausalLM", "granitemoe", true, false, false, false, "silu", 1e4, false, EXPERTS_NORMED},
+    {"LlamaForCausalLM", "llama", true, false, false, false, "silu", 1e4, true, .experts = NO_EXPERTS},
+    {"MistralForCausalLM", "llama", true, false, false, false, "silu", 1e4, false, .experts = NO_EXPERTS},
+    {"GraniteForCausalLM", "granite", true, false, false, false, "silu", 1e4, true, .experts = NO_EXPERTS},
+    {"Qwen2ForCausalLM", "qwen2", false, false, false, false, "silu", 1e4, false, .experts = NO_EXPERTS, .period = 1},
+    {"Qwen3ForCausalLM", "qwen3", false, false, false, false, "silu", 1e4, false, .experts = NO_EXPERTS, .period = 1},
+    {"GemmaForCausalLM", "gemma", false, false, true, true, "gelu_pytorch_tanh", 1e4, false, .experts = NO_EXPERTS},
+    {"Gemma2ForCausalLM", "gemma2", false, true, true, true, "gelu_pytorch_tanh", 1e4, false, .experts = NO_EXPERTS, .period = 2},
+    {"Gemma3ForCausalLM", "gemma3", false, true, true, true, "gelu_pytorch_tanh", 1e6, false, .experts = NO_EXPERTS, .period = 6, .local_rope = true},
+    {"Olmo2ForCausalLM", "olmo2", false, true, false, false, "silu", 1e4, false, .experts = NO_EXPERTS},
+    {"MiniCPMForCausalLM", "minicpm", true, false, false, true, "silu", 1e4, false, .experts = NO_EXPERTS},
+    {"Phi3ForCausalLM", "phi3", false, false, false, false, "silu", 1e4, false, .experts = NO_EXPERTS},
+    {"MixtralForCausalLM", "llama", true, false, false, false, "silu", 1e6, false, .experts = EXPERTS_NORMED},
+    {"Qwen2MoeForCausalLM", "qwen2moe", false, false, false, false, "silu", 1e4, false, .experts = EXPERTS_RAW, .period = 1},
+    {"Qwen3MoeForCausalLM", "qwen3moe", false, false, false, false, "silu", 1e4, false, .experts = EXPERTS_NORMED, .period = 1},
+    {"OlmoeForCausalLM", "olmoe", false, false, false, false, "silu", 1e4, false, .experts = EXPERTS_RAW},
+    {"GraniteMoeForCausalLM", "granitemoe", true, false, false, false, "silu", 1e4, false, .experts = EXPERTS_NORMED},
+    {"GraniteMoeSharedForCausalLM", "granitemoe", true, false, false, false, "silu", 1e4, false, .experts = EXPERTS_NORMED},
+    {"MinistralForCausalLM", "llama", true, false, false, false, "silu", 1e4, false, .experts = NO_EXPERTS},
+    {"SmolLM3ForCausalLM", "smollm3", true, false, false, true, "silu", 2e6, false, .experts = NO_EXPERTS, .period = 1},
+    {"ArceeForCausalLM", "arcee", true, false, false, false, "relu2", 1e4, false, .experts = NO_EXPERTS, .period = 1, .kv_free = true},
+    {"SeedOssForCausalLM", "seed_oss", false, true, false, false, "silu", 1e4, false, .experts = NO_EXPERTS, .period = 1},
+    {"Exaone4ForCausalLM", "exaone4", false, true, false, false, "silu", 1e4, false, .experts = NO_EXPERTS, .period = 4},
+    {"OlmoForCausalLM", "olmo", true, false, false, false, "silu", 1e4, false, .experts = NO_EXPERTS, .period = 1, .kv_free = true,
+     .layer_norm = true, .eps = ""},
+    {"Olmo3ForCausalLM", "olmo2", false, true, false, false, "silu", 5e5, false, .experts = NO_EXPERTS, .period = 4, .kv_free = true,
+     .local_rope = true},
+    {"PhiForCausalLM", "phi2", false, false, false, false, "gelu_new", 1e4, false, .experts = NO_EXPERTS, .period = 1, .kv_free = true,
+     .layer_norm = true, .eps = "layer_norm_eps", .act2 = "gelu_pytorch_tanh", .part = .5},
+    {"GPTNeoXForCausalLM", "gptneox", false, false, false, false, "gelu", 1e4, false, .experts = NO_EXPERTS, .period = 1,
+     .kv_free = true, .layer_norm = true, .eps = "layer_norm_eps", .part = .25},
+    {"StableLmForCausalLM", "stablelm", false, false, false, false, "silu", 1e4, false, .experts = NO_EXPERTS, .period = 1,
+     .kv_free = true, .layer_norm = true, .eps = "layer_norm_eps", .part = .25},
+    {"Starcoder2ForCausalLM", "starcoder2", false, false, false, true, "gelu_pytorch_tanh", 1e4, false, .experts = NO_EXPERTS,
+     .layer_norm = true, .eps = "norm_epsilon"},
+    {"NemotronForCausalLM", "nemotron", false, false, true, false, "relu2", 1e4, false, .experts = NO_EXPERTS, .period = 1,
+     .kv_free = true, .layer_norm = true, .eps = "norm_eps", .part = .5},
+    {"CohereForCausalLM", "command-r", false, false, false, true, "silu", 1e4, false, .experts = NO_EXPERTS, .period = 1,
+     .kv_free = true, .layer_norm = true, .eps = "layer_norm_eps"},
+    {"Cohere2ForCausalLM", "cohere2", false, false, false, true, "silu", 1e4, false, .experts = NO_EXPERTS, .period = 4,
+     .kv_free = true, .layer_norm = true, .eps = "layer_norm_eps"},
 };
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -192,8 +216,8 @@ static const char *const harmless[] = {
     "temperature", "tf_legacy_loss", "tie_encoder_decoder", "tie_word_embeddings", "tokenizer_class", "top_k",
     "top_p", "torch_dtype", "torchscript", "transformers.js_config", "transformers_version", "typical_p",
     "unk_token_id", "unsloth_fixed", "unsloth_version", "use_bfloat16", "use_cache", "vocab_size",
-    "max_window_layers", "hidden_dropout", "attention_probs_dropout_prob", "hidden_dropout_prob",
-    "attn_pdrop", "keys_to_ignore_at_inference", "base_model_tp_plan", "neftune_noise_alpha", "original_max_position_embeddings", "router_jitter_noise", "input_jitter_noise",
+    "max_window_layers", "hidden_dropout", "residual_dropout", "embedding_dropout", "attention_probs_dropout_prob", "hidden_dropout_prob",
+    "attn_pdrop", "keys_to_ignore_at_inference", "base_model_tp_plan", "neftune_noise_alpha", "router_jitter_noise", "input_jitter_noise",
 };
 
 static bool is_harmless(const char *path, size_t n) {
@@ -252,7 +276,7 @@ static void put_real(struct keys *k, const char *rest, double x) {
 static bool put_shape(struct keys *k) {
     struct hf_model *m = k->m;
     int64_t F = 0, ctx = 0;
-    bool llama = !strcmp(m->family->class, "LlamaForCausalLM");
+    bool free = m->family->kv_free || !strcmp(m->family->class, "LlamaForCausalLM");
     if (!hf_int(k->c, "hidden_size", true, 1, 1 << 17, &m->C, k->err) ||
         !hf_int(k->c, "num_hidden_layers", true, 1, 1024, &m->L, k->err) ||
         !hf_int(k->c, "num_attention_heads", true, 1, 1024, &m->H, k->err) ||
@@ -261,16 +285,17 @@ static bool put_shape(struct keys *k) {
         !hf_int(k->c, "vocab_size", true, 1, 1 << 22, &m->V, k->err))
         return false;
     m->G = m->H;
-    if (!hf_int(k->c, "num_key_value_heads", !llama, 1, 1024, &m->G, k->err)) return false;
+    if (!hf_int(k->c, "num_key_value_heads", !free, 1, 1024, &m->G, k->err)) return false;
     m->D = m->C / m->H;
-    if (!hf_int(k->c, "head_dim", m->family->norm_adds_one, 1, 4096, &m->D, k->err)) return false;
+    if (!hf_int(k->c, "head_dim", m->family->norm_adds_one && !m->family->layer_norm, 1, 4096, &m->D, k->err)) return false;
     if (m->D < 2 || m->D % 2)
         return err_set(k->err, "the head size is %" PRId64 ", expected an even number", m->D);
-    double part = 1;
-    if (!hf_real(k->c, "partial_rotary_factor", false, 0, 1, &part, k->err) ||
+    double part = m->family->part > 0 ? m->family->part : 1;
+    if (!hf_real(k->c, "rotary_pct", false, 0, 1, &part, k->err) ||
+        !hf_real(k->c, "partial_rotary_factor", false, 0, 1, &part, k->err) ||
         !hf_real(k->c, "rope_parameters.partial_rotary_factor", false, 0, 1, &part, k->err))
         return false;
-    int64_t turned = (int64_t)((double)m->D * part);
+    int64_t turned = m->turned = (int64_t)((double)m->D * part);
     if (part != 1 && (m->family->adjacent || turned < 2 || turned % 2))
         return err_set(k->err, "'partial_rotary_factor' is %g: rope on a part of a head is not "
                                "supported for %s", part, m->family->class);
@@ -287,47 +312,85 @@ static bool put_shape(struct keys *k) {
     return true;
 }
 
-// Rope scaling of the object at `at`.
-static bool put_scaling(struct keys *k, const char *at, const char *type) {
+#define AT(member) (snprintf(p, sizeof p, "%s.%s", at, member), p)
+
+// Llama 3: becomes divisors of the frequencies.
+static bool put_llama3(struct keys *k, const char *at, double factor, int64_t ctx) {
     struct hf_model *m = k->m;
     char p[96];
-    double factor = 1, fast = 32, slow = 1, x = 0;
-    int64_t ctx = 0;
-#define AT(member) (snprintf(p, sizeof p, "%s.%s", at, member), p)
-    bool yarn = !strcmp(type, "yarn"), llama3 = !strcmp(type, "llama3");
-    if (!strcmp(type, "default")) return true;
-    if (strcmp(type, "linear") && !yarn && !llama3)
-        return err_set(k->err, "rope scaling of type '%.40s' is not supported", type);
-    if (!hf_real(k->c, AT("factor"), true, 1, 1e6, &factor, k->err)) return false;
-    if (!hf_int(k->c, AT("original_max_position_embeddings"), llama3 || yarn, 1, 1 << 24, &ctx, k->err))
+    m->llama3_factor = factor;
+    m->llama3_ctx = ctx;
+    if (!hf_real(k->c, AT("low_freq_factor"), true, 1e-3, 1e6, &m->llama3_low, k->err) ||
+        !hf_real(k->c, AT("high_freq_factor"), true, 1e-3, 1e6, &m->llama3_high, k->err))
         return false;
-    if (llama3) {
-        m->llama3_factor = factor;
-        m->llama3_ctx = ctx;
-        if (!hf_real(k->c, AT("low_freq_factor"), true, 1e-3, 1e6, &m->llama3_low, k->err) ||
-            !hf_real(k->c, AT("high_freq_factor"), true, 1e-3, 1e6, &m->llama3_high, k->err))
-            return false;
-        return m->llama3_high > m->llama3_low ||
-               err_set(k->err, "%s: high_freq_factor %g is not above low_freq_factor %g", at,
-                       m->llama3_high, m->llama3_low);
-    }
-    key_text_add(k->out, arch_key(k, "rope.scaling.type"), type, strlen(type));
-    put_real(k, "rope.scaling.factor", factor);
-    if (ctx) put_int(k, "rope.scaling.original_context_length", ctx);
-    if (!yarn) return true;
+    return m->llama3_high > m->llama3_low ||
+           err_set(k->err, "%s: high_freq_factor %g is not above low_freq_factor %g", at, m->llama3_high, m->llama3_low);
+}
+
+// YaRN's ramp, and what is turned grows by .1 ln(factor) + 1 (Peng et al. 2023, eq. 22) unless the config says otherwise.
+static bool put_yarn(struct keys *k, const char *at, double factor) {
+    char p[96];
+    double fast = 32, slow = 1, usual = .1 * log(factor) + 1, x = usual, mscale = 0, all = 0;
+    bool truncate = true;
     if (!hf_real(k->c, AT("beta_fast"), false, 0, 1e6, &fast, k->err) ||
-        !hf_real(k->c, AT("beta_slow"), false, 0, 1e6, &slow, k->err))
+        !hf_real(k->c, AT("beta_slow"), false, 0, 1e6, &slow, k->err) ||
+        !hf_real(k->c, AT("mscale"), false, 0, 1e3, &mscale, k->err) ||
+        !hf_real(k->c, AT("mscale_all_dim"), false, 0, 1e3, &all, k->err))
+        return false;
+    if (mscale > 0 && all > 0) x = (.1 * mscale * log(factor) + 1) / (.1 * all * log(factor) + 1);
+    if (!hf_real(k->c, AT("attention_factor"), false, 1e-3, 1e3, &x, k->err) ||
+        !hf_bool(k->c, AT("truncate"), &truncate, k->err))
         return false;
     put_real(k, "rope.scaling.yarn_beta_fast", fast);
     put_real(k, "rope.scaling.yarn_beta_slow", slow);
-    double usual = .1 * log(factor) + 1;
-    x = usual;
-    if (!hf_real(k->c, AT("attention_factor"), false, 0, 1e6, &x, k->err)) return false;
-    return fabs(x - usual) < 1e-6 ||
-           err_set(k->err, "'%s.attention_factor' is %g: only %g, which follows from the factor, "
-                           "is supported", at, x, usual);
-#undef AT
+    if (fabs(x - usual) > 1e-6) put_real(k, "rope.scaling.attn_factor", x / usual);
+    return truncate || err_set(k->err, "'%s' is false: a YaRN that begins between pairs is not supported for %s",
+                               AT("truncate"), k->m->family->class);
 }
+
+// LongRoPE (Ding et al. 2024): two arrays of divisors become tensors; what is turned grows with the stretch of the
+// context unless the config says otherwise.
+static bool put_long(struct keys *k, const char *at, int64_t ctx, int64_t original) {
+    char p[96];
+    double stretch = (double)ctx / (double)original, x;
+    static const char *const names[] = {"short_factor", "long_factor"};
+    for (int i = 0; i < 2; i++) {
+        k->m->long_factors[i] = hf_find(k->c, AT(names[i]));
+        if (!k->m->long_factors[i]) return err_set(k->err, "'%s' is missing, which this rope needs", AT(names[i]));
+    }
+    if (!hf_real(k->c, AT("factor"), false, 1e-6, 1e6, &stretch, k->err)) return false;
+    x = stretch <= 1 ? 1 : sqrt(1 + log(stretch) / log((double)original));
+    if (!hf_real(k->c, AT("attention_factor"), false, 1e-3, 1e3, &x, k->err)) return false;
+    if (x != 1) put_real(k, "rope.scaling.attn_factor", x);
+    key_text_add(k->out, arch_key(k, "rope.scaling.type"), "longrope", 8);
+    put_int(k, "rope.scaling.original_context_length", original);
+    return true;
+}
+
+// Rope scaling of the object at `at`.
+static bool put_scaling(struct keys *k, const char *at, const char *type) {
+    char p[96];
+    double factor = 1;
+    int64_t ctx = 0, original = 0;
+    bool yarn = !strcmp(type, "yarn"), llama3 = !strcmp(type, "llama3"), dynamic = !strcmp(type, "dynamic");
+    bool by_length = !strcmp(type, "longrope") || !strcmp(type, "su"); // su: its first name
+    if (!strcmp(type, "default")) return true;
+    if (strcmp(type, "linear") && !yarn && !llama3 && !dynamic && !by_length)
+        return err_set(k->err, "rope scaling of type '%.40s' is not supported", type);
+    if (!hf_int(k->c, "max_position_embeddings", true, 1, 1 << 24, &ctx, k->err) ||
+        !hf_int(k->c, "original_max_position_embeddings", false, 1, 1 << 24, &original, k->err) ||
+        !hf_int(k->c, AT("original_max_position_embeddings"), llama3 || yarn || (by_length && !original), 1, 1 << 24,
+                &original, k->err))
+        return false;
+    if (by_length) return put_long(k, at, ctx, original);
+    if (!hf_real(k->c, AT("factor"), true, 1, 1e6, &factor, k->err)) return false;
+    if (llama3) return put_llama3(k, at, factor, original);
+    key_text_add(k->out, arch_key(k, "rope.scaling.type"), type, strlen(type));
+    put_real(k, "rope.scaling.factor", factor);
+    if (original && !dynamic) put_int(k, "rope.scaling.original_context_length", original);
+    return !yarn || put_yarn(k, at, factor);
+}
+#undef AT
 
 static bool rope_type(struct keys *k, const char *at, struct text *type) {
     char p[96], old[96];
@@ -343,23 +406,25 @@ static bool put_rope(struct keys *k) {
     const char *new = "rope_parameters", *both = "rope_parameters.full_attention";
     const char *local = "rope_parameters.sliding_attention";
     bool layered = hf_find(k->c, both) != NULL, has_new = hf_find(k->c, new) != NULL;
-    bool gemma3 = !strcmp(m->family->arch, "gemma3");
+    bool own = m->family->local_rope, gemma3 = !strcmp(m->family->arch, "gemma3");
     const char *at = layered ? both : has_new ? new : "rope_scaling";
     char p[96];
     struct text type = {0};
     double theta = m->family->theta, local_theta = 1e4;
     if (hf_find(k->c, "rope_scaling") && has_new)
         return err_set(k->err, "both 'rope_scaling' and 'rope_parameters' are there, one is expected");
-    if (layered && !gemma3)
+    if (layered && !own)
         return err_set(k->err, "'%s': rope that differs from layer to layer is not supported for %s",
                        both, m->family->class);
     snprintf(p, sizeof p, "%s.rope_theta", at);
-    bool good = hf_real(k->c, "rope_theta", false, 1, 1e12, &theta, k->err) &&
+    bool good = hf_real(k->c, "rotary_emb_base", false, 1, 1e12, &theta, k->err) &&
+                hf_real(k->c, "rope_theta", false, 1, 1e12, &theta, k->err) &&
                 hf_real(k->c, p, false, 1, 1e12, &theta, k->err);
     put_real(k, "rope.freq_base", theta);
     m->theta = theta;
     good = good && rope_type(k, at, &type) && put_scaling(k, at, type.data);
-    if (good && gemma3) {
+    if (good && own) {
+        if (!gemma3) local_theta = theta;
         snprintf(p, sizeof p, "%s.rope_theta", local);
         good = hf_real(k->c, "rope_local_base_freq", false, 1, 1e12, &local_theta, k->err) &&
                hf_real(k->c, p, false, 1, 1e12, &local_theta, k->err) && rope_type(k, local, &type) &&
@@ -371,49 +436,49 @@ static bool put_rope(struct keys *k) {
     return good;
 }
 
-// layer_types lists "full_attention" or "sliding_attention" per layer: every `pattern`-th is full,
-// the others slide; pattern 1: all are full.
-static bool check_layer_types(struct keys *k, int64_t pattern) {
+// layer_types lists "full_attention" or "sliding_attention" per layer. What is not the pattern of the family is told by
+// GGUF's array, which only families with a pattern have.
+static bool put_layer_types(struct keys *k, int64_t pattern, bool window) {
     struct hf_value *v = hf_find(k->c, "layer_types");
     if (!v) return true;
     struct json j = open_value(v);
     struct text type = {0};
-    bool good = json_array(&j);
-    int64_t l = 0;
-    for (; good && json_item(&j); l++) {
-        const char *expected = (l + 1) % pattern ? "sliding_attention" : "full_attention";
-        good = json_string(&j, &type) && !strcmp(type.data, expected);
+    bool good = json_array(&j), usual = true;
+    int64_t l = 0, slides[1024] = {0};
+    for (; good && l < k->m->L && json_item(&j); l++) {
+        good = json_string(&j, &type);
+        slides[l] = good && !strcmp(type.data, "sliding_attention");
+        good = good && (slides[l] || !strcmp(type.data, "full_attention"));
+        usual = usual && slides[l] == (window && (pattern == 0 || (l + 1) % pattern));
     }
     text_free(&type);
-    return (good && !j.bad && l == k->m->L) ||
-           err_set(k->err, "'layer_types' is not the pattern of this family (entry %" PRId64 " of %" PRId64
-                           "): not supported", l, k->m->L);
+    good = good && l == k->m->L && !json_item(&j) && !j.bad && (usual || (window && pattern > 1));
+    if (good && !usual) key_i32s(k->out, arch_key(k, "attention.sliding_window_pattern"), slides, (size_t)l);
+    return good || err_set(k->err, "'layer_types' is not the pattern of this family (entry %" PRId64 " of %" PRId64
+                                   "): not supported", l, k->m->L);
 }
 
 static bool put_window(struct keys *k) {
     const char *arch = k->m->family->arch;
-    int64_t window = 0, pattern = 1;
-    bool use = true;
-    if (!hf_int(k->c, "sliding_window", false, 0, 1 << 30, &window, k->err)) return false;
-    if (!strncmp(arch, "qwen", 4)) {
-        use = false;
-        if (!hf_bool(k->c, "use_sliding_window", &use, k->err)) return false;
-        if (use)
-            return err_set(k->err, "'use_sliding_window' is true: sliding windows in some layers "
-                                   "of %s are not supported", k->m->family->class);
-    }
-    if (!strcmp(arch, "gemma2")) pattern = 2;
-    if (!strcmp(arch, "gemma3")) {
-        pattern = 6;
+    int64_t window = 0, pattern = k->m->family->period;
+    bool qwen = !strncmp(arch, "qwen", 4), use = !qwen;
+    if (!hf_int(k->c, "sliding_window", false, 0, 1 << 30, &window, k->err) ||
+        !hf_bool(k->c, "use_sliding_window", &use, k->err))
+        return false;
+    if (qwen && use)
+        return err_set(k->err, "'use_sliding_window' is true: sliding windows in some layers "
+                               "of %s are not supported", k->m->family->class);
+    if (!use) window = 0;
+    if (pattern > 2) {
         if (!hf_int(k->c, "sliding_window_pattern", false, 1, 1024, &pattern, k->err) ||
             !hf_int(k->c, "_sliding_window_pattern", false, 1, 1024, &pattern, k->err))
             return false;
-        if (pattern != 6) put_int(k, "attention.sliding_window_pattern", pattern);
+        if (pattern != k->m->family->period) put_int(k, "attention.sliding_window_pattern", pattern);
     }
-    if (pattern > 1 && !window)
+    if (pattern > 1 && !window && strcmp(arch, "exaone4"))
         return err_set(k->err, "'sliding_window' is missing, which this model needs");
-    if (use && window) put_int(k, "attention.sliding_window", window);
-    return check_layer_types(k, pattern);
+    if (window) put_int(k, "attention.sliding_window", window);
+    return put_layer_types(k, pattern, window > 0);
 }
 
 // muP in the dialect of MiniCPM (Hu et al. 2024); the logits are divided by width over base width.
@@ -441,6 +506,7 @@ static bool put_experts(struct keys *k) {
         !hf_int(k->c, "num_experts_per_tok", true, 1, m->E, &used, k->err) ||
         !hf_int(k->c, "moe_intermediate_size", false, 1, 1 << 20, &F, k->err) ||
         !hf_int(k->c, "shared_expert_intermediate_size", false, 0, 1 << 20, &shared, k->err) ||
+        !hf_int(k->c, "shared_intermediate_size", false, 0, 1 << 20, &shared, k->err) ||
         !hf_int(k->c, "decoder_sparse_step", false, 1, 1024, &step, k->err) ||
         !hf_bool(k->c, "norm_topk_prob", &norm, k->err))
         return false;
@@ -456,12 +522,57 @@ static bool put_experts(struct keys *k) {
     return true;
 }
 
+static bool put_norm(struct keys *k) {
+    const struct hf_family *f = k->m->family;
+    const char *name = f->eps ? f->eps : "rms_norm_eps";
+    double eps = 1e-5; // OLMo 1 has no key for it
+    if (*name && !hf_real(k->c, name, true, 1e-30, 1, &eps, k->err)) return false;
+    put_real(k, f->layer_norm ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon", eps);
+    return true;
+}
+
+// Switches of the families with LayerNorm: which branch reads what, the factor of the logits, clamped projections.
+static bool put_layer_norm_families(struct keys *k) {
+    const char *arch = k->m->family->arch;
+    bool gptneox = !strcmp(arch, "gptneox"), cohere = !strcmp(arch, "command-r") || !strcmp(arch, "cohere2");
+    bool parallel = gptneox;
+    double scale = .0625, clip = 0;
+    if (gptneox || !strcmp(arch, "stablelm")) {
+        if (!hf_bool(k->c, "use_parallel_residual", &parallel, k->err)) return false;
+        key_bool(k->out, arch_key(k, "use_parallel_residual"), parallel);
+    }
+    if (cohere) {
+        if (!hf_real(k->c, "logit_scale", false, 1e-6, 1e6, &scale, k->err)) return false;
+        put_real(k, "logit_scale", scale);
+    }
+    if (!strcmp(arch, "olmo")) {
+        if (!hf_real(k->c, "clip_qkv", false, 0, 1e6, &clip, k->err)) return false;
+        if (clip > 0) put_real(k, "attention.clamp_kqv", clip);
+    }
+    return true;
+}
+
+// SmolLM 3: no_rope_layers has a 0 for each layer without rope, which is every fourth.
+static bool check_rope_layers(struct keys *k) {
+    int64_t interval = 4, has = 0, l = 0;
+    if (!hf_int(k->c, "no_rope_layer_interval", false, 1, 1024, &interval, k->err)) return false;
+    struct hf_value *v = hf_find(k->c, "no_rope_layers");
+    if (!v) return interval == 4 || err_set(k->err, "'no_rope_layer_interval' is %" PRId64 ", expected 4", interval);
+    struct json j = open_value(v);
+    bool good = json_array(&j);
+    for (; good && json_item(&j); l++) good = json_integer(&j, &has) && has == ((l + 1) % 4 != 0);
+    return (good && !j.bad && l == k->m->L) ||
+           err_set(k->err, "'no_rope_layers' is not the pattern of this family (entry %" PRId64 " of %" PRId64
+                           "): every fourth layer without rope is supported", l, k->m->L);
+}
+
 // What only some families have.
 static bool put_particular(struct keys *k) {
     const char *arch = k->m->family->arch;
-    double eps = 0, cap = 0, scalar = (double)k->m->D, one;
-    if (!hf_real(k->c, "rms_norm_eps", true, 1e-30, 1, &eps, k->err)) return false;
-    put_real(k, "attention.layer_norm_rms_epsilon", eps);
+    double cap = 0, scalar = (double)k->m->D, one;
+    if (!put_norm(k)) return false;
+    if (k->m->family->layer_norm && !put_layer_norm_families(k)) return false;
+    if (!strcmp(arch, "smollm3") && !check_rope_layers(k)) return false;
     if (!strncmp(arch, "granite", 7)) {
         static const char *const rows[][2] = {{"embedding_multiplier", "embedding_scale"},
                                               {"attention_multiplier", "attention.scale"},
@@ -493,16 +604,18 @@ static bool put_particular(struct keys *k) {
 // Switches that must stand as the family has them. Biases show as tensors, which are read or refused
 // by name.
 static bool check_switches(struct keys *k) {
-    static const char *const shown_by_tensors[] = {"attention_bias", "mlp_bias", "qkv_bias", "use_qk_norm"};
+    static const char *const shown_by_tensors[] = {"attention_bias", "mlp_bias", "qkv_bias", "use_qk_norm",
+                                                    "use_bias", "use_qkv_bias", "attention_out_bias",
+                                                    "qk_layernorm"};
     bool x = false;
     for (size_t i = 0; i < COUNT_OF(shown_by_tensors); i++)
         if (!hf_bool(k->c, shown_by_tensors[i], &x, k->err)) return false;
     k->m->tied = k->m->family->tied;
     const char *act = k->m->family->act;
-    bool gemma = k->m->family->norm_adds_one;
+    const char *act2 = !strncmp(k->m->family->arch, "gemma", 5) ? "gelu" : k->m->family->act2;
     // Gemma 1 says "gelu" and means the tanh form, which its later hidden_activation names.
     return hf_bool(k->c, "tie_word_embeddings", &k->m->tied, k->err) &&
-           expect_text(k->c, "hidden_act", act, gemma ? "gelu" : NULL, k->err) &&
+           expect_text(k->c, "hidden_act", act, act2, k->err) &&
            expect_text(k->c, "hidden_activation", act, NULL, k->err) &&
            expect_text(k->c, "position_embedding_type", "rope", NULL, k->err) &&
            expect_text(k->c, "normalization_function", "rmsnorm", NULL, k->err);
@@ -595,6 +708,40 @@ static const struct rule {
     {"block_sparse_moe.router.layer.weight", "ffn_gate_inp.weight", true, EXPERTS, HF_AS_IS}, // GraniteMoe
     {"block_sparse_moe.input_linear.weight", "ffn_gate_exps.weight", true, EXPERTS, HF_HALVES},
     {"block_sparse_moe.output_linear.weight", "ffn_down_exps.weight", true, EXPERTS, HF_AS_IS},
+    {"shared_mlp.input_linear.weight", "ffn_gate_shexp.weight", true, EXPERTS, HF_HALVES}, // GraniteMoeShared
+    {"shared_mlp.output_linear.weight", "ffn_down_shexp.weight", true, EXPERTS, HF_AS_IS},
+    // Biases of LayerNorm, and the names of the families that have it.
+    {"norm.bias", "output_norm.bias", false, BOTH, HF_AS_IS},
+    {"lm_head.bias", "output.bias", false, BOTH, HF_AS_IS},
+    {"input_layernorm.bias", "attn_norm.bias", true, BOTH, HF_AS_IS},
+    {"post_attention_layernorm.bias", "ffn_norm.bias", true, PLAIN, HF_AS_IS},
+    {"final_layernorm.weight", "output_norm.weight", false, BOTH, HF_AS_IS}, // Phi 1 and 2
+    {"final_layernorm.bias", "output_norm.bias", false, BOTH, HF_AS_IS},
+    {"self_attn.dense.weight", "attn_output.weight", true, BOTH, HF_AS_IS},
+    {"self_attn.dense.bias", "attn_output.bias", true, BOTH, HF_AS_IS},
+    {"mlp.fc1.weight", "ffn_up.weight", true, BOTH, HF_AS_IS},
+    {"mlp.fc1.bias", "ffn_up.bias", true, BOTH, HF_AS_IS},
+    {"mlp.fc2.weight", "ffn_down.weight", true, BOTH, HF_AS_IS},
+    {"mlp.fc2.bias", "ffn_down.bias", true, BOTH, HF_AS_IS},
+    {"mlp.c_fc.weight", "ffn_up.weight", true, BOTH, HF_AS_IS}, // StarCoder 2
+    {"mlp.c_fc.bias", "ffn_up.bias", true, BOTH, HF_AS_IS},
+    {"mlp.c_proj.weight", "ffn_down.weight", true, BOTH, HF_AS_IS},
+    {"mlp.c_proj.bias", "ffn_down.bias", true, BOTH, HF_AS_IS},
+    {"embed_in.weight", "token_embd.weight", false, BOTH, HF_AS_IS}, // GPT-NeoX
+    {"embed_out.weight", "output.weight", false, BOTH, HF_AS_IS},
+    {"final_layer_norm.weight", "output_norm.weight", false, BOTH, HF_AS_IS},
+    {"final_layer_norm.bias", "output_norm.bias", false, BOTH, HF_AS_IS},
+    {"attention.query_key_value.weight", "attn_qkv.weight", true, BOTH, HF_HEADS},
+    {"attention.query_key_value.bias", "attn_qkv.bias", true, BOTH, HF_HEADS},
+    {"attention.dense.weight", "attn_output.weight", true, BOTH, HF_AS_IS},
+    {"attention.dense.bias", "attn_output.bias", true, BOTH, HF_AS_IS},
+    {"attention.rotary_emb.inv_freq", "", true, BOTH, HF_SKIP},
+    {"attention.bias", "", true, BOTH, HF_SKIP}, // the causal mask
+    {"attention.masked_bias", "", true, BOTH, HF_SKIP},
+    {"mlp.dense_h_to_4h.weight", "ffn_up.weight", true, BOTH, HF_AS_IS},
+    {"mlp.dense_h_to_4h.bias", "ffn_up.bias", true, BOTH, HF_AS_IS},
+    {"mlp.dense_4h_to_h.weight", "ffn_down.weight", true, BOTH, HF_AS_IS},
+    {"mlp.dense_4h_to_h.bias", "ffn_down.bias", true, BOTH, HF_AS_IS},
 };
 
 // "layers.12.rest": the number and what follows; -1 when it does not begin so.
@@ -633,11 +780,11 @@ static bool row_applies(const struct rule *r, const struct hf_family *f) {
 }
 
 bool hf_tensor_name(const struct hf_model *m, struct span hf, struct hf_place *place, struct err *err) {
-    static const char prefix[] = "model.";
+    const char *prefix = strcmp(m->family->arch, "gptneox") ? "model." : "gpt_neox.";
+    size_t n = strlen(prefix);
     struct span rest = hf;
     char shown[SHOWN];
-    if (hf.n > sizeof prefix - 1 && !memcmp(hf.p, prefix, sizeof prefix - 1))
-        rest = (struct span){hf.p + sizeof prefix - 1, hf.n - (sizeof prefix - 1)};
+    if (hf.n > n && !memcmp(hf.p, prefix, n)) rest = (struct span){hf.p + n, hf.n - n};
     int64_t layer = layer_number(&rest);
     *place = (struct hf_place){.expert = 0};
     for (size_t i = 0; i < COUNT_OF(rules); i++) {

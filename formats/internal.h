@@ -232,14 +232,23 @@ struct hf_family {
     double theta;      // what an absent rope_theta means
     bool written;      // hf_write knows all of its keys
     enum { NO_EXPERTS, EXPERTS_RAW, EXPERTS_NORMED } experts; // their weights are divided by their sum
+    int period;         // which layers slide where there is a window: 0: all, 1: none, n: all but each n-th
+    bool kv_free;       // num_key_value_heads may be absent: as many as query heads
+    bool layer_norm;    // LayerNorm, else RMSNorm
+    const char *eps;    // what the class calls the norm's epsilon, NULL: rms_norm_eps
+    const char *act2;   // another name of act
+    double part;        // what an absent partial_rotary_factor means, 0: 1
+    bool local_rope;    // sliding layers have a rope of their own, which is never stretched
 };
 struct hf_model { // what reading the tensors needs of the config
     const struct hf_family *family;
     int64_t C, L, H, G, D, V;
+    int64_t turned; // columns of a head that rope turns
     int64_t E; // experts, 0: none
     bool tied;
     double llama3_factor, llama3_low, llama3_high; // factor 0: no such rope scaling
     int64_t llama3_ctx;
+    const struct hf_value *long_factors[2]; // arrays of divisors, short and long; NULL: no such rope scaling
     double theta;
 };
 // Writes the keys and fills m; refuses by name whatever would change the computation unseen.
@@ -252,8 +261,9 @@ enum hf_change { // what a tensor goes through on its way to GGUF
     HF_ROWS_K, // the same for G heads
     HF_NORM,   // plus one, where the family has it
     HF_EXPERT, // becomes one of E matrices in a tensor of three dimensions
-    HF_HALVES, // [E, 2 F, C]: the first F of each are the gate, the others, named beside it, the up projection
+    HF_HALVES, // [E, 2 F, C] or [2 F, C]: the first F of each are the gate, the others, named beside it, the up projection
     HF_VECTOR, // [1, C] becomes [C]
+    HF_HEADS,  // rows of queries, keys and values head by head become all queries, all keys, all values
     HF_SKIP,
 };
 struct hf_place {
