@@ -174,8 +174,8 @@ static const char *const harmless[] = {
     "temperature", "tf_legacy_loss", "tie_encoder_decoder", "tie_word_embeddings", "tokenizer_class", "top_k",
     "top_p", "torch_dtype", "torchscript", "transformers.js_config", "transformers_version", "typical_p",
     "unk_token_id", "unsloth_fixed", "unsloth_version", "use_bfloat16", "use_cache", "vocab_size",
-    "hidden_dropout", "attention_probs_dropout_prob", "hidden_dropout_prob",
-    "attn_pdrop", "keys_to_ignore_at_inference", "base_model_tp_plan", "neftune_noise_alpha", "original_max_position_embeddings", "router_jitter_noise", "input_jitter_noise",
+    "hidden_dropout", "residual_dropout", "embedding_dropout", "attention_probs_dropout_prob", "hidden_dropout_prob",
+    "attn_pdrop", "keys_to_ignore_at_inference", "base_model_tp_plan", "neftune_noise_alpha", "router_jitter_noise", "input_jitter_noise",
     "n_ctx", "reorder_and_upcast_attn", "summary_activation", "summary_first_dropout", "summary_proj_to_labels",
     "summary_type", "summary_use_proj",
 };
@@ -238,7 +238,7 @@ static const char *name_of(struct keys *k, const char *gguf) {
     return hf_number_of(k->m->family, (struct span){gguf, strlen(gguf)})->hf;
 }
 
-static bool has(const struct keys *k, uint32_t traits) { return k->m->family->traits & traits; }
+static bool has(const struct keys *k, uint64_t traits) { return (k->m->family->traits & traits) != 0; }
 
 static bool put_numbers(struct keys *k) {
     for (size_t i = 0; i < hf_number_count; i++) {
@@ -263,7 +263,7 @@ static bool put_numbers(struct keys *k) {
 
 static bool put_shape(struct keys *k) {
     struct hf_model *m = k->m;
-    bool gpt2 = has(k, HF_GPT2), llama = !strcmp(m->family->class, "LlamaForCausalLM");
+    bool gpt2 = has(k, HF_GPT2), gemma = has(k, HF_PLUS_ONE) && !has(k, HF_LAYER_NORM);
     if (!put_numbers(k) || !hf_int(k->c, name_of(k, "embedding_length"), true, 1, 1 << 17, &m->C, k->err) ||
         !hf_int(k->c, name_of(k, "block_count"), true, 1, 1024, &m->L, k->err) ||
         !hf_int(k->c, name_of(k, "attention.head_count"), true, 1, 1024, &m->H, k->err) ||
@@ -276,15 +276,16 @@ static bool put_shape(struct keys *k) {
         if (!hf_find(k->c, "n_inner")) put_int(k, "feed_forward_length", 4 * m->C);
         return true;
     }
-    if (!hf_int(k->c, "num_key_value_heads", !llama, 1, 1024, &m->G, k->err)) return false;
-    if (!hf_int(k->c, "head_dim", has(k, HF_PLUS_ONE), 1, 4096, &m->D, k->err)) return false;
+    if (!hf_int(k->c, "num_key_value_heads", !has(k, HF_KV_FREE), 1, 1024, &m->G, k->err)) return false;
+    if (!hf_int(k->c, "head_dim", gemma, 1, 4096, &m->D, k->err)) return false;
     if (m->D < 2 || m->D % 2)
         return err_set(k->err, "the head size is %" PRId64 ", expected an even number", m->D);
-    double part = 1;
-    if (!hf_real(k->c, "partial_rotary_factor", false, 0, 1, &part, k->err) ||
+    double part = m->family->part > 0 ? m->family->part : 1;
+    if (!hf_real(k->c, "rotary_pct", false, 0, 1, &part, k->err) ||
+        !hf_real(k->c, "partial_rotary_factor", false, 0, 1, &part, k->err) ||
         !hf_real(k->c, "rope_parameters.partial_rotary_factor", false, 0, 1, &part, k->err))
         return false;
-    int64_t turned = (int64_t)((double)m->D * part);
+    int64_t turned = m->turned = (int64_t)((double)m->D * part);
     if (part != 1 && (has(k, HF_ADJACENT) || turned < 2 || turned % 2))
         return err_set(k->err, "'partial_rotary_factor' is %g: rope on a part of a head is not "
                                "supported for %s", part, m->family->class);
@@ -295,46 +296,88 @@ static bool put_shape(struct keys *k) {
     return true;
 }
 
-// Rope scaling of the object at `at`.
-static bool put_scaling(struct keys *k, const char *at, const char *type) {
+#define AT(member) (snprintf(p, sizeof p, "%s.%s", at, member), p)
+
+// Llama 3: becomes divisors of the frequencies.
+static bool put_llama3(struct keys *k, const char *at, double factor, int64_t ctx) {
     struct hf_model *m = k->m;
     char p[96];
-    double factor = 1, fast = 32, slow = 1, x = 0;
-    int64_t ctx = 0;
-#define AT(member) (snprintf(p, sizeof p, "%s.%s", at, member), p)
-    bool yarn = !strcmp(type, "yarn"), llama3 = !strcmp(type, "llama3");
-    if (!strcmp(type, "default")) return true;
-    if (strcmp(type, "linear") && !yarn && !llama3)
-        return err_set(k->err, "rope scaling of type '%.40s' is not supported", type);
-    if (!hf_real(k->c, AT("factor"), true, 1, 1e6, &factor, k->err)) return false;
-    if (!hf_int(k->c, AT("original_max_position_embeddings"), llama3 || yarn, 1, 1 << 24, &ctx, k->err))
+    m->llama3_factor = factor;
+    m->llama3_ctx = ctx;
+    if (!hf_real(k->c, AT("low_freq_factor"), true, 1e-3, 1e6, &m->llama3_low, k->err) ||
+        !hf_real(k->c, AT("high_freq_factor"), true, 1e-3, 1e6, &m->llama3_high, k->err))
         return false;
-    if (llama3) {
-        m->llama3_factor = factor;
-        m->llama3_ctx = ctx;
-        if (!hf_real(k->c, AT("low_freq_factor"), true, 1e-3, 1e6, &m->llama3_low, k->err) ||
-            !hf_real(k->c, AT("high_freq_factor"), true, 1e-3, 1e6, &m->llama3_high, k->err))
-            return false;
-        return m->llama3_high > m->llama3_low ||
-               err_set(k->err, "%s: high_freq_factor %g is not above low_freq_factor %g", at,
-                       m->llama3_high, m->llama3_low);
-    }
-    key_text_add(k->out, arch_key(k, "rope.scaling.type"), type, strlen(type));
-    put_real(k, "rope.scaling.factor", factor);
-    if (ctx) put_int(k, "rope.scaling.original_context_length", ctx);
-    if (!yarn) return true;
+    return m->llama3_high > m->llama3_low ||
+           err_set(k->err, "%s: high_freq_factor %g is not above low_freq_factor %g", at, m->llama3_high, m->llama3_low);
+}
+
+// YaRN's ramp, and what is turned grows by .1 ln(factor) + 1 (Peng et al. 2023, eq. 22) unless the config says otherwise.
+static bool put_yarn(struct keys *k, const char *at, double factor) {
+    char p[96];
+    double fast = 32, slow = 1, usual = .1 * log(factor) + 1, x = usual, mscale = 0, all = 0;
+    bool truncate = true;
     if (!hf_real(k->c, AT("beta_fast"), false, 0, 1e6, &fast, k->err) ||
-        !hf_real(k->c, AT("beta_slow"), false, 0, 1e6, &slow, k->err))
+        !hf_real(k->c, AT("beta_slow"), false, 0, 1e6, &slow, k->err) ||
+        !hf_real(k->c, AT("mscale"), false, 0, 1e3, &mscale, k->err) ||
+        !hf_real(k->c, AT("mscale_all_dim"), false, 0, 1e3, &all, k->err))
+        return false;
+    if (mscale > 0 && all > 0) x = (.1 * mscale * log(factor) + 1) / (.1 * all * log(factor) + 1);
+    if (!hf_real(k->c, AT("attention_factor"), false, 1e-3, 1e3, &x, k->err) ||
+        !hf_bool(k->c, AT("truncate"), &truncate, k->err))
         return false;
     put_real(k, "rope.scaling.yarn_beta_fast", fast);
     put_real(k, "rope.scaling.yarn_beta_slow", slow);
-    double usual = .1 * log(factor) + 1;
-    x = usual;
-    if (!hf_real(k->c, AT("attention_factor"), false, 1e-3, 1e3, &x, k->err)) return false;
     if (fabs(x - usual) > 1e-6) put_real(k, "rope.scaling.attn_factor", x / usual);
-    return true;
-#undef AT
+    return truncate || err_set(k->err, "'%s' is false: a YaRN that begins between pairs is not supported for %s",
+                               AT("truncate"), k->m->family->class);
 }
+
+// LongRoPE (Ding et al. 2024): two arrays of divisors become tensors; what is turned grows with the stretch of the
+// context unless the config says otherwise.
+static bool put_long(struct keys *k, const char *at, int64_t ctx, int64_t original) {
+    char p[96];
+    double stretch = (double)ctx / (double)original, x;
+    static const char *const names[] = {"short_factor", "long_factor"};
+    for (int i = 0; i < 2; i++) {
+        k->m->long_factors[i] = hf_find(k->c, AT(names[i]));
+        if (!k->m->long_factors[i]) return err_set(k->err, "'%s' is missing, which this rope needs", AT(names[i]));
+    }
+    if (!hf_real(k->c, AT("factor"), false, 1e-6, 1e6, &stretch, k->err)) return false;
+    x = stretch <= 1 ? 1 : sqrt(1 + log(stretch) / log((double)original));
+    if (!hf_real(k->c, AT("attention_factor"), false, 1e-3, 1e3, &x, k->err)) return false;
+    if (x != 1) put_real(k, "rope.scaling.attn_factor", x);
+    key_text_add(k->out, arch_key(k, "rope.scaling.type"), "longrope", 8);
+    put_int(k, "rope.scaling.original_context_length", original);
+    return true;
+}
+
+// Rope scaling of the object at `at`.
+static bool put_scaling(struct keys *k, const char *at, const char *type) {
+    char p[96];
+    double factor = 1;
+    int64_t ctx = 0, original = 0;
+    bool yarn = !strcmp(type, "yarn"), llama3 = !strcmp(type, "llama3"), dynamic = !strcmp(type, "dynamic");
+    bool by_length = !strcmp(type, "longrope") || !strcmp(type, "su"); // su: its first name
+    if (!strcmp(type, "default")) { // what the context was does not matter then
+        hf_find(k->c, "original_max_position_embeddings");
+        return true;
+    }
+    if (strcmp(type, "linear") && !yarn && !llama3 && !dynamic && !by_length)
+        return err_set(k->err, "rope scaling of type '%.40s' is not supported", type);
+    if (!hf_int(k->c, "max_position_embeddings", true, 1, 1 << 24, &ctx, k->err) ||
+        !hf_int(k->c, "original_max_position_embeddings", false, 1, 1 << 24, &original, k->err) ||
+        !hf_int(k->c, AT("original_max_position_embeddings"), llama3 || yarn || (by_length && !original), 1, 1 << 24,
+                &original, k->err))
+        return false;
+    if (by_length) return put_long(k, at, ctx, original);
+    if (!hf_real(k->c, AT("factor"), true, 1, 1e6, &factor, k->err)) return false;
+    if (llama3) return put_llama3(k, at, factor, original);
+    key_text_add(k->out, arch_key(k, "rope.scaling.type"), type, strlen(type));
+    put_real(k, "rope.scaling.factor", factor);
+    if (original && !dynamic) put_int(k, "rope.scaling.original_context_length", original);
+    return !yarn || put_yarn(k, at, factor);
+}
+#undef AT
 
 static bool rope_type(struct keys *k, const char *at, struct text *type) {
     char p[96], old[96];
@@ -361,7 +404,8 @@ static bool put_rope(struct keys *k) {
         return err_set(k->err, "'%s': rope that differs from layer to layer is not supported for %s",
                        both, m->family->class);
     snprintf(p, sizeof p, "%s.rope_theta", at);
-    bool good = hf_real(k->c, "rope_theta", false, 1, 1e12, &theta, k->err) &&
+    bool good = hf_real(k->c, "rotary_emb_base", false, 1, 1e12, &theta, k->err) &&
+                hf_real(k->c, "rope_theta", false, 1, 1e12, &theta, k->err) &&
                 hf_real(k->c, p, false, 1, 1e12, &theta, k->err);
     put_real(k, "rope.freq_base", theta);
     m->theta = theta;
@@ -413,15 +457,13 @@ static bool put_window(struct keys *k) {
     int64_t window = 0, L = k->m->L, count = 0;
     bool use = has(k, HF_WINDOW), usual = true, local[1024] = {false};
     if (!hf_int(k->c, "sliding_window", false, 0, 1 << 30, &window, k->err) || !find_local(k, local, &count)) return false;
-    if (has(k, HF_WINDOW_SWITCH | HF_NO_ROPE)) {
-        use = false;
-        if (!hf_bool(k->c, "use_sliding_window", &use, k->err)) return false;
-    }
+    if (has(k, HF_WINDOW_SWITCH | HF_NO_ROPE)) use = false;
+    if (!hf_bool(k->c, "use_sliding_window", &use, k->err)) return false;
     if (use && !has(k, HF_WINDOW))
         return err_set(k->err, "'use_sliding_window' is true: sliding windows in layers of %s are not supported", family->class);
-    if (!use && count && hf_find(k->c, "layer_types"))
+    if (!use && has(k, HF_WINDOW_SWITCH) && count && hf_find(k->c, "layer_types"))
         return err_set(k->err, "'layer_types' names sliding layers, which %s has only with a window", family->class);
-    if (use && family->period > 1 && !window)
+    if (use && family->period > 1 && !window && !has(k, HF_WINDOW_FREE))
         return err_set(k->err, "'sliding_window' is missing, which this model needs");
     if (!use || !window || !count) return true;
     for (int64_t l = 0; l < L; l++)
@@ -492,22 +534,33 @@ static bool put_caps(struct keys *k) {
     return !bidirectional || err_set(k->err, "'use_bidirectional_attention' is true: not supported");
 }
 
+// Switches of the families with LayerNorm: which branch reads what, and an epsilon that no key says.
+static bool put_layer_norm(struct keys *k) {
+    bool parallel = has(k, HF_NEOX);
+    if (has(k, HF_CLIP)) put_real(k, "attention.layer_norm_epsilon", 1e-5);
+    if (!has(k, HF_PARALLEL)) return true;
+    if (!hf_bool(k->c, "use_parallel_residual", &parallel, k->err)) return false;
+    key_bool(k->out, arch_key(k, "use_parallel_residual"), parallel);
+    return true;
+}
+
 // What only some families have.
 static bool put_particular(struct keys *k) {
-    return (!has(k, HF_MINICPM) || put_minicpm(k)) && (!has(k, HF_EXPERTS) || check_experts(k)) &&
+    return (!has(k, HF_LAYER_NORM) || put_layer_norm(k)) && (!has(k, HF_MINICPM) || put_minicpm(k)) && (!has(k, HF_EXPERTS) || check_experts(k)) &&
            (!has(k, HF_NO_ROPE) || check_no_rope(k)) && (!has(k, HF_CAPS) || put_caps(k));
 }
 
 // Switches that must stand as the family has them. Biases show as tensors, which are read or refused
 // by name.
 static bool check_switches(struct keys *k) {
-    static const char *const shown_by_tensors[] = {"attention_bias", "mlp_bias", "qkv_bias", "use_qk_norm"};
+    static const char *const shown_by_tensors[] = {"attention_bias", "mlp_bias", "qkv_bias", "use_qk_norm",
+                                                    "use_bias", "use_qkv_bias", "attention_out_bias", "qk_layernorm"};
     bool x = false;
     for (size_t i = 0; i < COUNT_OF(shown_by_tensors); i++)
         if (!hf_bool(k->c, shown_by_tensors[i], &x, k->err)) return false;
     k->m->tied = has(k, HF_TIED);
     const char *act = k->m->family->act;
-    bool gemma = has(k, HF_PLUS_ONE), scaled = true, by_layer = false;
+    bool scaled = true, by_layer = false;
     if (!hf_bool(k->c, "scale_attn_weights", &scaled, k->err) ||
         !hf_bool(k->c, "scale_attn_by_inverse_layer_idx", &by_layer, k->err))
         return false;
@@ -515,9 +568,9 @@ static bool check_switches(struct keys *k) {
         return err_set(k->err, "'%s': not supported", scaled ? "scale_attn_by_inverse_layer_idx" : "scale_attn_weights");
     // Gemma 1 says "gelu" and means the tanh form, which its later hidden_activation names.
     return hf_bool(k->c, "tie_word_embeddings", &k->m->tied, k->err) &&
-           expect_text(k->c, "hidden_act", act, gemma ? "gelu" : NULL, k->err) &&
+           expect_text(k->c, "hidden_act", act, k->m->family->act2, k->err) &&
            expect_text(k->c, "hidden_activation", act, NULL, k->err) &&
-           expect_text(k->c, "activation_function", act, "gelu_pytorch_tanh", k->err) &&
+           expect_text(k->c, "activation_function", act, k->m->family->act2, k->err) &&
            expect_text(k->c, "position_embedding_type", "rope", NULL, k->err) &&
            expect_text(k->c, "normalization_function", "rmsnorm", NULL, k->err);
 }

@@ -11,38 +11,62 @@
 #include <inttypes.h>
 #include <string.h>
 
-#define LLAMA (HF_BLOCKS | HF_ADJACENT | HF_PLAIN | HF_SPLIT)
-#define QWEN (HF_BLOCKS | HF_PLAIN | HF_SPLIT | HF_WINDOW | HF_WINDOW_SWITCH)
-#define GEMMA (HF_BLOCKS | HF_PLUS_ONE | HF_TIED | HF_SPLIT)
+#define SMOOTH (HF_BLOCKS | HF_EPS_RMS)
+#define LLAMA (SMOOTH | HF_ADJACENT | HF_PLAIN | HF_SPLIT)
+#define QWEN (SMOOTH | HF_PLAIN | HF_SPLIT | HF_WINDOW | HF_WINDOW_SWITCH)
+#define GEMMA (SMOOTH | HF_PLUS_ONE | HF_TIED | HF_SPLIT)
 #define GEMMA3 (GEMMA | HF_SANDWICH | HF_CAPS | HF_WINDOW | HF_LOCAL_ROPE)
-#define OLMO2 (HF_BLOCKS | HF_SANDWICH | HF_SPLIT | HF_BIAS_SWITCH)
-#define OLMOE (HF_BLOCKS | HF_PLAIN | HF_SPLIT | HF_BIAS_SWITCH | HF_QWEN_MOE | HF_NORM_SWITCH)
+#define OLMO2 (SMOOTH | HF_SANDWICH | HF_SPLIT | HF_BIAS_SWITCH)
+#define OLMOE (SMOOTH | HF_PLAIN | HF_SPLIT | HF_BIAS_SWITCH | HF_QWEN_MOE | HF_NORM_SWITCH)
 #define GRANITE (LLAMA | HF_MULTIPLIERS | HF_BIAS_SWITCH)
+#define STABLE (HF_BLOCKS | HF_PLAIN | HF_SPLIT | HF_EPS_LAYER | HF_KV_FREE)
+#define COHERE (HF_BLOCKS | HF_SPLIT | HF_EPS_LAYER | HF_KV_FREE | HF_TIED | HF_COHERE | HF_BIAS_SWITCH)
 #define TANH "gelu_pytorch_tanh"
 
 const struct hf_family hf_families[] = {
-    {"LlamaForCausalLM", "llama", "llama", LLAMA | HF_BIAS_SWITCH, "silu", 1e4, 1, false},
-    {"MistralForCausalLM", "mistral", "llama", LLAMA | HF_WINDOW, "silu", 1e4, 0, false},
-    {"MixtralForCausalLM", "mixtral", "llama", LLAMA | HF_WINDOW | HF_MIXTRAL, "silu", 1e6, 0, true},
-    {"SmolLM3ForCausalLM", "smollm3", "smollm3", LLAMA | HF_TIED | HF_BIAS_SWITCH | HF_NO_ROPE, "silu", 2e6, 1, false},
-    {"GraniteForCausalLM", "granite", "granite", GRANITE, "silu", 1e4, 1, false},
-    {"GraniteMoeForCausalLM", "granitemoe", "granitemoe", GRANITE | HF_GRANITE_MOE, "silu", 1e4, 1, true},
-    {"MiniCPMForCausalLM", "minicpm", "minicpm", LLAMA | HF_TIED | HF_MINICPM, "silu", 1e4, 1, false},
-    {"Qwen2ForCausalLM", "qwen2", "qwen2", QWEN | HF_BIAS_QKV, "silu", 1e4, 1, false},
-    {"Qwen3ForCausalLM", "qwen3", "qwen3", QWEN | HF_BIAS_SWITCH, "silu", 1e4, 1, false},
+    {"LlamaForCausalLM", "llama", "llama", LLAMA | HF_BIAS_SWITCH | HF_MLP_SWITCH | HF_KV_FREE, "silu", 1e4, .period = 1},
+    {"MistralForCausalLM", "mistral", "llama", LLAMA | HF_WINDOW, "silu", 1e4, .period = 0},
+    {"MinistralForCausalLM", "ministral", "llama", LLAMA | HF_WINDOW, "silu", 1e4, .period = 0},
+    {"MixtralForCausalLM", "mixtral", "llama", LLAMA | HF_WINDOW | HF_MIXTRAL, "silu", 1e6, .normed = true},
+    {"SmolLM3ForCausalLM", "smollm3", "smollm3", LLAMA | HF_TIED | HF_BIAS_SWITCH | HF_MLP_SWITCH | HF_NO_ROPE, "silu", 2e6,
+     .period = 1},
+    {"ArceeForCausalLM", "arcee", "arcee", LLAMA | HF_BIAS_SWITCH | HF_MLP_SWITCH | HF_KV_FREE, "relu2", 1e4, .period = 1},
+    {"GraniteForCausalLM", "granite", "granite", GRANITE | HF_MLP_SWITCH, "silu", 1e4, .period = 1},
+    {"GraniteMoeForCausalLM", "granitemoe", "granitemoe", GRANITE | HF_GRANITE_MOE, "silu", 1e4, .period = 1, .normed = true},
+    {"GraniteMoeSharedForCausalLM", "granitemoeshared", "granitemoe", GRANITE | HF_GRANITE_MOE | HF_GRANITE_SHARED, "silu",
+     1e4, .period = 1, .normed = true},
+    {"MiniCPMForCausalLM", "minicpm", "minicpm", LLAMA | HF_TIED | HF_MINICPM, "silu", 1e4, .period = 1},
+    {"Qwen2ForCausalLM", "qwen2", "qwen2", QWEN | HF_BIAS_QKV, "silu", 1e4, .period = 1},
+    {"Qwen3ForCausalLM", "qwen3", "qwen3", QWEN | HF_BIAS_SWITCH, "silu", 1e4, .period = 1},
     {"Qwen2MoeForCausalLM", "qwen2_moe", "qwen2moe", QWEN | HF_BIAS_QKV | HF_QWEN_MOE | HF_SHARED | HF_NORM_SWITCH | HF_MOE_WIDTH,
-     "silu", 1e4, 1, false},
+     "silu", 1e4, .period = 1},
     {"Qwen3MoeForCausalLM", "qwen3_moe", "qwen3moe", QWEN | HF_BIAS_SWITCH | HF_QWEN_MOE | HF_NORM_SWITCH | HF_MOE_WIDTH,
-     "silu", 1e4, 1, true},
-    {"GemmaForCausalLM", "gemma", "gemma", GEMMA | HF_PLAIN | HF_BIAS_SWITCH, TANH, 1e4, 1, false},
-    {"Gemma2ForCausalLM", "gemma2", "gemma2", GEMMA | HF_SANDWICH | HF_CAPS | HF_WINDOW, TANH, 1e4, 2, false},
-    {"Gemma3ForCausalLM", "gemma3_text", "gemma3", GEMMA3, TANH, 1e6, 6, false},
-    {"Gemma3ForConditionalGeneration", "gemma3", "gemma3", GEMMA3 | HF_TEXT_PART, TANH, 1e6, 6, false},
-    {"Olmo2ForCausalLM", "olmo2", "olmo2", OLMO2, "silu", 1e4, 1, false},
-    {"Olmo3ForCausalLM", "olmo3", "olmo2", OLMO2 | HF_WINDOW | HF_LOCAL_ROPE, "silu", 5e5, 4, false},
-    {"OlmoeForCausalLM", "olmoe", "olmoe", OLMOE, "silu", 1e4, 1, false},
-    {"Phi3ForCausalLM", "phi3", "phi3", HF_BLOCKS | HF_PLAIN | HF_JOINED | HF_WINDOW, "silu", 1e4, 0, false},
-    {"GPT2LMHeadModel", "gpt2", "gpt2", HF_GPT2 | HF_TIED, "gelu_new", 0, 1, false},
+     "silu", 1e4, .period = 1, .normed = true},
+    {"GemmaForCausalLM", "gemma", "gemma", GEMMA | HF_PLAIN | HF_BIAS_SWITCH, TANH, 1e4, .period = 1, .act2 = "gelu"},
+    {"Gemma2ForCausalLM", "gemma2", "gemma2", GEMMA | HF_SANDWICH | HF_CAPS | HF_WINDOW, TANH, 1e4, .period = 2, .act2 = "gelu"},
+    {"Gemma3ForCausalLM", "gemma3_text", "gemma3", GEMMA3, TANH, 1e6, .period = 6, .act2 = "gelu"},
+    {"Gemma3ForConditionalGeneration", "gemma3", "gemma3", GEMMA3 | HF_TEXT_PART, TANH, 1e6, .period = 6, .act2 = "gelu"},
+    {"OlmoForCausalLM", "olmo", "olmo", HF_BLOCKS | HF_ADJACENT | HF_SPLIT | HF_KV_FREE | HF_CLIP, "silu", 1e4, .period = 1},
+    {"Olmo2ForCausalLM", "olmo2", "olmo2", OLMO2, "silu", 1e4, .period = 1},
+    {"Olmo3ForCausalLM", "olmo3", "olmo2", OLMO2 | HF_WINDOW | HF_LOCAL_ROPE | HF_KV_FREE, "silu", 5e5, .period = 4},
+    {"OlmoeForCausalLM", "olmoe", "olmoe", OLMOE, "silu", 1e4, .period = 1},
+    {"SeedOssForCausalLM", "seed_oss", "seed_oss", SMOOTH | HF_SANDWICH | HF_SPLIT | HF_BIAS_OUT, "silu", 1e4, .period = 1},
+    {"Exaone4ForCausalLM", "exaone4", "exaone4", SMOOTH | HF_SANDWICH | HF_SPLIT | HF_WINDOW | HF_WINDOW_FREE, "silu", 1e4,
+     .period = 4},
+    {"Phi3ForCausalLM", "phi3", "phi3", SMOOTH | HF_PLAIN | HF_JOINED | HF_WINDOW, "silu", 1e4, .period = 0},
+    {"PhiForCausalLM", "phi", "phi2", HF_BLOCKS | HF_SPLIT | HF_EPS_LAYER | HF_KV_FREE | HF_BIAS_ALL | HF_PHI2, "gelu_new", 1e4,
+     .period = 1, .act2 = TANH, .part = .5},
+    {"GPTNeoXForCausalLM", "gpt_neox", "gptneox", HF_BLOCKS | HF_PLAIN | HF_EPS_LAYER | HF_KV_FREE | HF_PARALLEL | HF_NEOX, "gelu",
+     1e4, .period = 1, .part = .25},
+    {"StableLmForCausalLM", "stablelm", "stablelm", STABLE | HF_PARALLEL | HF_BIAS_STABLE, "silu", 1e4, .period = 1, .part = .25},
+    {"Starcoder2ForCausalLM", "starcoder2", "starcoder2",
+     HF_BLOCKS | HF_PLAIN | HF_SPLIT | HF_EPS_STAR | HF_TIED | HF_WINDOW | HF_BIAS_ALL | HF_STARCODER, TANH, 1e4, .period = 0},
+    {"NemotronForCausalLM", "nemotron", "nemotron",
+     HF_BLOCKS | HF_PLAIN | HF_SPLIT | HF_EPS_SHORT | HF_PLUS_ONE | HF_KV_FREE | HF_BIAS_SWITCH | HF_MLP_SWITCH, "relu2", 1e4,
+     .period = 1, .part = .5},
+    {"CohereForCausalLM", "cohere", "command-r", COHERE, "silu", 1e4, .period = 1},
+    {"Cohere2ForCausalLM", "cohere2", "cohere2", COHERE | HF_WINDOW, "silu", 1e4, .period = 4},
+    {"GPT2LMHeadModel", "gpt2", "gpt2", HF_GPT2 | HF_TIED | HF_BIAS_ALL, "gelu_new", 0, .period = 1, .act2 = TANH},
 };
 const size_t hf_family_count = COUNT_OF(hf_families);
 
@@ -52,7 +76,12 @@ const struct hf_number hf_numbers[] = {
     {"num_attention_heads", "attention.head_count", HF_BLOCKS, HF_WHOLE, HF_NEEDED, 1, 1024},
     {"intermediate_size", "feed_forward_length", HF_BLOCKS, HF_WHOLE, HF_NEEDED, 1, 1 << 20},
     {"max_position_embeddings", "context_length", HF_BLOCKS, HF_WHOLE, HF_NEEDED, 1, 1 << 24},
-    {"rms_norm_eps", "attention.layer_norm_rms_epsilon", HF_BLOCKS, HF_REAL, HF_NEEDED, 1e-30, 1},
+    {"rms_norm_eps", "attention.layer_norm_rms_epsilon", HF_EPS_RMS, HF_REAL, HF_NEEDED, 1e-30, 1},
+    {"layer_norm_eps", "attention.layer_norm_epsilon", HF_EPS_LAYER, HF_REAL, HF_NEEDED, 1e-30, 1},
+    {"norm_eps", "attention.layer_norm_epsilon", HF_EPS_SHORT, HF_REAL, HF_NEEDED, 1e-30, 1},
+    {"norm_epsilon", "attention.layer_norm_epsilon", HF_EPS_STAR, HF_REAL, HF_NEEDED, 1e-30, 1},
+    {"logit_scale", "logit_scale", HF_COHERE, HF_REAL, HF_NEEDED, 1e-6, 1e6},
+    {"clip_qkv", "attention.clamp_kqv", HF_CLIP, HF_REAL, HF_MAYBE, 1e-6, 1e6},
     {"n_embd", "embedding_length", HF_GPT2, HF_WHOLE, HF_NEEDED, 1, 1 << 17},
     {"n_layer", "block_count", HF_GPT2, HF_WHOLE, HF_NEEDED, 1, 1024},
     {"n_head", "attention.head_count", HF_GPT2, HF_WHOLE, HF_NEEDED, 1, 1024},
@@ -68,6 +97,7 @@ const struct hf_number hf_numbers[] = {
     {"num_experts_per_tok", "expert_used_count", HF_EXPERTS, HF_WHOLE, HF_NEEDED, 1, 4096},
     {"moe_intermediate_size", "expert_feed_forward_length", HF_MOE_WIDTH, HF_WHOLE, HF_MAYBE, 1, 1 << 20},
     {"shared_expert_intermediate_size", "expert_shared_feed_forward_length", HF_SHARED, HF_WHOLE, HF_NEEDED, 1, 1 << 20},
+    {"shared_intermediate_size", "expert_shared_feed_forward_length", HF_GRANITE_SHARED, HF_WHOLE, HF_NEEDED, 1, 1 << 20},
 };
 const size_t hf_number_count = COUNT_OF(hf_numbers);
 
@@ -77,27 +107,67 @@ const struct hf_number *hf_number_of(const struct hf_family *family, struct span
     return NULL;
 }
 
-const struct hf_family *hf_family_of(struct span arch, bool experts, bool window) {
+const struct hf_family *hf_family_of(struct span arch, bool experts, bool shared, bool window) {
     const struct hf_family *found = NULL;
     for (size_t i = 0; i < hf_family_count; i++) {
         const struct hf_family *f = &hf_families[i];
-        bool fits = span_is(arch, f->arch) && !(f->traits & HF_TEXT_PART) && experts == ((f->traits & HF_EXPERTS) != 0);
+        bool fits = span_is(arch, f->arch) && !(f->traits & HF_TEXT_PART) && experts == ((f->traits & HF_EXPERTS) != 0) &&
+                    shared == ((f->traits & (HF_SHARED | HF_GRANITE_SHARED)) != 0);
         if (fits && (!found || (window && !(found->traits & HF_WINDOW)))) found = f;
     }
     return found;
 }
 
+void hf_up_beside(const char *gate, char up[65]) {
+    const char *at = strstr(gate, "gate_");
+    assert(at);
+    snprintf(up, 65, "%.*sup_%s", (int)(at - gate), gate, at + 5);
+}
+
 // ---------------------------------------------------------------------------------------------------------------
 // Names of tensors.
 
-#define BIASES (HF_BIAS_QKV | HF_BIAS_SWITCH)
+#define BIASES (HF_BIAS_QKV | HF_BIAS_SWITCH | HF_BIAS_OUT | HF_BIAS_STABLE | HF_BIAS_ALL)
 
 static const struct rule {
     const char *hf, *gguf; // behind "model.layers.N." and "blk.N." when per_layer, else behind "model."
     bool per_layer;
-    uint32_t in;
+    uint64_t in;
     enum hf_change change;
-} rules[] = {
+} rules[] = { // the first that fits names a tensor, so what few families have stands first
+    {"final_layernorm.weight", "output_norm.weight", false, HF_PHI2, HF_AS_IS},
+    {"final_layernorm.bias", "output_norm.bias", false, HF_PHI2, HF_AS_IS},
+    {"lm_head.bias", "output.bias", false, HF_PHI2, HF_AS_IS},
+    {"self_attn.dense.weight", "attn_output.weight", true, HF_PHI2, HF_AS_IS},
+    {"self_attn.dense.bias", "attn_output.bias", true, HF_PHI2, HF_AS_IS},
+    {"mlp.fc1.weight", "ffn_up.weight", true, HF_PHI2, HF_AS_IS},
+    {"mlp.fc1.bias", "ffn_up.bias", true, HF_PHI2, HF_AS_IS},
+    {"mlp.fc2.weight", "ffn_down.weight", true, HF_PHI2, HF_AS_IS},
+    {"mlp.fc2.bias", "ffn_down.bias", true, HF_PHI2, HF_AS_IS},
+    {"mlp.c_fc.weight", "ffn_up.weight", true, HF_STARCODER, HF_AS_IS},
+    {"mlp.c_fc.bias", "ffn_up.bias", true, HF_STARCODER, HF_AS_IS},
+    {"mlp.c_proj.weight", "ffn_down.weight", true, HF_STARCODER, HF_AS_IS},
+    {"mlp.c_proj.bias", "ffn_down.bias", true, HF_STARCODER, HF_AS_IS},
+    {"embed_in.weight", "token_embd.weight", false, HF_NEOX, HF_AS_IS},
+    {"embed_out.weight", "output.weight", false, HF_NEOX, HF_AS_IS},
+    {"final_layer_norm.weight", "output_norm.weight", false, HF_NEOX, HF_AS_IS},
+    {"final_layer_norm.bias", "output_norm.bias", false, HF_NEOX, HF_AS_IS},
+    {"attention.query_key_value.weight", "attn_qkv.weight", true, HF_NEOX, HF_HEADS},
+    {"attention.query_key_value.bias", "attn_qkv.bias", true, HF_NEOX, HF_HEADS},
+    {"attention.dense.weight", "attn_output.weight", true, HF_NEOX, HF_AS_IS},
+    {"attention.dense.bias", "attn_output.bias", true, HF_NEOX, HF_AS_IS},
+    {"attention.rotary_emb.inv_freq", "", true, HF_NEOX, HF_SKIP},
+    {"attention.bias", "", true, HF_NEOX, HF_SKIP}, // the causal mask
+    {"attention.masked_bias", "", true, HF_NEOX, HF_SKIP},
+    {"mlp.dense_h_to_4h.weight", "ffn_up.weight", true, HF_NEOX, HF_AS_IS},
+    {"mlp.dense_h_to_4h.bias", "ffn_up.bias", true, HF_NEOX, HF_AS_IS},
+    {"mlp.dense_4h_to_h.weight", "ffn_down.weight", true, HF_NEOX, HF_AS_IS},
+    {"mlp.dense_4h_to_h.bias", "ffn_down.bias", true, HF_NEOX, HF_AS_IS},
+    {"shared_mlp.input_linear.weight", "ffn_gate_shexp.weight", true, HF_GRANITE_SHARED, HF_HALVES},
+    {"shared_mlp.output_linear.weight", "ffn_down_shexp.weight", true, HF_GRANITE_SHARED, HF_AS_IS},
+    {"norm.bias", "output_norm.bias", false, HF_LAYER_NORM, HF_AS_IS},
+    {"input_layernorm.bias", "attn_norm.bias", true, HF_LAYER_NORM, HF_AS_IS},
+    {"post_attention_layernorm.bias", "ffn_norm.bias", true, HF_LAYER_NORM, HF_AS_IS},
     {"embed_tokens.weight", "token_embd.weight", false, HF_BLOCKS, HF_AS_IS},
     {"norm.weight", "output_norm.weight", false, HF_BLOCKS, HF_NORM},
     {"lm_head.weight", "output.weight", false, HF_BLOCKS | HF_GPT2, HF_AS_IS},
@@ -109,7 +179,7 @@ static const struct rule {
     {"self_attn.q_proj.bias", "attn_q.bias", true, BIASES, HF_ROWS_Q},
     {"self_attn.k_proj.bias", "attn_k.bias", true, BIASES, HF_ROWS_K},
     {"self_attn.v_proj.bias", "attn_v.bias", true, BIASES, HF_AS_IS},
-    {"self_attn.o_proj.bias", "attn_output.bias", true, HF_BIAS_SWITCH, HF_AS_IS},
+    {"self_attn.o_proj.bias", "attn_output.bias", true, HF_BIAS_SWITCH | HF_BIAS_OUT | HF_BIAS_ALL, HF_AS_IS},
     {"self_attn.q_norm.weight", "attn_q_norm.weight", true, HF_BLOCKS, HF_NORM},
     {"self_attn.k_norm.weight", "attn_k_norm.weight", true, HF_BLOCKS, HF_NORM},
     {"self_attn.rotary_emb.inv_freq", "", true, HF_BLOCKS, HF_SKIP},
@@ -120,14 +190,14 @@ static const struct rule {
     {"mlp.gate_proj.weight", "ffn_gate.weight", true, HF_SPLIT, HF_AS_IS},
     {"mlp.up_proj.weight", "ffn_up.weight", true, HF_SPLIT, HF_AS_IS},
     {"mlp.down_proj.weight", "ffn_down.weight", true, HF_BLOCKS, HF_AS_IS},
-    {"mlp.gate_proj.bias", "ffn_gate.bias", true, HF_SPLIT, HF_AS_IS},
-    {"mlp.up_proj.bias", "ffn_up.bias", true, HF_SPLIT, HF_AS_IS},
-    {"mlp.down_proj.bias", "ffn_down.bias", true, HF_SPLIT, HF_AS_IS},
+    {"mlp.gate_proj.bias", "ffn_gate.bias", true, HF_MLP_SWITCH, HF_AS_IS},
+    {"mlp.up_proj.bias", "ffn_up.bias", true, HF_MLP_SWITCH, HF_AS_IS},
+    {"mlp.down_proj.bias", "ffn_down.bias", true, HF_MLP_SWITCH, HF_AS_IS},
     {"self_attn.qkv_proj.weight", "attn_qkv.weight", true, HF_JOINED, HF_AS_IS}, // queries, keys, values
     {"mlp.gate_up_proj.weight", "ffn_up.weight", true, HF_JOINED, HF_AS_IS},
     {"mlp.gate.weight", "ffn_gate_inp.weight", true, HF_QWEN_MOE, HF_AS_IS},
     {"mlp.experts.*.gate_proj.weight", "ffn_gate_exps.weight", true, HF_QWEN_MOE, HF_EXPERT},
-    {"mlp.experts.*.up_proj.weight", HF_UP_EXPERTS, true, HF_QWEN_MOE, HF_EXPERT},
+    {"mlp.experts.*.up_proj.weight", "ffn_up_exps.weight", true, HF_QWEN_MOE, HF_EXPERT},
     {"mlp.experts.*.down_proj.weight", "ffn_down_exps.weight", true, HF_QWEN_MOE, HF_EXPERT},
     {"mlp.shared_expert.gate_proj.weight", "ffn_gate_shexp.weight", true, HF_SHARED, HF_AS_IS},
     {"mlp.shared_expert.up_proj.weight", "ffn_up_shexp.weight", true, HF_SHARED, HF_AS_IS},
@@ -135,7 +205,7 @@ static const struct rule {
     {"mlp.shared_expert_gate.weight", "ffn_gate_inp_shexp.weight", true, HF_SHARED, HF_VECTOR},
     {"block_sparse_moe.gate.weight", "ffn_gate_inp.weight", true, HF_MIXTRAL, HF_AS_IS},
     {"block_sparse_moe.experts.*.w1.weight", "ffn_gate_exps.weight", true, HF_MIXTRAL, HF_EXPERT},
-    {"block_sparse_moe.experts.*.w3.weight", HF_UP_EXPERTS, true, HF_MIXTRAL, HF_EXPERT},
+    {"block_sparse_moe.experts.*.w3.weight", "ffn_up_exps.weight", true, HF_MIXTRAL, HF_EXPERT},
     {"block_sparse_moe.experts.*.w2.weight", "ffn_down_exps.weight", true, HF_MIXTRAL, HF_EXPERT},
     {"block_sparse_moe.router.layer.weight", "ffn_gate_inp.weight", true, HF_GRANITE_MOE, HF_AS_IS},
     {"block_sparse_moe.input_linear.weight", "ffn_gate_exps.weight", true, HF_GRANITE_MOE, HF_HALVES},
@@ -213,13 +283,18 @@ static enum hf_change change_of(const struct rule *r, const struct hf_family *f)
     return r->change;
 }
 
+static const char *prefix_of(const struct hf_family *f) {
+    return f->traits & HF_GPT2 ? "transformer." : f->traits & HF_NEOX ? "gpt_neox." : "model.";
+}
+static bool is_head(const struct rule *r) { return !strncmp(r->gguf, "output.", 7); }
+
 bool hf_tensor_name(const struct hf_model *m, struct span hf, struct hf_place *place, struct err *err) {
     bool gpt2 = m->family->traits & HF_GPT2;
     struct span rest = hf;
     char shown[SHOWN];
     *place = (struct hf_place){.change = HF_SKIP};
     if ((m->family->traits & HF_TEXT_PART) && beside_text(&rest)) return true;
-    begins(&rest, gpt2 ? "transformer." : "model.");
+    begins(&rest, prefix_of(m->family));
     int64_t layer = layer_number(&rest, gpt2 ? "h." : "layers.");
     for (size_t i = 0; i < COUNT_OF(rules); i++) {
         const struct rule *r = &rules[i];
@@ -232,7 +307,7 @@ bool hf_tensor_name(const struct hf_model *m, struct span hf, struct hf_place *p
                            span_shown(hf, shown, sizeof shown), place->expert, m->E);
         place->change = change_of(r, m->family);
         // A tied head is the embedding, whatever the file repeats under the head's name.
-        if (m->tied && !strcmp(r->hf, "lm_head.weight")) place->change = HF_SKIP;
+        if (m->tied && is_head(r) && strstr(r->hf, ".weight")) place->change = HF_SKIP;
         if (r->per_layer)
             snprintf(place->gguf, sizeof place->gguf, "blk.%" PRId64 ".%s", layer, r->gguf);
         else
@@ -247,18 +322,17 @@ bool hf_name_of(const struct hf_family *family, const char *gguf, char hf[128], 
     static const char block[] = "blk.";
     bool gpt2 = family->traits & HF_GPT2, per_layer = !strncmp(gguf, block, sizeof block - 1);
     const char *number = gguf + sizeof block - 1, *rest = per_layer ? strchr(number, '.') : gguf;
-    const char *prefix = gpt2 ? "transformer." : "model.";
+    const char *prefix = prefix_of(family);
     if (!rest) return false;
     if (per_layer) rest++;
     for (size_t i = 0; i < COUNT_OF(rules); i++) {
         const struct rule *r = &rules[i];
         if (r->per_layer != per_layer || !(r->in & family->traits) || r->change == HF_SKIP || strcmp(rest, r->gguf)) continue;
         *change = change_of(r, family);
-        bool head = !strcmp(r->hf, "lm_head.weight");
         if (per_layer)
             snprintf(hf, 128, "%s%s.%.*s.%s", prefix, gpt2 ? "h" : "layers", (int)(rest - 1 - number), number, r->hf);
         else
-            snprintf(hf, 128, "%s%s", head ? "" : prefix, r->hf);
+            snprintf(hf, 128, "%s%s", is_head(r) ? "" : prefix, r->hf);
         return true;
     }
     return false;

@@ -77,40 +77,43 @@ static bool add_experts(struct writer *w, const struct out_tensor *all) {
     return true;
 }
 
-// gate [E, F, C] and up, named beside it, become [E, 2 F, C].
+// gate [E, F, C] and up, named beside it, become [E, 2 F, C]; those of a shared expert have no E.
 static bool add_halves(struct writer *w, struct out_tensor *o) {
-    static const char gate[] = "ffn_gate_exps.weight";
-    char name[96];
-    size_t head = strlen(o->from->name) - (sizeof gate - 1);
-    snprintf(name, sizeof name, "%.*s%s", (int)head, o->from->name, HF_UP_EXPERTS);
+    char name[65];
+    hf_up_beside(o->from->name, name);
     o->up = model_file_tensor(w->f, name);
-    if (!o->up || o->up->dtype != o->from->dtype || o->up->n_dims != 3 || memcmp(o->up->size, o->from->size, sizeof o->size))
+    if (!o->up || o->up->dtype != o->from->dtype || o->up->n_dims != o->n_dims || memcmp(o->up->size, o->from->size, sizeof o->size))
         return err_set(w->err, "tensor %s is missing or unlike %s", name, o->from->name);
-    o->size[1] *= 2;
+    o->size[o->n_dims - 2] *= 2;
     return add(w, *o);
 }
 
 static bool add_as(struct writer *w, struct out_tensor o) {
     const struct file_tensor *t = o.from;
-    int dims = o.change == HF_EXPERT || o.change == HF_HALVES ? 3 : o.change == HF_TRANSPOSE ? 2 : o.change == HF_VECTOR ? 1 : t->n_dims;
+    bool halves = o.change == HF_HALVES;
+    int dims = o.change == HF_EXPERT ? 3 : o.change == HF_TRANSPOSE ? 2 : o.change == HF_VECTOR ? 1 : halves && t->n_dims < 2 ? 2 : t->n_dims;
     int64_t heads = heads_of(w, o.change);
     if (t->n_dims != dims) return err_set(w->err, "tensor %s has %d dimensions, expected %d", t->name, t->n_dims, dims);
     if (heads && (t->size[0] % heads || t->size[0] / heads % 2 || (t->n_dims == 1 && t->dtype != DTYPE_F32)))
         return err_set(w->err, "tensor %s has %" PRId64 " rows, which are no %" PRId64 " heads of an even size", t->name,
                        t->size[0], heads);
+    if (o.change == HF_HEADS && t->size[0] != 3 * w->shape.H * w->shape.D)
+        return err_set(w->err, "tensor %s has %" PRId64 " rows, expected 3 for each of %" PRId64 " heads of %" PRId64, t->name,
+                       t->size[0], w->shape.H, w->shape.D);
     if (o.change == HF_EXPERT) return add_experts(w, &o);
-    if (o.change == HF_HALVES) return add_halves(w, &o);
+    if (halves) return add_halves(w, &o);
     if (o.change == HF_TRANSPOSE) o.size[0] = t->size[1], o.size[1] = t->size[0];
     if (o.change == HF_VECTOR) o.n_dims = 2, o.size[1] = t->size[0], o.size[0] = 1;
     return add(w, o);
 }
 
-// Tensors that are no weights of a folder: a checkpoint's own, Llama 3's divisors of rope (config.json says them), and
-// up projections that go with their gates.
+// Tensors that are no weights of a folder: a checkpoint's own, divisors of rope (config.json says them), and up
+// projections that go with their gates.
 static bool written_elsewhere(const struct writer *w, const char *name) {
-    bool halves = w->shape.family->traits & HF_GRANITE_MOE;
+    bool experts = (w->shape.family->traits & HF_GRANITE_MOE) && strstr(name, "ffn_up_exps.");
+    bool shared = (w->shape.family->traits & HF_GRANITE_SHARED) && strstr(name, "ffn_up_shexp.");
     return !strncmp(name, "adam.", 5) || !strcmp(name, "lehr.seal") || !strcmp(name, "rope_freqs.weight") ||
-           (halves && strstr(name, HF_UP_EXPERTS));
+           !strncmp(name, "rope_factors_", 13) || experts || shared;
 }
 
 static bool list_tensors(struct writer *w) {
@@ -172,8 +175,12 @@ static const char *source_row(const struct writer *w, const struct out_tensor *o
         int64_t D = t->size[0] / heads, in = r % D;
         r = r / D * D + in % (D / 2) * 2 + in / (D / 2);
     }
+    if (o->change == HF_HEADS && t->n_dims == 2) { // h, part, d there is part, h, d here
+        int64_t D = w->shape.D, d = r % D, part = r / D % 3, h = r / D / 3;
+        r = (part * w->shape.H + h) * D + d;
+    }
     if (o->up) {
-        int64_t F = t->size[1], in = r % (2 * F);
+        int64_t F = t->size[t->n_dims - 2], in = r % (2 * F);
         if (in >= F) t = o->up;
         r = r / (2 * F) * F + in % F;
     }
@@ -192,10 +199,16 @@ static void convert_row(const struct out_tensor *o, const char *from, float *sta
     out->from_f32(stage, to, n);
 }
 
-// A bias of queries or keys: its numbers go the way of the rows.
-static void unpair_bias(const struct writer *w, const struct out_tensor *o, const float *from, float *to) {
-    int64_t n = o->from->size[0], D = n / heads_of(w, o->change);
-    for (int64_t i = 0; i < n; i++) to[i] = from[i / D * D + i % D % (D / 2) * 2 + i % D / (D / 2)];
+// A bias of queries or keys: its numbers go the way of the rows. False when there is nothing to do.
+static bool unpair_bias(const struct writer *w, const struct out_tensor *o, const float *from, float *to) {
+    int64_t n = o->from->size[0], heads = heads_of(w, o->change), D = w->shape.D;
+    if (o->n_dims != 1 || (!heads && o->change != HF_HEADS)) return false;
+    if (heads) D = n / heads;
+    for (int64_t i = 0; i < n; i++) {
+        int64_t h = i / D, d = i % D;
+        to[i] = heads ? from[h * D + d % (D / 2) * 2 + d / (D / 2)] : from[(h % 3 * w->shape.H + h / 3) * D + d];
+    }
+    return true;
 }
 
 static size_t row_bytes_of(const struct file_tensor *t) {
@@ -238,10 +251,8 @@ static void put_tensor(const struct writer *w, const struct out_tensor *o, struc
         int64_t n = rows - at < step ? rows - at : step;
         for (int64_t r = 0; r < n; r++)
             convert_row(o, source_row(w, o, at + r, row_bytes), stage, packed + (size_t)(r * cols) * width, cols);
-        if (o->n_dims == 1 && heads_of(w, o->change)) {
-            unpair_bias(w, o, (const float *)(const void *)packed, stage);
+        if (unpair_bias(w, o, (const float *)(const void *)packed, stage))
             memcpy(packed, stage, (size_t)cols * sizeof *stage);
-        }
         file_out_write(out, packed, (size_t)(n * cols) * width);
     }
     mem_free(stage);
@@ -293,7 +304,8 @@ static bool prepare(struct writer *w) {
     }
     if (!s->G) s->G = s->H;
     if (!s->D) s->D = s->C / s->H;
-    s->family = hf_family_of(arch, experts > 0, window > 0 && window < ctx);
+    bool shared = model_file_tensor(w->f, "blk.0.ffn_up_shexp.weight") != NULL;
+    s->family = hf_family_of(arch, experts > 0, shared, window > 0 && window < ctx);
     if (!s->family)
         return err_set(w->err, "no class of transformers is known here for a model of architecture '%s'%s",
                        span_shown(arch, shown, sizeof shown), experts ? " with experts" : "");

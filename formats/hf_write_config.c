@@ -18,7 +18,7 @@ struct config_writer {
     char key[96];
 };
 
-static bool has(const struct config_writer *w, uint32_t traits) { return w->s->family->traits & traits; }
+static bool has(const struct config_writer *w, uint64_t traits) { return (w->s->family->traits & traits) != 0; }
 
 static const char *arch_key(struct config_writer *w, const char *rest) {
     snprintf(w->key, sizeof w->key, "%s.%s", w->s->family->arch, rest);
@@ -62,7 +62,7 @@ static void put_text(struct config_writer *w, const char *key, const char *value
 
 static const struct said { // by code; a number of hf_numbers is said too
     const char *gguf;
-    uint32_t in;
+    uint64_t in;
 } said[] = {
     {"vocab_size", ANY},                    {"attention.head_count_kv", ANY},
     {"attention.key_length", ANY},          {"attention.value_length", ANY},
@@ -77,6 +77,7 @@ static const struct said { // by code; a number of hf_numbers is said too
     {"attention.scale", HF_CAPS},           {"embedding_scale", HF_MINICPM},
     {"residual_scale", HF_MINICPM},         {"logit_scale", HF_MINICPM},
     {"expert_feed_forward_length", HF_EXPERTS}, {"tensor_data_layout", ANY},
+    {"use_parallel_residual", HF_PARALLEL}, {"attention.layer_norm_epsilon", HF_CLIP},
     {"pooling_type", ANY},                  {"mm.tokens_per_image", ANY},
 };
 
@@ -116,7 +117,8 @@ static bool put_numbers(struct config_writer *w) {
         if (!has(w, r->in)) continue;
         if (r->kind == HF_REAL) {
             if (!read_real(w, r->gguf, &d)) return false;
-            json_out_number(&w->j, r->hf, d);
+            if (r->presence == HF_MAYBE && !is_there(w, r->gguf)) json_out_null(&w->j, r->hf);
+            else json_out_number(&w->j, r->hf, d);
             continue;
         }
         bool feed_forward = !strcmp(r->gguf, "feed_forward_length"), experts = !strcmp(r->gguf, "expert_feed_forward_length");
@@ -136,25 +138,28 @@ static bool put_heads(struct config_writer *w) {
                        w->s->family->class);
     json_out_integer(&w->j, "num_key_value_heads", w->s->G);
     json_out_integer(&w->j, "head_dim", D);
-    if (turned == D) return true;
-    if (has(w, HF_ADJACENT) || turned > D)
+    if (turned == D && !(w->s->family->part > 0)) return true;
+    if ((turned != D && has(w, HF_ADJACENT)) || turned > D)
         return err_set(w->err, "rope turns %" PRId64 " of %" PRId64 " columns of a head: config.json of a %s cannot say that",
                        turned, D, w->s->family->class);
     double part = (double)turned / (double)D; // read back as the whole part of D * part
     if ((int64_t)((double)D * part) < turned) part = nextafter(part, 1);
-    json_out_number(&w->j, "partial_rotary_factor", part);
+    json_out_number(&w->j, has(w, HF_NEOX) ? "rotary_pct" : "partial_rotary_factor", part);
     return true;
 }
 
 static bool put_biases(struct config_writer *w) {
-    bool q = model_file_tensor(w->f, "blk.0.attn_q.bias"), o = model_file_tensor(w->f, "blk.0.attn_output.bias");
-    if (has(w, HF_BIAS_SWITCH)) {
-        if (q != o)
-            return err_set(w->err, "the model has biases on %s only: a %s has them on queries, keys, values and output, or on none",
-                           q ? "queries" : "the output", w->s->family->class);
-        json_out_bool(&w->j, "attention_bias", q);
-    }
-    if (has(w, HF_SPLIT)) json_out_bool(&w->j, "mlp_bias", model_file_tensor(w->f, "blk.0.ffn_up.bias") != NULL);
+    const struct model_file *f = w->f;
+    bool q = model_file_tensor(f, "blk.0.attn_q.bias") || model_file_tensor(f, "blk.0.attn_qkv.bias");
+    bool o = model_file_tensor(f, "blk.0.attn_output.bias") != NULL;
+    if (has(w, HF_BIAS_SWITCH) && q != o)
+        return err_set(w->err, "the model has biases on %s only: a %s has them on queries, keys, values and output, or on none",
+                       q ? "queries" : "the output", w->s->family->class);
+    if (has(w, HF_BIAS_SWITCH | HF_BIAS_OUT | HF_NEOX)) json_out_bool(&w->j, "attention_bias", q);
+    if (has(w, HF_BIAS_OUT)) json_out_bool(&w->j, "attention_out_bias", o);
+    if (has(w, HF_BIAS_STABLE)) json_out_bool(&w->j, "use_qkv_bias", q);
+    if (has(w, HF_STARCODER)) json_out_bool(&w->j, "use_bias", q);
+    if (has(w, HF_MLP_SWITCH)) json_out_bool(&w->j, "mlp_bias", model_file_tensor(f, "blk.0.ffn_up.bias") != NULL);
     return true;
 }
 
@@ -230,13 +235,37 @@ static bool put_llama3(struct config_writer *w, const struct file_tensor *t, dou
     return true;
 }
 
-static bool put_scaling(struct config_writer *w, double factor, bool yarn) {
+// LongRoPE's tensors of divisors as lists.
+static bool put_long(struct config_writer *w, int64_t turned, double magnitude) {
+    static const char *const names[][2] = {{"rope_factors_short.weight", "short_factor"}, {"rope_factors_long.weight", "long_factor"}};
+    int64_t original = 0;
+    if (!meta_int(w->f, arch_key(w, "rope.scaling.original_context_length"), true, 1, 1 << 24, &original, w->err)) return false;
+    json_out_object(&w->j, "rope_scaling");
+    put_text(w, "rope_type", "longrope");
+    for (size_t i = 0; i < COUNT_OF(names); i++) {
+        const struct file_tensor *t = model_file_tensor(w->f, names[i][0]);
+        if (!t || t->dtype != DTYPE_F32 || t->n_dims != 1 || t->size[0] != turned / 2)
+            return err_set(w->err, "tensor %s is missing or no list of %" PRId64 " numbers", names[i][0], turned / 2);
+        json_out_array(&w->j, names[i][1]);
+        for (int64_t k = 0; k < t->size[0]; k++) json_out_number(&w->j, NULL, plain_double((double)((const float *)t->data)[k]));
+        json_out_close(&w->j, ']');
+    }
+    json_out_integer(&w->j, "original_max_position_embeddings", original);
+    json_out_number(&w->j, "attention_factor", magnitude);
+    json_out_close(&w->j, '}');
+    json_out_integer(&w->j, "original_max_position_embeddings", original);
+    return true;
+}
+
+static bool put_scaling(struct config_writer *w, double factor, struct span type, int64_t turned) {
     double fast = 32, slow = 1, magnitude = 1;
     int64_t ctx = 0;
+    bool yarn = span_is(type, "yarn"), by_length = model_file_tensor(w->f, "rope_factors_long.weight") != NULL;
     if (!read_int(w, "context_length", &ctx) || !read_int(w, "rope.scaling.original_context_length", &ctx) ||
         !read_real(w, "rope.scaling.yarn_beta_fast", &fast) || !read_real(w, "rope.scaling.yarn_beta_slow", &slow) ||
         !read_real(w, "rope.scaling.attn_factor", &magnitude))
         return false;
+    if (by_length) return put_long(w, turned, magnitude);
     if (magnitude != 1 && !yarn)
         return err_set(w->err, "%s is %g: config.json of a %s has it with YaRN only", w->key, magnitude, w->s->family->class);
     if (factor == 1) {
@@ -244,7 +273,7 @@ static bool put_scaling(struct config_writer *w, double factor, bool yarn) {
         return true;
     }
     json_out_object(&w->j, "rope_scaling");
-    put_text(w, "rope_type", yarn ? "yarn" : "linear");
+    json_out_string(&w->j, "rope_type", type.p, type.n);
     json_out_number(&w->j, "factor", factor);
     if (yarn) {
         json_out_integer(&w->j, "original_max_position_embeddings", ctx);
@@ -266,9 +295,11 @@ static bool put_rope(struct config_writer *w) {
         !read_real(w, "rope.scaling.factor", &factor) ||
         !meta_text(w->f, arch_key(w, "rope.scaling.type"), false, &type, w->err))
         return false;
-    bool yarn = span_is(type, "yarn"), none = span_is(type, "none");
-    if (!yarn && !none && !span_is(type, "linear"))
-        return err_set(w->err, "%s is '%.*s', expected 'none', 'linear' or 'yarn'", w->key, (int)(type.n < 32 ? type.n : 32), type.p);
+    static const char *const types[] = {"none", "linear", "yarn", "dynamic", "longrope"};
+    size_t kind = 0;
+    while (kind < COUNT_OF(types) && !span_is(type, types[kind])) kind++;
+    if (kind == COUNT_OF(types)) return err_set(w->err, "%s is '%.*s', which is not known here", w->key, (int)(type.n < 32 ? type.n : 32), type.p);
+    bool none = kind == 0;
     json_out_number(&w->j, "rope_theta", theta);
     if (has(w, HF_LOCAL_ROPE) && has(w, HF_PLUS_ONE)) json_out_number(&w->j, "rope_local_base_freq", local);
     else if (local != theta)
@@ -277,7 +308,7 @@ static bool put_rope(struct config_writer *w) {
     const struct file_tensor *divisors = model_file_tensor(w->f, "rope_freqs.weight");
     if (divisors && !none && factor != 1)
         return err_set(w->err, "rope is stretched by a factor and by divisors: config.json cannot say both");
-    return divisors ? put_llama3(w, divisors, theta, turned) : put_scaling(w, none ? 1 : factor, yarn);
+    return divisors ? put_llama3(w, divisors, theta, turned) : put_scaling(w, none ? 1 : factor, type, turned);
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -367,6 +398,11 @@ static bool put_particular(struct config_writer *w) {
     const struct hf_family *family = w->s->family;
     if (has(w, HF_MINICPM) && !put_minicpm(w)) return false;
     if (has(w, HF_CAPS) && !put_caps(w)) return false;
+    if (has(w, HF_PARALLEL)) {
+        bool parallel = has(w, HF_NEOX);
+        if (!meta_bool(w->f, arch_key(w, "use_parallel_residual"), false, &parallel, w->err)) return false;
+        json_out_bool(&w->j, "use_parallel_residual", parallel);
+    }
     if (has(w, HF_NORM_SWITCH)) json_out_bool(&w->j, "norm_topk_prob", family->normed);
     if (has(w, HF_MOE_WIDTH)) {
         json_out_integer(&w->j, "decoder_sparse_step", 1);
@@ -400,7 +436,7 @@ bool hf_make_config(const struct model_file *f, const struct hf_shape *shape, st
     static const char *const types[] = {[DTYPE_F32] = "float32", [DTYPE_F16] = "float16", [DTYPE_BF16] = "bfloat16"};
     struct config_writer w = {.f = f, .s = shape, .err = err};
     const struct hf_family *family = shape->family;
-    bool blocks = family->traits & HF_BLOCKS, plus_one = family->traits & HF_PLUS_ONE;
+    bool blocks = has(&w, HF_BLOCKS), gemma = has(&w, HF_PLUS_ONE) && !has(&w, HF_LAYER_NORM);
     if (!refuse_other_keys(&w)) return false;
     json_out_open(&w.j, to);
     json_out_object(&w.j, NULL);
@@ -411,7 +447,7 @@ bool hf_make_config(const struct model_file *f, const struct hf_shape *shape, st
     if (!put_numbers(&w)) return false;
     if (blocks && !(put_heads(&w) && put_biases(&w) && put_rope(&w) && put_windows(&w) && put_particular(&w))) return false;
     json_out_integer(&w.j, "vocab_size", shape->V);
-    put_text(&w, !blocks ? "activation_function" : plus_one ? "hidden_activation" : "hidden_act", family->act);
+    put_text(&w, !blocks ? "activation_function" : gemma ? "hidden_activation" : "hidden_act", family->act);
     json_out_bool(&w.j, "tie_word_embeddings", shape->tied);
     put_text(&w, "torch_dtype", types[shape->matrices]);
     if (!put_ids(&w)) return false;
