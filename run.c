@@ -665,7 +665,8 @@ static int run_export(struct app *a) {
     a->model = model_load(a->file, a->backend, &err); // what does not run here cannot be compared
     if (!a->model) fail(1, &err);
     bool carries = meta_kind(a->file, "tokenizer.ggml.model") != META_ABSENT;
-    if (o.tokenizer) open_tokenizer(a);
+    bool beside = meta_kind(a->file, "lehr.tokenizer_json") != META_ABSENT && !folder; // a GGUF carries it inside
+    if (o.tokenizer || beside) open_tokenizer(a);
     else if (!carries && !folder) fprintf(stderr, "note: %s carries no tokenizer, so %s will not either\n", o.model, o.out);
     if (a->tokenizer) options.tokenizer = write_tokenizer, options.arg = a->tokenizer;
     if (folder && a->tokenizer) refuse(2, "--tokenizer goes with --export gguf; --export hf writes the tokenizer that the model carries");

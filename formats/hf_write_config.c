@@ -55,6 +55,15 @@ static void put_text(struct config_writer *w, const char *key, const char *value
     json_out_string(&w->j, key, value, strlen(value));
 }
 
+// With a point in any case: transformers 5 tells 3 from 3.0 and refuses the first where it wants a float.
+static void put_real(struct config_writer *w, const char *key, double x) {
+    size_t from = w->j.to->len;
+    json_out_number(&w->j, key, x);
+    const char *number = strrchr(w->j.to->data + from, ':');
+    number = number ? number + 1 : w->j.to->data + from;
+    if (!strpbrk(number, ".en")) text_str(w->j.to, ".0"); // n: null
+}
+
 // ---------------------------------------------------------------------------------------------------------------
 // Which keys there may be.
 
@@ -118,7 +127,7 @@ static bool put_numbers(struct config_writer *w) {
         if (r->kind == HF_REAL) {
             if (!read_real(w, r->gguf, &d)) return false;
             if (r->presence == HF_MAYBE && !is_there(w, r->gguf)) json_out_null(&w->j, r->hf);
-            else json_out_number(&w->j, r->hf, d);
+            else put_real(w, r->hf, d);
             continue;
         }
         bool feed_forward = !strcmp(r->gguf, "feed_forward_length"), experts = !strcmp(r->gguf, "expert_feed_forward_length");
@@ -144,7 +153,7 @@ static bool put_heads(struct config_writer *w) {
                        turned, D, w->s->family->class);
     double part = (double)turned / (double)D; // read back as the whole part of D * part
     if ((int64_t)((double)D * part) < turned) part = nextafter(part, 1);
-    json_out_number(&w->j, has(w, HF_NEOX) ? "rotary_pct" : "partial_rotary_factor", part);
+    put_real(w, has(w, HF_NEOX) ? "rotary_pct" : "partial_rotary_factor", part);
     return true;
 }
 
@@ -227,9 +236,9 @@ static bool put_llama3(struct config_writer *w, const struct file_tensor *t, dou
                                "cannot say them", w->s->family->class);
     json_out_object(&w->j, "rope_scaling");
     put_text(w, "rope_type", "llama3");
-    json_out_number(&w->j, "factor", r.factor);
-    json_out_number(&w->j, "low_freq_factor", r.low);
-    json_out_number(&w->j, "high_freq_factor", r.high);
+    put_real(w, "factor", r.factor);
+    put_real(w, "low_freq_factor", r.low);
+    put_real(w, "high_freq_factor", r.high);
     json_out_integer(&w->j, "original_max_position_embeddings", (int64_t)r.ctx);
     json_out_close(&w->j, '}');
     return true;
@@ -247,11 +256,11 @@ static bool put_long(struct config_writer *w, int64_t turned, double magnitude) 
         if (!t || t->dtype != DTYPE_F32 || t->n_dims != 1 || t->size[0] != turned / 2)
             return err_set(w->err, "tensor %s is missing or no list of %" PRId64 " numbers", names[i][0], turned / 2);
         json_out_array(&w->j, names[i][1]);
-        for (int64_t k = 0; k < t->size[0]; k++) json_out_number(&w->j, NULL, plain_double((double)((const float *)t->data)[k]));
+        for (int64_t k = 0; k < t->size[0]; k++) put_real(w, NULL, plain_double((double)((const float *)t->data)[k]));
         json_out_close(&w->j, ']');
     }
     json_out_integer(&w->j, "original_max_position_embeddings", original);
-    json_out_number(&w->j, "attention_factor", magnitude);
+    put_real(w, "attention_factor", magnitude);
     json_out_close(&w->j, '}');
     json_out_integer(&w->j, "original_max_position_embeddings", original);
     return true;
@@ -274,12 +283,12 @@ static bool put_scaling(struct config_writer *w, double factor, struct span type
     }
     json_out_object(&w->j, "rope_scaling");
     json_out_string(&w->j, "rope_type", type.p, type.n);
-    json_out_number(&w->j, "factor", factor);
+    put_real(w, "factor", factor);
     if (yarn) {
         json_out_integer(&w->j, "original_max_position_embeddings", ctx);
-        json_out_number(&w->j, "beta_fast", fast);
-        json_out_number(&w->j, "beta_slow", slow);
-        if (magnitude != 1) json_out_number(&w->j, "attention_factor", magnitude * (.1 * log(factor) + 1));
+        put_real(w, "beta_fast", fast);
+        put_real(w, "beta_slow", slow);
+        if (magnitude != 1) put_real(w, "attention_factor", magnitude * (.1 * log(factor) + 1));
     }
     json_out_close(&w->j, '}');
     return true;
@@ -300,8 +309,8 @@ static bool put_rope(struct config_writer *w) {
     while (kind < COUNT_OF(types) && !span_is(type, types[kind])) kind++;
     if (kind == COUNT_OF(types)) return err_set(w->err, "%s is '%.*s', which is not known here", w->key, (int)(type.n < 32 ? type.n : 32), type.p);
     bool none = kind == 0;
-    json_out_number(&w->j, "rope_theta", theta);
-    if (has(w, HF_LOCAL_ROPE) && has(w, HF_PLUS_ONE)) json_out_number(&w->j, "rope_local_base_freq", local);
+    put_real(w, "rope_theta", theta);
+    if (has(w, HF_LOCAL_ROPE) && has(w, HF_PLUS_ONE)) put_real(w, "rope_local_base_freq", local);
     else if (local != theta)
         return err_set(w->err, "layers with a window have a rope of base %g, others of %g: config.json of a %s cannot say that",
                        local, theta, w->s->family->class);
@@ -369,7 +378,7 @@ static bool put_caps(struct config_writer *w) {
     for (size_t i = 0; i < COUNT_OF(caps); i++) {
         double cap = gemma2 && !is_there(w, caps[i].name) ? caps[i].gemma2 : 0;
         if (!read_real(w, caps[i].name, &cap)) return false;
-        if (cap > 0) json_out_number(&w->j, caps[i].name, cap);
+        if (cap > 0) put_real(w, caps[i].name, cap);
         else json_out_null(&w->j, caps[i].name);
     }
     // GGUF knows the largest of these by their depth: they scale by the width over the heads.
@@ -378,7 +387,7 @@ static bool put_caps(struct config_writer *w) {
     if (!meta_real(w->f, arch_key(w, "attention.scale"), false, 0, 1e6, &scale, w->err)) return false;
     if (scale > 0) scalar = 1 / (scale * scale);
     if (fabs(scalar - round(scalar)) < 1e-5 * scalar) json_out_integer(&w->j, "query_pre_attn_scalar", (int64_t)round(scalar));
-    else json_out_number(&w->j, "query_pre_attn_scalar", scalar);
+    else put_real(w, "query_pre_attn_scalar", scalar);
     return true;
 }
 
@@ -388,9 +397,9 @@ static bool put_minicpm(struct config_writer *w) {
         !read_real(w, "logit_scale", &divisor))
         return false;
     if (divisor < 1) divisor = 1 / divisor; // writers of GGUF disagree on what it means
-    json_out_number(&w->j, "scale_emb", embedding);
-    json_out_number(&w->j, "scale_depth", plain_double(residual * depth));
-    json_out_number(&w->j, "dim_model_base", plain_double(C / divisor));
+    put_real(w, "scale_emb", embedding);
+    put_real(w, "scale_depth", plain_double(residual * depth));
+    put_real(w, "dim_model_base", plain_double(C / divisor));
     return true;
 }
 

@@ -61,9 +61,13 @@ struct made { // a .safetensors
     struct text head, data;
 };
 
-static void add_tensor(struct made *m, const char *name, double mean, double scale, const int *size, int n_dims) {
+// inside: what stands for "model." in the file; the numbers follow from the name without it.
+static void add_tensor(struct made *m, const char *inside, const char *name, double mean, double scale, const int *size,
+                       int n_dims) {
     size_t at = m->data.len, count = 1;
-    text_fmt(&m->head, "%s\"%s\":{\"dtype\":\"F32\",\"shape\":[", m->head.len ? "," : "", name);
+    bool moved = inside && !strncmp(name, "model.", 6);
+    text_fmt(&m->head, "%s\"%s%s\":{\"dtype\":\"F32\",\"shape\":[", m->head.len ? "," : "", moved ? inside : "",
+             moved ? name + 6 : name);
     for (int d = 0; d < n_dims; d++) {
         text_fmt(&m->head, "%s%d", d ? "," : "", size[d]);
         count *= (size_t)size[d];
@@ -91,7 +95,7 @@ static int layers_of(const struct text *config) {
 }
 
 // One line of NAME.tensors; a '*' stands for every layer.
-static void add_line(struct made *m, const char *line, int layers) {
+static void add_line(struct made *m, const char *inside, const char *line, int layers) {
     char pattern[128], name[160];
     int size[3], used = 0;
     double mean, scale;
@@ -101,14 +105,26 @@ static void add_line(struct made *m, const char *line, int layers) {
     for (int l = 0; l < (star ? layers : 1); l++) {
         if (star) snprintf(name, sizeof name, "%.*s%d%s", (int)(star - pattern), pattern, l, star + 1);
         else snprintf(name, sizeof name, "%s", pattern);
-        add_tensor(m, name, mean, scale, size, n_dims);
+        add_tensor(m, inside, name, mean, scale, size, n_dims);
     }
 }
 
-static void make_folder(const char *name, const char *folder) {
+// inside: NULL, or where a model with eyes keeps its text part.
+static void make_folder(const char *name, const char *folder, const char *inside) {
+    static const int eyes[] = {3, 5};
     struct text config = golden(name, "json"), tensors = golden(name, "tensors"), file = {0};
     struct made m = {{0}, {0}};
-    for (char *line = strtok(tensors.data, "\n"); line; line = strtok(NULL, "\n")) add_line(&m, line, layers_of(&config));
+    int layers = layers_of(&config);
+    for (char *line = strtok(tensors.data, "\n"); line; line = strtok(NULL, "\n")) add_line(&m, inside, line, layers);
+    if (inside) {
+        struct text text = config;
+        config = (struct text){0};
+        text_fmt(&config, "{\"architectures\":[\"Gemma3ForConditionalGeneration\"],\"text_config\":%s,\"eos_token_id\":[1,6],"
+                          "\"vision_config\":{\"hidden_size\":5,\"image_size\":9},\"mm_tokens_per_image\":4}", text.data);
+        text_free(&text);
+        add_tensor(&m, NULL, "vision_tower.vision_model.x.weight", 0, 1, eyes, 2);
+        add_tensor(&m, NULL, "model.multi_modal_projector.y", 0, 1, eyes, 2);
+    }
     size_t pad = (8 - (m.head.len + 2) % 8) % 8;
     uint64_t length = m.head.len + 2 + pad;
     text_add(&file, (const char *)&length, sizeof length);
@@ -204,7 +220,7 @@ Test(hf_families, folders_compute_what_transformers_computes) {
         struct err e = {{0}};
         int64_t V;
         snprintf(folder, sizeof folder, "%s/%s", dir, names[g]);
-        make_folder(names[g], folder);
+        make_folder(names[g], folder, NULL);
         struct model_file *f = model_file_open(folder, &e);
         cr_expect(f, "%s: %s", names[g], e.text);
         if (!f) continue;
@@ -226,7 +242,7 @@ Test(hf_families, gguf_and_folders_written_from_a_folder_change_no_bit) {
         snprintf(folder, sizeof folder, "%s/%s", dir, names[g]);
         snprintf(gguf, sizeof gguf, "%s/%s.gguf", dir, names[g]);
         snprintf(again, sizeof again, "%s/%s-again", dir, names[g]);
-        make_folder(names[g], folder);
+        make_folder(names[g], folder, NULL);
         struct model_file *f = open_file(folder);
         struct expected x = open_expected(names[g]);
         cr_assert(model_export_gguf(f, gguf, &(struct export_options){.matrices = DTYPE_COUNT}, NULL, &e), "%s", e.text);
@@ -244,5 +260,22 @@ Test(hf_families, gguf_and_folders_written_from_a_folder_change_no_bit) {
             free(third), model_file_close(i);
         }
         free(first), free(second), text_free(&x.bytes), model_file_close(f), model_file_close(h);
+    }
+}
+
+Test(hf_families, the_text_part_of_a_model_with_eyes_is_the_model) {
+    static const char *const insides[] = {"language_model.model.", "model.language_model."};
+    pool_start(1);
+    for (size_t i = 0; i < COUNT_OF(insides); i++) {
+        char folder[128];
+        int64_t V;
+        snprintf(folder, sizeof folder, "%s/eyes%zu", dir, i);
+        make_folder("gemma3", folder, insides[i]);
+        struct model_file *f = open_file(folder);
+        struct expected x = open_expected("gemma3");
+        float *z = logits_of(f, &x, &V);
+        cr_expect(worst_difference(z, V, &x) < tolerance, "%s", insides[i]);
+        cr_expect_str_eq(model_file_kind(f), "safetensors, text part only");
+        free(z), text_free(&x.bytes), model_file_close(f);
     }
 }
