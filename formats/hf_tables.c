@@ -66,7 +66,7 @@ const struct hf_family hf_families[] = {
      .period = 1, .part = .5},
     {"CohereForCausalLM", "cohere", "command-r", COHERE, "silu", 1e4, .period = 1},
     {"Cohere2ForCausalLM", "cohere2", "cohere2", COHERE | HF_WINDOW, "silu", 1e4, .period = 4},
-    {"GPT2LMHeadModel", "gpt2", "gpt2", HF_GPT2 | HF_TIED | HF_BIAS_ALL, "gelu_new", 0, .period = 1, .act2 = TANH},
+    {"GPT2LMHeadModel", "gpt2", "gpt2", HF_GPT2 | HF_TIED, "gelu_new", 0, .period = 1, .act2 = TANH},
 };
 const size_t hf_family_count = COUNT_OF(hf_families);
 
@@ -129,6 +129,8 @@ void hf_up_beside(const char *gate, char up[65]) {
 
 #define BIASES (HF_BIAS_QKV | HF_BIAS_SWITCH | HF_BIAS_OUT | HF_BIAS_STABLE | HF_BIAS_ALL)
 
+#define NORM_BIAS (HF_LAYER_NORM & ~HF_GPT2)
+
 static const struct rule {
     const char *hf, *gguf; // behind "model.layers.N." and "blk.N." when per_layer, else behind "model."
     bool per_layer;
@@ -165,9 +167,9 @@ static const struct rule {
     {"mlp.dense_4h_to_h.bias", "ffn_down.bias", true, HF_NEOX, HF_AS_IS},
     {"shared_mlp.input_linear.weight", "ffn_gate_shexp.weight", true, HF_GRANITE_SHARED, HF_HALVES},
     {"shared_mlp.output_linear.weight", "ffn_down_shexp.weight", true, HF_GRANITE_SHARED, HF_AS_IS},
-    {"norm.bias", "output_norm.bias", false, HF_LAYER_NORM, HF_AS_IS},
-    {"input_layernorm.bias", "attn_norm.bias", true, HF_LAYER_NORM, HF_AS_IS},
-    {"post_attention_layernorm.bias", "ffn_norm.bias", true, HF_LAYER_NORM, HF_AS_IS},
+    {"norm.bias", "output_norm.bias", false, NORM_BIAS, HF_AS_IS},
+    {"input_layernorm.bias", "attn_norm.bias", true, NORM_BIAS, HF_AS_IS},
+    {"post_attention_layernorm.bias", "ffn_norm.bias", true, NORM_BIAS, HF_AS_IS},
     {"embed_tokens.weight", "token_embd.weight", false, HF_BLOCKS, HF_AS_IS},
     {"norm.weight", "output_norm.weight", false, HF_BLOCKS, HF_NORM},
     {"lm_head.weight", "output.weight", false, HF_BLOCKS | HF_GPT2, HF_AS_IS},

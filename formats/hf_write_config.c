@@ -15,6 +15,7 @@ struct config_writer {
     const struct hf_shape *s;
     struct json_out j;
     struct err *err;
+    double theta, local_theta; // of rope, in layers that slide
     char key[96];
 };
 
@@ -175,6 +176,29 @@ static bool put_biases(struct config_writer *w) {
 // ---------------------------------------------------------------------------------------------------------------
 // Rope.
 
+// Layers of OLMo 3 differ in rope, which only the newer spelling has words for.
+static bool by_layer(const struct config_writer *w) { return has(w, HF_LOCAL_ROPE) && !has(w, HF_PLUS_ONE); }
+
+static void open_rope(struct config_writer *w, const char *type, size_t n) {
+    if (by_layer(w)) {
+        json_out_object(&w->j, "rope_parameters");
+        json_out_object(&w->j, "sliding_attention");
+        put_text(w, "rope_type", "default");
+        put_real(w, "rope_theta", w->local_theta);
+        json_out_close(&w->j, '}');
+        json_out_object(&w->j, "full_attention");
+        put_real(w, "rope_theta", w->theta);
+    } else {
+        json_out_object(&w->j, "rope_scaling");
+    }
+    json_out_string(&w->j, "rope_type", type, n);
+}
+
+static void close_rope(struct config_writer *w) {
+    json_out_close(&w->j, '}');
+    if (by_layer(w)) json_out_close(&w->j, '}');
+}
+
 struct llama3 {
     double factor, low, high, ctx;
 };
@@ -234,13 +258,12 @@ static bool put_llama3(struct config_writer *w, const struct file_tensor *t, dou
     if (!found)
         return err_set(w->err, "the divisors of rope in rope_freqs.weight are not of Llama 3's kind: config.json of a %s "
                                "cannot say them", w->s->family->class);
-    json_out_object(&w->j, "rope_scaling");
-    put_text(w, "rope_type", "llama3");
+    open_rope(w, "llama3", 6);
     put_real(w, "factor", r.factor);
     put_real(w, "low_freq_factor", r.low);
     put_real(w, "high_freq_factor", r.high);
     json_out_integer(&w->j, "original_max_position_embeddings", (int64_t)r.ctx);
-    json_out_close(&w->j, '}');
+    close_rope(w);
     return true;
 }
 
@@ -249,8 +272,7 @@ static bool put_long(struct config_writer *w, int64_t turned, double magnitude) 
     static const char *const names[][2] = {{"rope_factors_short.weight", "short_factor"}, {"rope_factors_long.weight", "long_factor"}};
     int64_t original = 0;
     if (!meta_int(w->f, arch_key(w, "rope.scaling.original_context_length"), true, 1, 1 << 24, &original, w->err)) return false;
-    json_out_object(&w->j, "rope_scaling");
-    put_text(w, "rope_type", "longrope");
+    open_rope(w, "longrope", 8);
     for (size_t i = 0; i < COUNT_OF(names); i++) {
         const struct file_tensor *t = model_file_tensor(w->f, names[i][0]);
         if (!t || t->dtype != DTYPE_F32 || t->n_dims != 1 || t->size[0] != turned / 2)
@@ -261,7 +283,7 @@ static bool put_long(struct config_writer *w, int64_t turned, double magnitude) 
     }
     json_out_integer(&w->j, "original_max_position_embeddings", original);
     put_real(w, "attention_factor", magnitude);
-    json_out_close(&w->j, '}');
+    close_rope(w);
     json_out_integer(&w->j, "original_max_position_embeddings", original);
     return true;
 }
@@ -277,12 +299,16 @@ static bool put_scaling(struct config_writer *w, double factor, struct span type
     if (by_length) return put_long(w, turned, magnitude);
     if (magnitude != 1 && !yarn)
         return err_set(w->err, "%s is %g: config.json of a %s has it with YaRN only", w->key, magnitude, w->s->family->class);
+    if (factor == 1 && by_layer(w)) {
+        open_rope(w, "default", 7);
+        close_rope(w);
+        return true;
+    }
     if (factor == 1) {
         json_out_null(&w->j, "rope_scaling");
         return true;
     }
-    json_out_object(&w->j, "rope_scaling");
-    json_out_string(&w->j, "rope_type", type.p, type.n);
+    open_rope(w, type.p, type.n);
     put_real(w, "factor", factor);
     if (yarn) {
         json_out_integer(&w->j, "original_max_position_embeddings", ctx);
@@ -290,7 +316,7 @@ static bool put_scaling(struct config_writer *w, double factor, struct span type
         put_real(w, "beta_slow", slow);
         if (magnitude != 1) put_real(w, "attention_factor", magnitude * (.1 * log(factor) + 1));
     }
-    json_out_close(&w->j, '}');
+    close_rope(w);
     return true;
 }
 
@@ -307,11 +333,13 @@ static bool put_rope(struct config_writer *w) {
     static const char *const types[] = {"none", "linear", "yarn", "dynamic", "longrope"};
     size_t kind = 0;
     while (kind < COUNT_OF(types) && !span_is(type, types[kind])) kind++;
-    if (kind == COUNT_OF(types)) return err_set(w->err, "%s is '%.*s', which is not known here", w->key, (int)(type.n < 32 ? type.n : 32), type.p);
+    if (kind == COUNT_OF(types))
+        return err_set(w->err, "%s is '%.*s', which is not known here", w->key, (int)(type.n < 32 ? type.n : 32), type.p);
     bool none = kind == 0;
-    put_real(w, "rope_theta", theta);
+    w->theta = theta, w->local_theta = local;
+    if (!by_layer(w)) put_real(w, has(w, HF_NEOX) ? "rotary_emb_base" : "rope_theta", theta);
     if (has(w, HF_LOCAL_ROPE) && has(w, HF_PLUS_ONE)) put_real(w, "rope_local_base_freq", local);
-    else if (local != theta)
+    else if (local != theta && !by_layer(w))
         return err_set(w->err, "layers with a window have a rope of base %g, others of %g: config.json of a %s cannot say that",
                        local, theta, w->s->family->class);
     const struct file_tensor *divisors = model_file_tensor(w->f, "rope_freqs.weight");

@@ -40,12 +40,14 @@ import make_variant_goldens as variants  # noqa: E402
 RUN = os.environ.get("RUN", "./run")
 TEXT = "It was late; 23 crows sat in the old oak, and nobody's dog barked."
 STEPS, V = 10, 300
-# What libllama has otherwise: windows of these families, a scale of attention that is not 1/sqrt(D), rope that depends on
-# the length at hand.
+# What libllama has otherwise: windows of these families, a scale of attention that is not 1/sqrt(D), norms of OLMoE's keys
+# when heads share them, a bias on Seed's output.
 WIDE = dict(sliding_window=200)
 UNLIKE = {
     "mistral": WIDE, "ministral": WIDE, "phi3": WIDE, "phi3_factor": WIDE, "starcoder2": WIDE,
     "qwen2": dict(use_sliding_window=False), "qwen3": dict(use_sliding_window=False, layer_types=None),
+    "olmoe": dict(num_key_value_heads=4), "seed_oss": dict(attention_out_bias=False),
+    "exaone4": dict(sliding_window=None, sliding_window_pattern=None),
     "gemma2": dict(query_pre_attn_scalar=12), "gemma3": dict(query_pre_attn_scalar=12),
 }
 

@@ -3,6 +3,7 @@
 //
 // Goldens: tests/golden/hf, made by tests/make_transformers_goldens.py, which says what the files hold. The weights are
 // made here by the same rule: mean + scale * noise(name, i).
+#include "formats/internal.h"
 #include "model/internal.h"
 
 #include <criterion/criterion.h>
@@ -213,6 +214,20 @@ static void same_tensors(const char *name, const struct model_file *a, const str
     }
 }
 
+// The tensors of the written folder bear the names that transformers gave them: a reader that forgives would not see.
+static void same_names(const char *name, const struct model_file *a, const struct model_file *b) {
+    struct st_file s = {.n = 0}, t = {.n = 0};
+    struct err e = {{0}};
+    cr_assert(safetensors_read(a->parts[0].data, a->parts[0].size, &s, &e), "%s", e.text);
+    cr_assert(safetensors_read(b->parts[0].data, b->parts[0].size, &t, &e), "%s", e.text);
+    for (size_t i = 0; i < t.n; i++) {
+        struct span x = safetensors_name(&t, &t.tensors[i]);
+        cr_expect(name_index_find(&s.index, x.p, x.n, s.n) < s.n, "%s: transformers has no %.*s", name, (int)x.n, x.p);
+    }
+    cr_expect_eq(s.n, t.n, "%s", name);
+    safetensors_free(&s), safetensors_free(&t);
+}
+
 Test(hf_families, folders_compute_what_transformers_computes) {
     pool_start(2);
     for (size_t g = 0; g < COUNT_OF(names); g++) {
@@ -255,6 +270,7 @@ Test(hf_families, gguf_and_folders_written_from_a_folder_change_no_bit) {
         if (written) {
             struct model_file *i = open_file(again);
             same_tensors(names[g], f, i);
+            same_names(names[g], f, i);
             float *third = logits_of(i, &x, &V);
             cr_expect(!memcmp(first, third, bytes), "%s: the folder computes something else", names[g]);
             free(third), model_file_close(i);
