@@ -428,7 +428,7 @@ static bool find_local(struct keys *k, bool *local, int64_t *count) {
     int64_t L = k->m->L, l = 0, period = k->m->family->period, from = has(k, HF_WINDOW_SWITCH) ? 28 : 0;
     struct hf_value *v = hf_find(k->c, "layer_types");
     bool bad = false;
-    if (!hf_int(k->c, "sliding_window_pattern", false, 1, 1024, &period, k->err) ||
+    if (!hf_int(k->c, "sliding_window_pattern", false, 0, 1024, &period, k->err) ||
         !hf_int(k->c, "_sliding_window_pattern", false, 1, 1024, &period, k->err) ||
         !hf_int(k->c, "max_window_layers", false, 0, 1024, &from, k->err))
         return false;

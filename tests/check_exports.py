@@ -47,7 +47,7 @@ UNLIKE = {
     "mistral": WIDE, "ministral": WIDE, "phi3": WIDE, "phi3_factor": WIDE, "starcoder2": WIDE,
     "qwen2": dict(use_sliding_window=False), "qwen3": dict(use_sliding_window=False, layer_types=None),
     "olmoe": dict(num_key_value_heads=4), "seed_oss": dict(attention_out_bias=False),
-    "exaone4": dict(sliding_window=None, sliding_window_pattern=None),
+    "exaone4": dict(sliding_window=None, layer_types=["full_attention"] * 4),
     "gemma2": dict(query_pre_attn_scalar=12), "gemma3": dict(query_pre_attn_scalar=12),
 }
 
