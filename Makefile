@@ -60,6 +60,10 @@ test: ## build and run every suite (needs Criterion: make deps)
 	@$(MAKE) --no-print-directory CONFIG=test programs build/test/suites
 	build/test/suites --jobs 2
 
+check-peers: run ## exports of every family against transformers and llama.cpp, where Python has them
+	@if command -v $${PYTHON:-python3} >/dev/null; then $${PYTHON:-python3} tests/check_exports.py; \
+	else echo "check-peers: left out, there is no Python"; fi
+
 asan: ## the suites and programs under AddressSanitizer and UBSan
 	@$(MAKE) --no-print-directory CONFIG=asan programs build/asan/suites
 	ASAN_OPTIONS=detect_leaks=0 build/asan/suites --jobs 2
@@ -85,7 +89,7 @@ clean: ## remove everything built
 	rm -rf build train run
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
-.PHONY: all programs demo deps test asan fuzz bench tidy clean help
+.PHONY: all programs demo deps test check-peers asan fuzz bench tidy clean help
 -include $(OBJ:.o=.d) $(TESTOBJ:.o=.d) $(wildcard $(B)/*.d $(B)/data/*.d $(B)/tests/bench/*.d)

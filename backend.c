@@ -29,6 +29,8 @@ const char *op_name(enum op op) {
         [OP_ROUTE] = "route",
         [OP_MATMUL_EXPERTS] = "matmul_experts",
         [OP_MIX] = "mix",
+        [OP_CLAMP] = "clamp",
+        [OP_SINK] = "sink",
     };
     static_assert(COUNT_OF(names) == OP_COUNT, "every op has a name");
     assert(op >= 0 && op < OP_COUNT);

@@ -53,7 +53,8 @@ static inline struct tensor tensor_rows(struct tensor t, int64_t at, int64_t row
 enum op {
     OP_EMBED, OP_EMBED_BACK, OP_RMSNORM, OP_RMSNORM_BACK, OP_MATMUL, OP_MATMUL_DX, OP_MATMUL_DW, OP_ROPE, OP_STORE_ROWS,
     OP_ATTEND, OP_ATTEND_BACK, OP_GLU, OP_GLU_BACK, OP_ADD, OP_CROSS_ENTROPY, OP_SUM_SQUARES, OP_ADAMW, OP_CAST,
-    OP_LAYERNORM, OP_BIAS, OP_SOFTCAP, OP_ROUTE, OP_MATMUL_EXPERTS, OP_MIX, OP_COUNT
+    OP_LAYERNORM, OP_BIAS, OP_SOFTCAP, OP_ROUTE, OP_MATMUL_EXPERTS, OP_MIX,
+    OP_CLAMP, OP_SINK, OP_COUNT
 };
 const char *op_name(enum op op); // "matmul"
 
@@ -120,7 +121,9 @@ struct attend_back_args {
 
 // out = act(gate) * up                                     [n,F]; out may be gate or up; up absent: act(gate).
 // SILU: x/(1+e^-x); GELU: tanh form, .5x(1+tanh(sqrt(2/pi)(x+.044715x^3))). (Shazeer 2020)
-enum glu_kind { GLU_SILU, GLU_GELU };
+// Forward only: GELU_ERF: x Phi(x), as first published; RELU2: max(x,0)^2 (So et al. 2021); SIGMOID: 1/(1+e^-x);
+// CLAMPED: g/(1+e^(-1.702g)) * (u+1) with g = min(gate,7), u = up held to -7..7 (gpt-oss).
+enum glu_kind { GLU_SILU, GLU_GELU, GLU_GELU_ERF, GLU_RELU2, GLU_SIGMOID, GLU_CLAMPED };
 struct glu_args { struct tensor out, gate, up; enum glu_kind kind; };
 // dgate and dup may alias dout, gate or up.
 struct glu_back_args { struct tensor dgate, dup, dout, gate, up; enum glu_kind kind; };
@@ -147,7 +150,8 @@ struct adamw_args {
 struct cast_args { struct tensor dst, src; };
 
 // --- what only some families need, forward only
-// out = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias, by rows; bias may be absent; out may be x. (Ba et al. 2016)
+// out = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias, by rows; weight and bias may be absent; out may be x. (Ba et
+// al. 2016)
 struct layernorm_args { struct tensor out, x, weight, bias; float eps; };
 // x[i,:] += scale * bias[:]                                bias [1,C] f32
 struct bias_args { struct tensor x, bias; float scale; };
@@ -165,6 +169,11 @@ struct matmul_experts_args {
 };
 // out[i,:] = sum over k < used, in order, of weight[i,k] * x[i * used + k,:]
 struct mix_args { struct tensor out, x; const float *weight; int64_t used; };
+// x = x held to -limit..limit                              [n,F] in place; NaN stays
+struct clamp_args { struct tensor x; float limit; };
+// An attention sink: a key of score sinks[h] and value zero beside those that attend saw. x[i,h,:] *= 1 / (1 + e^(sinks[h]
+// - lse[i,h])), x [n,H*D] attend's out and lse its lse [n,H], sinks [1,H] f32. (Xiao et al. 2023; gpt-oss)
+struct sink_args { struct tensor x, sinks; const float *lse; };
 
 struct backend {
     const char *name; // "cpu"
@@ -209,6 +218,8 @@ struct backend {
     void (*route)(const struct route_args *a);
     void (*matmul_experts)(const struct matmul_experts_args *a);
     void (*mix)(const struct mix_args *a);
+    void (*clamp)(const struct clamp_args *a);
+    void (*sink)(const struct sink_args *a);
 };
 
 // level: NULL for the best kernels this processor has, else "plain", "avx2", "avx512" or "amx" (refused when not present).

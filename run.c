@@ -663,7 +663,9 @@ static int run_models(struct app *a) {
     m.imatrix_is_text = kind == IMATRIX_TEXT;
     a->file = model_file_open(o.model, &err);
     if (!a->file) fail(1, &err);
-    if (o.tokenizer || m.imatrix_is_text || o.report_text) open_tokenizer(a);
+    bool beside = (o.export || o.quantize) && !folder && meta_kind(a->file, "lehr.tokenizer_json") != META_ABSENT; // a GGUF carries it inside
+    m.new_tokenizer = o.tokenizer || beside;
+    if (m.new_tokenizer || m.imatrix_is_text || o.report_text) open_tokenizer(a);
     else if (o.export && meta_kind(a->file, "tokenizer.ggml.model") == META_ABSENT && !folder)
         fprintf(stderr, "note: %s carries no tokenizer, so %s will not either\n", o.model, o.out);
     a->model = model_load(a->file, a->backend, &err);

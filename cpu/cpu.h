@@ -9,6 +9,7 @@
 
 void cpu_fill_plain(struct backend *b);
 void cpu_fill_families(struct backend *b); // what ops_families.c has of them; cpu_fill_plain calls it
+void cpu_rare_glu(const struct glu_args *a); // the kinds behind GLU_GELU, for the glu of every level
 // matmul_experts on top of a level's own product.
 void cpu_matmul_experts(const struct matmul_experts_args *a, void (*matmul)(const struct matmul_args *a));
 // False when this build or this processor lacks the instructions; then b is untouched.

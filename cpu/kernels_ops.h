@@ -299,7 +299,8 @@ static void glu_piece(void *arg, int64_t lo, int64_t hi, int thread) {
 static void glu(const struct glu_args *a) {
     assert(is_f32(&a->out) && is_f32(&a->gate) && same_shape(&a->out, &a->gate));
     assert(!tensor_present(&a->up) || (is_f32(&a->up) && same_shape(&a->out, &a->up)));
-    pool_for(a->out.rows, grain_of_rows(a->out.cols, 1 << 14), glu_piece, (void *)a);
+    if (a->kind > GLU_GELU) cpu_rare_glu(a);
+    else pool_for(a->out.rows, grain_of_rows(a->out.cols, 1 << 14), glu_piece, (void *)a);
 }
 
 // act = x s ; act' = s + x s (1 - s) u', with 1 - s = e s, e = e^-u, so that nothing cancels where

@@ -572,7 +572,8 @@ static void glu_piece(void *arg, int64_t lo, int64_t hi, int thread) {
 static void plain_glu(const struct glu_args *a) {
     assert(is_f32(&a->out) && is_f32(&a->gate) && same_shape(&a->out, &a->gate));
     assert(!tensor_present(&a->up) || (is_f32(&a->up) && same_shape(&a->out, &a->up)));
-    pool_for(a->out.rows, grain_of_rows(8 * a->out.cols), glu_piece, (void *)a);
+    if (a->kind > GLU_GELU) cpu_rare_glu(a);
+    else pool_for(a->out.rows, grain_of_rows(8 * a->out.cols), glu_piece, (void *)a);
 }
 
 // All inputs of an element are read before its outputs are written, as they may be the same memory.
@@ -592,6 +593,7 @@ static void glu_back_piece(void *arg, int64_t lo, int64_t hi, int thread) {
 }
 
 static void plain_glu_back(const struct glu_back_args *a) {
+    assert(a->kind <= GLU_GELU);
     assert(is_f32(&a->dgate) && is_f32(&a->dup) && is_f32(&a->dout) && is_f32(&a->gate) &&
            is_f32(&a->up));
     assert(same_shape(&a->dgate, &a->dout) && same_shape(&a->dup, &a->dout));

@@ -1,13 +1,14 @@
 // hf_config.c: what a config.json says, in GGUF's words.
 //
-// Hugging Face has one class per family, GGUF one architecture; a row of `families` joins them. The
-// rule that keeps results right: every value of the config must be read here or stand in the list
-// of those that do not touch the computation. Anything else that is not null or false is refused by
-// its name, so a feature that nobody here has heard of cannot be left out silently.
+// The words are in hf_tables.c; here is what takes more than a word. The rule that keeps results right:
+// every value of the config must be read here or stand in the list of those that do not touch the
+// computation. Anything else that is not null or false is refused by its name, so a feature that nobody
+// here has heard of cannot be left out silently.
 //
 // Absent values mean what the class of that name means by them; writers drop values only when they
 // equal those. Two spellings of rope are known: rope_theta + rope_scaling, and the newer
-// rope_parameters that joins them.
+// rope_parameters that joins them. A model with eyes keeps its text part under text_config, of which
+// only what differs from the class's defaults is written: those are filled in first.
 #include "formats/internal.h"
 
 #include <inttypes.h>
@@ -15,25 +16,6 @@
 #include <string.h>
 
 #define VALUES_MAX 4096
-
-static const struct hf_family families[] = {
-    {"LlamaForCausalLM", "llama", true, false, false, false, "silu", 1e4, true, NO_EXPERTS},
-    {"MistralForCausalLM", "llama", true, false, false, false, "silu", 1e4, false, NO_EXPERTS},
-    {"GraniteForCausalLM", "granite", true, false, false, false, "silu", 1e4, true, NO_EXPERTS},
-    {"Qwen2ForCausalLM", "qwen2", false, false, false, false, "silu", 1e4, false, NO_EXPERTS},
-    {"Qwen3ForCausalLM", "qwen3", false, false, false, false, "silu", 1e4, false, NO_EXPERTS},
-    {"GemmaForCausalLM", "gemma", false, false, true, true, "gelu_pytorch_tanh", 1e4, false, NO_EXPERTS},
-    {"Gemma2ForCausalLM", "gemma2", false, true, true, true, "gelu_pytorch_tanh", 1e4, false, NO_EXPERTS},
-    {"Gemma3ForCausalLM", "gemma3", false, true, true, true, "gelu_pytorch_tanh", 1e6, false, NO_EXPERTS},
-    {"Olmo2ForCausalLM", "olmo2", false, true, false, false, "silu", 1e4, false, NO_EXPERTS},
-    {"MiniCPMForCausalLM", "minicpm", true, false, false, true, "silu", 1e4, false, NO_EXPERTS},
-    {"Phi3ForCausalLM", "phi3", false, false, false, false, "silu", 1e4, false, NO_EXPERTS},
-    {"MixtralForCausalLM", "llama", true, false, false, false, "silu", 1e6, false, EXPERTS_NORMED},
-    {"Qwen2MoeForCausalLM", "qwen2moe", false, false, false, false, "silu", 1e4, false, EXPERTS_RAW},
-    {"Qwen3MoeForCausalLM", "qwen3moe", false, false, false, false, "silu", 1e4, false, EXPERTS_NORMED},
-    {"OlmoeForCausalLM", "olmoe", false, false, false, false, "silu", 1e4, false, EXPERTS_RAW},
-    {"GraniteMoeForCausalLM", "granitemoe", true, false, false, false, "silu", 1e4, false, EXPERTS_NORMED},
-};
 
 // ---------------------------------------------------------------------------------------------------------------
 // Taking the JSON apart. Objects are opened two levels deep: no config says anything about the
@@ -192,8 +174,10 @@ static const char *const harmless[] = {
     "temperature", "tf_legacy_loss", "tie_encoder_decoder", "tie_word_embeddings", "tokenizer_class", "top_k",
     "top_p", "torch_dtype", "torchscript", "transformers.js_config", "transformers_version", "typical_p",
     "unk_token_id", "unsloth_fixed", "unsloth_version", "use_bfloat16", "use_cache", "vocab_size",
-    "max_window_layers", "hidden_dropout", "attention_probs_dropout_prob", "hidden_dropout_prob",
-    "attn_pdrop", "keys_to_ignore_at_inference", "base_model_tp_plan", "neftune_noise_alpha", "original_max_position_embeddings", "router_jitter_noise", "input_jitter_noise",
+    "hidden_dropout", "residual_dropout", "embedding_dropout", "attention_probs_dropout_prob", "hidden_dropout_prob",
+    "attn_pdrop", "keys_to_ignore_at_inference", "base_model_tp_plan", "neftune_noise_alpha", "router_jitter_noise", "input_jitter_noise",
+    "n_ctx", "reorder_and_upcast_attn", "summary_activation", "summary_first_dropout", "summary_proj_to_labels",
+    "summary_type", "summary_use_proj",
 };
 
 static bool is_harmless(const char *path, size_t n) {
@@ -249,85 +233,151 @@ static void put_real(struct keys *k, const char *rest, double x) {
     key_f32(k->out, arch_key(k, rest), x);
 }
 
+// The name in config.json of a number that GGUF calls so.
+static const char *name_of(struct keys *k, const char *gguf) {
+    return hf_number_of(k->m->family, (struct span){gguf, strlen(gguf)})->hf;
+}
+
+static bool has(const struct keys *k, uint64_t traits) { return (k->m->family->traits & traits) != 0; }
+
+static bool put_numbers(struct keys *k) {
+    for (size_t i = 0; i < hf_number_count; i++) {
+        const struct hf_number *r = &hf_numbers[i];
+        const char *hf = r->hf;
+        if (!has(k, r->in)) continue;
+        if (!strcmp(r->gguf, "expert_count") && !hf_find(k->c, hf)) // either name, whatever the class
+            hf = !strcmp(hf, "num_experts") ? "num_local_experts" : "num_experts";
+        bool there = hf_find(k->c, hf) != NULL;
+        int64_t whole = 1;
+        double real = 1;
+        if (!(r->kind == HF_WHOLE ? hf_int(k->c, hf, r->presence == HF_NEEDED, (int64_t)r->min, (int64_t)r->max, &whole, k->err)
+                                  : hf_real(k->c, hf, r->presence == HF_NEEDED, r->min, r->max, &real, k->err)))
+            return false;
+        if (!there && r->presence == HF_MAYBE) continue;
+        if (r->kind == HF_WHOLE) put_int(k, r->gguf, whole);
+        else put_real(k, r->gguf, real);
+        if (!strcmp(r->gguf, "expert_count")) k->m->E = whole;
+    }
+    return true;
+}
+
 static bool put_shape(struct keys *k) {
     struct hf_model *m = k->m;
-    int64_t F = 0, ctx = 0;
-    bool llama = !strcmp(m->family->class, "LlamaForCausalLM");
-    if (!hf_int(k->c, "hidden_size", true, 1, 1 << 17, &m->C, k->err) ||
-        !hf_int(k->c, "num_hidden_layers", true, 1, 1024, &m->L, k->err) ||
-        !hf_int(k->c, "num_attention_heads", true, 1, 1024, &m->H, k->err) ||
-        !hf_int(k->c, "intermediate_size", true, 1, 1 << 20, &F, k->err) ||
-        !hf_int(k->c, "max_position_embeddings", true, 1, 1 << 24, &ctx, k->err) ||
+    bool gpt2 = has(k, HF_GPT2), gemma = has(k, HF_PLUS_ONE) && !has(k, HF_LAYER_NORM);
+    if (!put_numbers(k) || !hf_int(k->c, name_of(k, "embedding_length"), true, 1, 1 << 17, &m->C, k->err) ||
+        !hf_int(k->c, name_of(k, "block_count"), true, 1, 1024, &m->L, k->err) ||
+        !hf_int(k->c, name_of(k, "attention.head_count"), true, 1, 1024, &m->H, k->err) ||
         !hf_int(k->c, "vocab_size", true, 1, 1 << 22, &m->V, k->err))
         return false;
+    put_int(k, "vocab_size", m->V);
     m->G = m->H;
-    if (!hf_int(k->c, "num_key_value_heads", !llama, 1, 1024, &m->G, k->err)) return false;
     m->D = m->C / m->H;
-    if (!hf_int(k->c, "head_dim", m->family->norm_adds_one, 1, 4096, &m->D, k->err)) return false;
+    if (gpt2) {
+        if (!hf_find(k->c, "n_inner")) put_int(k, "feed_forward_length", 4 * m->C);
+        return true;
+    }
+    if (!hf_int(k->c, "num_key_value_heads", !has(k, HF_KV_FREE), 1, 1024, &m->G, k->err)) return false;
+    if (!hf_int(k->c, "head_dim", gemma, 1, 4096, &m->D, k->err)) return false;
     if (m->D < 2 || m->D % 2)
         return err_set(k->err, "the head size is %" PRId64 ", expected an even number", m->D);
-    double part = 1;
-    if (!hf_real(k->c, "partial_rotary_factor", false, 0, 1, &part, k->err) ||
+    double part = m->family->part > 0 ? m->family->part : 1;
+    if (!hf_real(k->c, "rotary_pct", false, 0, 1, &part, k->err) ||
+        !hf_real(k->c, "partial_rotary_factor", false, 0, 1, &part, k->err) ||
         !hf_real(k->c, "rope_parameters.partial_rotary_factor", false, 0, 1, &part, k->err))
         return false;
-    int64_t turned = (int64_t)((double)m->D * part);
-    if (part != 1 && (m->family->adjacent || turned < 2 || turned % 2))
+    int64_t turned = m->turned = (int64_t)((double)m->D * part);
+    if (part != 1 && (has(k, HF_ADJACENT) || turned < 2 || turned % 2))
         return err_set(k->err, "'partial_rotary_factor' is %g: rope on a part of a head is not "
                                "supported for %s", part, m->family->class);
-    put_int(k, "context_length", ctx);
-    put_int(k, "embedding_length", m->C);
-    put_int(k, "block_count", m->L);
-    put_int(k, "feed_forward_length", F);
-    put_int(k, "attention.head_count", m->H);
     put_int(k, "attention.head_count_kv", m->G);
     put_int(k, "attention.key_length", m->D);
     put_int(k, "attention.value_length", m->D);
     put_int(k, "rope.dimension_count", turned);
-    put_int(k, "vocab_size", m->V);
+    return true;
+}
+
+#define AT(member) (snprintf(p, sizeof p, "%s.%s", at, member), p)
+
+// Llama 3: becomes divisors of the frequencies.
+static bool put_llama3(struct keys *k, const char *at, double factor, int64_t ctx) {
+    struct hf_model *m = k->m;
+    char p[96];
+    m->llama3_factor = factor;
+    m->llama3_ctx = ctx;
+    if (!hf_real(k->c, AT("low_freq_factor"), true, 1e-3, 1e6, &m->llama3_low, k->err) ||
+        !hf_real(k->c, AT("high_freq_factor"), true, 1e-3, 1e6, &m->llama3_high, k->err))
+        return false;
+    return m->llama3_high > m->llama3_low ||
+           err_set(k->err, "%s: high_freq_factor %g is not above low_freq_factor %g", at, m->llama3_high, m->llama3_low);
+}
+
+// YaRN's ramp, and what is turned grows by .1 ln(factor) + 1 (Peng et al. 2023, eq. 22) unless the config says otherwise.
+static bool put_yarn(struct keys *k, const char *at, double factor) {
+    char p[96];
+    double fast = 32, slow = 1, usual = .1 * log(factor) + 1, x = usual, mscale = 0, all = 0;
+    bool truncate = true;
+    if (!hf_real(k->c, AT("beta_fast"), false, 0, 1e6, &fast, k->err) ||
+        !hf_real(k->c, AT("beta_slow"), false, 0, 1e6, &slow, k->err) ||
+        !hf_real(k->c, AT("mscale"), false, 0, 1e3, &mscale, k->err) ||
+        !hf_real(k->c, AT("mscale_all_dim"), false, 0, 1e3, &all, k->err))
+        return false;
+    if (mscale > 0 && all > 0) x = (.1 * mscale * log(factor) + 1) / (.1 * all * log(factor) + 1);
+    if (!hf_real(k->c, AT("attention_factor"), false, 1e-3, 1e3, &x, k->err) ||
+        !hf_bool(k->c, AT("truncate"), &truncate, k->err))
+        return false;
+    put_real(k, "rope.scaling.yarn_beta_fast", fast);
+    put_real(k, "rope.scaling.yarn_beta_slow", slow);
+    if (fabs(x - usual) > 1e-6) put_real(k, "rope.scaling.attn_factor", x / usual);
+    return truncate || err_set(k->err, "'%s' is false: a YaRN that begins between pairs is not supported for %s",
+                               AT("truncate"), k->m->family->class);
+}
+
+// LongRoPE (Ding et al. 2024): two arrays of divisors become tensors; what is turned grows with the stretch of the
+// context unless the config says otherwise.
+static bool put_long(struct keys *k, const char *at, int64_t ctx, int64_t original) {
+    char p[96];
+    double stretch = (double)ctx / (double)original, x;
+    static const char *const names[] = {"short_factor", "long_factor"};
+    for (int i = 0; i < 2; i++) {
+        k->m->long_factors[i] = hf_find(k->c, AT(names[i]));
+        if (!k->m->long_factors[i]) return err_set(k->err, "'%s' is missing, which this rope needs", AT(names[i]));
+    }
+    if (!hf_real(k->c, AT("factor"), false, 1e-6, 1e6, &stretch, k->err)) return false;
+    x = stretch <= 1 ? 1 : sqrt(1 + log(stretch) / log((double)original));
+    if (!hf_real(k->c, AT("attention_factor"), false, 1e-3, 1e3, &x, k->err)) return false;
+    if (x != 1) put_real(k, "rope.scaling.attn_factor", x);
+    key_text_add(k->out, arch_key(k, "rope.scaling.type"), "longrope", 8);
+    put_int(k, "rope.scaling.original_context_length", original);
     return true;
 }
 
 // Rope scaling of the object at `at`.
 static bool put_scaling(struct keys *k, const char *at, const char *type) {
-    struct hf_model *m = k->m;
     char p[96];
-    double factor = 1, fast = 32, slow = 1, x = 0;
-    int64_t ctx = 0;
-#define AT(member) (snprintf(p, sizeof p, "%s.%s", at, member), p)
-    bool yarn = !strcmp(type, "yarn"), llama3 = !strcmp(type, "llama3");
-    if (!strcmp(type, "default")) return true;
-    if (strcmp(type, "linear") && !yarn && !llama3)
-        return err_set(k->err, "rope scaling of type '%.40s' is not supported", type);
-    if (!hf_real(k->c, AT("factor"), true, 1, 1e6, &factor, k->err)) return false;
-    if (!hf_int(k->c, AT("original_max_position_embeddings"), llama3 || yarn, 1, 1 << 24, &ctx, k->err))
-        return false;
-    if (llama3) {
-        m->llama3_factor = factor;
-        m->llama3_ctx = ctx;
-        if (!hf_real(k->c, AT("low_freq_factor"), true, 1e-3, 1e6, &m->llama3_low, k->err) ||
-            !hf_real(k->c, AT("high_freq_factor"), true, 1e-3, 1e6, &m->llama3_high, k->err))
-            return false;
-        return m->llama3_high > m->llama3_low ||
-               err_set(k->err, "%s: high_freq_factor %g is not above low_freq_factor %g", at,
-                       m->llama3_high, m->llama3_low);
+    double factor = 1;
+    int64_t ctx = 0, original = 0;
+    bool yarn = !strcmp(type, "yarn"), llama3 = !strcmp(type, "llama3"), dynamic = !strcmp(type, "dynamic");
+    bool by_length = !strcmp(type, "longrope") || !strcmp(type, "su"); // su: its first name
+    if (!strcmp(type, "default")) { // what the context was does not matter then
+        hf_find(k->c, "original_max_position_embeddings");
+        return true;
     }
+    if (strcmp(type, "linear") && !yarn && !llama3 && !dynamic && !by_length)
+        return err_set(k->err, "rope scaling of type '%.40s' is not supported", type);
+    if (!hf_int(k->c, "max_position_embeddings", true, 1, 1 << 24, &ctx, k->err) ||
+        !hf_int(k->c, "original_max_position_embeddings", false, 1, 1 << 24, &original, k->err) ||
+        !hf_int(k->c, AT("original_max_position_embeddings"), llama3 || yarn || (by_length && !original), 1, 1 << 24,
+                &original, k->err))
+        return false;
+    if (by_length) return put_long(k, at, ctx, original);
+    if (!hf_real(k->c, AT("factor"), true, 1, 1e6, &factor, k->err)) return false;
+    if (llama3) return put_llama3(k, at, factor, original);
     key_text_add(k->out, arch_key(k, "rope.scaling.type"), type, strlen(type));
     put_real(k, "rope.scaling.factor", factor);
-    if (ctx) put_int(k, "rope.scaling.original_context_length", ctx);
-    if (!yarn) return true;
-    if (!hf_real(k->c, AT("beta_fast"), false, 0, 1e6, &fast, k->err) ||
-        !hf_real(k->c, AT("beta_slow"), false, 0, 1e6, &slow, k->err))
-        return false;
-    put_real(k, "rope.scaling.yarn_beta_fast", fast);
-    put_real(k, "rope.scaling.yarn_beta_slow", slow);
-    double usual = .1 * log(factor) + 1;
-    x = usual;
-    if (!hf_real(k->c, AT("attention_factor"), false, 0, 1e6, &x, k->err)) return false;
-    return fabs(x - usual) < 1e-6 ||
-           err_set(k->err, "'%s.attention_factor' is %g: only %g, which follows from the factor, "
-                           "is supported", at, x, usual);
-#undef AT
+    if (original && !dynamic) put_int(k, "rope.scaling.original_context_length", original);
+    return !yarn || put_yarn(k, at, factor);
 }
+#undef AT
 
 static bool rope_type(struct keys *k, const char *at, struct text *type) {
     char p[96], old[96];
@@ -343,23 +393,25 @@ static bool put_rope(struct keys *k) {
     const char *new = "rope_parameters", *both = "rope_parameters.full_attention";
     const char *local = "rope_parameters.sliding_attention";
     bool layered = hf_find(k->c, both) != NULL, has_new = hf_find(k->c, new) != NULL;
-    bool gemma3 = !strcmp(m->family->arch, "gemma3");
     const char *at = layered ? both : has_new ? new : "rope_scaling";
     char p[96];
     struct text type = {0};
-    double theta = m->family->theta, local_theta = 1e4;
+    double theta = m->family->theta, local_theta = 1e4; // of Gemma 3; of others that of the stretched layers
+    if (has(k, HF_GPT2)) return true;
     if (hf_find(k->c, "rope_scaling") && has_new)
         return err_set(k->err, "both 'rope_scaling' and 'rope_parameters' are there, one is expected");
-    if (layered && !gemma3)
+    if (layered && !has(k, HF_LOCAL_ROPE))
         return err_set(k->err, "'%s': rope that differs from layer to layer is not supported for %s",
                        both, m->family->class);
     snprintf(p, sizeof p, "%s.rope_theta", at);
-    bool good = hf_real(k->c, "rope_theta", false, 1, 1e12, &theta, k->err) &&
+    bool good = hf_real(k->c, "rotary_emb_base", false, 1, 1e12, &theta, k->err) &&
+                hf_real(k->c, "rope_theta", false, 1, 1e12, &theta, k->err) &&
                 hf_real(k->c, p, false, 1, 1e12, &theta, k->err);
     put_real(k, "rope.freq_base", theta);
     m->theta = theta;
+    if (!has(k, HF_PLUS_ONE)) local_theta = theta;
     good = good && rope_type(k, at, &type) && put_scaling(k, at, type.data);
-    if (good && gemma3) {
+    if (good && has(k, HF_LOCAL_ROPE)) {
         snprintf(p, sizeof p, "%s.rope_theta", local);
         good = hf_real(k->c, "rope_local_base_freq", false, 1, 1e12, &local_theta, k->err) &&
                hf_real(k->c, p, false, 1, 1e12, &local_theta, k->err) && rope_type(k, local, &type) &&
@@ -371,49 +423,69 @@ static bool put_rope(struct keys *k) {
     return good;
 }
 
-// layer_types lists "full_attention" or "sliding_attention" per layer: every `pattern`-th is full,
-// the others slide; pattern 1: all are full.
-static bool check_layer_types(struct keys *k, int64_t pattern) {
+// Which layers slide: layer_types lists it, or the family has its way.
+static bool find_local(struct keys *k, bool *local, int64_t *count) {
+    int64_t L = k->m->L, l = 0, period = k->m->family->period, from = has(k, HF_WINDOW_SWITCH) ? 28 : 0;
     struct hf_value *v = hf_find(k->c, "layer_types");
-    if (!v) return true;
-    struct json j = open_value(v);
-    struct text type = {0};
-    bool good = json_array(&j);
-    int64_t l = 0;
-    for (; good && json_item(&j); l++) {
-        const char *expected = (l + 1) % pattern ? "sliding_attention" : "full_attention";
-        good = json_string(&j, &type) && !strcmp(type.data, expected);
+    bool bad = false;
+    if (!hf_int(k->c, "sliding_window_pattern", false, 0, 1024, &period, k->err) ||
+        !hf_int(k->c, "_sliding_window_pattern", false, 1, 1024, &period, k->err) ||
+        !hf_int(k->c, "max_window_layers", false, 0, 1024, &from, k->err))
+        return false;
+    for (int64_t i = 0; i < L; i++)
+        local[i] = has(k, HF_WINDOW_SWITCH) ? i >= from : period == 0 || i % period < period - 1;
+    if (v) {
+        struct json j = open_value(v);
+        struct text type = {0};
+        bool good = json_array(&j);
+        for (; good && l < L && json_item(&j); l++) {
+            good = json_string(&j, &type);
+            local[l] = good && !strcmp(type.data, "sliding_attention");
+            bad = good && !local[l] && strcmp(type.data, "full_attention");
+            good = good && !bad;
+        }
+        bad = bad || !good || l != L || json_item(&j) || j.bad;
+        text_free(&type);
     }
-    text_free(&type);
-    return (good && !j.bad && l == k->m->L) ||
-           err_set(k->err, "'layer_types' is not the pattern of this family (entry %" PRId64 " of %" PRId64
-                           "): not supported", l, k->m->L);
+    for (int64_t i = *count = 0; i < L; i++) *count += local[i];
+    return !bad || err_set(k->err, "'layer_types' is not a list of 'full_attention' and 'sliding_attention' for %" PRId64
+                                   " layers (entry %" PRId64 "): not supported", L, l);
 }
 
 static bool put_window(struct keys *k) {
-    const char *arch = k->m->family->arch;
-    int64_t window = 0, pattern = 1;
-    bool use = true;
-    if (!hf_int(k->c, "sliding_window", false, 0, 1 << 30, &window, k->err)) return false;
-    if (!strncmp(arch, "qwen", 4)) {
-        use = false;
-        if (!hf_bool(k->c, "use_sliding_window", &use, k->err)) return false;
-        if (use)
-            return err_set(k->err, "'use_sliding_window' is true: sliding windows in some layers "
-                                   "of %s are not supported", k->m->family->class);
-    }
-    if (!strcmp(arch, "gemma2")) pattern = 2;
-    if (!strcmp(arch, "gemma3")) {
-        pattern = 6;
-        if (!hf_int(k->c, "sliding_window_pattern", false, 1, 1024, &pattern, k->err) ||
-            !hf_int(k->c, "_sliding_window_pattern", false, 1, 1024, &pattern, k->err))
-            return false;
-        if (pattern != 6) put_int(k, "attention.sliding_window_pattern", pattern);
-    }
-    if (pattern > 1 && !window)
+    const struct hf_family *family = k->m->family;
+    int64_t window = 0, L = k->m->L, count = 0;
+    bool use = has(k, HF_WINDOW), usual = true, local[1024] = {false};
+    if (!hf_int(k->c, "sliding_window", false, 0, 1 << 30, &window, k->err) || !find_local(k, local, &count)) return false;
+    if (has(k, HF_WINDOW_SWITCH | HF_NO_ROPE)) use = false;
+    if (!hf_bool(k->c, "use_sliding_window", &use, k->err)) return false;
+    if (use && !has(k, HF_WINDOW))
+        return err_set(k->err, "'use_sliding_window' is true: sliding windows in layers of %s are not supported", family->class);
+    if (!use && has(k, HF_WINDOW_SWITCH) && count && hf_find(k->c, "layer_types"))
+        return err_set(k->err, "'layer_types' names sliding layers, which %s has only with a window", family->class);
+    if (use && family->period > 1 && !window && !has(k, HF_WINDOW_FREE))
         return err_set(k->err, "'sliding_window' is missing, which this model needs");
-    if (use && window) put_int(k, "attention.sliding_window", window);
-    return check_layer_types(k, pattern);
+    if (!use || !window || !count) return true;
+    for (int64_t l = 0; l < L; l++)
+        usual = usual && local[l] == (family->period == 0 || l % family->period < family->period - 1);
+    put_int(k, "attention.sliding_window", window);
+    if (!usual) key_bools(k->out, arch_key(k, "attention.sliding_window_pattern"), local, (size_t)L);
+    return true;
+}
+
+// Where rope is left out: the list, or the interval, must say every fourth layer.
+static bool check_no_rope(struct keys *k) {
+    int64_t step = 4, turned, l = 0;
+    struct hf_value *v = hf_find(k->c, "no_rope_layers");
+    if (!hf_int(k->c, "no_rope_layer_interval", false, 1, 1024, &step, k->err)) return false;
+    bool good = v || step == 4;
+    if (v) {
+        struct json j = open_value(v);
+        good = json_array(&j);
+        for (; good && json_item(&j); l++) good = json_integer(&j, &turned) && turned == ((l + 1) % 4 != 0);
+        good = good && !j.bad && l == k->m->L;
+    }
+    return good || err_set(k->err, "'no_rope_layers' (entry %" PRId64 ") is not every fourth layer: not supported", l);
 }
 
 // muP in the dialect of MiniCPM (Hu et al. 2024); the logits are divided by width over base width.
@@ -430,80 +502,75 @@ static bool put_minicpm(struct keys *k) {
 }
 
 // Every layer has experts, and their weights are normed or not as the family always does.
-static bool put_experts(struct keys *k) {
-    struct hf_model *m = k->m;
-    bool granite = !strcmp(m->family->arch, "granitemoe"), mixtral = !strcmp(m->family->arch, "llama");
-    bool expected = m->family->experts == EXPERTS_NORMED;
-    bool norm = granite || mixtral ? expected : false; // the classes that have the switch are born with false
-    int64_t used = 0, F = 0, shared = 0, step = 1;
-    const char *count = hf_find(k->c, "num_local_experts") ? "num_local_experts" : "num_experts"; // either name
-    if (!hf_int(k->c, count, true, 1, 4096, &m->E, k->err) ||
-        !hf_int(k->c, "num_experts_per_tok", true, 1, m->E, &used, k->err) ||
-        !hf_int(k->c, "moe_intermediate_size", false, 1, 1 << 20, &F, k->err) ||
-        !hf_int(k->c, "shared_expert_intermediate_size", false, 0, 1 << 20, &shared, k->err) ||
+static bool check_experts(struct keys *k) {
+    const struct hf_family *family = k->m->family;
+    bool norm = has(k, HF_NORM_SWITCH) ? false : family->normed; // the classes that have the switch are born with false
+    int64_t step = 1, used = 1;
+    struct hf_value *dense = hf_find(k->c, "mlp_only_layers");
+    if (!hf_int(k->c, "num_experts_per_tok", true, 1, k->m->E, &used, k->err) ||
         !hf_int(k->c, "decoder_sparse_step", false, 1, 1024, &step, k->err) ||
         !hf_bool(k->c, "norm_topk_prob", &norm, k->err))
         return false;
-    if (step != 1) return err_set(k->err, "'decoder_sparse_step' is %" PRId64 ": layers without experts among those "
-                                          "with experts are not supported", step);
-    if (norm != expected)
-        return err_set(k->err, "'norm_topk_prob' is %s: %s is supported with %s only", norm ? "true" : "false",
-                       m->family->class, expected ? "true" : "false");
-    put_int(k, "expert_count", m->E);
-    put_int(k, "expert_used_count", used);
-    if (F) put_int(k, "expert_feed_forward_length", F);
-    if (shared) put_int(k, "expert_shared_feed_forward_length", shared);
+    if (step != 1 || (dense && dense->n > 2))
+        return err_set(k->err, "%s: layers without experts among those with experts are not supported",
+                       step != 1 ? "'decoder_sparse_step' is not 1" : "'mlp_only_layers' names some");
+    return norm == family->normed ||
+           err_set(k->err, "'norm_topk_prob' is %s: %s is supported with %s only", norm ? "true" : "false",
+                   family->class, family->normed ? "true" : "false");
+}
+
+static bool put_caps(struct keys *k) {
+    static const char *const caps[] = {"attn_logit_softcapping", "final_logit_softcapping"};
+    double scalar = (double)k->m->D;
+    bool gemma2 = !strcmp(k->m->family->arch, "gemma2"), bidirectional = false;
+    for (size_t i = 0; i < COUNT_OF(caps); i++) {
+        double cap = 0;
+        if (!hf_real(k->c, caps[i], false, 0, 1e6, &cap, k->err)) return false;
+        if (cap > 0 || gemma2) put_real(k, caps[i], cap); // absent would mean the usual cap to GGUF
+    }
+    if (!hf_real(k->c, "query_pre_attn_scalar", false, 1, 1e6, &scalar, k->err)) return false;
+    if (scalar != (double)k->m->D) put_real(k, "attention.scale", 1 / sqrt(scalar));
+    if (!hf_bool(k->c, "use_bidirectional_attention", &bidirectional, k->err)) return false;
+    return !bidirectional || err_set(k->err, "'use_bidirectional_attention' is true: not supported");
+}
+
+// Switches of the families with LayerNorm: which branch reads what, and an epsilon that no key says.
+static bool put_layer_norm(struct keys *k) {
+    bool parallel = has(k, HF_NEOX);
+    if (has(k, HF_CLIP)) put_real(k, "attention.layer_norm_epsilon", 1e-5);
+    if (!has(k, HF_PARALLEL)) return true;
+    if (!hf_bool(k->c, "use_parallel_residual", &parallel, k->err)) return false;
+    key_bool(k->out, arch_key(k, "use_parallel_residual"), parallel);
     return true;
 }
 
 // What only some families have.
 static bool put_particular(struct keys *k) {
-    const char *arch = k->m->family->arch;
-    double eps = 0, cap = 0, scalar = (double)k->m->D, one;
-    if (!hf_real(k->c, "rms_norm_eps", true, 1e-30, 1, &eps, k->err)) return false;
-    put_real(k, "attention.layer_norm_rms_epsilon", eps);
-    if (!strncmp(arch, "granite", 7)) {
-        static const char *const rows[][2] = {{"embedding_multiplier", "embedding_scale"},
-                                              {"attention_multiplier", "attention.scale"},
-                                              {"residual_multiplier", "residual_scale"},
-                                              {"logits_scaling", "logit_scale"}};
-        for (size_t i = 0; i < COUNT_OF(rows); i++) {
-            one = 1;
-            if (!hf_real(k->c, rows[i][0], false, 1e-12, 1e6, &one, k->err)) return false;
-            put_real(k, rows[i][1], one);
-        }
-    }
-    if (!strcmp(arch, "minicpm") && !put_minicpm(k)) return false;
-    if (k->m->family->experts && !put_experts(k)) return false;
-    if (strcmp(arch, "gemma2") && strcmp(arch, "gemma3")) return true;
-    static const char *const caps[][2] = {{"attn_logit_softcapping", "attn_logit_softcapping"},
-                                          {"final_logit_softcapping", "final_logit_softcapping"}};
-    for (size_t i = 0; i < COUNT_OF(caps); i++) {
-        cap = 0;
-        if (!hf_real(k->c, caps[i][0], false, 0, 1e6, &cap, k->err)) return false;
-        if (cap > 0 || !strcmp(arch, "gemma2")) put_real(k, caps[i][1], cap);
-    }
-    if (!hf_real(k->c, "query_pre_attn_scalar", false, 1, 1e6, &scalar, k->err)) return false;
-    if (scalar != (double)k->m->D) put_real(k, "attention.scale", 1 / sqrt(scalar));
-    bool bidirectional = false;
-    if (!hf_bool(k->c, "use_bidirectional_attention", &bidirectional, k->err)) return false;
-    return !bidirectional || err_set(k->err, "'use_bidirectional_attention' is true: not supported");
+    return (!has(k, HF_LAYER_NORM) || put_layer_norm(k)) && (!has(k, HF_MINICPM) || put_minicpm(k)) && (!has(k, HF_EXPERTS) || check_experts(k)) &&
+           (!has(k, HF_NO_ROPE) || check_no_rope(k)) && (!has(k, HF_CAPS) || put_caps(k));
 }
 
 // Switches that must stand as the family has them. Biases show as tensors, which are read or refused
 // by name.
 static bool check_switches(struct keys *k) {
-    static const char *const shown_by_tensors[] = {"attention_bias", "mlp_bias", "qkv_bias", "use_qk_norm"};
+    static const char *const shown_by_tensors[] = {"attention_bias", "mlp_bias", "qkv_bias", "use_qk_norm",
+                                                    "use_bias", "use_qkv_bias", "attention_out_bias", "qk_layernorm"};
     bool x = false;
     for (size_t i = 0; i < COUNT_OF(shown_by_tensors); i++)
         if (!hf_bool(k->c, shown_by_tensors[i], &x, k->err)) return false;
-    k->m->tied = k->m->family->tied;
+    k->m->tied = has(k, HF_TIED);
     const char *act = k->m->family->act;
-    bool gemma = k->m->family->norm_adds_one;
+    bool scaled = true, by_layer = false;
+    if (!hf_bool(k->c, "scale_attn_weights", &scaled, k->err) ||
+        !hf_bool(k->c, "scale_attn_by_inverse_layer_idx", &by_layer, k->err))
+        return false;
+    if (!scaled || by_layer)
+        return err_set(k->err, "'%s': not supported", scaled ? "scale_attn_by_inverse_layer_idx" : "scale_attn_weights");
     // Gemma 1 says "gelu" and means the tanh form, which its later hidden_activation names.
     return hf_bool(k->c, "tie_word_embeddings", &k->m->tied, k->err) &&
-           expect_text(k->c, "hidden_act", act, gemma ? "gelu" : NULL, k->err) &&
+           expect_text(k->c, "hidden_act", act, k->m->family->act2, k->err) &&
            expect_text(k->c, "hidden_activation", act, NULL, k->err) &&
+           expect_text(k->c, "activation_function", act, k->m->family->act2, k->err) &&
            expect_text(k->c, "position_embedding_type", "rope", NULL, k->err) &&
            expect_text(k->c, "normalization_function", "rmsnorm", NULL, k->err);
 }
@@ -517,14 +584,14 @@ static const struct hf_family *find_family(struct hf_config *c, struct err *err)
         struct json j = open_value(v);
         named = json_array(&j) && json_item(&j) && json_string(&j, &class);
     }
-    for (size_t i = 0; named && i < COUNT_OF(families); i++)
-        if (!strcmp(families[i].class, class.data)) found = &families[i];
+    for (size_t i = 0; named && i < hf_family_count; i++)
+        if (!strcmp(hf_families[i].class, class.data)) found = &hf_families[i];
     if (!found && !named) err_set(err, "'architectures' names no class of models");
     if (!found && named) {
         struct text names = {0};
         char shown[SHOWN];
-        for (size_t i = 0; i < COUNT_OF(families); i++)
-            text_fmt(&names, "%s%s", i ? ", " : "", families[i].class);
+        for (size_t i = 0; i < hf_family_count; i++)
+            text_fmt(&names, "%s%s", i ? ", " : "", hf_families[i].class);
         err_set(err, "'%s' is not known; known are %s",
                 span_shown((struct span){class.data, class.len}, shown, sizeof shown), names.data);
         text_free(&names);
@@ -533,162 +600,52 @@ static const struct hf_family *find_family(struct hf_config *c, struct err *err)
     return found;
 }
 
+static bool put_all(struct keys *k) {
+    const struct hf_family *family = k->m->family;
+    key_text_add(k->out, "general.architecture", family->arch, strlen(family->arch));
+    return put_shape(k) && check_switches(k) && put_particular(k) && put_rope(k) && put_window(k) &&
+           refuse_unknown(k->c, family, k->err);
+}
+
+// What transformers 5.23 takes for granted in the text part of Gemma 3.
+static const char *const text_defaults[][2] = {
+    {"num_attention_heads", "8"},        {"num_key_value_heads", "4"}, {"head_dim", "256"},
+    {"vocab_size", "262208"},            {"rms_norm_eps", "1e-6"},     {"max_position_embeddings", "131072"},
+    {"query_pre_attn_scalar", "256"},    {"num_hidden_layers", "26"},  {"hidden_size", "2304"},
+    {"intermediate_size", "9216"},       {"sliding_window", "4096"},
+};
+
+// The text part as a config of its own.
+static bool read_text_part(struct hf_config *c, struct keys *k) {
+    struct hf_value *v = hf_find(c, "text_config");
+    struct hf_config part = {0};
+    char path[96];
+    if (!v || v->kind != JSON_OBJECT) return err_set(k->err, "'text_config' is missing, which this model needs");
+    if (hf_find(c, "quantization_config"))
+        return err_set(k->err, "'quantization_config': weights quantized for other programs are not supported, take the "
+                               "unquantized model");
+    text_str(&part.bytes, "{\"\":null"); // so that a comma is always right
+    for (size_t i = 0; i < COUNT_OF(text_defaults); i++) {
+        snprintf(path, sizeof path, "text_config.%s", text_defaults[i][0]);
+        if (name_index_find(&c->index, path, strlen(path), c->n) == c->n)
+            text_fmt(&part.bytes, ",\"%s\":%s", text_defaults[i][0], text_defaults[i][1]);
+    }
+    size_t n = v->n - 1; // it was skipped over once, so it is well-formed, with blanks in it at most
+    while (n > 1 && strchr(" \t\r\n", v->at[n - 1])) n--;
+    if (n > 1) {
+        text_str(&part.bytes, ",");
+        text_add(&part.bytes, v->at + 1, n - 1);
+    }
+    text_str(&part.bytes, "}");
+    k->c = &part;
+    bool good = hf_config_parse(&part, k->err) && put_all(k) && hf_bool(c, "tie_word_embeddings", &k->m->tied, k->err);
+    hf_config_free(&part);
+    return good;
+}
+
 bool hf_config_keys(struct hf_config *c, struct hf_model *m, struct key_text *out, struct err *err) {
     *m = (struct hf_model){.family = find_family(c, err)};
     if (!m->family) return false;
     struct keys k = {.c = c, .m = m, .out = out, .err = err};
-    key_text_add(out, "general.architecture", m->family->arch, strlen(m->family->arch));
-    return put_shape(&k) && check_switches(&k) && put_particular(&k) && put_rope(&k) &&
-           put_window(&k) && refuse_unknown(c, m->family, err);
-}
-
-// ---------------------------------------------------------------------------------------------------------------
-// Names of tensors.
-
-enum { BOTH, PLAIN, SANDWICH, EXPERTS }; // which families have a row
-
-static const struct rule {
-    const char *hf, *gguf;
-    bool per_layer;
-    int when;
-    enum hf_change change;
-} rules[] = {
-    {"embed_tokens.weight", "token_embd.weight", false, BOTH, HF_AS_IS},
-    {"norm.weight", "output_norm.weight", false, BOTH, HF_NORM},
-    {"lm_head.weight", "output.weight", false, BOTH, HF_AS_IS},
-    {"input_layernorm.weight", "attn_norm.weight", true, BOTH, HF_NORM},
-    {"self_attn.q_proj.weight", "attn_q.weight", true, BOTH, HF_ROWS_Q},
-    {"self_attn.k_proj.weight", "attn_k.weight", true, BOTH, HF_ROWS_K},
-    {"self_attn.v_proj.weight", "attn_v.weight", true, BOTH, HF_AS_IS},
-    {"self_attn.o_proj.weight", "attn_output.weight", true, BOTH, HF_AS_IS},
-    {"self_attn.q_proj.bias", "attn_q.bias", true, BOTH, HF_ROWS_Q},
-    {"self_attn.k_proj.bias", "attn_k.bias", true, BOTH, HF_ROWS_K},
-    {"self_attn.v_proj.bias", "attn_v.bias", true, BOTH, HF_AS_IS},
-    {"self_attn.o_proj.bias", "attn_output.bias", true, BOTH, HF_AS_IS},
-    {"self_attn.q_norm.weight", "attn_q_norm.weight", true, BOTH, HF_NORM},
-    {"self_attn.k_norm.weight", "attn_k_norm.weight", true, BOTH, HF_NORM},
-    {"self_attn.rotary_emb.inv_freq", "", true, BOTH, HF_SKIP},
-    {"post_attention_layernorm.weight", "ffn_norm.weight", true, PLAIN, HF_NORM},
-    {"post_attention_layernorm.weight", "post_attention_norm.weight", true, SANDWICH, HF_NORM},
-    {"pre_feedforward_layernorm.weight", "ffn_norm.weight", true, SANDWICH, HF_NORM},
-    {"post_feedforward_layernorm.weight", "post_ffw_norm.weight", true, SANDWICH, HF_NORM},
-    {"mlp.gate_proj.weight", "ffn_gate.weight", true, BOTH, HF_AS_IS},
-    {"mlp.up_proj.weight", "ffn_up.weight", true, BOTH, HF_AS_IS},
-    {"mlp.down_proj.weight", "ffn_down.weight", true, BOTH, HF_AS_IS},
-    {"mlp.gate_proj.bias", "ffn_gate.bias", true, BOTH, HF_AS_IS},
-    {"mlp.up_proj.bias", "ffn_up.bias", true, BOTH, HF_AS_IS},
-    {"mlp.down_proj.bias", "ffn_down.bias", true, BOTH, HF_AS_IS},
-    {"self_attn.qkv_proj.weight", "attn_qkv.weight", true, BOTH, HF_AS_IS}, // Phi 3: queries, keys, values
-    {"mlp.gate_up_proj.weight", "ffn_up.weight", true, BOTH, HF_AS_IS},     // and gate, up in one
-    {"mlp.gate.weight", "ffn_gate_inp.weight", true, EXPERTS, HF_AS_IS},
-    {"mlp.experts.*.gate_proj.weight", "ffn_gate_exps.weight", true, EXPERTS, HF_EXPERT},
-    {"mlp.experts.*.up_proj.weight", "ffn_up_exps.weight", true, EXPERTS, HF_EXPERT},
-    {"mlp.experts.*.down_proj.weight", "ffn_down_exps.weight", true, EXPERTS, HF_EXPERT},
-    {"mlp.shared_expert.gate_proj.weight", "ffn_gate_shexp.weight", true, EXPERTS, HF_AS_IS},
-    {"mlp.shared_expert.up_proj.weight", "ffn_up_shexp.weight", true, EXPERTS, HF_AS_IS},
-    {"mlp.shared_expert.down_proj.weight", "ffn_down_shexp.weight", true, EXPERTS, HF_AS_IS},
-    {"mlp.shared_expert_gate.weight", "ffn_gate_inp_shexp.weight", true, EXPERTS, HF_VECTOR},
-    {"block_sparse_moe.gate.weight", "ffn_gate_inp.weight", true, EXPERTS, HF_AS_IS}, // Mixtral
-    {"block_sparse_moe.experts.*.w1.weight", "ffn_gate_exps.weight", true, EXPERTS, HF_EXPERT},
-    {"block_sparse_moe.experts.*.w3.weight", "ffn_up_exps.weight", true, EXPERTS, HF_EXPERT},
-    {"block_sparse_moe.experts.*.w2.weight", "ffn_down_exps.weight", true, EXPERTS, HF_EXPERT},
-    {"block_sparse_moe.router.layer.weight", "ffn_gate_inp.weight", true, EXPERTS, HF_AS_IS}, // GraniteMoe
-    {"block_sparse_moe.input_linear.weight", "ffn_gate_exps.weight", true, EXPERTS, HF_HALVES},
-    {"block_sparse_moe.output_linear.weight", "ffn_down_exps.weight", true, EXPERTS, HF_AS_IS},
-};
-
-// "layers.12.rest": the number and what follows; -1 when it does not begin so.
-static int64_t layer_number(struct span *s) {
-    static const char head[] = "layers.";
-    size_t at = sizeof head - 1;
-    int64_t l = 0;
-    if (s->n <= at || memcmp(s->p, head, at)) return -1;
-    size_t from = at;
-    while (at < s->n && s->p[at] >= '0' && s->p[at] <= '9' && at - from < 6)
-        l = l * 10 + (s->p[at++] - '0');
-    bool odd = at == from || (s->p[from] == '0' && at - from > 1); // "layers.007" names no layer
-    if (odd || at == s->n || s->p[at] != '.') return -1;
-    *s = (struct span){s->p + at + 1, s->n - at - 1};
-    return l;
-}
-
-// A '*' in the pattern stands for a number without leading zeros.
-static bool matches(struct span s, const char *pattern, int64_t *number) {
-    size_t at = 0;
-    for (; *pattern; pattern++) {
-        if (*pattern != '*') {
-            if (at == s.n || s.p[at++] != *pattern) return false;
-            continue;
-        }
-        size_t from = at;
-        for (*number = 0; at < s.n && s.p[at] >= '0' && s.p[at] <= '9' && at - from < 6; at++)
-            *number = *number * 10 + (s.p[at] - '0');
-        if (at == from || (s.p[from] == '0' && at - from > 1)) return false;
-    }
-    return at == s.n;
-}
-
-static bool row_applies(const struct rule *r, const struct hf_family *f) {
-    return r->when == BOTH || (r->when == EXPERTS ? f->experts != NO_EXPERTS : (r->when == SANDWICH) == f->sandwich);
-}
-
-bool hf_tensor_name(const struct hf_model *m, struct span hf, struct hf_place *place, struct err *err) {
-    static const char prefix[] = "model.";
-    struct span rest = hf;
-    char shown[SHOWN];
-    if (hf.n > sizeof prefix - 1 && !memcmp(hf.p, prefix, sizeof prefix - 1))
-        rest = (struct span){hf.p + sizeof prefix - 1, hf.n - (sizeof prefix - 1)};
-    int64_t layer = layer_number(&rest);
-    *place = (struct hf_place){.expert = 0};
-    for (size_t i = 0; i < COUNT_OF(rules); i++) {
-        const struct rule *r = &rules[i];
-        if (r->per_layer != (layer >= 0) || !row_applies(r, m->family) || !matches(rest, r->hf, &place->expert)) continue;
-        if (layer >= m->L)
-            return err_set(err, "tensor '%s' is of layer %" PRId64 ", but config.json says %" PRId64 " layers",
-                           span_shown(hf, shown, sizeof shown), layer, m->L);
-        if (r->change == HF_EXPERT && place->expert >= m->E)
-            return err_set(err, "tensor '%s' is of expert %" PRId64 ", but config.json says %" PRId64 " experts",
-                           span_shown(hf, shown, sizeof shown), place->expert, m->E);
-        enum hf_change change = r->change;
-        if (!m->family->adjacent && (change == HF_ROWS_Q || change == HF_ROWS_K)) change = HF_AS_IS;
-        if (!m->family->norm_adds_one && change == HF_NORM) change = HF_AS_IS;
-        // A tied head is the embedding, whatever the file repeats under the head's name.
-        if (m->tied && !strcmp(r->hf, "lm_head.weight")) change = HF_SKIP;
-        place->change = change;
-        if (r->per_layer)
-            snprintf(place->gguf, sizeof place->gguf, "blk.%" PRId64 ".%s", layer, r->gguf);
-        else
-            snprintf(place->gguf, sizeof place->gguf, "%s", r->gguf);
-        return true;
-    }
-    return err_set(err, "tensor '%s' is not part of a %s as this program knows it",
-                   span_shown(hf, shown, sizeof shown), m->family->class);
-}
-
-const struct hf_family *hf_family_of(struct span arch) {
-    for (size_t i = 0; i < COUNT_OF(families); i++)
-        if (families[i].written && span_is(arch, families[i].arch)) return &families[i];
-    return NULL;
-}
-
-bool hf_name_of(const struct hf_family *family, const char *gguf, char hf[128],
-                enum hf_change *change) {
-    static const char block[] = "blk.";
-    bool per_layer = !strncmp(gguf, block, sizeof block - 1);
-    const char *number = gguf + sizeof block - 1, *rest = per_layer ? strchr(number, '.') : gguf;
-    if (!rest) return false;
-    if (per_layer) rest++;
-    for (size_t i = 0; i < COUNT_OF(rules); i++) {
-        const struct rule *r = &rules[i];
-        if (r->per_layer != per_layer || r->change == HF_SKIP || strcmp(rest, r->gguf)) continue;
-        if (!row_applies(r, family)) continue;
-        *change = r->change;
-        bool head = !strcmp(r->hf, "lm_head.weight");
-        if (per_layer)
-            snprintf(hf, 128, "model.layers.%.*s.%s", (int)(rest - 1 - number), number, r->hf);
-        else
-            snprintf(hf, 128, "%s%s", head ? "" : "model.", r->hf);
-        return true;
-    }
-    return false;
+    return m->family->traits & HF_TEXT_PART ? read_text_part(c, &k) || err_in(err, "text_config") : put_all(&k);
 }

@@ -9,8 +9,10 @@
 //
 // Weights stay in their maps wherever GGUF has them in the same form. Copies, owned by the
 // model_file: the rows of Q and K where GGUF turns adjacent pairs and the folder halves of a head
-// (row h, 2i+j there is row h, j D/2 + i here), norms that count from one, and data that lie at an
-// odd address, and experts, which GGUF has in one tensor of three dimensions. The divisors of Llama 3's rope become GGUF's tensor rope_freqs.weight.
+// (row h, 2i+j there is row h, j D/2 + i here), norms that count from one, transposed matrices, data
+// that lie at an odd address, and experts, which GGUF has in one tensor of three dimensions. The
+// divisors of Llama 3's rope become GGUF's tensor rope_freqs.weight. Of a model with eyes the text
+// part is read; its kind says so.
 //
 // A file named by the index must be a plain name: nothing outside the folder is ever opened.
 #include "formats/internal.h"
@@ -286,6 +288,20 @@ static bool pair_heads(struct loader *l, struct file_tensor *t, int64_t heads) {
     return true;
 }
 
+// Row h, part, d of heads that hold queries, keys and values becomes row part, h, d.
+static bool part_heads(struct loader *l, struct file_tensor *t) {
+    int64_t H = l->model.H, D = l->model.D;
+    if (t->size[0] != 3 * H * D)
+        return err_set(l->err, "has %" PRId64 " rows, expected 3 for each of %" PRId64 " heads of %" PRId64, t->size[0], H, D);
+    size_t piece = t->bytes / (size_t)(3 * H);
+    char *to = model_file_own(l->f, t->bytes, "rows of queries, keys and values");
+    for (size_t h = 0; h < (size_t)H; h++)
+        for (size_t part = 0; part < 3; part++)
+            memcpy(to + (part * (size_t)H + h) * piece, (const char *)t->data + (3 * h + part) * piece, piece);
+    t->data = to;
+    return true;
+}
+
 // dtype of a norm is F32 from here on.
 static void add_one(struct loader *l, struct file_tensor *t) {
     size_t n = t->bytes / (size_t)dtype_row(t->dtype)->block_bytes;
@@ -298,6 +314,19 @@ static void add_one(struct loader *l, struct file_tensor *t) {
     t->data = x;
 }
 
+// GPT-2 keeps a matrix as [inputs, outputs].
+static bool transpose(struct loader *l, struct file_tensor *t) {
+    if (t->n_dims != 2) return err_set(l->err, "has %d dimensions, expected a matrix", t->n_dims);
+    size_t rows = (size_t)t->size[0], cols = (size_t)t->size[1], width = (size_t)dtype_row(t->dtype)->block_bytes;
+    const char *from = t->data;
+    char *to = model_file_own(l->f, t->bytes, "transposed matrices");
+    for (size_t r = 0; r < rows; r++)
+        for (size_t c = 0; c < cols; c++) memcpy(to + (c * rows + r) * width, from + (r * cols + c) * width, width);
+    t->size[0] = (int64_t)cols, t->size[1] = (int64_t)rows;
+    t->data = to;
+    return true;
+}
+
 static bool change_tensor(struct loader *l, struct file_tensor *t, enum hf_change change) {
     if (t->dtype == DTYPE_COUNT || t->dtype == DTYPE_I32) return true; // the model refuses it by name
     size_t width = (size_t)dtype_row(t->dtype)->block_bytes;
@@ -308,6 +337,8 @@ static bool change_tensor(struct loader *l, struct file_tensor *t, enum hf_chang
     }
     if (change == HF_ROWS_Q) return pair_heads(l, t, l->model.H);
     if (change == HF_ROWS_K) return pair_heads(l, t, l->model.G);
+    if (change == HF_TRANSPOSE) return transpose(l, t);
+    if (change == HF_HEADS) return part_heads(l, t);
     if (change == HF_NORM) add_one(l, t);
     return true;
 }
@@ -360,20 +391,20 @@ static bool finish_stacks(struct loader *l) {
     return true;
 }
 
-// gate and up projection of every expert lie one after the other in [E, 2 F, C].
+// gate and up projection of every expert lie one after the other in [E, 2 F, C], of a shared one in [2 F, C].
 static bool split_halves(struct loader *l, struct file_tensor *t) {
-    if (t->n_dims != 3 || t->size[0] != l->model.E || t->size[1] % 2 || !is_float(t->dtype))
-        return err_set(l->err, "is no [%" PRId64 ", an even number, width] of F32, F16 or BF16", l->model.E);
+    bool stacked = !strstr(t->name, "shexp");
+    if (t->n_dims != 2 + stacked || (stacked && t->size[0] != l->model.E) || t->size[stacked] % 2 || !is_float(t->dtype))
+        return err_set(l->err, stacked ? "is no [%" PRId64 ", an even number, width] of F32, F16 or BF16"
+                                       : "is no [an even number, width] of F32, F16 or BF16", l->model.E);
     struct file_tensor half[2] = {*t, *t};
-    size_t one = t->bytes / (size_t)t->size[0] / 2;
-    char *up = strstr(half[1].name, "ffn_gate_exps");
-    assert(up);
-    snprintf(up, 20, "ffn_up_exps.weight");
+    size_t mats = stacked ? (size_t)t->size[0] : 1, one = t->bytes / mats / 2;
+    hf_up_beside(t->name, half[1].name);
     for (size_t k = 0; k < 2; k++) {
         char *to = model_file_own(l->f, t->bytes / 2, "experts of a layer");
-        for (size_t e = 0; e < (size_t)t->size[0]; e++)
+        for (size_t e = 0; e < mats; e++)
             memcpy(to + e * one, (const char *)t->data + (2 * e + k) * one, one);
-        half[k].size[1] /= 2;
+        half[k].size[stacked] /= 2;
         half[k].bytes /= 2;
         half[k].data = to;
         append(l, &half[k]);
@@ -388,7 +419,11 @@ static bool add_tensor(struct loader *l, const struct shard *s, const struct fil
     char shown[SHOWN];
     struct span name = safetensors_name(&s->table, from);
     if (!hf_tensor_name(&l->model, name, &place, l->err)) return err_in(l->err, "%s", s->name);
-    if (place.change == HF_SKIP) return true;
+    if (place.change == HF_SKIP) {
+        if (!place.gguf[0] && (l->model.family->traits & HF_TEXT_PART))
+            snprintf(l->f->kind, sizeof l->f->kind, "safetensors, text part only");
+        return true;
+    }
     memcpy(t.name, place.gguf, sizeof t.name);
     span_shown(name, shown, sizeof shown);
     bool fits = from->n_dims >= 1 && from->n_dims <= DIMS_MAX;
@@ -417,10 +452,10 @@ static bool add_tensor(struct loader *l, const struct shard *s, const struct fil
 // longer than ctx/low are divided by factor, between them the frequency goes over linearly.
 static void add_rope_divisors(struct loader *l) {
     const struct hf_model *m = &l->model;
-    int64_t half = m->D / 2;
+    int64_t half = m->turned / 2;
     float *x = model_file_own(l->f, (size_t)half * sizeof *x, "rope divisors");
     for (int64_t i = 0; i < half; i++) {
-        double wave = 2 * 3.14159265358979323846 * pow(m->theta, 2.0 * (double)i / (double)m->D);
+        double wave = 2 * 3.14159265358979323846 * pow(m->theta, 2.0 * (double)i / (double)m->turned);
         double turns = (double)m->llama3_ctx / wave;
         double s = (turns - m->llama3_low) / (m->llama3_high - m->llama3_low);
         s = s < 0 ? 0 : s > 1 ? 1 : s;
@@ -431,12 +466,40 @@ static void add_rope_divisors(struct loader *l) {
     append(l, &t);
 }
 
+// LongRoPE's arrays of config.json as GGUF has them.
+static bool add_long_factors(struct loader *l) {
+    static const char *const names[] = {"rope_factors_short.weight", "rope_factors_long.weight"};
+    int64_t half = l->model.turned / 2;
+    for (int i = 0; i < 2; i++) {
+        const struct hf_value *v = l->model.long_factors[i];
+        struct json j;
+        json_open(&j, v->at, v->n);
+        float *x = model_file_own(l->f, (size_t)half * sizeof *x, "rope divisors");
+        bool good = json_array(&j);
+        int64_t n = 0;
+        for (; good && n < half && json_item(&j); n++) {
+            double d = 0;
+            good = json_number(&j, &d) && d >= 1e-3 && d <= 1e9;
+            x[n] = (float)d;
+        }
+        if (!good || n != half || json_item(&j) || j.bad)
+            return err_set(l->err, "config.json: %s of the rope scaling are no %" PRId64 " divisors above 0",
+                           i ? "the long factors" : "the short factors", half);
+        struct file_tensor t = {.dtype = DTYPE_F32, .type_name = "F32", .n_dims = 1, .size = {half}, .data = x,
+                                .bytes = (size_t)half * sizeof *x};
+        snprintf(t.name, sizeof t.name, "%s", names[i]);
+        append(l, &t);
+    }
+    return true;
+}
+
 static bool make_tensors(struct loader *l) {
     for (size_t i = 0; i < l->n_shards; i++)
         for (size_t t = 0; t < l->shards[i].table.n; t++)
             if (!add_tensor(l, &l->shards[i], &l->f->parts[i], &l->shards[i].table.tensors[t])) return false;
     if (!finish_stacks(l)) return false;
     if (l->model.llama3_factor > 0) add_rope_divisors(l);
+    if (l->model.long_factors[0] && !add_long_factors(l)) return false;
     size_t twice;
     return model_file_index(l->f, &twice) ||
            err_set(l->err, "two tensors of the folder are both %s", l->f->tensors[twice].name);

@@ -1,38 +1,38 @@
 // hf_write.c: a Hugging Face folder from any open file.
 //
-// The mirror of hf_folder.c and hf_config.c: names by the same table, rows of Q and K from adjacent
-// pairs back to halves (row h, j D/2 + i there is row h, 2i+j here). Two whitelists keep the folder
-// honest: every key of the architecture must be one that config.json got (or say "off"), every
-// tensor must have a name there; what has none is refused, not left out.
+// The mirror of hf_folder.c: names by the same table (hf_tables.c), rows of Q and K from adjacent pairs
+// back to halves (row h, j D/2 + i there is row h, 2i+j here), experts back to a tensor each or gate and
+// up back into one, matrices of GPT-2 transposed. What has no name there is refused, not left out;
+// hf_write_config.c does the same for the keys.
 //
 // Tensors of four bytes come first, so that every one lies at a multiple of its width. config.json
 // is removed first and written last: a folder is a model when it has one.
 #include "formats/internal.h"
 
 #include <inttypes.h>
-#include <math.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 enum { STAGE = 1 << 20 }; // floats converted at a time
 
 struct out_tensor {
-    const struct file_tensor *from;
+    const struct file_tensor *from, *up; // up: its rows alternate with those of from, expert by expert (HF_HALVES)
     char name[128];
     enum hf_change change;
     enum dtype dtype;
+    int n_dims;
+    int64_t size[4];
+    int64_t first; // row of `from` that row 0 is
     size_t bytes;
 };
 struct writer {
     const struct model_file *f;
     const char *folder;
-    const struct hf_family *family;
     enum dtype matrices;
     struct err *err;
-    int64_t H, G;
+    struct hf_shape shape;
     struct out_tensor *tensors;
-    size_t n;
+    size_t n, cap;
 };
 
 bool hf_write_text(const char *folder, const char *name, const struct text *t, struct err *err) {
@@ -46,158 +46,95 @@ bool hf_write_text(const char *folder, const char *name, const struct text *t, s
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// config.json
+// Which tensors there will be.
 
-// The double of the shortest decimal that is this float: 1e-05 and not 9.99999974737875e-06.
-static double plain_double(double x) {
-    char digits[40];
-    for (int n = 1; n <= 9; n++) {
-        snprintf(digits, sizeof digits, "%.*g", n, x);
-        if ((float)strtod(digits, NULL) == (float)x) break;
-    }
-    return strtod(digits, NULL);
+static int64_t heads_of(const struct writer *w, enum hf_change change) {
+    return change == HF_ROWS_Q ? w->shape.H : change == HF_ROWS_K ? w->shape.G : 0;
 }
 
-enum row_kind { WHOLE, REAL, IGNORED };
-static const struct config_row {
-    const char *gguf; // behind "<arch>."
-    const char *hf;
-    enum row_kind kind;
-    bool required;
-    bool granite; // only there
-} config_rows[] = {
-    {"vocab_size", NULL, IGNORED, false, false}, // the embedding says it
-    {"embedding_length", "hidden_size", WHOLE, true, false},
-    {"feed_forward_length", "intermediate_size", WHOLE, true, false},
-    {"block_count", "num_hidden_layers", WHOLE, true, false},
-    {"attention.head_count", "num_attention_heads", WHOLE, true, false},
-    {"attention.head_count_kv", NULL, IGNORED, false, false},
-    {"attention.key_length", NULL, IGNORED, false, false},
-    {"attention.value_length", NULL, IGNORED, false, false},
-    {"rope.dimension_count", NULL, IGNORED, false, false},
-    {"context_length", "max_position_embeddings", WHOLE, true, false},
-    {"attention.layer_norm_rms_epsilon", "rms_norm_eps", REAL, true, false},
-    {"rope.freq_base", "rope_theta", REAL, false, false},
-    {"embedding_scale", "embedding_multiplier", REAL, false, true},
-    {"attention.scale", "attention_multiplier", REAL, false, true},
-    {"residual_scale", "residual_multiplier", REAL, false, true},
-    {"logit_scale", "logits_scaling", REAL, false, true},
-    {"rope.scaling.finetuned", NULL, IGNORED, false, false},
-    {"attention.causal", NULL, IGNORED, false, false},
-};
+static bool add(struct writer *w, struct out_tensor o) {
+    size_t weights = 1;
+    for (int d = 0; d < o.n_dims; d++)
+        if (!size_mul(weights, (size_t)o.size[d], &weights)) return err_set(w->err, "tensor %s is too large", o.name);
+    if (!size_mul(weights, (size_t)dtype_row(o.dtype)->block_bytes, &o.bytes))
+        return err_set(w->err, "tensor %s is too large", o.name);
+    mem_grow((void **)&w->tensors, &w->cap, w->n + 1, sizeof o, "tensors to write");
+    w->tensors[w->n++] = o;
+    return true;
+}
 
-static bool refuse_other_keys(struct writer *w) {
-    size_t n = strlen(w->family->arch);
+// One tensor for each of the experts that t stacks; the '*' of the name becomes the number.
+static bool add_experts(struct writer *w, const struct out_tensor *all) {
+    const char *star = strchr(all->name, '*');
+    for (int64_t e = 0; e < all->from->size[0]; e++) {
+        struct out_tensor o = *all;
+        snprintf(o.name, sizeof o.name, "%.*s%" PRId64 "%s", (int)(star - all->name), all->name, e, star + 1);
+        o.n_dims = 2;
+        o.size[0] = all->size[1], o.size[1] = all->size[2];
+        o.first = e * o.size[0];
+        if (!add(w, o)) return false;
+    }
+    return true;
+}
+
+// gate [E, F, C] and up, named beside it, become [E, 2 F, C]; those of a shared expert have no E.
+static bool add_halves(struct writer *w, struct out_tensor *o) {
+    char name[65];
+    hf_up_beside(o->from->name, name);
+    o->up = model_file_tensor(w->f, name);
+    if (!o->up || o->up->dtype != o->from->dtype || o->up->n_dims != o->n_dims || memcmp(o->up->size, o->from->size, sizeof o->size))
+        return err_set(w->err, "tensor %s is missing or unlike %s", name, o->from->name);
+    o->size[o->n_dims - 2] *= 2;
+    return add(w, *o);
+}
+
+static bool add_as(struct writer *w, struct out_tensor o) {
+    const struct file_tensor *t = o.from;
+    bool halves = o.change == HF_HALVES;
+    int dims = o.change == HF_EXPERT ? 3 : o.change == HF_TRANSPOSE ? 2 : o.change == HF_VECTOR ? 1 : halves && t->n_dims < 2 ? 2 : t->n_dims;
+    int64_t heads = heads_of(w, o.change);
+    if (t->n_dims != dims) return err_set(w->err, "tensor %s has %d dimensions, expected %d", t->name, t->n_dims, dims);
+    if (heads && (t->size[0] % heads || t->size[0] / heads % 2 || (t->n_dims == 1 && t->dtype != DTYPE_F32)))
+        return err_set(w->err, "tensor %s has %" PRId64 " rows, which are no %" PRId64 " heads of an even size", t->name,
+                       t->size[0], heads);
+    if (o.change == HF_HEADS && t->size[0] != 3 * w->shape.H * w->shape.D)
+        return err_set(w->err, "tensor %s has %" PRId64 " rows, expected 3 for each of %" PRId64 " heads of %" PRId64, t->name,
+                       t->size[0], w->shape.H, w->shape.D);
+    if (o.change == HF_EXPERT) return add_experts(w, &o);
+    if (halves) return add_halves(w, &o);
+    if (o.change == HF_TRANSPOSE) o.size[0] = t->size[1], o.size[1] = t->size[0];
+    if (o.change == HF_VECTOR) o.n_dims = 2, o.size[1] = t->size[0], o.size[0] = 1;
+    return add(w, o);
+}
+
+// Tensors that are no weights of a folder: a checkpoint's own, divisors of rope (config.json says them), and up
+// projections that go with their gates.
+static bool written_elsewhere(const struct writer *w, const char *name) {
+    bool experts = (w->shape.family->traits & HF_GRANITE_MOE) && strstr(name, "ffn_up_exps.");
+    bool shared = (w->shape.family->traits & HF_GRANITE_SHARED) && strstr(name, "ffn_up_shexp.");
+    return !strncmp(name, "adam.", 5) || !strcmp(name, "lehr.seal") || !strcmp(name, "rope_freqs.weight") ||
+           !strncmp(name, "rope_factors_", 13) || experts || shared;
+}
+
+static bool list_tensors(struct writer *w) {
     char shown[SHOWN];
-    for (size_t i = 0; i < w->f->n_keys; i++) {
-        const struct meta_entry *e = &w->f->keys[i];
-        if (e->key.n <= n || memcmp(e->key.p, w->family->arch, n) || e->key.p[n] != '.') continue;
-        struct span rest = {e->key.p + n + 1, e->key.n - n - 1};
-        bool known = false, off = e->type != GGUF_ARRAY && e->type != GGUF_TEXT;
-        for (size_t k = 0; k < COUNT_OF(config_rows); k++)
-            known = known || (span_is(rest, config_rows[k].gguf) &&
-                              (!config_rows[k].granite || !strcmp(w->family->arch, "granite")));
-        for (size_t b = 0; off && b < gguf_type_bytes(e->type); b++) off = e->at[b] == 0;
-        if (e->type == GGUF_TEXT && span_is(rest, "rope.scaling.type"))
-            off = e->count == 4 && !memcmp(e->at, "none", 4);
-        if (!known && !off)
-            return err_set(w->err, "%s has the key '%s', which config.json of a %s cannot say",
-                           path_end(w->f->map.path), span_shown(e->key, shown, sizeof shown),
-                           w->family->class);
+    for (size_t i = 0; i < w->f->n_tensors; i++) {
+        const struct file_tensor *t = &w->f->tensors[i];
+        if (written_elsewhere(w, t->name)) continue;
+        struct out_tensor o = {.from = t, .dtype = t->n_dims == 1 ? DTYPE_F32 : w->matrices, .n_dims = t->n_dims};
+        memcpy(o.size, t->size, sizeof o.size);
+        span_shown((struct span){t->name, strlen(t->name)}, shown, sizeof shown);
+        if (!hf_name_of(w->shape.family, t->name, o.name, &o.change))
+            return err_set(w->err, "tensor %s has no name in a folder of a %s", shown, w->shape.family->class);
+        if (t->dtype == DTYPE_COUNT || !dtype_row(t->dtype)->to_f32)
+            return err_set(w->err, "tensor %s has type %s, which this program does not read", shown, t->type_name);
+        if (!add_as(w, o)) return false;
     }
     return true;
-}
-
-// What an absent or zero number means in GGUF.
-static double usual(const char *gguf, int64_t D) {
-    return !strcmp(gguf, "rope.freq_base") ? 1e4 : !strcmp(gguf, "attention.scale") ? 1 / sqrt((double)D) : 1;
-}
-
-static bool put_rows(struct writer *w, struct json_out *j, int64_t D) {
-    char key[96];
-    for (size_t i = 0; i < COUNT_OF(config_rows); i++) {
-        const struct config_row *r = &config_rows[i];
-        if (r->kind == IGNORED || (r->granite && strcmp(w->family->arch, "granite"))) continue;
-        snprintf(key, sizeof key, "%s.%s", w->family->arch, r->gguf);
-        int64_t x = 0;
-        double d = 0;
-        if (r->kind == WHOLE) {
-            if (!meta_int(w->f, key, r->required, 1, INT32_MAX, &x, w->err)) return false;
-            json_out_integer(j, r->hf, x);
-        } else {
-            if (!meta_real(w->f, key, r->required, 0, 1e30, &d, w->err)) return false;
-            json_out_number(j, r->hf, plain_double(d > 0 ? d : usual(r->gguf, D)));
-        }
-    }
-    return true;
-}
-
-static bool write_config(struct writer *w, int64_t C, int64_t V, bool tied) {
-    struct text t = {0};
-    struct json_out j;
-    char key[96];
-    int64_t D = C / w->H;
-    snprintf(key, sizeof key, "%s.attention.key_length", w->family->arch);
-    if (!meta_int(w->f, key, false, 1, 1 << 20, &D, w->err)) return false;
-    static const char *const names[] = {[DTYPE_F32] = "float32", [DTYPE_F16] = "float16", [DTYPE_BF16] = "bfloat16"};
-    json_out_open(&j, &t);
-    json_out_object(&j, NULL);
-    json_out_array(&j, "architectures");
-    json_out_string(&j, NULL, w->family->class, strlen(w->family->class));
-    json_out_close(&j, ']');
-    json_out_string(&j, "model_type", w->family->arch, strlen(w->family->arch));
-    bool good = put_rows(w, &j, D);
-    json_out_integer(&j, "num_key_value_heads", w->G);
-    json_out_integer(&j, "head_dim", D);
-    json_out_integer(&j, "vocab_size", V);
-    json_out_string(&j, "hidden_act", w->family->act, strlen(w->family->act));
-    json_out_bool(&j, "tie_word_embeddings", tied);
-    json_out_bool(&j, "attention_bias", model_file_tensor(w->f, "blk.0.attn_q.bias") != NULL);
-    json_out_bool(&j, "mlp_bias", model_file_tensor(w->f, "blk.0.ffn_up.bias") != NULL);
-    json_out_null(&j, "rope_scaling");
-    json_out_string(&j, "torch_dtype", names[w->matrices], strlen(names[w->matrices]));
-    static const char *const ids[][2] = {{"tokenizer.ggml.bos_token_id", "bos_token_id"},
-                                         {"tokenizer.ggml.eos_token_id", "eos_token_id"}};
-    for (size_t i = 0; good && i < COUNT_OF(ids); i++) {
-        int64_t id = -1;
-        good = meta_int(w->f, ids[i][0], false, 0, INT32_MAX, &id, w->err);
-        if (id >= 0) json_out_integer(&j, ids[i][1], id);
-        else json_out_null(&j, ids[i][1]); // an absent one would mean the class's own
-    }
-    json_out_close(&j, '}');
-    text_str(&t, "\n");
-    good = good && hf_write_text(w->folder, "config.json", &t, w->err);
-    text_free(&t);
-    return good;
 }
 
 // ---------------------------------------------------------------------------------------------------------------
 // model.safetensors
-
-static bool list_tensors(struct writer *w) {
-    char shown[SHOWN];
-    w->tensors = mem_array(w->f->n_tensors, sizeof *w->tensors, "tensors to write");
-    for (size_t i = 0; i < w->f->n_tensors; i++) {
-        const struct file_tensor *t = &w->f->tensors[i];
-        struct out_tensor *o = &w->tensors[w->n];
-        if (!strncmp(t->name, "adam.", 5) || !strcmp(t->name, "lehr.seal")) continue; // a checkpoint's
-        *o = (struct out_tensor){.from = t, .dtype = t->n_dims == 1 ? DTYPE_F32 : w->matrices};
-        span_shown((struct span){t->name, strlen(t->name)}, shown, sizeof shown);
-        if (!hf_name_of(w->family, t->name, o->name, &o->change))
-            return err_set(w->err, "tensor %s has no name in a folder of a %s", shown, w->family->class);
-        if (t->dtype == DTYPE_COUNT || !dtype_row(t->dtype)->to_f32)
-            return err_set(w->err, "tensor %s has type %s, which this program does not read", shown, t->type_name);
-        int64_t heads = o->change == HF_ROWS_Q ? w->H : o->change == HF_ROWS_K ? w->G : 1;
-        if (heads > 1 && (t->size[0] % heads || t->size[0] / heads % 2 || (t->n_dims == 1 && t->dtype != DTYPE_F32)))
-            return err_set(w->err, "tensor %s has %" PRId64 " rows, which are no %" PRId64 " heads of an even size",
-                           shown, t->size[0], heads);
-        size_t weights = t->bytes / (size_t)dtype_row(t->dtype)->block_bytes * (size_t)dtype_row(t->dtype)->block_weights;
-        if (!size_mul(weights, (size_t)dtype_row(o->dtype)->block_bytes, &o->bytes))
-            return err_set(w->err, "tensor %s is too large", shown);
-        w->n++;
-    }
-    return true;
-}
 
 // Order of the file: four-byte tensors first.
 static const enum dtype write_order[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16};
@@ -217,7 +154,7 @@ static void put_table(struct writer *w, struct text *head) {
             json_out_object(&j, o->name);
             json_out_string(&j, "dtype", dtype_row(o->dtype)->name, strlen(dtype_row(o->dtype)->name));
             json_out_array(&j, "shape");
-            for (int d = 0; d < o->from->n_dims; d++) json_out_integer(&j, NULL, o->from->size[d]);
+            for (int d = 0; d < o->n_dims; d++) json_out_integer(&j, NULL, o->size[d]);
             json_out_close(&j, ']');
             json_out_array(&j, "data_offsets");
             json_out_integer(&j, NULL, (int64_t)at);
@@ -230,55 +167,93 @@ static void put_table(struct writer *w, struct text *head) {
     while (head->len % 8) text_str(head, " ");
 }
 
-// Rows [at, at + rows) of the tensor as the folder orders them, in its dtype.
-static void convert_rows(const struct writer *w, const struct out_tensor *o, int64_t at, int64_t rows, float *stage,
-                         char *packed) {
+// Where row r of the tensor as the folder orders them lies in the file.
+static const char *source_row(const struct writer *w, const struct out_tensor *o, int64_t r, size_t row_bytes) {
     const struct file_tensor *t = o->from;
-    const struct dtype_row *from = dtype_row(t->dtype), *to = dtype_row(o->dtype);
-    int64_t all = t->n_dims == 1 ? 1 : (int64_t)(t->bytes / (size_t)from->block_bytes) * from->block_weights / t->size[t->n_dims - 1];
-    size_t row_bytes = t->bytes / (size_t)all;
-    int64_t cols = (int64_t)(o->bytes / (size_t)to->block_bytes) / all;
-    int64_t heads = o->change == HF_ROWS_Q ? w->H : o->change == HF_ROWS_K ? w->G : 0;
-    for (int64_t r = 0; r < rows; r++) {
-        int64_t source = at + r;
-        if (heads && t->n_dims == 2) {
-            int64_t D = t->size[0] / heads, in = source % D;
-            source = source / D * D + in % (D / 2) * 2 + in / (D / 2);
-        }
-        const char *p = (const char *)t->data + (size_t)source * row_bytes;
-        char *q = packed + (size_t)(r * cols) * (size_t)to->block_bytes;
-        if (from == to) {
-            memcpy(q, p, row_bytes); // bit for bit
-        } else {
-            from->to_f32(p, stage, cols);
-            to->from_f32(stage, q, cols);
-        }
+    int64_t heads = t->n_dims == 2 ? heads_of(w, o->change) : 0;
+    if (heads) {
+        int64_t D = t->size[0] / heads, in = r % D;
+        r = r / D * D + in % (D / 2) * 2 + in / (D / 2);
     }
+    if (o->change == HF_HEADS && t->n_dims == 2) { // h, part, d there is part, h, d here
+        int64_t D = w->shape.D, d = r % D, part = r / D % 3, h = r / D / 3;
+        r = (part * w->shape.H + h) * D + d;
+    }
+    if (o->up) {
+        int64_t F = t->size[t->n_dims - 2], in = r % (2 * F);
+        if (in >= F) t = o->up;
+        r = r / (2 * F) * F + in % F;
+    }
+    return (const char *)t->data + (size_t)(o->first + r) * row_bytes;
 }
 
-// A bias of queries or keys: its numbers go the way of the rows.
-static void unpair_bias(const struct writer *w, const struct out_tensor *o, const float *from, float *to) {
-    int64_t n = o->from->size[0], D = n / (o->change == HF_ROWS_Q ? w->H : w->G);
-    for (int64_t i = 0; i < n; i++) to[i] = from[i / D * D + i % D % (D / 2) * 2 + i % D / (D / 2)];
+// n weights of one row, in the tensor's dtype, bit for bit where that is the file's.
+static void convert_row(const struct out_tensor *o, const char *from, float *stage, char *to, int64_t n) {
+    const struct dtype_row *in = dtype_row(o->from->dtype), *out = dtype_row(o->dtype);
+    if (in == out && o->change != HF_NORM) {
+        memcpy(to, from, (size_t)n * (size_t)out->block_bytes);
+        return;
+    }
+    in->to_f32(from, stage, n);
+    for (int64_t i = 0; o->change == HF_NORM && i < n; i++) stage[i] -= 1;
+    out->from_f32(stage, to, n);
+}
+
+// A bias of queries or keys: its numbers go the way of the rows. False when there is nothing to do.
+static bool unpair_bias(const struct writer *w, const struct out_tensor *o, const float *from, float *to) {
+    int64_t n = o->from->size[0], heads = heads_of(w, o->change), D = w->shape.D;
+    if (o->n_dims != 1 || (!heads && o->change != HF_HEADS)) return false;
+    if (heads) D = n / heads;
+    for (int64_t i = 0; i < n; i++) {
+        int64_t h = i / D, d = i % D;
+        to[i] = heads ? from[h * D + d % (D / 2) * 2 + d / (D / 2)] : from[(h % 3 * w->shape.H + h / 3) * D + d];
+    }
+    return true;
+}
+
+static size_t row_bytes_of(const struct file_tensor *t) {
+    size_t bytes = 0;
+    bool whole = dtype_row_bytes(t->dtype, t->size[t->n_dims - 1], &bytes);
+    assert(whole); // the reader checked it
+    (void)whole;
+    return bytes;
+}
+
+static void put_transposed(const struct out_tensor *o, struct file_out *out) {
+    const struct file_tensor *t = o->from;
+    size_t row_bytes = row_bytes_of(t), width = (size_t)dtype_row(o->dtype)->block_bytes;
+    int64_t rows = o->size[0], cols = o->size[1];
+    float *stage = mem_array((size_t)rows, sizeof *stage, "weights to write");
+    char *packed = mem_array((size_t)rows, sizeof(float), "weights to write"), *all = mem_array(o->bytes, 1, "weights to write");
+    for (int64_t c = 0; c < cols; c++) {
+        convert_row(o, (const char *)t->data + (size_t)c * row_bytes, stage, packed, rows);
+        for (int64_t r = 0; r < rows; r++) memcpy(all + (size_t)(r * cols + c) * width, packed + (size_t)r * width, width);
+    }
+    file_out_write(out, all, o->bytes);
+    mem_free(stage);
+    mem_free(packed);
+    mem_free(all);
 }
 
 static void put_tensor(const struct writer *w, const struct out_tensor *o, struct file_out *out) {
-    const struct file_tensor *t = o->from;
-    bool vector = t->n_dims == 1;
-    int64_t cols = t->size[t->n_dims - 1], rows = 1;
-    for (int d = 0; d + 1 < t->n_dims; d++) rows *= t->size[d];
+    if (o->change == HF_TRANSPOSE) {
+        put_transposed(o, out);
+        return;
+    }
+    size_t row_bytes = row_bytes_of(o->from), width = (size_t)dtype_row(o->dtype)->block_bytes;
+    int64_t cols = o->size[o->n_dims - 1], rows = 1;
+    for (int d = 0; d + 1 < o->n_dims; d++) rows *= o->size[d];
     int64_t step = cols < STAGE ? STAGE / cols : 1;
     if (step > rows) step = rows;
     float *stage = mem_array((size_t)cols, sizeof *stage, "weights to write");
     char *packed = mem_array((size_t)(step * cols), sizeof(float), "weights to write");
     for (int64_t at = 0; at < rows; at += step) {
         int64_t n = rows - at < step ? rows - at : step;
-        convert_rows(w, o, at, n, stage, packed);
-        if (vector && (o->change == HF_ROWS_Q || o->change == HF_ROWS_K)) {
-            unpair_bias(w, o, (const float *)(const void *)packed, stage);
+        for (int64_t r = 0; r < n; r++)
+            convert_row(o, source_row(w, o, at + r, row_bytes), stage, packed + (size_t)(r * cols) * width, cols);
+        if (unpair_bias(w, o, (const float *)(const void *)packed, stage))
             memcpy(packed, stage, (size_t)cols * sizeof *stage);
-        }
-        file_out_write(out, packed, (size_t)(n * cols) * (size_t)dtype_row(o->dtype)->block_bytes);
+        file_out_write(out, packed, (size_t)(n * cols) * width);
     }
     mem_free(stage);
     mem_free(packed);
@@ -307,41 +282,56 @@ static bool write_weights(struct writer *w) {
 
 // ---------------------------------------------------------------------------------------------------------------
 
-static bool prepare(struct writer *w, int64_t *C, int64_t *V, bool *tied) {
+static bool prepare(struct writer *w) {
+    struct hf_shape *s = &w->shape;
     struct span arch;
     char key[96], shown[SHOWN];
+    int64_t experts = 0, window = 0, ctx = 0;
     if (!meta_text(w->f, "general.architecture", true, &arch, w->err)) return false;
-    w->family = hf_family_of(arch);
-    if (!w->family)
-        return err_set(w->err, "a model of architecture '%s' cannot be written as a folder; llama and granite can",
-                       span_shown(arch, shown, sizeof shown));
-    snprintf(key, sizeof key, "%s.embedding_length", w->family->arch);
-    if (!meta_int(w->f, key, true, 1, 1 << 17, C, w->err)) return false;
-    snprintf(key, sizeof key, "%s.attention.head_count", w->family->arch);
-    if (!meta_int(w->f, key, true, 1, 1024, &w->H, w->err)) return false;
-    w->G = w->H;
-    snprintf(key, sizeof key, "%s.attention.head_count_kv", w->family->arch);
-    if (!meta_int(w->f, key, false, 1, 1024, &w->G, w->err)) return false;
+    const struct {
+        const char *rest;
+        bool required;
+        int64_t min, max, *to;
+    } whole[] = {
+        {"expert_count", false, 0, 4096, &experts},       {"attention.sliding_window", false, 0, INT64_MAX, &window},
+        {"context_length", true, 1, 1 << 24, &ctx},       {"embedding_length", true, 1, 1 << 17, &s->C},
+        {"block_count", true, 1, 1024, &s->L},            {"attention.head_count", true, 1, 1024, &s->H},
+        {"attention.head_count_kv", false, 1, 1024, &s->G}, {"attention.key_length", false, 1, 1 << 20, &s->D},
+    };
+    for (size_t i = 0; i < COUNT_OF(whole); i++) {
+        snprintf(key, sizeof key, "%.*s.%s", (int)(arch.n < 40 ? arch.n : 40), arch.p, whole[i].rest);
+        if (!meta_int(w->f, key, whole[i].required, whole[i].min, whole[i].max, whole[i].to, w->err)) return false;
+    }
+    if (!s->G) s->G = s->H;
+    if (!s->D) s->D = s->C / s->H;
+    bool shared = model_file_tensor(w->f, "blk.0.ffn_up_shexp.weight") != NULL;
+    s->family = hf_family_of(arch, experts > 0, shared, window > 0 && window < ctx);
+    if (!s->family)
+        return err_set(w->err, "no class of transformers is known here for a model of architecture '%s'%s",
+                       span_shown(arch, shown, sizeof shown), experts ? " with experts" : "");
     const struct file_tensor *embed = model_file_tensor(w->f, "token_embd.weight");
     if (!embed || embed->n_dims != 2) return err_set(w->err, "tensor token_embd.weight is missing or no matrix");
-    *V = embed->size[0];
-    *tied = !model_file_tensor(w->f, "output.weight");
-    return refuse_other_keys(w) && list_tensors(w);
+    s->V = embed->size[0];
+    s->tied = !model_file_tensor(w->f, "output.weight");
+    s->matrices = w->matrices;
+    return list_tensors(w);
 }
 
 bool hf_write(const struct model_file *f, const char *folder, enum dtype matrices, struct text *notes, struct err *err) {
     assert(matrices == DTYPE_F32 || matrices == DTYPE_F16 || matrices == DTYPE_BF16);
     struct writer w = {.f = f, .folder = folder, .matrices = matrices, .err = err};
-    int64_t C = 0, V = 0;
-    bool tied = false, good = prepare(&w, &C, &V, &tied) && file_make_folder(folder, err);
+    struct text config = {0}, path = {0};
+    bool good = prepare(&w) && hf_make_config(f, &w.shape, &config, err) && file_make_folder(folder, err);
     if (good) {
-        struct text config = {0};
-        text_fmt(&config, "%s/config.json", folder);
-        good = !file_exists(config.data) || !unlink(config.data) ||
-               err_set(err, "%s: cannot be replaced", config.data);
-        text_free(&config);
+        text_fmt(&path, "%s/config.json", folder);
+        good = !file_exists(path.data) || !unlink(path.data) || err_set(err, "%s: cannot be replaced", path.data);
     }
-    good = good && write_weights(&w) && hf_write_tokenizer(f, folder, notes, err) && write_config(&w, C, V, tied);
+    good = good && write_weights(&w) && hf_write_tokenizer(f, folder, notes, err) &&
+           hf_write_text(folder, "config.json", &config, err);
+    if (good && notes && (w.shape.family->traits & HF_MINICPM))
+        text_str(notes, "transformers loads a MiniCPM with the code of its publishers only (trust_remote_code)\n");
+    text_free(&config);
+    text_free(&path);
     mem_free(w.tensors);
     return good;
 }

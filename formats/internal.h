@@ -162,6 +162,7 @@ void key_f32(struct key_text *k, const char *key, double x);
 void key_bool(struct key_text *k, const char *key, bool x);
 void key_text_add(struct key_text *k, const char *key, const char *bytes, size_t n);
 void key_i32s(struct key_text *k, const char *key, const int64_t *x, size_t n);
+void key_bools(struct key_text *k, const char *key, const bool *x, size_t n);
 // Makes them the keys of f, whose made_up they are.
 MUST_USE bool key_text_read(const struct key_text *k, struct model_file *f, struct err *err);
 
@@ -222,38 +223,103 @@ MUST_USE bool hf_real(struct hf_config *c, const char *path, bool required, doub
 MUST_USE bool hf_bool(struct hf_config *c, const char *path, bool *value, struct err *err);
 MUST_USE bool hf_text(struct hf_config *c, const char *path, struct text *value, struct err *err);
 
+// What a class of models does its own way, as bits: rows of the tables in hf_tables.c say in which families they stand.
+#define HF_BLOCKS (UINT64_C(1) << 0)    // config of Llama's kind; every family but gpt2
+#define HF_GPT2 (UINT64_C(1) << 1)      // names of its own, matrices transposed, positions learned
+#define HF_ADJACENT (UINT64_C(1) << 2)  // GGUF wants the rows of Q and K in adjacent rope pairs; the folder has halves
+#define HF_PLAIN (UINT64_C(1) << 3)     // a norm before each branch
+#define HF_SANDWICH (UINT64_C(1) << 4)  // norms behind the branches, too or only
+#define HF_PLUS_ONE (UINT64_C(1) << 5)  // the folder has w where the norm multiplies by 1 + w
+#define HF_TIED (UINT64_C(1) << 6)      // what an absent tie_word_embeddings means
+#define HF_SPLIT (UINT64_C(1) << 7)     // q, k, v and gate, up are tensors of their own
+#define HF_JOINED (UINT64_C(1) << 8)    // they are rows of one
+#define HF_BIAS_QKV (UINT64_C(1) << 9)  // always biases on q, k, v
+#define HF_BIAS_SWITCH (UINT64_C(1) << 10) // attention_bias: on q, k, v and o, or on none
+#define HF_BIAS_OUT (UINT64_C(1) << 11) // attention_bias is about q, k, v, attention_out_bias about o
+#define HF_BIAS_STABLE (UINT64_C(1) << 12) // use_qkv_bias
+#define HF_BIAS_ALL (UINT64_C(1) << 13) // on every matrix of a layer
+#define HF_MLP_SWITCH (UINT64_C(1) << 14) // mlp_bias
+#define HF_MULTIPLIERS (UINT64_C(1) << 15) // the four of Granite
+#define HF_MINICPM (UINT64_C(1) << 16)  // multipliers by other names
+#define HF_COHERE (UINT64_C(1) << 17)   // logits times logit_scale
+#define HF_CAPS (UINT64_C(1) << 18)     // capped scores and logits, query_pre_attn_scalar
+#define HF_CLIP (UINT64_C(1) << 19)     // clip_qkv
+#define HF_WINDOW (UINT64_C(1) << 20)   // sliding_window; layers as `period` has it, or layer_types
+#define HF_WINDOW_SWITCH (UINT64_C(1) << 21) // only with use_sliding_window, from layer max_window_layers on
+#define HF_WINDOW_FREE (UINT64_C(1) << 22) // the window may be missing though layers would slide
+#define HF_LOCAL_ROPE (UINT64_C(1) << 23) // sliding layers have their own rope
+#define HF_NO_ROPE (UINT64_C(1) << 24)  // every fourth layer is not turned
+#define HF_MIXTRAL (UINT64_C(1) << 25)  // three ways to name experts
+#define HF_QWEN_MOE (UINT64_C(1) << 26)
+#define HF_GRANITE_MOE (UINT64_C(1) << 27)
+#define HF_SHARED (UINT64_C(1) << 28)   // an expert that sees every token, with a gate of its own
+#define HF_GRANITE_SHARED (UINT64_C(1) << 29) // one without
+#define HF_NORM_SWITCH (UINT64_C(1) << 30) // norm_topk_prob is in the config
+#define HF_MOE_WIDTH (UINT64_C(1) << 31) // experts have their own moe_intermediate_size
+#define HF_TEXT_PART (UINT64_C(1) << 32) // the model lies under text_config, beside eyes or ears that are left out
+#define HF_KV_FREE (UINT64_C(1) << 33)  // an absent num_key_value_heads means one for each query head
+#define HF_EPS_RMS (UINT64_C(1) << 34)  // what the norm's epsilon is called
+#define HF_EPS_LAYER (UINT64_C(1) << 35)
+#define HF_EPS_SHORT (UINT64_C(1) << 36)
+#define HF_EPS_STAR (UINT64_C(1) << 37)
+#define HF_PARALLEL (UINT64_C(1) << 38) // use_parallel_residual
+#define HF_PHI2 (UINT64_C(1) << 39)     // further ways to name tensors
+#define HF_NEOX (UINT64_C(1) << 40)
+#define HF_STARCODER (UINT64_C(1) << 41)
+#define HF_EXPERTS (HF_MIXTRAL | HF_QWEN_MOE | HF_GRANITE_MOE)
+#define HF_LAYER_NORM (HF_GPT2 | HF_EPS_LAYER | HF_EPS_SHORT | HF_EPS_STAR | HF_CLIP)
+
 struct hf_family {
-    const char *class, *arch; // "LlamaForCausalLM", "llama"
-    bool adjacent;     // GGUF wants the rows of Q and K in adjacent rope pairs; the folder has halves
-    bool sandwich;     // norms behind attention and feed-forward too
-    bool norm_adds_one; // the folder has w where the norm multiplies by 1 + w
-    bool tied;         // what an absent tie_word_embeddings means
-    const char *act;   // hidden_act that the family computes
-    double theta;      // what an absent rope_theta means
-    bool written;      // hf_write knows all of its keys
-    enum { NO_EXPERTS, EXPERTS_RAW, EXPERTS_NORMED } experts; // their weights are divided by their sum
+    const char *class, *type, *arch; // "LlamaForCausalLM", "llama" in config.json, "llama" in GGUF
+    uint64_t traits;
+    const char *act; // hidden_act that the family computes
+    double theta;    // what an absent rope_theta means
+    int period;      // of HF_WINDOW: all layers slide but each period-th; 0: all; 1: none unless listed
+    bool normed;     // weights of the chosen experts are divided by their sum
+    const char *act2; // another name of act
+    double part;      // what an absent partial_rotary_factor means, 0: 1
 };
+extern const struct hf_family hf_families[];
+extern const size_t hf_family_count;
+
+// A number that config.json and GGUF both have, under two names.
+struct hf_number {
+    const char *hf, *gguf; // behind "<arch>."
+    uint64_t in;           // families with any of these traits have it
+    enum hf_number_kind { HF_WHOLE, HF_REAL } kind;
+    enum hf_presence { HF_NEEDED, HF_MAYBE, HF_ONE } presence; // absent: refused, left out, 1
+    double min, max;
+};
+extern const struct hf_number hf_numbers[];
+extern const size_t hf_number_count;
+// The row of an architecture's key in a family; NULL when it has none.
+const struct hf_number *hf_number_of(const struct hf_family *family, struct span gguf);
+
 struct hf_model { // what reading the tensors needs of the config
     const struct hf_family *family;
     int64_t C, L, H, G, D, V;
+    int64_t turned; // columns of a head that rope turns
     int64_t E; // experts, 0: none
     bool tied;
     double llama3_factor, llama3_low, llama3_high; // factor 0: no such rope scaling
     int64_t llama3_ctx;
+    const struct hf_value *long_factors[2]; // arrays of divisors, short and long; NULL: no such rope scaling
     double theta;
 };
 // Writes the keys and fills m; refuses by name whatever would change the computation unseen.
 MUST_USE bool hf_config_keys(struct hf_config *c, struct hf_model *m, struct key_text *k,
                              struct err *err);
 
-enum hf_change { // what a tensor goes through on its way to GGUF
+enum hf_change { // what a tensor goes through on its way to GGUF; on the way back the reverse
     HF_AS_IS,
-    HF_ROWS_Q, // rows of each of H heads from halves to adjacent pairs
-    HF_ROWS_K, // the same for G heads
-    HF_NORM,   // plus one, where the family has it
-    HF_EXPERT, // becomes one of E matrices in a tensor of three dimensions
-    HF_HALVES, // [E, 2 F, C]: the first F of each are the gate, the others, named beside it, the up projection
-    HF_VECTOR, // [1, C] becomes [C]
+    HF_ROWS_Q,    // rows of each of H heads from halves to adjacent pairs
+    HF_ROWS_K,    // the same for G heads
+    HF_NORM,      // plus one, where the family has it
+    HF_TRANSPOSE, // rows and columns change places
+    HF_EXPERT,    // becomes one of E matrices in a tensor of three dimensions
+    HF_HALVES,    // [E, 2 F, C] or [2 F, C]: the first F of each are the gate, the others, named beside it, the up projection
+    HF_HEADS,     // rows of queries, keys and values head by head become all queries, all keys, all values
+    HF_VECTOR,    // [1, C] becomes [C]
     HF_SKIP,
 };
 struct hf_place {
@@ -263,11 +329,24 @@ struct hf_place {
 };
 // The GGUF name of a tensor and its change; false with a sentence when the family has none.
 MUST_USE bool hf_tensor_name(const struct hf_model *m, struct span hf, struct hf_place *place, struct err *err);
-// The way back: the row of an architecture that hf_write can write (NULL when there is none), and the
-// name in the folder of a GGUF tensor (false when it has none).
-const struct hf_family *hf_family_of(struct span arch);
+// The way back: the class that writes a model of this architecture (NULL when there is none), and the name in the folder
+// of a GGUF tensor (false when it has none). Of an expert, "*" in the name stands for its number.
+const struct hf_family *hf_family_of(struct span arch, bool experts, bool shared, bool window);
 MUST_USE bool hf_name_of(const struct hf_family *family, const char *gguf, char hf[128],
                          enum hf_change *change);
+// "..ffn_gate_x" to "..ffn_up_x": where the other half of HF_HALVES is.
+void hf_up_beside(const char *gate, char up[65]);
+
+// What config.json says and the keys do not: seen in the tensors.
+struct hf_shape {
+    const struct hf_family *family;
+    int64_t C, L, H, G, D, V;
+    bool tied;
+    enum dtype matrices;
+};
+// config.json in to; false when a key has no word in it.
+MUST_USE bool hf_make_config(const struct model_file *f, const struct hf_shape *shape, struct text *to,
+                             struct err *err);
 // tokenizer.json, tokenizer_config.json and generation_config.json of a folder, from the keys of f.
 MUST_USE bool hf_write_tokenizer(const struct model_file *f, const char *folder,
                                  struct text *notes, struct err *err);

@@ -115,6 +115,13 @@ void key_i32s(struct key_text *k, const char *key, const int64_t *x, size_t n) {
     for (size_t i = 0; i < n; i++) text_int(k->to, (uint64_t)x[i], 4);
 }
 
+void key_bools(struct key_text *k, const char *key, const bool *x, size_t n) {
+    put_key(k, key, GGUF_ARRAY);
+    text_int(k->to, GGUF_BOOL, 4);
+    text_int(k->to, n, 8);
+    for (size_t i = 0; i < n; i++) text_int(k->to, x[i], 1);
+}
+
 bool key_text_read(const struct key_text *k, struct model_file *f, struct err *err) {
     const struct text *t = k->to;
     struct cursor c = {.bytes = (const unsigned char *)t->data, .size = t->len, .file_size = t->len,

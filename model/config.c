@@ -78,7 +78,7 @@ bool config_check(const struct model_config *c, struct err *err) {
         {"head size D", c->D, 2, 1024},          {"feed-forward width F", c->F, 1, 1 << 19},
         {"vocabulary V", c->V, 2, 1 << 22},      {"context", c->ctx, 1, 1 << 24},
         {"experts", c->E, 0, EXPERTS_MAX},       {"experts in use", c->used, c->E > 0, c->E},
-        {"window", c->window, 0, INT32_MAX},     {"columns without rope", c->unturned, 0, c->D - 1},
+        {"shared expert's width", c->FS, 0, 1 << 19}, {"window", c->window, 0, INT32_MAX},     {"columns without rope", c->unturned, 0, c->D - 1},
     };
     if (!c->family) return err_set(err, "the model has no family");
     for (size_t i = 0; i < COUNT_OF(whole); i++)

@@ -65,6 +65,9 @@ static const struct known_key {
     {"expert_count", READ, 0, NULL},
     {"expert_used_count", READ, 0, NULL},
     {"expert_feed_forward_length", READ, 0, NULL},
+    {"expert_shared_feed_forward_length", READ, 0, NULL},
+    {"expert_weights_norm", READ, 0, NULL},
+    {"attention.clamp_kqv", READ, 0, NULL},
     {"rope.dimension_count", READ, 0, NULL},
     {"rope.freq_base", READ, 0, NULL},
     {"rope.freq_base_swa", READ, 0, NULL},
@@ -84,13 +87,16 @@ static const struct known_key {
     {"rope.scaling.yarn_attn_factor", OFF, 1, "another YaRN"},
     {"rope.scaling.yarn_log_multiplier", OFF, 0, "another YaRN"},
     {"rope.scaling.alpha", OFF, 0, "stretched rope by alpha"},
-    {"attention.clamp_kqv", OFF, 0, "clamped queries and keys"},
     {"attention.max_alibi_bias", OFF, 0, "ALiBi positions"},
     {"attention.temperature_scale", OFF, 0, "attention scaled by position"},
+    {"attention.temperature_length", OFF, 0, "attention scaled by position"},
+    {"attention.output_scale", OFF, 1, "scaled attention"},
+    {"attention.value_scale", OFF, 1, "scaled values"},
     {"attention.shared_kv_layers", OFF, 0, "layers that share keys"},
     {"leading_dense_block_count", OFF, 0, "a mixture of experts in some layers only"},
-    {"expert_shared_count", OFF, 0, "shared experts"},
-    {"expert_shared_feed_forward_length", OFF, 0, "shared experts"},
+    {"expert_shared_count", OFF, 0, "shared experts, so counted,"},
+    {"interleave_moe_layer_step", OFF, 1, "a mixture of experts in some layers only"},
+    {"nextn_predict_layers", OFF, 0, "layers that predict further tokens"},
     {"expert_group_count", OFF, 1, "groups of experts"},
     {"expert_group_used_count", OFF, 1, "groups of experts"},
     {"expert_weights_scale", OFF, 1, "scaled experts"},
@@ -138,7 +144,7 @@ static bool refuse_features(const struct model_file *f, const struct family *a, 
         bool expected;
     } flags[] = {
         {"attention.causal", true},
-        {"use_parallel_residual", false},
+        {"expert_weights_norm", a->renormalize},
         {"rope.scaling.finetuned", true}, // granite only: false means "no rope at all" there
     };
     for (size_t i = 0; i < COUNT_OF(flags) - !a->multipliers; i++) {
@@ -155,6 +161,7 @@ static bool refuse_features(const struct model_file *f, const struct family *a, 
 // A family without multipliers that carries some must say what is plain for it.
 static bool read_multipliers(const struct model_file *f, struct model_config *c, struct err *err) {
     const struct family *a = c->family;
+    char k[96];
     struct {
         const char *rest;
         float *value;
@@ -174,7 +181,10 @@ static bool read_multipliers(const struct model_file *f, struct model_config *c,
     for (size_t i = 0; i < COUNT_OF(rows); i++) {
         float plain = *rows[i].value;
         if (!read_real(f, a, rows[i].rest, 1e6, rows[i].value, err)) return false;
-        if (!a->multipliers && fabsf(*rows[i].value - plain) > 1e-6f * plain)
+        bool times = a->logits_times && rows[i].value == &c->logit_divisor;
+        if (times) c->logit_divisor = 1 / c->logit_divisor;
+        bool scale = rows[i].value == &c->m_attn && a->capped; // of Gemma: not always 1/sqrt(D)
+        if (!a->multipliers && !times && !scale && fabsf(*rows[i].value - plain) > 1e-6f * plain)
             return err_set(err, "%s.%s is %g: a %s model has no such multiplier (granite has)", a->name,
                            rows[i].rest, (double)*rows[i].value, a->name);
     }
@@ -186,7 +196,7 @@ static bool read_multipliers(const struct model_file *f, struct model_config *c,
     } caps[] = {{"attn_logit_softcapping", &c->score_cap, a->score_cap},
                 {"final_logit_softcapping", &c->logit_cap, a->logit_cap}};
     for (size_t i = 0; i < COUNT_OF(caps); i++) {
-        *caps[i].value = caps[i].plain;
+        *caps[i].value = meta_kind(f, key(k, a, caps[i].rest)) == META_ABSENT ? caps[i].plain : 0;
         if (!read_real(f, a, caps[i].rest, 1e6, caps[i].value, err)) return false;
         if (*caps[i].value > 0 && !a->capped)
             return err_set(err, "%s.%s is %g: a %s model has no capped numbers (gemma2 has)", a->name, caps[i].rest,
@@ -197,34 +207,54 @@ static bool read_multipliers(const struct model_file *f, struct model_config *c,
 
 // --- positions ---------------------------------------------------------------------------------------------------------
 
-static bool read_rope(const struct model_file *f, struct model_config *c, struct err *err) {
+// Which kind of stretching, by the type's name or by tensors that only one kind has.
+static bool read_scaling(const struct model_file *f, struct model_config *c, struct err *err) {
     const struct family *a = c->family;
+    static const char *const names[] = {"none", "linear", "yarn", "longrope", "dynamic"};
+    static_assert(SCALING_LINEAR == 1 && SCALING_YARN == 2 && SCALING_LONG == 3 && SCALING_DYNAMIC == 4, "in this order");
     char k[96];
-    if (a->learned_positions) return true;
-    if (!read_real(f, a, "rope.freq_base", 1e12, &c->rope_base, err)) return false;
-    c->rope_base_local = a->local_base > 0 ? a->local_base : c->rope_base;
-    if (!read_real(f, a, "rope.freq_base_swa", 1e12, &c->rope_base_local, err)) return false;
     float factor = 1;
     if (!read_real(f, a, "rope.scale_linear", 1e6, &factor, err)) return false;
     if (!read_real(f, a, "rope.scaling.factor", 1e6, &factor, err)) return false;
     struct span type = {"linear", 6}; // a factor without a type
     if (!meta_text(f, key(k, a, "rope.scaling.type"), false, &type, err)) return false;
-    bool yarn = span_is(type, "yarn");
-    if (!yarn && !span_is(type, "linear") && !span_is(type, "none"))
-        return err_set(err, "%s is '%.*s', expected 'none', 'linear' or 'yarn'", k, (int)(type.n < 32 ? type.n : 32),
-                       type.p);
-    if (factor != 1 && !span_is(type, "none")) c->scaling = yarn ? SCALING_YARN : SCALING_LINEAR;
+    size_t kind = 0;
+    while (kind < COUNT_OF(names) && !span_is(type, names[kind])) kind++;
+    if (kind == COUNT_OF(names))
+        return err_set(err, "%s is '%.*s', expected 'none', 'linear', 'yarn', 'longrope' or 'dynamic'", k,
+                       (int)(type.n < 32 ? type.n : 32), type.p);
+    bool divisors = model_file_tensor(f, "rope_factors_long.weight") != NULL;
+    if (kind == SCALING_LONG && !divisors)
+        return err_set(err, "%s is 'longrope', but the tensor rope_factors_long.weight is missing", k);
+    if (divisors && (kind == SCALING_YARN || kind == SCALING_DYNAMIC || (kind == SCALING_LINEAR && factor != 1)))
+        return err_set(err, "%s is '%s' by %g, but rope_factors_long.weight stretches rope by tensors: not supported"
+                            " together", k, names[kind], (double)factor);
+    if (divisors) c->scaling = SCALING_LONG, factor = 1;
+    else if (factor != 1) c->scaling = (enum rope_scaling)kind;
     c->rope_factor = factor;
+    c->rope_divisors = model_file_tensor(f, "rope_freqs.weight") != NULL;
+    return true;
+}
+
+static bool read_rope(const struct model_file *f, struct model_config *c, struct err *err) {
+    const struct family *a = c->family;
     c->rope_ctx = c->ctx;
+    if (a->learned_positions) return true;
+    if (!read_real(f, a, "rope.freq_base", 1e12, &c->rope_base, err)) return false;
+    c->rope_base_local = a->local_base > 0 ? a->local_base : c->rope_base;
+    if (!read_real(f, a, "rope.freq_base_swa", 1e12, &c->rope_base_local, err)) return false;
+    if (!read_scaling(f, c, err)) return false;
     c->yarn_fast = 32, c->yarn_slow = 1; // the paper's, for Llama
     float magnitude = 1;
-    if (!read_int(f, a, "rope.scaling.original_context_length", false, 1 << 24, &c->rope_ctx, err)) return false;
+    if (!read_int(f, a, "rope.scaling.original_context_length", c->scaling == SCALING_LONG, 1 << 24, &c->rope_ctx, err))
+        return false;
     if (!read_real(f, a, "rope.scaling.attn_factor", 1e3, &magnitude, err)) return false;
     if (!read_real(f, a, "rope.scaling.yarn_beta_fast", 1e6, &c->yarn_fast, err)) return false;
     if (!read_real(f, a, "rope.scaling.yarn_beta_slow", 1e6, &c->yarn_slow, err)) return false;
     if (c->scaling == SCALING_YARN && c->rope_factor > 1) magnitude *= 1 + .1f * logf(c->rope_factor);
     c->rope_magnitude = magnitude != 1 ? magnitude : 0;
-    c->rope_divisors = model_file_tensor(f, "rope_freqs.weight") != NULL;
+    for (int64_t l = 0; a->bare_period && l < c->L; l++)
+        if ((l + 1) % a->bare_period == 0) c->bare[l / 64] |= UINT64_C(1) << (l % 64);
     return true;
 }
 
@@ -256,12 +286,18 @@ static bool read_window(const struct model_file *f, struct model_config *c, stru
     char k[96];
     int64_t window = c->family->window;
     if (!meta_int(f, key(k, c->family, "attention.sliding_window"), false, 0, INT64_MAX, &window, err)) return false;
-    if (window > 0 && window < c->ctx && c->family->local_period == 1)
-        return err_set(err, "%s is %lld, less than the context of %lld: sliding-window attention is not known of %s"
-                            " models", k, (long long)window, (long long)c->ctx, c->family->name);
-    if (window == 0 || c->family->local_period == 1) return true;
+    char list[96];
+    bool unknown = c->family->local_period == 1 &&
+                   meta_kind(f, key(list, c->family, "attention.sliding_window_pattern")) != META_ARRAY;
+    if (window > 0 && window < c->ctx && unknown)
+        return err_set(err, "%s is %lld, less than the context of %lld, but nothing says in which layers: sliding-window"
+                            " attention is not usual in %s models", k, (long long)window, (long long)c->ctx, c->family->name);
+    if (window == 0 || unknown) return true;
     c->window = window < INT32_MAX ? window : INT32_MAX;
-    return read_pattern(f, c, err);
+    if (!read_pattern(f, c, err)) return false;
+    for (int64_t l = 0; c->family->local_rope_only && l < c->L; l++)
+        if (!config_is_local(c, l)) c->bare[l / 64] |= UINT64_C(1) << (l % 64);
+    return true;
 }
 
 // --- shape -------------------------------------------------------------------------------------------------------------
@@ -276,7 +312,14 @@ static bool read_experts(const struct model_file *f, struct model_config *c, str
         return err_set(err, "%s is %lld: %s", k, (long long)c->E,
                        possible ? "expected at least 2" : "a mixture of experts is not known of this family");
     if (!read_int(f, a, "expert_used_count", true, c->E, &c->used, err)) return false;
+    const struct file_tensor *up = model_file_tensor(f, "blk.0.ffn_up_exps.weight");
+    const struct file_tensor *shared = model_file_tensor(f, "blk.0.ffn_up_shexp.weight");
+    if (up && up->n_dims == 3) c->F = up->size[1]; // what a file means that does not say it
     if (!read_int(f, a, "expert_feed_forward_length", false, 1 << 19, &c->F, err)) return false;
+    if (shared && shared->n_dims == 2) c->FS = shared->size[0];
+    if (!meta_int(f, key(k, a, "expert_shared_feed_forward_length"), false, 0, 1 << 19, &c->FS, err)) return false;
+    if (c->FS > 0 && !((a->needs | a->may) & HAS(up_shared)))
+        return err_set(err, "%s is %lld: shared experts are not known of %s models", k, (long long)c->FS, a->name);
     if (!needed) {
         c->less = HAS(gate) | HAS(up) | HAS(down);
         c->more = HAS(router) | HAS(gate_exps) | HAS(up_exps) | HAS(down_exps);
@@ -284,8 +327,10 @@ static bool read_experts(const struct model_file *f, struct model_config *c, str
     return true;
 }
 
-// Joined and optional tensors, as layer 0 has them.
+// Joined and optional tensors, as layer 0 has them. Where one of a group is there, all of it must be.
 static void read_tensors(const struct model_file *f, struct model_config *c) {
+    static const uint64_t groups[] = {HAS(ffn_norm) | HAS(ffn_norm_bias), HAS(up_bias) | HAS(down_bias)};
+    const struct family *a = c->family;
     c->joined_qkv = model_file_tensor(f, "blk.0.attn_qkv.weight") != NULL;
     const struct file_tensor *up = model_file_tensor(f, "blk.0.ffn_up.weight");
     c->joined_gate_up = (config_tensors(c) & HAS(gate)) && up && up->size[0] == 2 * c->F &&
@@ -294,8 +339,33 @@ static void read_tensors(const struct model_file *f, struct model_config *c) {
         char name[96];
         snprintf(name, sizeof name, "blk.0.%s", layer_tensor_name((enum layer_tensor)t));
         if (c->joined_qkv && (t == AT_q_bias || t == AT_k_bias || t == AT_v_bias)) strcpy(name, "blk.0.attn_qkv.bias");
-        if ((c->family->may >> t & 1) && model_file_tensor(f, name)) c->more |= UINT32_C(1) << t;
+        if ((a->may >> t & 1) && model_file_tensor(f, name)) c->more |= UINT64_C(1) << t;
     }
+    for (size_t i = 0; i < COUNT_OF(groups); i++)
+        if (c->more & groups[i]) c->more |= groups[i] & a->may;
+    if (c->FS > 0) c->more |= (HAS(gate_shared) | HAS(up_shared) | HAS(down_shared)) & ~a->needs;
+    c->head_bias = a->head_bias && model_file_tensor(f, "output.bias");
+}
+
+// A layer without a second norm feeds both branches from the first. Where there are two norms (gptneox), the file says.
+static bool read_parallel(const struct model_file *f, struct model_config *c, struct err *err) {
+    char k[96];
+    bool one_norm = (config_tensors(c) & HAS(attn_norm)) && !(config_tensors(c) & HAS(ffn_norm)), said;
+    c->parallel = said = one_norm || c->family->parallel;
+    if (!meta_bool(f, key(k, c->family, "use_parallel_residual"), false, &said, err)) return false;
+    if (c->family->parallel) c->parallel = said;
+    return said == c->parallel ||
+           err_set(err, "%s is %s, but a layer of this model has %s", k, said ? "true" : "false",
+                   one_norm ? "one norm for both branches" : "a norm for each branch: not supported");
+}
+
+static bool read_clamp(const struct model_file *f, struct model_config *c, struct err *err) {
+    char k[96];
+    double clamp = 0;
+    if (!meta_real(f, key(k, c->family, "attention.clamp_kqv"), false, 0, 1e6, &clamp, err)) return false;
+    c->clamp = (float)clamp;
+    return clamp == 0 || c->family->clamps ||
+           err_set(err, "%s is %g: a %s model has no clamped queries and keys (olmo has)", k, clamp, c->family->name);
 }
 
 static bool read_heads(const struct model_file *f, struct model_config *c, struct err *err) {
@@ -339,7 +409,7 @@ static bool read_shape(const struct model_file *f, struct model_config *c, struc
                        (long long)c->V);
     c->tied = model_file_tensor(f, "output.weight") == NULL;
     read_tensors(f, c);
-    return true;
+    return read_parallel(f, c, err) && read_clamp(f, c, err);
 }
 
 static bool read_family(struct model_config *c, const struct model_file *f, struct err *err) {
@@ -385,11 +455,17 @@ static void write_more(const struct model_config *c, struct gguf_out *o) {
         gguf_out_u32(o, key(k, a, "expert_count"), (uint32_t)c->E);
         gguf_out_u32(o, key(k, a, "expert_used_count"), (uint32_t)c->used);
         gguf_out_u32(o, key(k, a, "expert_feed_forward_length"), (uint32_t)c->F);
+        if (c->FS) gguf_out_u32(o, key(k, a, "expert_shared_feed_forward_length"), (uint32_t)c->FS);
     }
+    if (c->clamp > 0) gguf_out_f32(o, key(k, a, "attention.clamp_kqv"), c->clamp);
+    if (a->parallel) gguf_out_bool(o, key(k, a, "use_parallel_residual"), c->parallel);
+    if (a->logits_times) gguf_out_f32(o, key(k, a, "logit_scale"), 1 / c->logit_divisor);
     if (c->scaling != SCALING_NONE) {
+        static const char *const names[] = {"none", "linear", "yarn", "longrope", "dynamic"};
+        const char *name = names[c->scaling];
         bool yarn = c->scaling == SCALING_YARN;
-        gguf_out_text(o, key(k, a, "rope.scaling.type"), yarn ? "yarn" : "linear", yarn ? 4 : 6);
-        gguf_out_f32(o, key(k, a, "rope.scaling.factor"), c->rope_factor);
+        gguf_out_text(o, key(k, a, "rope.scaling.type"), name, strlen(name));
+        if (c->scaling != SCALING_LONG) gguf_out_f32(o, key(k, a, "rope.scaling.factor"), c->rope_factor);
         gguf_out_u32(o, key(k, a, "rope.scaling.original_context_length"), (uint32_t)c->rope_ctx);
         if (yarn) gguf_out_f32(o, key(k, a, "rope.scaling.yarn_beta_fast"), c->yarn_fast);
         if (yarn) gguf_out_f32(o, key(k, a, "rope.scaling.yarn_beta_slow"), c->yarn_slow);

@@ -16,6 +16,11 @@
 
 #define ATTENTION (HAS(q) | HAS(k) | HAS(v) | HAS(o))
 #define GATED (HAS(gate) | HAS(up) | HAS(down))
+#define SHARED (HAS(gate_shared) | HAS(up_shared) | HAS(down_shared))
+#define EXPERT_BIASES (HAS(router_bias) | HAS(gate_exps_bias) | HAS(up_exps_bias) | HAS(down_exps_bias))
+#define NORM_BIASES (HAS(attn_norm_bias) | HAS(ffn_norm_bias))
+#define UNGATED (HAS(up) | HAS(down))
+#define UNGATED_BIASES (HAS(up_bias) | HAS(down_bias))
 #define EXPERTS (HAS(router) | HAS(gate_exps) | HAS(up_exps) | HAS(down_exps))
 #define PRE_NORMS (HAS(attn_norm) | HAS(ffn_norm))
 #define POST_NORMS (HAS(attn_post) | HAS(ffn_post))
@@ -29,11 +34,13 @@ const struct family families[] = {
     {.name = "granite", .help = "Granite and PowerLM: llama with the four muP multipliers; what ./train makes",
      .trains = true, .multipliers = true, .local_period = 1, .needs = PLAIN},
     {.name = "granitemoe", .help = "Granite and PowerMoE: granite with experts", .multipliers = true, .local_period = 1,
-     .renormalize = true, .needs = ATTENTION | PRE_NORMS | EXPERTS},
+     .renormalize = true, .needs = ATTENTION | PRE_NORMS | EXPERTS, .may = SHARED},
     {.name = "minicpm", .help = "MiniCPM 1 and 2: llama with multipliers", .multipliers = true, .local_period = 1,
      .needs = PLAIN},
     {.name = "qwen2", .help = "Qwen 2 and 2.5: biases on queries, keys and values", .pairs = ROPE_HALVES,
      .local_period = 1, .needs = PLAIN | QKV_BIASES},
+    {.name = "qwen2moe", .help = "Qwen 1.5 and 2 with experts, one of them shared and gated", .pairs = ROPE_HALVES,
+     .local_period = 1, .needs = ATTENTION | PRE_NORMS | QKV_BIASES | EXPERTS | SHARED | HAS(shared_route)},
     {.name = "qwen3", .help = "Qwen 3: norms of queries and keys, head by head", .pairs = ROPE_HALVES,
      .local_period = 1, .needs = PLAIN | QK_NORMS},
     {.name = "qwen3moe", .help = "Qwen 3 with experts", .pairs = ROPE_HALVES, .local_period = 1,
@@ -52,7 +59,42 @@ const struct family families[] = {
      .needs = ATTENTION | GATED | POST_NORMS | QK_NORMS},
     {.name = "olmoe", .help = "OLMoE: experts, wide norms of queries and keys", .pairs = ROPE_HALVES,
      .wide_qk_norm = true, .local_period = 1, .needs = ATTENTION | PRE_NORMS | QK_NORMS | EXPERTS},
-    {.name = "phi3", .help = "Phi 3 and 4: joined projections", .pairs = ROPE_HALVES, .needs = PLAIN},
+    {.name = "olmo", .help = "OLMo 1: LayerNorm without weights, queries and keys held to a range", .layer_norm = true,
+     .bare_norm = true, .clamps = true, .local_period = 1, .needs = ATTENTION | GATED},
+    {.name = "phi2", .help = "Phi 1 and 2: both branches from one LayerNorm, biases, rope on a part of a head",
+     .pairs = ROPE_HALVES, .layer_norm = true, .head_bias = true, .act = GLU_GELU, .local_period = 1,
+     .needs = ATTENTION | QKV_BIASES | HAS(o_bias) | HAS(attn_norm) | HAS(attn_norm_bias) | UNGATED | UNGATED_BIASES},
+    {.name = "phi3", .help = "Phi 3 and 4: joined projections, rope stretched by length", .pairs = ROPE_HALVES,
+     .needs = PLAIN},
+    {.name = "gptneox", .help = "GPT-NeoX, Pythia: both branches from the stream, LayerNorm, biases, exact GELU",
+     .pairs = ROPE_HALVES, .layer_norm = true, .parallel = true, .act = GLU_GELU_ERF, .local_period = 1,
+     .needs = ATTENTION | QKV_BIASES | HAS(o_bias) | PRE_NORMS | NORM_BIASES | UNGATED | UNGATED_BIASES},
+    {.name = "stablelm", .help = "StableLM: llama with LayerNorm and rope on a part of a head", .pairs = ROPE_HALVES,
+     .layer_norm = true, .local_period = 1, .needs = ATTENTION | GATED | HAS(attn_norm) | HAS(attn_norm_bias),
+     .may = QKV_BIASES | HAS(ffn_norm) | HAS(ffn_norm_bias)},
+    {.name = "starcoder2", .help = "StarCoder 2: LayerNorm, biases, GELU without gate", .pairs = ROPE_HALVES,
+     .layer_norm = true, .act = GLU_GELU,
+     .needs = ATTENTION | QKV_BIASES | HAS(o_bias) | PRE_NORMS | NORM_BIASES | UNGATED | UNGATED_BIASES},
+    {.name = "nemotron", .help = "Nemotron, Minitron: LayerNorm, squared ReLU without gate, rope on a part of a head",
+     .pairs = ROPE_HALVES, .layer_norm = true, .act = GLU_RELU2, .local_period = 1,
+     .needs = ATTENTION | PRE_NORMS | NORM_BIASES | UNGATED, .may = QKV_BIASES | HAS(o_bias) | UNGATED_BIASES},
+    {.name = "arcee", .help = "Arcee AFM: llama with squared ReLU without gate", .act = GLU_RELU2, .local_period = 1,
+     .needs = ATTENTION | PRE_NORMS | UNGATED},
+    {.name = "command-r", .help = "Cohere Command R: both branches from one LayerNorm, scaled logits",
+     .layer_norm = true, .logits_times = true, .local_period = 1, .needs = ATTENTION | GATED | HAS(attn_norm)},
+    {.name = "cohere2", .help = "Cohere Command R7B, A: command-r with windows, rope in local layers only",
+     .layer_norm = true, .logits_times = true, .local_period = 4, .local_rope_only = true,
+     .needs = ATTENTION | GATED | HAS(attn_norm)},
+    {.name = "smollm3", .help = "SmolLM 3: llama, every fourth layer without rope", .bare_period = 4, .local_period = 1,
+     .needs = PLAIN, .may = QKV_BIASES | HAS(o_bias)},
+    {.name = "exaone4", .help = "EXAONE 4: norms behind the branches and of queries and keys", .pairs = ROPE_HALVES,
+     .local_period = 4, .local_rope_only = true, .needs = ATTENTION | GATED | POST_NORMS | QK_NORMS},
+    {.name = "seed_oss", .help = "Seed OSS: llama with biases", .pairs = ROPE_HALVES, .post_named = true,
+     .local_period = 1, .needs = PLAIN, .may = QKV_BIASES | HAS(o_bias)},
+    {.name = "gpt-oss", .help = "gpt-oss: experts with biases and clamped gates, attention sinks, every other layer local",
+     .pairs = ROPE_HALVES, .post_named = true, .renormalize = true, .act = GLU_CLAMPED, .yarn_exact = true,
+     .local_period = 2,
+     .needs = ATTENTION | QKV_BIASES | HAS(o_bias) | HAS(sinks) | PRE_NORMS | EXPERTS | EXPERT_BIASES},
     {.name = "gpt2", .help = "GPT-2: LayerNorm, learned positions, biases, no gate", .layer_norm = true,
      .learned_positions = true, .act = GLU_GELU, .local_period = 1,
      .needs = ATTENTION | PRE_NORMS | QKV_BIASES | HAS(attn_norm_bias) | HAS(ffn_norm_bias) | HAS(o_bias) | HAS(up) |
@@ -89,7 +131,7 @@ bool config_trains(const struct model_config *c, struct err *err) {
 
 // --- tensors of a layer ----------------------------------------------------------------------------------------------
 
-enum dim { DIM_ONE, DIM_C, DIM_HD, DIM_GD, DIM_QN, DIM_KN, DIM_E, DIM_F };
+enum dim { DIM_ONE, DIM_C, DIM_H, DIM_HD, DIM_GD, DIM_QN, DIM_KN, DIM_E, DIM_F, DIM_FS };
 enum fill { FILL_ONES, FILL_ZEROS, FILL_HIDDEN, FILL_WRITER };
 
 #define LAYER_ROW(field, name, rows, cols, fill) {name, DIM_##rows, DIM_##cols, FILL_##fill},
@@ -102,12 +144,14 @@ static const struct tensor_row {
 static int64_t dim_size(const struct model_config *c, enum dim d) {
     switch (d) {
     case DIM_C: return c->C;
+    case DIM_H: return c->H;
     case DIM_HD: return c->H * c->D;
     case DIM_GD: return c->G * c->D;
     case DIM_QN: return c->family->wide_qk_norm ? c->H * c->D : c->D;
     case DIM_KN: return c->family->wide_qk_norm ? c->G * c->D : c->D;
     case DIM_E: return c->E;
     case DIM_F: return c->F;
+    case DIM_FS: return c->FS;
     default: return 1;
     }
 }
@@ -120,7 +164,8 @@ void layer_tensor_shape(const struct model_config *c, enum layer_tensor t, int64
     *cols = dim_size(c, tensor_rows_of_layer[t].cols);
 }
 
-// Where the file joins tensors, the parameter is named after the joint one and says which rows it is.
+// Where the file joins tensors, the parameter is named after the joint one and says which rows it is. One norm has two
+// names.
 static void join(const struct model_config *c, struct param *p, enum layer_tensor t, int64_t layer) {
     int64_t q = c->H * c->D, kv = c->G * c->D;
     const struct {
@@ -137,6 +182,7 @@ static void join(const struct model_config *c, struct param *p, enum layer_tenso
         {AT_v_bias, c->joined_qkv, "attn_qkv.bias", q + kv, q + 2 * kv},
         {AT_gate, c->joined_gate_up, "ffn_up.weight", 0, 2 * c->F},
         {AT_up, c->joined_gate_up, "ffn_up.weight", c->F, 2 * c->F},
+        {AT_ffn_norm, c->family->post_named, "post_attention_norm.weight", 0, 0},
     };
     for (size_t i = 0; i < COUNT_OF(rows); i++) {
         if (rows[i].t != t || !rows[i].joined) continue;
@@ -156,7 +202,8 @@ struct param *config_params_table(const struct model_config *c, int *count) {
     const float std[] = {[FILL_ONES] = 0, [FILL_ZEROS] = 0, [FILL_HIDDEN] = hidden, [FILL_WRITER] = writer};
     int64_t each = 0;
     for (int t = 0; t < LAYER_TENSOR_COUNT; t++) each += config_tensors(c) >> t & 1;
-    int n = (int)(1 + a->learned_positions + c->L * each + 1 + a->layer_norm + !c->tied), i = 0;
+    bool out_bias = config_tensors(c) & HAS(attn_norm_bias);
+    int n = (int)(1 + a->learned_positions + c->L * each + !a->bare_norm + out_bias + !c->tied + c->head_bias), i = 0;
     struct param *p = mem_array((size_t)n, sizeof *p, "parameter table");
     const struct param matrix = {.rows = c->V, .cols = c->C, .mats = 1, .init_std = c->init_std, .lr_scale = 1, .decay = true};
     const struct param vector = {.rows = 1, .cols = c->C, .mats = 1, .lr_scale = 1};
@@ -173,9 +220,10 @@ struct param *config_params_table(const struct model_config *c, int *count) {
             join(c, &p[i++], (enum layer_tensor)t, l);
         }
     }
-    p[i] = vector, strcpy(p[i++].name, "output_norm.weight");
-    if (a->layer_norm) p[i] = vector, strcpy(p[i++].name, "output_norm.bias");
+    if (!a->bare_norm) p[i] = vector, strcpy(p[i++].name, "output_norm.weight");
+    if (out_bias) p[i] = vector, strcpy(p[i++].name, "output_norm.bias");
     if (!c->tied) p[i] = matrix, strcpy(p[i++].name, "output.weight");
+    if (c->head_bias) p[i] = vector, p[i].cols = c->V, strcpy(p[i++].name, "output.bias");
     assert(i == n);
     *count = n;
     return p;
@@ -193,8 +241,9 @@ static int64_t layer_weights(const struct model_config *c, bool one_row) {
 
 int64_t config_params(const struct model_config *c) {
     int64_t positions = c->family->learned_positions ? c->ctx * c->C : 0;
-    return c->V * c->C * (c->tied ? 1 : 2) + positions + c->L * layer_weights(c, false) +
-           c->C * (1 + c->family->layer_norm);
+    int64_t norms = !c->family->bare_norm + ((config_tensors(c) & HAS(attn_norm_bias)) != 0);
+    return c->V * c->C * (c->tied ? 1 : 2) + positions + c->L * layer_weights(c, false) + c->C * norms +
+           (c->head_bias ? c->V : 0);
 }
 
 double config_flops_per_token(const struct model_config *c, int64_t T) {
@@ -211,15 +260,31 @@ static double yarn_pair(const struct model_config *c, double turns) {
            (2 * log((double)c->rope_base));
 }
 
-void rope_frequencies(const struct model_config *c, bool local, const float *divisors, float *freq) {
+void rope_divisor_names(const struct model_config *c, const char *names[2]) {
+    bool by_length = c->scaling == SCALING_LONG;
+    names[0] = by_length ? "rope_factors_short.weight" : c->rope_divisors ? "rope_freqs.weight" : NULL;
+    names[1] = by_length ? "rope_factors_long.weight" : NULL;
+}
+
+// DYNAMIC: the base at which the slowest pair turns as far in ctx as it did in the model's context (bloc97 2023).
+static double dynamic_base(const struct model_config *c, double base, int64_t ctx) {
+    double R = (double)config_rotated(c), factor = (double)c->rope_factor;
+    if (ctx <= c->ctx || R <= 2) return base;
+    return base * pow(factor * (double)ctx / (double)c->ctx - (factor - 1), R / (R - 2));
+}
+
+void rope_frequencies(const struct model_config *c, bool local, float *const divisors[2], int64_t ctx, float *freq) {
     double base = local && c->rope_base_local > 0 ? (double)c->rope_base_local : (double)c->rope_base;
     bool stretched = !local || !c->family->local_plain_rope;
-    bool yarn = stretched && c->scaling == SCALING_YARN;
-    double low = yarn ? fmax(0, floor(yarn_pair(c, (double)c->yarn_fast))) : 0;
-    double high = yarn ? fmin((double)config_rotated(c) - 1, ceil(yarn_pair(c, (double)c->yarn_slow))) : 0;
+    bool yarn = stretched && c->scaling == SCALING_YARN, exact = c->family->yarn_exact;
+    const float *by = stretched ? divisors[c->scaling == SCALING_LONG && ctx > c->rope_ctx] : NULL;
+    if (stretched && c->scaling == SCALING_DYNAMIC) base = dynamic_base(c, base, ctx);
+    double low = yarn ? yarn_pair(c, (double)c->yarn_fast) : 0, high = yarn ? yarn_pair(c, (double)c->yarn_slow) : 0;
+    low = fmax(0, exact ? low : floor(low));
+    high = fmin((double)config_rotated(c) - 1, exact ? high : ceil(high));
     for (int64_t j = 0; j < config_rotated(c) / 2; j++) {
         double f = pow(base, -2.0 * (double)j / (double)config_rotated(c));
-        if (stretched && divisors) f /= (double)divisors[j];
+        if (by) f /= (double)by[j];
         if (stretched && c->scaling == SCALING_LINEAR) f /= (double)c->rope_factor;
         if (yarn) {
             double ramp = ((double)j - low) / fmax(.001, high - low), kept = 1 - fmin(1, fmax(0, ramp));

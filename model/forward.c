@@ -23,7 +23,7 @@ void acts_place(struct acts *a, const struct model_config *c, int64_t max_rows, 
         y->q = slab_tensor(s, DTYPE_F32, n, q);
         y->k = slab_tensor(s, DTYPE_F32, n, kv);
         y->v = slab_tensor(s, DTYPE_F32, n, kv);
-        y->lse = kept ? slab_take(s, n * c->H, sizeof(float)) : NULL;
+        y->lse = kept || config_tensors(c) & HAS(sinks) ? slab_take(s, n * c->H, sizeof(float)) : NULL;
         y->attended = slab_tensor(s, DTYPE_F32, n, q);
         y->mid = kept ? slab_tensor(s, DTYPE_F32, n, c->C) : y->x;
         y->gate = slab_tensor(s, DTYPE_F32, through, c->F);
@@ -32,8 +32,17 @@ void acts_place(struct acts *a, const struct model_config *c, int64_t max_rows, 
     a->out = kept ? slab_tensor(s, DTYPE_F32, n, c->C) : a->layer[0].x;
     a->norm = slab_tensor(s, DTYPE_F32, n, c->C);
     a->glu = kept ? slab_tensor(s, DTYPE_F32, n, c->F) : a->layer[0].gate;
+    if (c->parallel) a->side = slab_tensor(s, DTYPE_F32, n, c->C);
     if (c->E == 0) return;
     assert(!kept);
+    if (c->FS > 0) {
+        a->shared_gate = slab_tensor(s, DTYPE_F32, n, c->FS);
+        a->shared_up = slab_tensor(s, DTYPE_F32, n, c->FS);
+        a->shared = slab_tensor(s, DTYPE_F32, n, c->C);
+        a->share = slab_tensor(s, DTYPE_F32, n, 1);
+    }
+    if (config_tensors(c) & HAS(down_exps_bias))
+        a->expert_bias = slab_tensor(s, DTYPE_F32, through, c->F > c->C ? c->F : c->C);
     a->routes = slab_tensor(s, DTYPE_F32, n, c->E);
     a->chosen = slab_take(s, through, sizeof *a->chosen);
     a->weight = slab_take(s, through, sizeof *a->weight);
@@ -47,8 +56,9 @@ static void add_bias(const struct model *m, struct tensor x, int bias, float sca
 // norm(x) into `into`; x itself where the family has no such norm.
 static struct tensor norm(const struct model *m, struct tensor into, struct tensor x, int weight, int bias) {
     const struct backend *b = m->backend;
-    if (weight < 0) return x;
-    struct tensor w = m->params[weight].w, shift = bias < 0 ? (struct tensor){0} : m->params[bias].w;
+    if (weight < 0 && !m->config.family->bare_norm) return x;
+    struct tensor w = weight < 0 ? (struct tensor){0} : m->params[weight].w;
+    struct tensor shift = bias < 0 ? (struct tensor){0} : m->params[bias].w;
     if (m->config.family->layer_norm) b->layernorm(&(struct layernorm_args){into, x, w, shift, m->config.norm_eps});
     else b->rmsnorm(&(struct rmsnorm_args){into, x, w, m->config.norm_eps});
     return into;
@@ -77,13 +87,29 @@ static void see_experts(const struct pass *p, int weight, struct tensor x, const
     if (p->observer) p->observer->see(p->observer->arg, weight, x, chosen, n);
 }
 
-static void rotate(const struct model *m, int64_t l, struct tensor x, const int32_t *pos) {
+static void rotate(const struct model *m, const struct pass *p, int64_t l, struct tensor x) {
     const struct model_config *c = &m->config;
-    if (config_rotated(c) == 0) return;
+    bool stretched = config_is_stretched(c, l);
+    if (config_rotated(c) == 0 || config_is_bare(c, l)) return;
+    const float *freq = config_is_local(c, l) ? m->rope_freq_local : m->rope_freq;
+    if (p->rope_freq && stretched) freq = p->rope_freq;
     m->backend->rope(&(struct rope_args){
-        .x = x, .pos = pos, .freq = config_is_local(c, l) ? m->rope_freq_local : m->rope_freq, .head_size = c->D,
-        .rotated = config_rotated(c), .pairs = c->family->pairs,
-        .scale = config_is_stretched(c, l) ? c->rope_magnitude : 0});
+        .x = x, .pos = p->pos, .freq = freq, .head_size = c->D, .rotated = config_rotated(c), .pairs = c->family->pairs,
+        .scale = stretched ? c->rope_magnitude : 0});
+}
+
+static void clamp(const struct model *m, struct tensor x) {
+    if (m->config.clamp > 0) m->backend->clamp(&(struct clamp_args){x, m->config.clamp});
+}
+
+// Where both branches read the stream that enters the layer, the input of the feed-forward is made before attention
+// changes it: by a norm of its own (gptneox), or the one of attention.
+static void keep_side(const struct model *m, const struct pass *p, const struct layer *w, struct tensor x,
+                      struct tensor normed) {
+    if (!m->config.parallel) return;
+    struct tensor side = tensor_first(p->acts->side, p->n);
+    if (w->ffn_norm >= 0) norm(m, side, x, w->ffn_norm, w->ffn_norm_bias);
+    else m->backend->copy(side.data, normed.data, (size_t)p->n * side.row_bytes);
 }
 
 // out = x + m_res * branch, where branch may be normed before, in place; out may be x.
@@ -123,6 +149,7 @@ static void forward_attention(const struct model *m, const struct pass *p, int64
     struct tensor room = tensor_first(p->acts->norm, p->n);    // [n,C]
 
     struct tensor normed = norm(m, room, x, w->attn_norm, w->attn_norm_bias);
+    keep_side(m, p, w, x, normed);
     see(p, w->q, normed);
     see(p, w->k, normed);
     see(p, w->v, normed);
@@ -131,8 +158,9 @@ static void forward_attention(const struct model *m, const struct pass *p, int64
     project(m, p, v, normed, w->v, w->v_bias);
     norm_heads(m, q, w->q_norm);
     norm_heads(m, k, w->k_norm);
-    rotate(m, l, q, p->pos);
-    rotate(m, l, k, p->pos);
+    clamp(m, q), clamp(m, k), clamp(m, v);
+    rotate(m, p, l, q);
+    rotate(m, p, l, k);
     struct tensor keys = k, values = v;
     if (p->cache_k) {
         keys = p->cache_k[l];
@@ -144,10 +172,45 @@ static void forward_attention(const struct model *m, const struct pass *p, int64
     b->attend(&(struct attend_args){attended, q, keys, values, lo, p->hi, y->lse, c->H, c->G, c->D, c->m_attn,
                                     c->score_cap});
     see(p, w->o, attended);
+    if (w->sinks >= 0) b->sink(&(struct sink_args){attended, m->params[w->sinks].w, y->lse});
     add_to_stream(m, p, mid, x, attended, w->o, w->o_bias, w->attn_post);
 }
 
-// out = mid + m_res * sum of the chosen experts, each weighed by the router.
+// The shared expert of every row, in acts->shared, weighed by its own gate where it has one.
+static void forward_shared(const struct model *m, const struct pass *p, const struct layer *w, struct tensor normed) {
+    const struct backend *b = m->backend;
+    struct tensor gate = tensor_first(p->acts->shared_gate, p->n); // [n,FS]
+    struct tensor up = tensor_first(p->acts->shared_up, p->n);     // [n,FS]
+    struct tensor out = tensor_first(p->acts->shared, p->n);       // [n,C]
+    struct tensor share = tensor_first(p->acts->share, p->n);      // [n,1]
+    see(p, w->gate_shared, normed);
+    see(p, w->up_shared, normed);
+    project(m, p, gate, normed, w->gate_shared, -1);
+    project(m, p, up, normed, w->up_shared, -1);
+    b->glu(&(struct glu_args){gate, gate, up, m->config.family->act});
+    see(p, w->down_shared, gate);
+    project(m, p, out, gate, w->down_shared, -1);
+    if (w->shared_route < 0) return;
+    see(p, w->shared_route, normed);
+    project(m, p, share, normed, w->shared_route, -1);
+    b->glu(&(struct glu_args){share, share, {0}, GLU_SIGMOID});
+    b->mix(&(struct mix_args){out, out, share.data, 1});
+}
+
+// x[p,:] = the product of each row with its experts + the biases of those experts.
+static void project_experts(const struct model *m, const struct pass *p, struct tensor out, struct tensor x, int weight,
+                            int bias) {
+    const struct backend *b = m->backend;
+    see_experts(p, weight, x, p->acts->chosen, out.rows);
+    b->matmul_experts(&(struct matmul_experts_args){out, x, m->params[weight].experts, m->config.E, p->acts->chosen,
+                                                    p->precision});
+    if (bias < 0) return;
+    struct tensor rows = tensor_f32(p->acts->expert_bias.data, out.rows, out.cols);
+    b->embed(&(struct embed_args){rows, m->params[bias].w, p->acts->chosen, 1});
+    b->add(&(struct add_args){out, out, rows, 1});
+}
+
+// out = mid + m_res * sum of the chosen experts, each weighed by the router, and of the shared one.
 static void forward_experts(const struct model *m, const struct pass *p, int64_t l, struct tensor out,
                             struct tensor mid, struct tensor normed) {
     const struct model_config *c = &m->config;
@@ -162,19 +225,15 @@ static void forward_experts(const struct model *m, const struct pass *p, int64_t
     struct tensor room = tensor_first(a->norm, p->n);             // [n,C]
 
     see(p, w->router, normed);
-    project(m, p, routes, normed, w->router, -1);
+    project(m, p, routes, normed, w->router, w->router_bias);
     b->route(&(struct route_args){routes, a->chosen, a->weight, c->used, c->family->renormalize});
-    see_experts(p, w->gate_exps, normed, a->chosen, p->n * c->used);
-    see_experts(p, w->up_exps, normed, a->chosen, p->n * c->used);
-    b->matmul_experts(&(struct matmul_experts_args){gate, normed, m->params[w->gate_exps].experts, c->E, a->chosen,
-                                                    p->precision});
-    b->matmul_experts(&(struct matmul_experts_args){up, normed, m->params[w->up_exps].experts, c->E, a->chosen,
-                                                    p->precision});
+    project_experts(m, p, gate, normed, w->gate_exps, w->gate_exps_bias);
+    project_experts(m, p, up, normed, w->up_exps, w->up_exps_bias);
     b->glu(&(struct glu_args){gate, gate, up, c->family->act});
-    see_experts(p, w->down_exps, gate, a->chosen, p->n * c->used);
-    b->matmul_experts(&(struct matmul_experts_args){parts, gate, m->params[w->down_exps].experts, c->E, a->chosen,
-                                                    p->precision});
+    project_experts(m, p, parts, gate, w->down_exps, w->down_exps_bias);
+    if (c->FS > 0) forward_shared(m, p, w, normed);
     b->mix(&(struct mix_args){room, parts, a->weight, c->used});
+    if (c->FS > 0) b->add(&(struct add_args){room, room, tensor_first(a->shared, p->n), 1});
     add_branch(m, out, mid, room, w->ffn_post);
 }
 
@@ -190,7 +249,8 @@ static void forward_feed_forward(const struct model *m, const struct pass *p, in
     struct tensor glu = tensor_first(p->acts->glu, p->n);   // [n,F]
     struct tensor room = tensor_first(p->acts->norm, p->n); // [n,C]
 
-    struct tensor normed = norm(m, room, mid, w->ffn_norm, w->ffn_norm_bias);
+    struct tensor normed = m->config.parallel ? tensor_first(p->acts->side, p->n)
+                                              : norm(m, room, mid, w->ffn_norm, w->ffn_norm_bias);
     if (w->router >= 0) {
         forward_experts(m, p, l, out, mid, normed);
         return;
@@ -229,5 +289,6 @@ void model_head(const struct model *m, struct tensor logits, struct tensor room,
     const struct backend *b = m->backend;
     struct tensor normed = norm(m, room, x, m->out_norm, m->out_norm_bias);
     b->matmul(&(struct matmul_args){logits, normed, model_product_weight(m, m->head), scale, false, precision});
+    add_bias(m, logits, m->head_bias, scale);
     if (m->config.logit_cap > 0) b->softcap(&(struct softcap_args){logits, m->config.logit_cap});
 }

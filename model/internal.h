@@ -42,6 +42,12 @@ struct acts {
     int32_t *chosen;          // [n,used]
     float *weight;            // [n,used]
     struct tensor parts;      // [n*used,C] what the chosen experts give
+    struct tensor expert_bias; // [n*used,max(F,C)], where experts have biases
+    // With a shared expert only:
+    struct tensor shared_gate, shared_up; // [n,FS]
+    struct tensor shared;     // [n,C]
+    struct tensor share;      // [n,1] how much of it is added
+    struct tensor side;       // [n,C] input of the feed-forward, where it is made before attention changes the stream
 };
 static inline struct layer_acts *acts_layer(const struct acts *a, int64_t l) {
     return &a->layer[a->kept ? l : 0];
@@ -57,6 +63,7 @@ struct pass {
     const int32_t *lo_local;  // lo of layers with a window; NULL when the model has none
     const int32_t *kv_rows;   // where the rows' keys go in the cache
     struct tensor *cache_k, *cache_v; // [L] of [any,G*D]; NULL: the keys are those of the rows themselves
+    const float *rope_freq;   // instead of the model's, where they depend on the context; else NULL
     struct acts *acts;
     enum precision precision; // of all products
     const struct observer *observer;  // NULL: nobody looks on
@@ -96,8 +103,10 @@ static inline struct tensor tensor_first(struct tensor t, int64_t n) { return te
 void layer_tensor_shape(const struct model_config *c, enum layer_tensor t, int64_t *mats, int64_t *rows, int64_t *cols);
 // Its GGUF name behind "blk.N.".
 const char *layer_tensor_name(enum layer_tensor t);
-// angle of pair j, j < rotated/2, per position; divisors may be NULL.
-void rope_frequencies(const struct model_config *c, bool local, const float *divisors, float *freq);
+// angle of pair j, j < rotated/2, per position, in a context of ctx tokens; divisors: as in struct model.
+void rope_frequencies(const struct model_config *c, bool local, float *const divisors[2], int64_t ctx, float *freq);
+// The names of the tensors with divisors, short and long; NULL where the model has none.
+void rope_divisor_names(const struct model_config *c, const char *names[2]);
 static inline bool param_is_vector(const struct param *p) { return p->init_std == 0; }
 
 // Every tensor of the table is in the file with its shape, and nothing else is, but "adam.*" and "lehr.seal".

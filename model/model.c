@@ -50,9 +50,10 @@ static void number_params(struct model *m) {
         for (int t = 0; t < LAYER_TENSOR_COUNT; t++) index[t] = config_tensors(c) >> t & 1 ? at++ : -1;
         memcpy(&m->layers[l], index, sizeof index); // a field for each tensor, in order
     }
-    m->out_norm = at++;
-    m->out_norm_bias = a->layer_norm ? at++ : -1;
+    m->out_norm = a->bare_norm ? -1 : at++;
+    m->out_norm_bias = config_tensors(c) & HAS(attn_norm_bias) ? at++ : -1;
     m->head = c->tied ? m->embed : at++;
+    m->head_bias = c->head_bias ? at++ : -1;
     assert(at == m->n_params);
 }
 
@@ -74,10 +75,17 @@ static struct model *skeleton(const struct model_config *c, const struct model_f
     }
     m->rope_freq_local = m->rope_freq + pairs;
     float *freq = mem_array(pairs, 2 * sizeof *freq, "rope frequencies");
-    const struct file_tensor *divisors = c->rope_divisors && f ? model_file_tensor(f, "rope_freqs.weight") : NULL;
-    rope_frequencies(c, false, divisors ? divisors->data : NULL, freq);
+    const char *names[2];
+    rope_divisor_names(c, names);
+    for (int i = 0; i < 2 && f; i++) {
+        const struct file_tensor *t = names[i] ? model_file_tensor(f, names[i]) : NULL;
+        if (!t) continue;
+        m->rope_divisors[i] = mem_array(pairs, sizeof *freq, "rope divisors");
+        memcpy(m->rope_divisors[i], t->data, bytes);
+    }
+    rope_frequencies(c, false, m->rope_divisors, c->rope_ctx, freq);
     b->upload(m->rope_freq, freq, bytes);
-    rope_frequencies(c, true, divisors ? divisors->data : NULL, freq);
+    rope_frequencies(c, true, m->rope_divisors, c->rope_ctx, freq);
     b->upload(m->rope_freq_local, freq, bytes);
     mem_free(freq);
     return m;
@@ -97,6 +105,8 @@ void model_free(struct model *m) {
     if (m->weights_block) m->backend->free(m->weights_block);
     if (m->grads_block) m->backend->free(m->grads_block);
     if (m->rope_freq) m->backend->free(m->rope_freq);
+    mem_free(m->rope_divisors[0]);
+    mem_free(m->rope_divisors[1]);
     mem_free(m->params);
     mem_free(m->layers);
     mem_free(m);
@@ -115,6 +125,7 @@ static void shape_text(char buf[64], int n_dims, const int64_t size[4]) {
 static int file_shape(const struct param *p, int64_t size[4]) {
     int64_t outer = p->whole ? p->whole : param_is_vector(p) ? p->cols : p->rows;
     size[0] = outer, size[1] = p->cols, size[2] = size[3] = 0;
+    if (param_is_vector(p) && p->rows > 1) return size[0] = p->rows, 2; // biases of experts
     if (param_is_vector(p)) return 1;
     if (p->mats == 1) return 2;
     size[0] = p->mats, size[1] = p->rows, size[2] = p->cols;
@@ -145,17 +156,16 @@ static bool check_tensor(const struct param *p, const struct model_file *f, stru
 }
 
 // Divisors of rope's frequencies are no parameter: they are used up when the frequencies are made.
-static bool check_divisors(const struct model_config *c, const struct model_file *f, struct err *err) {
-    const struct file_tensor *t = model_file_tensor(f, "rope_freqs.weight");
-    if (!c->rope_divisors || !t) return true;
+static bool check_divisors(const struct model_config *c, const struct model_file *f, const char *name, struct err *err) {
+    const struct file_tensor *t = model_file_tensor(f, name);
+    if (!t) return err_set(err, "tensor %s is missing", name);
     if (t->dtype != DTYPE_F32 || t->n_dims != 1 || t->size[0] != config_rotated(c) / 2)
-        return err_set(err, "tensor rope_freqs.weight has %lld entries of type %s, expected %lld of F32",
+        return err_set(err, "tensor %s has %lld entries of type %s, expected %lld of F32", name,
                        (long long)t->size[0], t->type_name, (long long)(config_rotated(c) / 2));
     for (int64_t j = 0; j < t->size[0]; j++) {
         float x = ((const float *)t->data)[j];
         if (!(x > 0 && x <= 1e9f))
-            return err_set(err, "tensor rope_freqs.weight holds %g at %lld, expected a divisor above 0", (double)x,
-                           (long long)j);
+            return err_set(err, "tensor %s holds %g at %lld, expected a divisor above 0", name, (double)x, (long long)j);
     }
     return true;
 }
@@ -163,8 +173,15 @@ static bool check_divisors(const struct model_config *c, const struct model_file
 bool params_check_file(const struct model_config *c, const struct model_file *f, struct err *err) {
     int n;
     struct param *table = config_params_table(c, &n);
-    bool good = check_divisors(c, f, err);
-    size_t expected = c->rope_divisors;
+    const char *divisors[2];
+    rope_divisor_names(c, divisors);
+    bool good = true;
+    size_t expected = 0;
+    for (int i = 0; i < 2 && good; i++) {
+        if (!divisors[i]) continue;
+        good = check_divisors(c, f, divisors[i], err);
+        expected++;
+    }
     for (int i = 0; i < n && good; i++) {
         good = check_tensor(&table[i], f, err);
         expected += table[i].part == 0;
@@ -174,7 +191,7 @@ bool params_check_file(const struct model_config *c, const struct model_file *f,
     for (size_t j = 0; j < tensors && good && tensors > expected; j++) {
         const char *name = model_file_tensor_at(f, j)->name;
         bool known = strncmp(name, "adam.", 5) == 0 || strcmp(name, "lehr.seal") == 0 ||
-                     (c->rope_divisors && strcmp(name, "rope_freqs.weight") == 0);
+                     (divisors[0] && strcmp(name, divisors[0]) == 0) || (divisors[1] && strcmp(name, divisors[1]) == 0);
         for (int i = 0; i < n && !known; i++) known = strcmp(table[i].name, name) == 0;
         if (!known)
             good = err_set(err, "tensor %s is not part of a %s model as this program knows it", name, c->family->name);
@@ -196,10 +213,10 @@ static struct tensor file_matrix(const struct file_tensor *t, const struct param
 
 // Norms and biases are small and read in f32 whatever the file has.
 static void upload_vector(const struct model *m, struct param *p, const struct file_tensor *t) {
-    int64_t first = p->part, count = p->whole ? p->whole : p->cols;
+    int64_t first = p->part, kept = p->rows * p->cols, count = p->whole ? p->whole : kept;
     float *host = mem_array((size_t)count, sizeof *host, "norm or bias");
     dtype_row(t->dtype)->to_f32(t->data, host, count);
-    m->backend->upload(p->w.data, host + first, (size_t)p->cols * sizeof *host);
+    m->backend->upload(p->w.data, host + first, (size_t)kept * sizeof *host);
     mem_free(host);
 }
 
@@ -231,7 +248,7 @@ static bool load_matrix(struct model *m, int i, const struct file_tensor *t, str
 
 static void place_vectors(struct model *m, struct slab *s) {
     for (int i = 0; i < m->n_params; i++)
-        if (param_is_vector(&m->params[i])) m->params[i].w = slab_tensor(s, DTYPE_F32, 1, m->params[i].cols);
+        if (param_is_vector(&m->params[i])) m->params[i].w = slab_tensor(s, DTYPE_F32, m->params[i].rows, m->params[i].cols);
 }
 
 static bool load_all(struct model *m, const struct model_file *f, struct err *err) {

@@ -14,10 +14,11 @@
 //   x += m_res * Wo attend(rope(Wq norm(x)), rope(Wk norm(x)), Wv norm(x)) * softmax scale m_attn
 //   x += m_res * Wdown (silu(Wgate norm(x)) * Wup norm(x))
 //   logits = head norm(x) / logit_divisor
-// What a family may change: LayerNorm for RMSNorm; a norm of queries and keys; a norm behind each branch, instead of
-// the one before it (olmo2) or besides (gemma2, gemma3); biases; GELU for SiLU; no gate (gpt2); positions that are
-// learned (gpt2) or turn a part of a head; layers that see a window of the text only; capped scores and logits; a
-// mixture of experts for the feed-forward.
+// What a family may change: LayerNorm for RMSNorm, with or without weights; a norm of queries and keys; a norm behind
+// each branch, instead of the one before it (olmo2) or besides (gemma2, gemma3); both branches from the stream as it
+// entered (phi2, command-r); biases; other gates than SiLU, or none (gpt2); positions that are learned (gpt2), turn a
+// part of a head, or are not there in some layers (smollm3); layers that see a window of the text only; capped scores
+// and logits; an attention sink (gpt-oss); a mixture of experts for the feed-forward, with a shared one beside it.
 #ifndef LEHR_MODEL_H
 #define LEHR_MODEL_H
 
@@ -41,16 +42,25 @@
     X(k_norm, "attn_k_norm.weight", ONE, KN, ONES)                                                         \
     X(o, "attn_output.weight", C, HD, WRITER)                                                              \
     X(o_bias, "attn_output.bias", ONE, C, ZEROS)                                                           \
+    X(sinks, "attn_sinks.weight", ONE, H, ZEROS)                                                           \
     X(attn_post, "post_attention_norm.weight", ONE, C, ONES)                                               \
     X(ffn_norm, "ffn_norm.weight", ONE, C, ONES)                                                           \
     X(ffn_norm_bias, "ffn_norm.bias", ONE, C, ZEROS)                                                       \
     X(router, "ffn_gate_inp.weight", E, C, HIDDEN)                                                         \
+    X(router_bias, "ffn_gate_inp.bias", ONE, E, ZEROS)                                                     \
     X(gate, "ffn_gate.weight", F, C, HIDDEN)                                                               \
     X(up, "ffn_up.weight", F, C, HIDDEN)                                                                   \
     X(down, "ffn_down.weight", C, F, WRITER)                                                               \
     X(gate_exps, "ffn_gate_exps.weight", F, C, HIDDEN)                                                     \
     X(up_exps, "ffn_up_exps.weight", F, C, HIDDEN)                                                         \
     X(down_exps, "ffn_down_exps.weight", C, F, WRITER)                                                     \
+    X(gate_exps_bias, "ffn_gate_exps.bias", E, F, ZEROS)                                                   \
+    X(up_exps_bias, "ffn_up_exps.bias", E, F, ZEROS)                                                       \
+    X(down_exps_bias, "ffn_down_exps.bias", E, C, ZEROS)                                                   \
+    X(shared_route, "ffn_gate_inp_shexp.weight", ONE, C, ZEROS)                                            \
+    X(gate_shared, "ffn_gate_shexp.weight", FS, C, HIDDEN)                                                 \
+    X(up_shared, "ffn_up_shexp.weight", FS, C, HIDDEN)                                                     \
+    X(down_shared, "ffn_down_shexp.weight", C, FS, WRITER)                                                 \
     X(up_bias, "ffn_up.bias", ONE, F, ZEROS)                                                               \
     X(down_bias, "ffn_down.bias", ONE, C, ZEROS)                                                           \
     X(ffn_post, "post_ffw_norm.weight", ONE, C, ONES)
@@ -62,8 +72,8 @@ struct layer { // indices into model.params, -1 where the model has no such tens
     LAYER_TENSORS(LAYER_FIELD)
 };
 static_assert(sizeof(struct layer) == LAYER_TENSOR_COUNT * sizeof(int), "a layer names each of its tensors once");
-#define HAS(field) (UINT32_C(1) << AT_##field) // a set of layer tensors
-static_assert(LAYER_TENSOR_COUNT <= 32, "a set of layer tensors is one word");
+#define HAS(field) (UINT64_C(1) << AT_##field) // a set of layer tensors
+static_assert(LAYER_TENSOR_COUNT <= 64, "a set of layer tensors is one word");
 
 struct family {
     const char *name;       // general.architecture in GGUF: "llama", "granite"
@@ -71,19 +81,28 @@ struct family {
     enum rope_pairs pairs;  // of the GGUF tensors
     bool trains;            // backward.c mirrors all of its switches
     bool multipliers;       // reads and writes <arch>.embedding_scale, .attention.scale, .residual_scale, .logit_scale
+    bool logits_times;      // reads and writes <arch>.logit_scale, which multiplies
     bool root_embedding;    // embeddings times sqrt(C)
     bool layer_norm;        // LayerNorm, else RMSNorm
+    bool bare_norm;         // norms have no weights
+    bool post_named;        // the norm before the feed-forward is called post_attention_norm
+    bool parallel;          // both branches read the stream that enters the layer
+    bool head_bias;         // the head may have a bias
+    bool clamps;            // reads <arch>.attention.clamp_kqv
     bool learned_positions; // position_embd.weight, else rope
     bool wide_qk_norm;      // one norm over all heads, else over each
     bool renormalize;       // weights of the chosen experts sum to one
     enum glu_kind act;
     int local_period;       // layers with a window: all but each local_period-th; 0: all; 1: none, a window is refused
     bool local_plain_rope;  // local layers have their own base and are never stretched
+    bool local_rope_only;   // where there is a window, layers that see the whole text have no rope
+    int bare_period;        // every so-manieth layer has no rope; 0: all have
+    bool yarn_exact;        // YaRN's ramp begins and ends between pairs
     int64_t window;         // when the file does not say
     float local_base;       // of rope in local layers, when the file does not say; 0: that of the others
     bool capped;            // reads caps of scores and logits
     float score_cap, logit_cap; // when the file does not say
-    uint32_t needs, may;    // layer tensors
+    uint64_t needs, may;    // layer tensors
 };
 extern const struct family families[];
 extern const int family_count;
@@ -91,7 +110,10 @@ const struct family *family_find(const char *name); // NULL when unknown
 
 // How rope's frequencies are stretched. LINEAR: divided by factor. YARN: low ones divided, high ones kept, between
 // them a ramp (Peng et al. 2023, eq. 20 to 22). Divisors of each pair (Llama 3) are a tensor, rope_freqs.weight.
-enum rope_scaling { SCALING_NONE, SCALING_LINEAR, SCALING_YARN };
+// Two kinds depend on the context in use. That is the capacity of the session, not the length of the text so far: keys
+// in a cache are turned already, and no result may depend on how a text is fed. LONG (Ding et al. 2024): divisors in a
+// tensor for contexts up to rope_ctx and another for longer ones. DYNAMIC: a context beyond the model's raises the base.
+enum rope_scaling { SCALING_NONE, SCALING_LINEAR, SCALING_YARN, SCALING_LONG, SCALING_DYNAMIC };
 
 enum { LAYERS_MAX = 1024, EXPERTS_MAX = 1024 };
 static_assert(LAYERS_MAX % 64 == 0, "one bit a layer");
@@ -108,10 +130,15 @@ struct model_config {
     float init_std, base_width;
     bool mup;
     // What a file may change; all zero is the family's plain form.
-    uint32_t more, less; // layer tensors besides, and without some of, the family's needs
+    uint64_t more, less; // layer tensors besides, and without some of, the family's needs
     bool joined_qkv, joined_gate_up; // as one tensor in the file
     int64_t unturned;   // last columns of a head that rope leaves alone
     int64_t E, used;    // experts, and how many a row goes through; 0: none. F is an expert's width then
+    int64_t FS;         // width of the shared expert, 0: none
+    bool parallel;      // both branches read the stream that enters the layer
+    bool head_bias;     // the file has output.bias
+    float clamp;        // queries, keys and values are held to so much; 0: they are not
+    uint64_t bare[LAYERS_MAX / 64]; // bit l: layer l has no rope
     int64_t window;     // a local layer sees so many tokens, itself included; 0: no layer is local
     uint64_t local[LAYERS_MAX / 64]; // bit l: layer l is local
     float rope_base_local;           // of local layers
@@ -122,12 +149,16 @@ struct model_config {
     int64_t rope_ctx;     // the context before stretching
     bool rope_divisors;   // the file has rope_freqs.weight
 };
-static inline uint32_t config_tensors(const struct model_config *c) { return (c->family->needs & ~c->less) | c->more; }
+static inline uint64_t config_tensors(const struct model_config *c) { return (c->family->needs & ~c->less) | c->more; }
 static inline int64_t config_rotated(const struct model_config *c) {
     return c->family->learned_positions ? 0 : c->D - c->unturned;
 }
 static inline bool config_is_local(const struct model_config *c, int64_t l) {
     return c->window > 0 && (c->local[l / 64] >> (l % 64) & 1);
+}
+static inline bool config_is_bare(const struct model_config *c, int64_t l) { return c->bare[l / 64] >> (l % 64) & 1; }
+static inline bool config_rope_by_context(const struct model_config *c) {
+    return c->scaling == SCALING_LONG || c->scaling == SCALING_DYNAMIC;
 }
 // Local layers of some families keep the rope that the others stretch.
 static inline bool config_is_stretched(const struct model_config *c, int64_t l) {
@@ -171,8 +202,9 @@ struct model {
     struct param *params;
     int n_params;
     struct layer *layers;
-    int embed, positions, out_norm, out_norm_bias, head; // head == embed when tied; -1: none
+    int embed, positions, out_norm, out_norm_bias, head, head_bias; // head == embed when tied; -1: none
     float *rope_freq, *rope_freq_local; // device, rotated/2; of local layers
+    float *rope_divisors[2];            // host, rotated/2 or NULL: of short contexts (all but SCALING_LONG), of long ones
     bool trainable;
     enum dtype compute;        // F32 or BF16: which copy products read when trainable
     void *weights_block, *grads_block; // one allocation each, in table order, when trainable

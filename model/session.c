@@ -20,6 +20,7 @@ struct session {
     struct tensor logits;            // [logit_rows,V]
     int32_t *ids, *pos, *lo, *hi;    // [chunk]; a row's place in the cache is its position
     int32_t *lo_local;               // [chunk], for layers with a window
+    float *rope_freq;                // [rotated/2], where they depend on the context; else NULL
     int32_t *host_pos, *host_hi, *host_lo; // [chunk] host
     float *host_logits;              // [logit_rows,V] host
     const struct observer *observer; // NULL most of the time
@@ -55,6 +56,7 @@ static void place(struct session *s, const struct session_options *o, struct sla
     s->logits = slab_tensor(slab, DTYPE_F32, s->logit_rows, c->V);
     int32_t **ints[] = {&s->ids, &s->pos, &s->lo, &s->hi, &s->lo_local};
     for (size_t i = 0; i < COUNT_OF(ints); i++) *ints[i] = slab_take(slab, s->chunk, sizeof(int32_t));
+    if (config_rope_by_context(c)) s->rope_freq = slab_take(slab, config_rotated(c) / 2, sizeof(float));
 }
 
 static void take_tables(struct session *s) {
@@ -113,6 +115,16 @@ static bool check_options(const struct model *m, const struct session_options *o
     return true;
 }
 
+static void upload_rope(struct session *s) {
+    const struct model_config *c = &s->m->config;
+    if (!s->rope_freq) return;
+    size_t pairs = (size_t)config_rotated(c) / 2;
+    float *freq = mem_array(pairs, sizeof *freq, "rope frequencies");
+    rope_frequencies(c, false, s->m->rope_divisors, s->ctx, freq);
+    s->m->backend->upload(s->rope_freq, freq, pairs * sizeof *freq);
+    mem_free(freq);
+}
+
 struct session *session_new(const struct model *m, const struct session_options *o, struct err *err) {
     static_assert(DTYPE_F32 == 0, "options left at zero ask for an F32 cache");
     if (!check_options(m, o, err)) return NULL;
@@ -130,6 +142,7 @@ struct session *session_new(const struct model *m, const struct session_options 
     }
     slab = (struct slab){.base = s->block};
     place(s, o, &slab); // lo stays zero: every row sees the whole text before it
+    upload_rope(s);
     s->host_pos = mem_array((size_t)s->chunk, sizeof *s->host_pos, "positions");
     s->host_hi = mem_array((size_t)s->chunk, sizeof *s->host_hi, "row ranges");
     s->host_lo = mem_array((size_t)s->chunk, sizeof *s->host_lo, "row ranges");
@@ -181,7 +194,7 @@ static void feed_chunk(struct session *s, const int32_t *ids, int64_t n, enum pr
     b->upload(s->hi, s->host_hi, bytes);
     b->upload(s->lo_local, s->host_lo, bytes);
     model_forward(s->m, &(struct pass){.n = n, .ids = s->ids, .pos = s->pos, .lo = s->lo, .hi = s->hi,
-                                       .lo_local = s->lo_local,
+                                       .lo_local = s->lo_local, .rope_freq = s->rope_freq,
                                        .kv_rows = s->pos, .cache_k = s->cache_k, .cache_v = s->cache_v,
                                        .acts = &s->acts, .precision = precision, .observer = s->observer});
 }

@@ -39,10 +39,11 @@ static void quiet(enum ggml_log_level level, const char *text, void *data) {
 int main(int argc, char **argv) { // model, prompt ids, ids...; writes all logits to standard output
     llama_log_set(quiet, NULL);
     struct llama_model_params mp = llama_model_default_params();
+    mp.use_extra_bufts = false; // weights as they are
     struct llama_model *m = llama_model_load_from_file(argv[1], mp);
     if (!m) return 1;
     struct llama_context_params cp = llama_context_default_params();
-    cp.n_ctx = 64, cp.n_batch = cp.n_ubatch = 64, cp.n_threads = cp.n_threads_batch = 1;
+    cp.n_ctx = 128, cp.n_batch = cp.n_ubatch = 128, cp.n_threads = cp.n_threads_batch = 1;
     cp.type_k = cp.type_v = GGML_TYPE_F32, cp.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
     struct llama_context *c = llama_init_from_model(m, cp);
     if (!c) return 1;

@@ -527,6 +527,10 @@ static double attend_back_loss(const struct op_run *r) {
 
 static double act(const struct op_run *r, double x) {
     if (r->s.M == GLU_SILU) return x / (1 + exp(-x));
+    if (r->s.M == GLU_GELU_ERF) return .5 * x * (1 + erf(x / sqrt(2)));
+    if (r->s.M == GLU_RELU2) return x > 0 ? x * x : 0;
+    if (r->s.M == GLU_SIGMOID) return 1 / (1 + exp(-x));
+    if (r->s.M == GLU_CLAMPED) return fmin(x, 7) / (1 + exp(-1.702 * fmin(x, 7)));
     return .5 * x * (1 + tanh(sqrt(2 / 3.14159265358979323846) * (x + .044715 * x * x * x)));
 }
 
@@ -550,8 +554,11 @@ static void glu_call(const struct op_run *r, const struct backend *b) {
     b->glu(&a);
 }
 static void glu_reference(const struct op_run *r) {
-    for (int64_t i = 0; i < r->s.n * r->s.C; i++)
-        V(r, glu_to(r))[i] = act(r, V(r, GLU_GATE)[i]) * (r->s.mode == 3 ? 1 : V(r, GLU_UP)[i]);
+    for (int64_t i = 0; i < r->s.n * r->s.C; i++) {
+        double up = r->s.mode == 3 ? 1 : V(r, GLU_UP)[i];
+        if (r->s.M == GLU_CLAMPED) up = fmax(-7, fmin(7, up)) + 1;
+        V(r, glu_to(r))[i] = act(r, V(r, GLU_GATE)[i]) * up;
+    }
 }
 
 enum { GB_DOUT, GB_GATE, GB_UP, GB_DGATE, GB_DUP };
@@ -717,18 +724,19 @@ static void adamw_reference(const struct op_run *r) {
 // ---------------------------------------------------------------------------------------------------------------
 // What only some families need.
 
-// mode: 0 with a bias, 1 without, 2 in place
+// mode: 0 with a bias, 1 without, 2 in place, 3 with neither weight nor bias
 enum { LN_X, LN_W, LN_BIAS, LN_OUT };
 static void layernorm_declare(struct op_run *r) {
     struct op_buf *x = f32(r, "x", (r->s.mode == 2 ? BOTH : IN) | BY_ROW, r->s.n, r->s.C);
     for (int64_t i = 0; i < r->s.n * r->s.C; i++) x->v[i] += 2; // a mean to take away
-    f32(r, "weight", IN, 1, r->s.C);
-    f32(r, "bias", IN | (r->s.mode == 1 ? UNREAD : 0), 1, r->s.C);
+    f32(r, "weight", IN | (r->s.mode == 3 ? UNREAD : 0), 1, r->s.C);
+    f32(r, "bias", IN | (r->s.mode == 1 || r->s.mode == 3 ? UNREAD : 0), 1, r->s.C);
     if (r->s.mode != 2) f32(r, "out", OUT | BY_ROW, r->s.n, r->s.C);
 }
 static void layernorm_call(const struct op_run *r, const struct backend *b) {
     struct layernorm_args a = {T(r, r->s.mode == 2 ? LN_X : LN_OUT), T(r, LN_X), T(r, LN_W), T(r, LN_BIAS), norm_eps};
-    if (r->s.mode == 1) a.bias = (struct tensor){0};
+    if (r->s.mode == 1 || r->s.mode == 3) a.bias = (struct tensor){0};
+    if (r->s.mode == 3) a.weight = (struct tensor){0};
     b->layernorm(&a);
 }
 static void layernorm_reference(const struct op_run *r) {
@@ -739,8 +747,8 @@ static void layernorm_reference(const struct op_run *r) {
         for (int64_t c = 0; c < C; c++) mean += x[c] / (double)C;
         for (int64_t c = 0; c < C; c++) square += (x[c] - mean) * (x[c] - mean) / (double)C;
         for (int64_t c = 0; c < C; c++)
-            out[c] = (x[c] - mean) / sqrt(square + (double)norm_eps) * V(r, LN_W)[c] +
-                     (r->s.mode == 1 ? 0 : V(r, LN_BIAS)[c]);
+            out[c] = (x[c] - mean) / sqrt(square + (double)norm_eps) * (r->s.mode == 3 ? 1 : V(r, LN_W)[c]) +
+                     (r->s.mode == 1 || r->s.mode == 3 ? 0 : V(r, LN_BIAS)[c]);
     }
 }
 
@@ -765,6 +773,31 @@ static void softcap_call(const struct op_run *r, const struct backend *b) {
 static void softcap_reference(const struct op_run *r) {
     for (int64_t i = 0; i < r->s.n * r->s.C; i++)
         V(r, 0)[i] = (double)r->s.scale * tanh(V(r, 0)[i] / (double)r->s.scale);
+}
+
+static void clamp_call(const struct op_run *r, const struct backend *b) {
+    b->clamp(&(struct clamp_args){T(r, 0), r->s.scale});
+}
+static void clamp_reference(const struct op_run *r) {
+    double limit = (double)r->s.scale;
+    for (int64_t i = 0; i < r->s.n * r->s.C; i++) V(r, 0)[i] = fmax(-limit, fmin(limit, V(r, 0)[i]));
+}
+
+enum { SINK_X, SINK_SINKS, SINK_LSE };
+static void sink_declare(struct op_run *r) {
+    f32(r, "x", BOTH | BY_ROW, r->s.n, r->s.H * r->s.D);
+    spread(r, f32(r, "sinks", IN, 1, r->s.H), 3);
+    spread(r, f32(r, "lse", IN | BY_ROW | FLAT, r->s.n, r->s.H), 3);
+}
+static void sink_call(const struct op_run *r, const struct backend *b) {
+    b->sink(&(struct sink_args){T(r, SINK_X), T(r, SINK_SINKS), P(r, SINK_LSE)});
+}
+static void sink_reference(const struct op_run *r) {
+    int64_t H = r->s.H, D = r->s.D;
+    for (int64_t i = 0; i < r->s.n * H; i++) {
+        double seen = exp(V(r, SINK_LSE)[i]), share = seen / (seen + exp(V(r, SINK_SINKS)[i % H]));
+        for (int64_t d = 0; d < D; d++) V(r, SINK_X)[i * D + d] *= share;
+    }
 }
 
 // C experts, K of them chosen, mode 1: their weights sum to one.
@@ -1053,7 +1086,9 @@ const struct op_spec op_specs[] = {
             {.n = 19, .C = 257}, {.n = 2, .C = 33, .M = GLU_GELU},
             {.n = 7, .C = 257, .M = GLU_GELU, .mode = 1}, {.n = 3, .C = 65, .scale = 100},
             {.n = 3, .C = 65, .M = GLU_GELU, .scale = 1000}, {.n = 5, .C = 65, .M = GLU_GELU, .mode = 3},
-            {.n = 2, .C = 33, .mode = 3}),
+            {.n = 2, .C = 33, .mode = 3}, {.n = 5, .C = 33, .M = GLU_GELU_ERF, .mode = 1},
+            {.n = 3, .C = 65, .M = GLU_RELU2, .mode = 3}, {.n = 19, .C = 257, .M = GLU_SIGMOID, .mode = 2},
+            {.n = 5, .C = 65, .M = GLU_CLAMPED, .scale = 10}),
      glu_declare, glu_call, .reference = glu_reference, .terms = terms_few, .unit = 1},
     {OP_GLU_BACK, "glu_back", BIT(F32),
      SHAPES({.n = 1, .C = 1}, {.n = 3, .C = 31}, {.n = 19, .C = 257},
@@ -1115,7 +1150,8 @@ const struct op_spec op_specs[] = {
             {.n = 1, .C = 4352, .mode = DTYPE_Q6_K}),
      cast_declare, cast_call, .reference = cast_reference, .terms = terms_few, .unit = 1},
     {OP_LAYERNORM, "layernorm", BIT(F32),
-     SHAPES({.n = 1, .C = 2}, {.n = 3, .C = 31, .mode = 1}, {.n = 5, .C = 65, .mode = 2}, {.n = 19, .C = 257}),
+     SHAPES({.n = 1, .C = 2}, {.n = 3, .C = 31, .mode = 1}, {.n = 5, .C = 65, .mode = 2}, {.n = 19, .C = 257},
+            {.n = 5, .C = 33, .mode = 3}),
      layernorm_declare, layernorm_call, .reference = layernorm_reference, .terms = terms_C, .unit = 1},
     {OP_BIAS, "bias", BIT(F32), SHAPES({.n = 1, .C = 1}, {.n = 5, .C = 33, .scale = .22f}, {.n = 19, .C = 257}),
      bias_declare, bias_call, .reference = bias_reference, .terms = terms_few, .unit = 1},
@@ -1123,6 +1159,10 @@ const struct op_spec op_specs[] = {
      SHAPES({.n = 1, .C = 1, .scale = 30}, {.n = 5, .C = 33, .scale = 2}, {.n = 19, .C = 257, .scale = 50, .M = 100},
             {.n = 3, .C = 65, .scale = 1, .M = 1000}),
      softcap_declare, softcap_call, .reference = softcap_reference, .terms = terms_few, .unit = 1},
+    {OP_CLAMP, "clamp", BIT(F32), SHAPES({.n = 1, .C = 1, .scale = 1}, {.n = 5, .C = 33, .scale = .5f}, {.n = 19, .C = 257, .scale = 2}),
+     softcap_declare, clamp_call, .reference = clamp_reference, .terms = terms_few, .unit = 1},
+    {OP_SINK, "sink", BIT(F32), SHAPES({.n = 1, .H = 1, .D = 1}, {.n = 5, .H = 3, .D = 8}, {.n = 19, .H = 8, .D = 64}),
+     sink_declare, sink_call, .reference = sink_reference, .terms = terms_few, .unit = 1},
     {OP_ROUTE, "route", BIT(F32),
      SHAPES({.n = 1, .C = 1, .K = 1}, {.n = 5, .C = 8, .K = 2, .mode = 1}, {.n = 19, .C = 40, .K = 8},
             {.n = 3, .C = 3, .K = 3, .mode = 1}),

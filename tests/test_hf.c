@@ -187,7 +187,7 @@ Test(hf, config_of_each_family_in_the_words_of_gguf) {
     struct model_file *f = keys_fine(CLASS("LlamaForCausalLM") ",\"rope_theta\":500000.0,\"rope_scaling\":null,\"torch_dtype\":\"bfloat16\"}", &m);
     cr_assert(int_of(f, "llama.attention.head_count_kv") == 2 && int_of(f, "llama.attention.key_length") == 16);
     cr_assert(real_of(f, "llama.rope.freq_base") == 500000 && real_of(f, "llama.attention.layer_norm_rms_epsilon") == (double)1e-6f);
-    cr_assert(!m.tied && m.family->adjacent && meta_kind(f, "llama.rope.scaling.type") == META_ABSENT);
+    cr_assert(!m.tied && (m.family->traits & HF_ADJACENT) && meta_kind(f, "llama.rope.scaling.type") == META_ABSENT);
     model_file_close(f);
     f = keys_fine(CLASS("MistralForCausalLM") ",\"sliding_window\":128,\"head_dim\":32}", &m);
     cr_assert(text_is(f, "general.architecture", "llama") && int_of(f, "llama.attention.sliding_window") == 128 &&
@@ -199,7 +199,7 @@ Test(hf, config_of_each_family_in_the_words_of_gguf) {
               real_of(f, "granite.residual_scale") == (double).22f && real_of(f, "granite.logit_scale") == 8 && m.tied);
     model_file_close(f);
     f = keys_fine(CLASS("Qwen2ForCausalLM") ",\"use_sliding_window\":false,\"sliding_window\":4096,\"max_window_layers\":21}", &m);
-    cr_assert(meta_kind(f, "qwen2.attention.sliding_window") == META_ABSENT && !m.family->adjacent);
+    cr_assert(meta_kind(f, "qwen2.attention.sliding_window") == META_ABSENT && !(m.family->traits & HF_ADJACENT));
     model_file_close(f);
     f = keys_fine(CLASS("Qwen3ForCausalLM") ",\"head_dim\":128,\"layer_types\":[\"full_attention\",\"full_attention\",\"full_attention\","
                   "\"full_attention\",\"full_attention\",\"full_attention\"]}", &m);
@@ -251,12 +251,13 @@ Test(hf, what_may_change_the_computation_is_refused_by_name) {
         {CLASS("LlamaForCausalLM") ",\"use_alibi\":true}", "'use_alibi' is true"},
         {CLASS("LlamaForCausalLM") ",\"quantization_config\":{\"bits\":4}}", "quantized for other programs"},
         {CLASS("LlamaForCausalLM") ",\"hidden_act\":\"relu\"}", "'hidden_act' is 'relu', expected 'silu'"},
-        {CLASS("LlamaForCausalLM") ",\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":2.0}}", "type 'dynamic'"},
-        {CLASS("LlamaForCausalLM") ",\"rope_scaling\":{\"rope_type\":\"longrope\"}}", "type 'longrope'"},
+        {CLASS("LlamaForCausalLM") ",\"rope_scaling\":{\"type\":\"spiral\",\"factor\":2.0}}", "type 'spiral'"},
+        {CLASS("LlamaForCausalLM") ",\"rope_scaling\":{\"rope_type\":\"longrope\",\"original_max_position_embeddings\":9}}",
+         "'rope_scaling.short_factor' is missing"},
         {CLASS("LlamaForCausalLM") ",\"rope_scaling\":{\"type\":\"linear\"}}", "'rope_scaling.factor' is missing"},
         {CLASS("LlamaForCausalLM") ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":2,\"mscale\":0.7}}", "'rope_scaling.mscale' is 0.7"},
         {CLASS("LlamaForCausalLM") ",\"rope_scaling\":{\"type\":\"yarn\",\"factor\":2,\"original_max_position_embeddings\":9,"
-                                   "\"attention_factor\":2}}", "attention_factor' is 2"},
+                                   "\"truncate\":false}}", "truncate' is false"},
         {CLASS("LlamaForCausalLM") ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":2},\"rope_parameters\":{\"rope_type\":\"default\"}}",
          "one is expected"},
         {CLASS("LlamaForCausalLM") ",\"partial_rotary_factor\":0.5}", "'partial_rotary_factor' is 0.5"},
@@ -266,7 +267,9 @@ Test(hf, what_may_change_the_computation_is_refused_by_name) {
         {CLASS("LlamaForCausalLM") ",\"rope_theta\":\"x\"}", "'rope_theta' is no number"},
         {CLASS("LlamaForCausalLM") ",\"num_experts\":8}", "'num_experts' is 8"},
         {CLASS("LlamaForCausalLM") ",\"layer_types\":[\"full_attention\",\"sliding_attention\"]}", "'layer_types'"},
-        {CLASS("Qwen2ForCausalLM") ",\"use_sliding_window\":true,\"sliding_window\":9}", "'use_sliding_window' is true"},
+        {CLASS("LlamaForCausalLM") ",\"use_sliding_window\":true,\"sliding_window\":9}", "'use_sliding_window' is true"},
+        {CLASS("SmolLM3ForCausalLM") ",\"no_rope_layers\":[1,1,1,0,1,0]}", "'no_rope_layers' (entry 6)"},
+        {CLASS("Qwen3ForCausalLM") ",\"layer_types\":[\"full_attention\",\"chunked_attention\"]}", "'layer_types' is not a list of"},
         {CLASS("Gemma3ForCausalLM") ",\"head_dim\":16}", "'sliding_window' is missing"},
         {CLASS("Gemma3ForCausalLM") ",\"sliding_window\":16}", "'head_dim' is missing"},
         {CLASS("Gemma3ForCausalLM") ",\"head_dim\":16,\"sliding_window\":8,\"use_bidirectional_attention\":true}", "bidirectional"},
