@@ -3,14 +3,16 @@
 // Everything else of this level is AVX-512's (avx512.c), products in f32 among it. One engine serves matmul, matmul_dx
 // and matmul_dw: C[rows, cols] = A[rows, terms] B[terms, cols]. A tile register holds 16 lines of 64 bytes, and one
 // instruction does 16 x 16 x 32 multiplications in 16 cycles: C[16][16] f32 += A[16][32] B, B as 16 lines of 16 columns
-// of two terms each. Four accumulators, two tiles of A and two of B make 32 x 32 outputs: 4 tile loads for 64 cycles of
-// multiplying. A load takes 8 cycles from L1, 16 or more from L2, so one of the factors must come from L1:
+// of two terms each. Four accumulators, two tiles of A and two of B make 32 x 32 outputs: 4 KiB of tiles for 64 cycles
+// of multiplying. From L1 they take 32 cycles (two lines each), from L2 some 84 (48 bytes each): one factor must come
+// from L1, then it is 58. From L3 (9 bytes a cycle) A may come once per 8 panels, 4 bytes a cycle.
 //
 //   A   packed to bf16 once per call by all threads, in the order it is read: block of terms, strip of 32 rows, step of
-//       32 terms, two tiles. A block of all rows stays in L2 while the panels of a piece pass.
-//   B   a panel of 32 columns, one block of terms: made by the thread that uses it, right before, for all rows: at most
-//       36 KiB, which stay in L1. Weights of every format are turned to bf16 here, so the formats cost by weight, not
-//       by product.
+//       32 terms, two tiles. A block of all rows (288 KiB of 512 rows) stays in L2 while the panels of a piece pass.
+//   B   a panel of 32 columns, one block of terms: made by the thread that uses it, right before, for all rows; 18 KiB,
+//       which stay in L1 while A streams through it (36 KiB would fit alone, but make 750 GFLOP/s of 1000: one thread,
+//       512 x 2048 x 2048 of Q8_0 on a busy two-core Xeon with AMX, November 2026; tiles all from L1: 2600). Weights of
+//       every format are turned to bf16 here, so a format costs by weight, not by product: a fifth at 512 rows.
 //   C   where terms take several blocks, sums rest in L2 between blocks.
 //
 // The order of a sum is one chain over all terms in steps of 32, whatever the blocks: sums that rest are f32 as the
@@ -36,7 +38,7 @@ enum {
     STRIP = 32,              // rows of A that are multiplied together
     TILE = 16 * STEP,        // bf16 numbers in a tile of A or B
     SUMS = STRIP * PANEL,    // f32 numbers in the four tiles of C
-    DEPTH = 576,             // most terms of a block: 36 KiB of B
+    DEPTH = 288,             // most terms of a block: 18 KiB of B
 };
 
 // Memory: `bytes` of every row, rows `stride` apart.
@@ -258,17 +260,18 @@ static void fill_columns(const struct product *p, int64_t segment, int64_t panel
     const struct tensor *t = &p->right;
     const bool f32 = t->dtype == DTYPE_F32;
     const char *from = (const char *)t->data + (size_t)(segment * p->terms + k0) * t->row_bytes;
-    for (int half = 0; half < 2; half++) {
-        const int64_t col = panel * PANEL + half * VW, n = max_i64(0, min_i64(VW, t->cols - col));
-        const __mmask16 some = v_first(n);
-        const char *row = from + (n ? (size_t)col * (f32 ? 4 : 2) : 0);
-        for (int64_t k = 0; k < terms; k += 2, row += 2 * t->row_bytes) {
-            const char *next = k + 1 < terms ? row + t->row_bytes : row;
-            const __mmask16 too = k + 1 < terms ? some : 0;
+    const int64_t size = f32 ? 4 : 2, cols = min_i64(PANEL, t->cols - panel * PANEL);
+    const __mmask16 some[2] = {v_first(cols), v_first(max_i64(0, cols - VW))};
+    const char *row = from + panel * PANEL * size;
+    for (int64_t k = 0; k < terms; k += 2, row += 2 * t->row_bytes) {
+        const bool two = k + 1 < terms;
+        for (int half = 0; half < 2; half++) {
+            const char *even = row + half * VW * size, *odd = two ? even + t->row_bytes : even;
+            const __mmask16 first = some[half], second = two ? some[half] : 0;
             const __m512i pairs =
-                f32 ? in_pairs(_mm512_maskz_loadu_ps(some, row), _mm512_maskz_loadu_ps(too, next))
-                    : in_pairs_bf16(_mm256_maskz_loadu_epi16(some, row),
-                                    _mm256_maskz_loadu_epi16(too, next));
+                f32 ? in_pairs(_mm512_maskz_loadu_ps(first, even), _mm512_maskz_loadu_ps(second, odd))
+                    : in_pairs_bf16(_mm256_maskz_loadu_epi16(first, even),
+                                    _mm256_maskz_loadu_epi16(second, odd));
             _mm512_storeu_si512(pair_at(to, k, half), pairs);
         }
     }

@@ -980,7 +980,7 @@ const struct op_spec op_specs[] = {
             {.n = 8, .K = 257, .M = 3, .segment = 2, .scale = 2}),
      matmul_dw_declare, matmul_dw_call, .reference = matmul_dw_reference, .loss = matmul_dw_loss,
      .pairs = {{DW_DW, DW_W, 0}}, .n_pairs = 1, .terms = terms_n, .unit = -1},
-    // Tiles are 32 rows by 32 columns by 32 terms, blocks 576 terms, pieces 512 rows and 8 panels of 32 columns.
+    // Tiles are 32 rows by 32 columns by 32 terms, blocks 288 terms, pieces 512 rows and 8 panels of 32 columns.
     {OP_MATMUL, "matmul rounded", FLOATS,
      SHAPES({.n = 1, .K = 1, .M = 1}, {.n = 2, .K = 31, .M = 33, .scale = .5f},
             {.n = 17, .K = 577, .M = 65, .accumulate = true}, {.n = 1, .K = 1200, .M = 40},

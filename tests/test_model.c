@@ -135,6 +135,50 @@ Test(model, forward_is_the_block_in_double_precision) {
     }
 }
 
+// Products of a prompt may round to bf16; then they do so for every row alike, and not at all when the session is exact.
+Test(model, a_prompt_is_read_the_same_however_it_is_cut_and_close_to_exact) {
+    enum { N = 60 };
+    for (size_t f = 0; f < COUNT_OF(both); f++) {
+        struct model_config c = tiny(both[f]);
+        struct model *m = random_model(&c, DTYPE_F32, 5);
+        struct err e = {{0}};
+        int32_t ids[N];
+        random_ids(ids, N, c.V, 6);
+        const size_t bytes = (size_t)(N * c.V) * sizeof(float);
+        float *whole = malloc(bytes), *generated = malloc(bytes);
+        const int64_t cuts[] = {N, 1, 16, 33};
+        double top = 0, sum = 0;
+        for (size_t k = 0; k < COUNT_OF(cuts); k++) {
+            pool_start(1 + (int)k % 2);
+            struct session *s = new_session(m, (struct session_options){.all_logits = N, .chunk = k ? 256 : 20});
+            for (int64_t at = 0; at < N; at += cuts[k]) {
+                int64_t rows = N - at < cuts[k] ? N - at : cuts[k];
+                const float *z = session_feed(s, ids + at, rows, FEED_PROMPT, LOGITS_ALL, &e);
+                cr_assert(z, "%s", e.text);
+                if (!k) memcpy(whole + at * c.V, z, (size_t)(rows * c.V) * sizeof *z);
+                else cr_assert(!memcmp(whole + at * c.V, z, (size_t)(rows * c.V) * sizeof *z),
+                               "%s: pieces of %lld", both[f], (long long)cuts[k]);
+            }
+            session_free(s);
+        }
+        struct session *s = new_session(m, (struct session_options){.all_logits = N});
+        memcpy(generated, feed(s, ids, N, LOGITS_ALL), bytes);
+        session_free(s);
+        s = new_session(m, (struct session_options){.all_logits = N, .exact = true});
+        const float *exact = session_feed(s, ids, N, FEED_PROMPT, LOGITS_ALL, &e);
+        cr_assert(exact && !memcmp(exact, generated, bytes), "%s: exact is f32", both[f]);
+        for (int64_t i = 0; i < N * c.V; i++) {
+            top += (double)exact[i] * exact[i];
+            sum += ((double)exact[i] - whole[i]) * ((double)exact[i] - whole[i]);
+        }
+        // A factor rounds within 2^-8, 0.41 of that on average, two factors 0.58; a layer has seven products, of which
+        // each adds its own error, and what came before goes through norms and scores: half as much again.
+        double allowed = 1.5 * 0.58 * 0x1p-8 * sqrt(7.0 * (double)c.L + 1);
+        cr_assert(sqrt(sum / top) < allowed, "%s: %g, allowed %g", both[f], sqrt(sum / top), allowed);
+        free(whole), free(generated), session_free(s), model_free(m);
+    }
+}
+
 Test(model, training_computes_what_a_session_computes) {
     for (size_t f = 0; f < COUNT_OF(both); f++) {
         struct model_config c = tiny(both[f]);
