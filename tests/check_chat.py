@@ -73,6 +73,7 @@ class Vocabulary:
         self.path = path
         self.model = ll.llama_model_load_from_file(path.encode(), p)
         self.vocab = ll.llama_model_get_vocab(self.model)
+        self.composes = gguf.GGUFReader(path).fields["tokenizer.ggml.pre"].contents() in ("qwen2", "command-r")
         self.controls = {i for i in range(ll.llama_vocab_n_tokens(self.vocab)) if ll.llama_vocab_is_control(self.vocab, i)}
 
     def special(self, which):
@@ -82,7 +83,7 @@ class Vocabulary:
     def tokenize(self, text):
         """With one BOS (llama.cpp alone writes a second), and normalized where the family normalizes (llama.cpp does not)."""
         bos = self.special(ll.llama_vocab_bos)
-        raw = (unicodedata.normalize("NFC", text) if "qwen2" in self.path else text).encode()
+        raw = (unicodedata.normalize("NFC", text) if self.composes else text).encode()
         buf = (ll.llama_token * (len(raw) + 8))()
         adds = not (bos and text.startswith(bos))
         return list(buf[: ll.llama_tokenize(self.vocab, raw, len(raw), buf, len(buf), adds, True)])
@@ -123,8 +124,8 @@ def ids_fault(v, got, harmless, evil):
     spelt = v.spell(got["ids"])
     bos = v.special(ll.llama_vocab_bos)
 
-    def bare(text):  # SentencePiece writes a space as U+2581 and one more behind each control token
-        return unicodedata.normalize("NFC", text).removeprefix(bos).replace("\u2581", "").replace(" ", "")
+    def bare(text):  # SentencePiece writes a space as U+2581 and one more behind each control token; some of these take spaces
+        return "".join(unicodedata.normalize("NFC", text).removeprefix(bos).replace("\u2581", "").split())
 
     return None if bare(spelt) == bare(got["text"]) else f"spells another text: {spelt!r}"
 
