@@ -126,6 +126,26 @@ Test(chat, what_a_user_types_never_becomes_a_control_token) {
     tokenizer_free(t);
 }
 
+Test(chat, role_tokens_of_phi3_take_the_space_behind) {
+    struct err err;
+    struct tk_made *m = tk_made_spm(true);
+    tk_made_str(m, "a", TOKEN_NORMAL, -1);
+    const int32_t assistant = (int32_t)m->n;
+    tk_made_str(m, "<|assistant|>", TOKEN_CONTROL, 0);
+    tk_made_str(m, "<|placeholder1|>", TOKEN_CONTROL, 0); // a vocabulary is known as Phi-3's by these
+    struct tokenizer *t = tk_made_open(m, &err);
+    cr_assert(t, "%s", err.text);
+    struct ids spaced = {0}, bare = {0};
+    tokenizer_encode(t, "<|assistant|>\n a", 16, TOKENIZE_SPECIAL, &spaced);
+    tokenizer_encode(t, "<|assistant|>a", 14, TOKENIZE_SPECIAL, &bare);
+    cr_expect(bare.count > 1 && bare.id[0] == assistant);
+    cr_expect(spaced.count == bare.count && !memcmp(spaced.id, bare.id, bare.count * sizeof *bare.id));
+    ids_free(&spaced);
+    ids_free(&bare);
+    tokenizer_free(t);
+    tk_made_free(m);
+}
+
 Test(chat, exactly_one_bos) {
     struct err err;
     struct tk_made *m = tk_made_spm(true); // id 1 is BOS, and wanted
