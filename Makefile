@@ -41,7 +41,8 @@ $(B)/stories: $(B)/data/stories_main.o $(B)/data/stories.o
 $(B)/suites: $(TESTOBJ) $(OBJ)
 $(B)/suites: LDLIBS += -lcriterion
 $(B)/bench_ops: $(B)/tests/bench/bench_ops.o $(OBJ)
-$(B)/train $(B)/run $(B)/stories $(B)/suites $(B)/bench_ops:
+$(B)/render_chat: $(B)/tests/tools/render_chat.o $(OBJ)
+$(B)/train $(B)/run $(B)/stories $(B)/suites $(B)/bench_ops $(B)/render_chat:
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 $(B)/tests/%.o: OURS += -DPROGRAMS='"$(B)"'
@@ -92,4 +93,4 @@ help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 .PHONY: all programs demo deps test check-peers asan fuzz bench tidy clean help
--include $(OBJ:.o=.d) $(TESTOBJ:.o=.d) $(wildcard $(B)/*.d $(B)/data/*.d $(B)/tests/bench/*.d)
+-include $(OBJ:.o=.d) $(TESTOBJ:.o=.d) $(wildcard $(B)/*.d $(B)/data/*.d $(B)/tests/bench/*.d $(B)/tests/tools/*.d)

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <locale.h>
 #include <math.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -96,6 +97,13 @@ static volatile sig_atomic_t stop_wanted;
 static void on_stop(int signal_number) {
     if (stop_wanted) _exit(130);
     stop_wanted = signal_number;
+}
+
+// A signal must end the waiting for input, but not break the writing of a text.
+static void catch_signals(bool restart) {
+    struct sigaction action = {.sa_handler = on_stop, .sa_flags = restart ? SA_RESTART : 0};
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
 }
 
 static _Noreturn void fail(int code, const struct err *err) {
@@ -304,6 +312,7 @@ static int run_generate(struct app *a) {
                                  .prompt_threads = o.threads_batch};
     struct generate_stats stats;
     struct printer p = {.app = a};
+    catch_signals(true);
     if (o.echo && !o.json) put_text(&p, prompt.data, prompt.len);
     if (o.n != 0 && !generate(a->session, a->tokenizer, sampler, ids.id, ids.count, &g, print_token, &p, &stats, &err)) fail(1, &err);
     if (o.n == 0) stats = (struct generate_stats){.prompt_tokens = (int64_t)ids.count};
@@ -346,35 +355,84 @@ static void show_prompt(struct app *a, const struct rendering *r, const struct i
     text_free(&line);
 }
 
-// One line from standard input, more while lines end in a backslash; false at the end of the input.
+enum { TTY_LINE = 4095 }; // bytes of a line that a terminal hands over, without its newline; it drops the rest
+
+// More lines are there already: what a person pasted, not typed.
+static bool more_waits(bool tty) {
+    struct pollfd in = {.fd = STDIN_FILENO, .events = POLLIN};
+    return tty && poll(&in, 1, 30) == 1;
+}
+
+// Appends a line from standard input; *n is its length without the newline, -1 at the end of the input. False when it does
+// not count, which is told.
+static bool read_line(struct text *turn, ssize_t *n, bool tty) {
+    static char *line;
+    static size_t cap;
+    catch_signals(false);
+    errno = 0;
+    *n = getline(&line, &cap, stdin);
+    int why = errno;
+    catch_signals(true);
+    if (*n < 0 && why == EINTR && stop_wanted == SIGINT) { // Ctrl-C while typing
+        clearerr(stdin);
+        stop_wanted = 0;
+        fputs("\n(Ctrl-D ends the conversation)\n", stderr);
+        return false;
+    }
+    if (*n > 0 && line[*n - 1] == '\n') --*n;
+    if (*n > 0) text_add(turn, line, (size_t)*n);
+    if (turn->len > (size_t)1 << 24) refuse(1, "a turn of more than 16 MB");
+    if (!tty || *n < TTY_LINE) return true;
+    while (more_waits(tty) && getline(&line, &cap, stdin) > 0) continue;
+    fprintf(stderr, "note: a terminal cuts lines at %d bytes, so nothing was asked; give it in several lines, or with -f FILE\n", TTY_LINE);
+    return false;
+}
+
+// A turn from standard input: one line, more while lines end in a backslash. Lines that are pasted together are one turn,
+// which Enter sends, because the last of them may lack its newline. False at the end of the input.
 static bool read_turn(struct text *turn, bool tty) {
-    char *line = NULL;
-    size_t cap = 0;
     text_clear(turn);
     text_str(turn, "");
-    for (bool more = true; more;) {
-        if (tty) fputs(turn->len ? "\\ " : "> ", stderr);
-        ssize_t n = getline(&line, &cap, stdin);
-        if (n < 0 && errno == EINTR && stop_wanted == SIGINT) { // Ctrl-C while typing: the line is forgotten
-            clearerr(stdin);
-            stop_wanted = 0;
+    for (bool waits = false, pasted = false;;) {
+        ssize_t n;
+        bool burst = waits;
+        if (tty && !waits) fputs(pasted ? "(Enter sends) " : turn->len ? "\\ " : "> ", stderr);
+        if (!read_line(turn, &n, tty)) { // the turn so far is forgotten
             text_clear(turn);
-            fputs("\n(Ctrl-D ends the conversation)\n", stderr);
+            waits = pasted = false;
             continue;
         }
         if (n < 0) {
-            free(line);
             if (tty) fputc('\n', stderr);
             return turn->len > 0;
         }
-        if (n && line[n - 1] == '\n') n--;
-        more = n > 0 && line[n - 1] == '\\';
-        text_add(turn, line, (size_t)(more ? n - 1 : n));
-        if (more) text_str(turn, "\n");
-        if (turn->len > (size_t)1 << 24) refuse(1, "a turn of more than 16 MB");
-        if (!more && !turn->len) more = true; // an empty line asks nothing
+        waits = more_waits(tty);
+        if (!turn->len) continue; // an empty line asks nothing
+        if (n && turn->data[turn->len - 1] == '\\') {
+            turn->data[turn->len - 1] = '\n';
+            continue;
+        }
+        pasted = pasted || waits;
+        if (!waits && !(pasted && burst)) break;
+        text_add(turn, "\n", 1);
     }
-    free(line);
+    while (turn->len && turn->data[turn->len - 1] == '\n') turn->data[--turn->len] = 0;
+    return turn->len > 0 || read_turn(turn, tty);
+}
+
+// What a person may type instead of a turn: true when it was that.
+static bool chat_command(const char *word, struct chat *chat, bool *ended) {
+    if (!strcmp(word, "/clear")) {
+        chat_clear(chat);
+        fputs("(the conversation is forgotten)\n", stderr);
+    } else if (!strcmp(word, "/exit") || !strcmp(word, "/quit")) {
+        *ended = true;
+    } else if (!strcmp(word, "/help")) {
+        fputs("/clear forgets the conversation, /exit or Ctrl-D ends it, Ctrl-C stops a reply; a line ending in \\ goes on;\n"
+              "lines pasted together are one turn, which Enter sends\n", stderr);
+    } else {
+        return false;
+    }
     return true;
 }
 
@@ -418,12 +476,15 @@ static int run_chat(struct app *a) {
     localtime_r(&clock_now, &co.now);
     struct chat *chat = chat_new(&co, &err);
     if (!chat) fail(1, &err);
-    fprintf(stderr, "chat template: %s; seed %lld%s\n", chat_template_name(t), (long long)o.sampler.seed, once || !tty ? "" : "; a line ending in \\ goes on, Ctrl-C stops a reply, Ctrl-D ends");
+    fprintf(stderr, "chat template: %s; seed %lld%s\n", chat_template_name(t), (long long)o.sampler.seed,
+            once || !tty ? "" : "; Ctrl-C stops a reply, Ctrl-D ends, /help tells more");
     struct printer p = {.app = a};
-    bool ended = false;
+    bool ended = false, left = false;
+    catch_signals(true);
     if (once) chat_turn(a, chat, &turn, &p, true);
-    while (!once && !p.broken && !ended && read_turn(&turn, tty)) {
+    while (!once && !p.broken && !ended && !left && read_turn(&turn, tty)) {
         stop_wanted = 0;
+        if (tty && chat_command(turn.data, chat, &left)) continue;
         chat_turn(a, chat, &turn, &p, false);
         ended = stop_wanted && stop_wanted != SIGINT;
         stop_wanted = 0;
@@ -727,9 +788,7 @@ int main(int argc, char **argv) {
     pool_start((int)o.threads);
     file_guard_sigbus();
     signal(SIGPIPE, SIG_IGN);
-    struct sigaction action = {.sa_handler = on_stop};
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
+    catch_signals(false);
     struct app a = {.backend = backend_cpu(o.cpu, &err)};
     if (!a.backend) fail(1, &err);
     if (o.version) {

@@ -55,6 +55,11 @@ struct chat *chat_new(const struct chat_options *o, struct err *err) {
     return c;
 }
 
+void chat_clear(struct chat *c) {
+    size_t first = c->o.system != NULL;
+    if (c->n > first) drop_messages(c, first, c->n - first);
+}
+
 void chat_free(struct chat *c) {
     if (!c) return;
     drop_messages(c, 0, c->n);

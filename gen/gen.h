@@ -109,6 +109,7 @@ struct chat_stats {
 struct chat;
 struct chat *chat_new(const struct chat_options *o, struct err *err); // borrows what o points to; NULL on failure
 void chat_free(struct chat *c);
+void chat_clear(struct chat *c); // forgets all but the system text
 // The prompt of a turn: everything so far and this text.
 MUST_USE bool chat_prompt(struct chat *c, const char *text, size_t n, struct rendering *r, struct ids *ids, struct err *err);
 // One turn. After a failure the text is not part of the conversation; a reply that fn stopped counts as far as it went.

@@ -142,6 +142,7 @@ Test(template, what_is_not_known_is_refused_by_name) {
     expect_refused("{% raw %}", "endraw", NULL);
     expect_refused("{{ 9223372036854775807 + 1 }}", "64 bits", NULL);
     expect_refused("{{ '\xC5\x81' | lower }}", "U+0141", NULL);
+    expect_text("{{ '<\xEF\xBD\x9CUser\xEF\xBD\x9C>' | upper }}", "<\xEF\xBD\x9CUSER\xEF\xBD\x9C>");
     expect_text("{{ '\xC3\x84\xD0\x96 \xE4\xB8\xAD' | lower }}{% if false %}{{ 1 | nonesuch }}{% endif %}", "\xC3\xA4\xD0\xB6 \xE4\xB8\xAD");
 }
 

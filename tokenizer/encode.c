@@ -168,6 +168,14 @@ static size_t space_behind(const char *text, size_t n, size_t at) {
     return at;
 }
 
+// "<|user|>", DeepSeek's "<\uFF5CUser\uFF5C>" and Phi-3's "</s>" are user-defined in some files, yet steer the model.
+static bool looks_like_control(struct span s) {
+    static const char bar[] = "\xEF\xBD\x9C"; // U+FF5C
+    if (s.n == 4 && !memcmp(s.p, "</s>", 4)) return true;
+    if (s.n > 4 && !memcmp(s.p, "<|", 2) && !memcmp(s.p + s.n - 2, "|>", 2)) return true;
+    return s.n > 8 && s.p[0] == '<' && !memcmp(s.p + 1, bar, 3) && !memcmp(s.p + s.n - 4, bar, 3) && s.p[s.n - 1] == '>';
+}
+
 // The token to split out at `at`. In a marked text (a rendered chat) control spellings count only where no byte of them is
 // marked, that is, where the template wrote them; user-defined tokens that look like control ones ("<|user|>" in some
 // files) count as such. Marks lie along the text as it was given, so only the first of the two lists knows them.
@@ -180,7 +188,7 @@ static const struct special_token *split_at(const struct encoder *e, const struc
     const struct special_token *control = own ? special_at(&t->special, at, own) : NULL;
     const struct special_token *user = t->user.count ? special_at(&t->user, at, n) : NULL;
     size_t length = user ? user->text.n : 0;
-    if (length > 4 && length > own && !memcmp(user->text.p, "<|", 2) && !memcmp(user->text.p + length - 2, "|>", 2)) user = NULL;
+    if (length > own && looks_like_control(user->text)) user = NULL;
     return control && (!user || control->text.n >= user->text.n) ? control : user;
 }
 

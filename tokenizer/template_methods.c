@@ -28,7 +28,8 @@ static uint32_t cased(struct machine *m, uint32_t c, enum letter_case to) {
     if (c >= 0x450 && c < 0x460) return up ? c - 80 : c;
     bool caseless = (c >= 0x5D0 && c < 0x1000) || (c >= 0x2000 && c < 0x2100) || (c >= 0x2190 && c < 0x2400) || (c >= 0x2500 && c < 0x2C00) ||
                     (c >= 0x2E80 && c < 0xA640) || (c >= 0xAC00 && c < 0xD800) || (c >= 0xF900 && c < 0xFB00) || c == 0xFE0F ||
-                    (c >= 0xFF00 && c < 0xFF21) || (c >= 0x1F000 && c < 0x1FB00) || (c >= 0x20000 && c < 0x32000);
+                    (c >= 0xFF00 && c < 0xFF21) || (c >= 0xFF5B && c < 0x10000) ||
+                    (c >= 0x1F000 && c < 0x1FB00) || (c >= 0x20000 && c < 0x32000);
     if (!caseless) machine_fail(m, "upper and lower case of U+%04X are not known here", (unsigned)c);
     return c;
 }

@@ -202,13 +202,27 @@ static void special_list_sort(struct special_list *list) {
     list->first[256] = at;
 }
 
+// Phi-3's role tokens take the white space behind them, as its tokenizer.json says; a GGUF file has no place for that, so its
+// vocabulary is known by its spellings.
+static bool is_phi3(const struct tokenizer *t) {
+    return t->kind == TOKENIZER_SPM && tokenizer_find(t, "<|placeholder1|>", 16) >= 0 && tokenizer_find(t, "<|assistant|>", 13) >= 0;
+}
+
+static bool takes_space(struct span s) {
+    static const char *const not[] = {"<unk>", "<s>", "<|endoftext|>"};
+    for (size_t i = 0; i < COUNT_OF(not); i++)
+        if (s.n == strlen(not[i]) && !memcmp(s.p, not[i], s.n)) return false;
+    return true;
+}
+
 static void special_list_make(const struct tokenizer *t, bool control, struct special_list *list) {
+    bool phi3 = is_phi3(t);
     list->token = mem_array(t->n, sizeof *list->token, "special tokens");
     for (size_t i = 0; i < t->n; i++) {
         bool is = t->type[i] == TOKEN_USER ||
                   (control && (t->type[i] == TOKEN_CONTROL || t->type[i] == TOKEN_UNKNOWN));
         if (is && t->token[i].n > 0 && t->token[i].n <= SPECIAL_MAX)
-            list->token[list->count++] = (struct special_token){.text = t->token[i], .id = (int32_t)i};
+            list->token[list->count++] = (struct special_token){t->token[i], (int32_t)i, false, phi3 && takes_space(t->token[i])};
     }
     special_list_sort(list);
 }
