@@ -97,20 +97,22 @@ static void spm_symbol_out(struct encoder *e, const char *piece, const struct sy
     e->after_unknown = !known && !bytes;
 }
 
-void spm_encode_piece(struct encoder *e, const char *text, size_t n, bool prefix) {
-    if (prefix || memchr(text, ' ', n)) {
-        text_clear(&e->escaped);
-        if (prefix) text_add(&e->escaped, WORD_MARK, 3);
-        for (size_t at = 0; at < n;) {
-            const char *space = memchr(text + at, ' ', n - at);
-            size_t plain = space ? (size_t)(space - text) - at : n - at;
-            text_add(&e->escaped, text + at, plain);
-            if (space) text_add(&e->escaped, WORD_MARK, 3);
-            at += plain + (space != NULL);
-        }
-        text = e->escaped.data;
-        n = e->escaped.len;
+struct span spm_mark_spaces(struct encoder *e, const char *text, size_t n, bool prefix) {
+    if (!prefix && !memchr(text, ' ', n)) return (struct span){text, n};
+    text_clear(&e->escaped);
+    if (prefix) text_add(&e->escaped, WORD_MARK, 3);
+    for (size_t at = 0; at < n;) {
+        const char *space = memchr(text + at, ' ', n - at);
+        size_t plain = space ? (size_t)(space - text) - at : n - at;
+        text_add(&e->escaped, text + at, plain);
+        if (space) text_add(&e->escaped, WORD_MARK, 3);
+        at += plain + (space != NULL);
     }
-    size_t count = merge_symbols(e, text, spm_symbols(e, text, n));
-    for (size_t i = 0; i < count; i++) spm_symbol_out(e, text, &e->symbols[i]);
+    return (struct span){e->escaped.data, e->escaped.len};
+}
+
+void spm_encode_piece(struct encoder *e, const char *text, size_t n, bool prefix) {
+    struct span piece = spm_mark_spaces(e, text, n, prefix);
+    size_t count = merge_symbols(e, piece.p, spm_symbols(e, piece.p, piece.n));
+    for (size_t i = 0; i < count; i++) spm_symbol_out(e, piece.p, &e->symbols[i]);
 }
