@@ -19,7 +19,7 @@ bool is_word(uint32_t code) { // \w
         else
             high = mid;
     }
-    return code < UTF8_BAD && low % 2 == 0; // the first entry says "no" from 0 on
+    return code < UTF8_BAD && low % 2;
 }
 
 size_t compat_find(uint32_t code, const uint32_t **to) {
