@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes tokenizer/unicode_more.h: words, grapheme clusters, and compatibility decompositions.
+"""Writes tokenizer/unicode_more.h: words, the script Han, grapheme clusters, and compatibility decompositions.
 
     pip install regex tokenizers==0.23.3 && python3 tests/make_unicode_more.py > tokenizer/unicode_more.h
 
@@ -41,7 +41,7 @@ for c in scalars:
 
 
 def boundaries(of):
-    out, last = [], 0
+    out, last = [], 0  # nothing holds at 0 but what the first entry says
     for c in range(0x110000):
         k = of(c)
         if k != last:
@@ -62,11 +62,15 @@ def table(declaration, words):
     print("};")
 
 
+is_han = regex.compile(r"\p{Han}").match
+han = boundaries(lambda c: not 0xD800 <= c < 0xE000 and bool(is_han(chr(c))))
 words, clusters = boundaries(lambda c: c in word), boundaries(cluster)
 print("""// Made by tests/make_unicode_more.py; not written by hand.
 //
 // Where it begins and ends that a code point is part of a word (\\w).""")
 table(f"static const uint32_t word_quick[{len(words)}]", [f"{c:#x}" for c, _ in words])
+print("// The same for the script Han.")
+table(f"static const uint32_t han_quick[{len(han)}]", [f"{c:#x}" for c, _ in han])
 print("// Grapheme clusters: first code point << 4 | enum cluster_class, which holds until the next entry.")
 table(f"static const uint32_t cluster_starts[{len(clusters)}]", [f"{c << 4 | k:#x}" for c, k in clusters])
 print("// Compatibility decompositions, complete, where they differ from canonical ones: code point << 16 | where in the pool it")

@@ -86,12 +86,13 @@ Test(tokenizer_json, what_is_not_known_is_refused_by_its_name) {
     static const struct {
         const char *file, *from, *to, *word;
     } cases[] = {
-        {"pretok_bpe", "{\"type\":\"NFC\"}", "{\"type\":\"NFKC\"}", "NFKC"},
-        {"pretok_bpe", "{\"type\":\"NFC\"}", "{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"AAAA\"}", "Precompiled"},
+        {"pretok_bpe", "{\"type\":\"NFC\"}", "{\"type\":\"Lowercase\"}", "Lowercase"},
+        {"pretok_bpe", "{\"type\":\"NFC\"}", "{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"AAAA\"}", "3 bytes"},
         {"pretok_bpe", "(?i:'s", "(?i:'z", "pattern \"(?i:'z"},
         {"pretok_bpe", "\"Isolated\"", "\"MergedWithNext\"", "MergedWithNext"},
         {"pretok_bpe", "\"add_prefix_space\":false", "\"add_prefix_space\":true", "add_prefix_space"},
-        {"pretok_bpe", "\"single_word\":false", "\"single_word\":true", "single_word"},
+        {"pretok_bpe", "{\"type\":\"NFC\"}", "{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"A-AA\"}", "base64"},
+        {"pretok_bpe", "{\"type\":\"NFC\"}", "{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"a+\"},\"content\":\"b\"}", "Replace of \"a+\""},
         {"pretok_bpe", "\"type\":\"BPE\"", "\"type\":\"WordPiece\"", "WordPiece"},
         {"pretok_bpe", "\"dropout\":null", "\"dropout\":0.1", "dropout"},
         {"pretok_bpe", "\"end_of_word_suffix\":null", "\"end_of_word_suffix\":\"</w>\"", "end_of_word_suffix"},

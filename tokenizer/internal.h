@@ -78,6 +78,7 @@ void form_add(const char *text, size_t n, enum normal_form form, struct text *ou
 // ---- unicode_more.c
 
 bool is_word(uint32_t code); // \w
+bool is_han(uint32_t code);  // \p{Han}
 // The complete compatibility decomposition of a code point, 0 where it is the canonical one.
 size_t compat_find(uint32_t code, const uint32_t **to);
 size_t cluster_length(const char *text, size_t n); // bytes of the first grapheme cluster, n > 0
@@ -131,7 +132,7 @@ struct splitter {
     size_t (*length)(const struct splitter *s, const char *text, size_t n); // of the first piece, n > 0
     // What differs inside a family of patterns (pretokenize.c).
     unsigned digits, in, lead, tail;
-    bool contractions, suffixes, cased, marks;
+    bool contractions, suffixes, cased, marks, han;
     bool (*member)(uint32_t code, unsigned is);
 };
 enum split {
@@ -143,6 +144,9 @@ enum split {
     SPLIT_SEED_CODER,
     SPLIT_TEKKEN,
     SPLIT_GPT4O,
+    SPLIT_KIMI,
+    SPLIT_UFAKZEKA,
+    SPLIT_LINES,
     SPLIT_DEEPSEEK3,
     SPLIT_DIGITS_EACH,
     SPLIT_DIGITS_RUN,
@@ -253,6 +257,7 @@ struct tokenizer {
     struct unigram unigram;
     size_t n_scored;
     bool falls_back, splits_words, spaces_done;
+    bool splits_lines; // SPM: runs of line ends are pieces (Gemma 4)
     // SPM from tokenizer.json: merges by rules as BPE; where a space goes in front, whether not before another one
     // (Metaspace), whether every space begins a piece; neighbours that are unknown are one token.
     bool all_bytes; // every byte has a token
@@ -312,7 +317,7 @@ struct recipe {
     struct span charsmap;              // for the step of that kind
     const double *logp;                // Unigram; NULL: the scores
     size_t n_scored;
-    bool falls_back, splits_words;
+    bool falls_back, splits_words, splits_lines;
     bool by_rules;                                // SPM: merges instead of scores
     bool metaspace, splits_spaces, fuses_unknown; // SPM
     enum space_prefix prefix;                     // PREFIX_NEVER with space_prefix: PREFIX_ALWAYS

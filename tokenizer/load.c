@@ -94,7 +94,7 @@ static bool read_scores(const struct model_file *f, size_t n, float **scores, st
 // what they should be.
 static bool read_special(const struct model_file *f, struct recipe *r, struct err *err) {
     r->bos = r->eos = r->eot = r->eom = r->unknown = -1;
-    if (r->kind == TOKENIZER_SPM && r->types && r->n > 2) {
+    if (r->kind == TOKENIZER_SPM && !r->splits_lines && r->types && r->n > 2) {
         if (r->types[0] == TOKEN_UNKNOWN) r->unknown = 0;
         if (r->types[1] == TOKEN_CONTROL) r->bos = 1;
         if (r->types[2] == TOKEN_CONTROL) r->eos = 2;
@@ -113,8 +113,8 @@ static bool read_special(const struct model_file *f, struct recipe *r, struct er
                {"tokenizer.ggml.unknown_token_id", &r->unknown}};
     for (size_t i = 0; i < COUNT_OF(ids); i++)
         if (!meta_int(f, ids[i].key, false, 0, (int64_t)r->n - 1, ids[i].to, err)) return false;
-    r->space_prefix = r->kind == TOKENIZER_SPM;
-    if (r->kind == TOKENIZER_SPM) r->adds_bos = true;
+    r->space_prefix = r->kind == TOKENIZER_SPM && !r->splits_lines;
+    if (r->kind == TOKENIZER_SPM) r->adds_bos = !r->splits_lines;
     if (r->kind == TOKENIZER_UNIGRAM) r->adds_eos = true;
     return meta_bool(f, "tokenizer.ggml.add_bos_token", false, &r->adds_bos, err) &&
            meta_bool(f, "tokenizer.ggml.add_eos_token", false, &r->adds_eos, err) &&
@@ -166,9 +166,14 @@ static bool read_kind(const struct model_file *f, const char *override, struct r
         r->kind = TOKENIZER_UNIGRAM;
         return !override || err_set(err, "a Unigram tokenizer has no pre-tokenizer: leave --tokenizer-pre out");
     }
+    if (span_is(model, "gemma4") || (span_is(model, "gpt2") && span_is(pre, "gemma4"))) {
+        r->kind = TOKENIZER_SPM; // merges by rules, over characters
+        r->by_rules = r->splits_lines = true;
+        return true;
+    }
     int shown = model.n < 60 ? (int)model.n : 60;
     if (!span_is(model, "gpt2"))
-        return err_set(err, "expected a tokenizer of model \"gpt2\", \"llama\" or \"t5\", found \"%.*s\"", shown, model.p);
+        return err_set(err, "expected a tokenizer of model \"gpt2\", \"llama\", \"t5\" or \"gemma4\", found \"%.*s\"", shown, model.p);
     r->kind = span_is(ours, "byte") ? TOKENIZER_BYTE : TOKENIZER_BPE;
     if (!override && span_is(pre, "custom") && meta_kind(f, "lehr.tokenizer.stages") != META_ABSENT) {
         r->pre = pre;
@@ -298,7 +303,7 @@ static bool read_recipe(const struct model_file *f, const char *pre, struct reci
         r->merges = p->merges;
         return true;
     }
-    if (r->kind == TOKENIZER_SPM || r->kind == TOKENIZER_UNIGRAM) {
+    if ((r->kind == TOKENIZER_SPM && !r->by_rules) || r->kind == TOKENIZER_UNIGRAM) {
         if (!read_scores(f, r->n, &p->scores, err)) return false;
         r->scores = p->scores;
         return true;
@@ -319,6 +324,10 @@ struct tokenizer *tokenizer_from_file_as(const struct model_file *f, const char 
     struct recipe r = {0};
     struct parts p = {0};
     struct tokenizer *t = read_recipe(f, pre, &r, &p, err) ? tokenizer_make(&r, err) : NULL;
+    if (t && !tokenizer_take_ends(t, f, err)) {
+        tokenizer_free(t);
+        t = NULL;
+    }
     if (!t) err_in(err, "%s: tokenizer", model_file_path(f));
     parts_free(&p);
     return t;
@@ -402,10 +411,10 @@ static float *rule_scores(const struct tokenizer *t) {
 
 void tokenizer_write(const struct tokenizer *t, struct gguf_out *o) {
     bool spm = t->kind == TOKENIZER_SPM, unigram = t->kind == TOKENIZER_UNIGRAM;
-    const char *model = spm ? "llama" : unigram ? "t5" : "gpt2";
+    const char *model = t->splits_lines ? "gemma4" : spm ? "llama" : unigram ? "t5" : "gpt2";
     gguf_out_text(o, "tokenizer.ggml.model", model, strlen(model));
     if (spm || unigram)
-        gguf_out_text(o, "tokenizer.ggml.pre", "default", 7);
+        gguf_out_text(o, "tokenizer.ggml.pre", t->splits_lines ? "gemma4" : "default", t->splits_lines ? 6 : 7);
     else
         gguf_out_text(o, "tokenizer.ggml.pre", t->pre, strlen(t->pre));
     if (t->kind == TOKENIZER_BYTE) gguf_out_text(o, "lehr.tokenizer", "byte", 4);
@@ -422,7 +431,7 @@ void tokenizer_write(const struct tokenizer *t, struct gguf_out *o) {
     for (size_t i = 0; i < t->n; i++) types[i] = t->type[i];
     gguf_out_i32s(o, "tokenizer.ggml.token_type", types, t->n);
     mem_free(types);
-    if (!spm && !unigram) write_merges(t, "tokenizer.ggml.merges", o);
+    if ((!spm && !unigram) || t->splits_lines) write_merges(t, "tokenizer.ggml.merges", o);
     if (t->bos >= 0) gguf_out_u32(o, "tokenizer.ggml.bos_token_id", (uint32_t)t->bos);
     if (t->eos >= 0) gguf_out_u32(o, "tokenizer.ggml.eos_token_id", (uint32_t)t->eos);
     if (t->eot >= 0) gguf_out_u32(o, "tokenizer.ggml.eot_token_id", (uint32_t)t->eot);

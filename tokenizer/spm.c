@@ -58,10 +58,11 @@ static size_t space_at(const char *text, size_t n) {
 size_t spm_piece_length(const struct tokenizer *t, const char *text, size_t n) {
     assert(n > 0);
     if (n > PIECE_MAX) n = PIECE_MAX;
-    if (!t->cuts_at_spaces && !t->splits_spaces) return n;
-    bool in_word = false;
+    if (!t->cuts_at_spaces && !t->splits_spaces && !t->splits_lines) return n;
+    bool in_word = false, spaces = t->cuts_at_spaces || t->splits_spaces;
     for (size_t at = 0; at < n;) {
-        size_t space = space_at(text + at, n - at);
+        if (t->splits_lines && at && (text[at] == '\n') != (text[0] == '\n')) return at;
+        size_t space = spaces ? space_at(text + at, n - at) : 0;
         if (space && (in_word || (at && t->splits_spaces))) return at;
         in_word = !space;
         at += space ? space : 1;
@@ -113,6 +114,11 @@ struct span spm_mark_spaces(struct encoder *e, const char *text, size_t n, bool 
 
 void spm_encode_piece(struct encoder *e, const char *text, size_t n, bool prefix) {
     struct span piece = spm_mark_spaces(e, text, n, prefix);
+    int32_t whole = e->t->splits_lines && n && text[0] == '\n' ? text_token(e->t, text, n) : -1;
+    if (whole >= 0) { // a run of line ends that is a token, whatever the merges say
+        ids_add(e->out, whole);
+        return;
+    }
     size_t count = merge_symbols(e, piece.p, spm_symbols(e, piece.p, piece.n));
     for (size_t i = 0; i < count; i++) spm_symbol_out(e, piece.p, &e->symbols[i]);
 }

@@ -353,6 +353,7 @@ struct tokenizer *tokenizer_make(const struct recipe *r, struct err *err) {
                             .n_scored = r->n_scored,
                             .falls_back = r->falls_back,
                             .splits_words = r->splits_words,
+                            .splits_lines = r->splits_lines,
                             .ignores_merges = r->ignores_merges,
                             .by_rules = r->kind == TOKENIZER_SPM && r->by_rules,
                             .metaspace = r->metaspace,

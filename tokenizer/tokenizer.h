@@ -28,7 +28,7 @@ struct ids { // a growable list of token ids; free with ids_free
 void ids_add(struct ids *ids, int32_t id);
 void ids_free(struct ids *ids);
 
-// From the tokenizer.ggml.* keys of a file. Known models: "gpt2" with a known tokenizer.ggml.pre, "llama", "t5". Anything else
+// From the tokenizer.ggml.* keys of a file. Known models: "gpt2" with a known tokenizer.ggml.pre, "llama", "t5", "gemma4". Anything else
 // is refused by name, so are merges, types or special ids that do not fit. The file may be closed after. NULL on failure.
 struct tokenizer *tokenizer_from_file(const struct model_file *f, struct err *err);
 // The same with the pre-tokenizer of that name instead of the file's (NULL: the file's), for files that name none or a
@@ -62,6 +62,10 @@ bool tokenizer_adds_eos(const struct tokenizer *t); // whether a text for traini
 // Any end-of-generation token: EOS, EOT, EOM, and those known by their spelling ("<|im_end|>", "<end_of_turn>", ...).
 // They are control tokens (empty pieces, never out of user text) whatever type the file gives them.
 bool tokenizer_is_end(const struct tokenizer *t, int32_t id);
+// The end tokens that a model's file names: tokenizer.ggml.{eos,eot,eom}_token_id and lehr.eos_token_ids (what
+// generation_config.json lists). Done already where the tokenizer came from that file; to be called, before the tokenizer
+// is shared, where it came from elsewhere. False for an id that there is not.
+MUST_USE bool tokenizer_take_ends(struct tokenizer *t, const struct model_file *f, struct err *err);
 enum token_type tokenizer_type(const struct tokenizer *t, int32_t id);
 // The token as it stands in the vocabulary (for listings), and as bytes of text (control tokens: empty).
 struct span tokenizer_token(const struct tokenizer *t, int32_t id);

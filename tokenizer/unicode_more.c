@@ -10,17 +10,21 @@ enum cluster_class { CLUSTER_ANY, CLUSTER_CONTROL, CLUSTER_EXTEND, CLUSTER_SPACI
 enum jamo { JAMO_NONE, JAMO_L, JAMO_V, JAMO_T, JAMO_LV, JAMO_LVT };
 #define JOINER 0x200Du
 
-bool is_word(uint32_t code) { // \w
-    size_t low = 0, high = COUNT_OF(word_quick);
+// Whether code lies behind an odd number of the boundaries.
+static bool inside(const uint32_t *quick, size_t n, uint32_t code) {
+    size_t low = 0, high = n;
     while (low < high) {
         size_t mid = (low + high) / 2;
-        if (word_quick[mid] <= code)
+        if (quick[mid] <= code)
             low = mid + 1;
         else
             high = mid;
     }
     return code < UTF8_BAD && low % 2;
 }
+
+bool is_word(uint32_t code) { return inside(word_quick, COUNT_OF(word_quick), code); }
+bool is_han(uint32_t code) { return inside(han_quick, COUNT_OF(han_quick), code); }
 
 size_t compat_find(uint32_t code, const uint32_t **to) {
     size_t low = 0, high = COUNT_OF(compat_starts);
