@@ -99,7 +99,8 @@ static bool read_special(const struct model_file *f, struct recipe *r, struct er
         if (r->types[1] == TOKEN_CONTROL) r->bos = 1;
         if (r->types[2] == TOKEN_CONTROL) r->eos = 2;
     }
-    if (r->kind == TOKENIZER_UNIGRAM && r->types && r->n > 2) {
+    bool ours = meta_kind(f, "lehr.tokenizer.facts") != META_ABSENT; // says all there is
+    if (r->kind == TOKENIZER_UNIGRAM && !ours && r->types && r->n > 2) {
         if (r->types[1] == TOKEN_CONTROL) r->eos = 1;
         if (r->types[2] == TOKEN_UNKNOWN) r->unknown = 2;
     }

@@ -279,7 +279,7 @@ static uint64_t hash_make(const struct tokenizer *t) {
     uint64_t h = hash_bytes(0, head, sizeof head);
     for (size_t i = 0; i < t->n; i++) {
         h = hash_bytes(h ^ t->type[i], t->token[i].p, t->token[i].n);
-        if (t->score) h = hash_bytes(h, &t->score[i], sizeof t->score[i]);
+        if (t->kind == TOKENIZER_SPM && t->score) h = hash_bytes(h, &t->score[i], sizeof t->score[i]);
     }
     for (size_t i = 0; i < t->n_rules; i++) {
         int32_t rule[3] = {t->rules[i].left, t->rules[i].right, t->rules[i].result};

@@ -71,6 +71,8 @@ static bool jamo_join(enum jamo a, enum jamo b) {
 
 size_t cluster_length(const char *text, size_t n) {
     uint32_t code, next;
+    unsigned char first = (unsigned char)text[0];
+    if (first < 0x80 && first != '\r' && (n == 1 || (unsigned char)text[1] < 0x80)) return 1; // ASCII stands alone
     size_t at = utf8_decode(text, n, &code);
     if (code == '\r' && at < n && text[at] == '\n') return at + 1;
     enum cluster_class last = cluster_class(code);
