@@ -153,6 +153,7 @@ static void open_tokenizer(struct app *a) {
         a->tokenizer = tokenizer_from_json(path.data, file_exists(config.data) ? config.data : NULL, &err);
         text_free(&path);
         text_free(&config);
+        if (a->tokenizer && !tokenizer_take_ends(a->tokenizer, a->file, &err)) fail(1, &err);
     } else if (carries) {
         a->tokenizer = tokenizer_from_file_as(a->file, o.tokenizer_pre, &err);
     } else {

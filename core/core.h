@@ -230,6 +230,7 @@ enum json_kind json_peek(struct json *j); // kind of the value at the cursor
 // Iteration:  if (json_object(j)) while (json_key(j, key, sizeof key)) { ...read or skip the value... }
 bool json_object(struct json *j);
 bool json_key(struct json *j, char *key, size_t cap); // false at the closing brace; keys longer than cap are an error
+bool json_key_bytes(struct json *j, char *key, size_t cap, size_t *n); // a key that may have NULs in it, and its length
 bool json_array(struct json *j);
 bool json_item(struct json *j); // false at the closing bracket
 // Values; false (and the sticky error) when it is not one. Strings replace what was in out; they are UTF-8, \u escapes

@@ -243,18 +243,19 @@ static bool read_string(struct json *j, struct sink *s) {
     return fail(j, "string without an end");
 }
 
-// key NULL: the key is checked and dropped.
-static bool next_key(struct json *j, char *key, size_t cap) {
+// key NULL: the key is checked and dropped. length NULL: a key with a NUL in it is refused.
+static bool next_key(struct json *j, char *key, size_t cap, size_t *length) {
     if (!next_member(j, '{')) return false;
     struct sink s = {.buffer = key, .cap = key ? cap - 1 : 0};
     if (next_char(j) != '"') return fail(j, "expected a key in quotes");
     const char *begin = j->at;
     if (!read_string(j, &s)) return false;
-    if (s.full || (key && memchr(key, 0, s.used))) {
+    if (s.full || (key && !length && memchr(key, 0, s.used))) {
         j->at = begin;
         return fail(j, s.full ? "a key longer than any known one" : "a key with a NUL character");
     }
     if (key) key[s.used] = 0;
+    if (length) *length = s.used;
     if (next_char(j) != ':') return fail(j, "expected ':' after the key");
     j->at++;
     return true;
@@ -262,7 +263,12 @@ static bool next_key(struct json *j, char *key, size_t cap) {
 
 bool json_key(struct json *j, char *key, size_t cap) {
     assert(key && cap > 0);
-    return next_key(j, key, cap);
+    return next_key(j, key, cap, NULL);
+}
+
+bool json_key_bytes(struct json *j, char *key, size_t cap, size_t *n) {
+    assert(key && cap > 0 && n);
+    return next_key(j, key, cap, n);
 }
 
 bool json_string(struct json *j, struct text *out) {
@@ -400,7 +406,7 @@ bool json_skip(struct json *j) {
     if (!skip_one(j)) return false;
     while (j->depth > outer) { // one member of the innermost bracket per turn
         bool object = (j->stack[j->depth - 1] & ~MEMBER) == '{';
-        if (object ? next_key(j, NULL, 0) : next_member(j, '[')) skip_one(j);
+        if (object ? next_key(j, NULL, 0, NULL) : next_member(j, '[')) skip_one(j);
         if (j->bad) return false;
     }
     return true;

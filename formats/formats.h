@@ -90,6 +90,7 @@ void gguf_out_text(struct gguf_out *o, const char *key, const char *bytes, size_
 void gguf_out_texts(struct gguf_out *o, const char *key, const struct span *texts, size_t n);
 void gguf_out_f32s(struct gguf_out *o, const char *key, const float *x, size_t n);
 void gguf_out_i32s(struct gguf_out *o, const char *key, const int32_t *x, size_t n);
+void gguf_out_u8s(struct gguf_out *o, const char *key, const char *bytes, size_t n);
 void gguf_out_tensor(struct gguf_out *o, const char *name, enum dtype dtype, int n_dims, const int64_t size[4]);
 // All keys of f for which wanted(key) is true, as they are.
 void gguf_out_copy_keys(struct gguf_out *o, const struct model_file *f, bool (*wanted)(struct span key));

@@ -225,6 +225,11 @@ void gguf_out_i32s(struct gguf_out *o, const char *key, const int32_t *x, size_t
     for (size_t i = 0; i < n; i++) text_int(&o->keys, (uint32_t)x[i], 4);
 }
 
+void gguf_out_u8s(struct gguf_out *o, const char *key, const char *bytes, size_t n) {
+    put_array(o, key, GGUF_U8, n);
+    text_add(&o->keys, bytes, n);
+}
+
 void gguf_out_copy_keys(struct gguf_out *o, const struct model_file *f,
                         bool (*wanted)(struct span key)) {
     struct text name = {0};

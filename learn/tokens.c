@@ -316,7 +316,7 @@ bool tokens_make(const struct corpus *c, const struct tokenizer *t, double valid
     if (c->n_docs == 0 && c->shards.count == 1)
         return make_from_shard(c->shards.word[0], t, valid_share, train, valid, err);
     struct side sides[2] = {{.to = train}, {.to = valid}};
-    bool cut = tokenizer_kind(t) != TOKENIZER_SPM;
+    bool cut = tokenizer_kind(t) != TOKENIZER_SPM && tokenizer_kind(t) != TOKENIZER_UNIGRAM;
     const char *how = split(c, valid_share, cut, &sides[0].pieces, &sides[1].pieces);
     bool fine = true;
     for (int i = 0; i < 2; i++) side_open(&sides[i], t);

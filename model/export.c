@@ -27,7 +27,7 @@ static bool kept_key(struct span key) {
 }
 
 static bool kept_beside_tokenizer(struct span key) {
-    return kept_key(key) && !begins(key, "tokenizer.ggml.") && !span_is(key, "lehr.tokenizer");
+    return kept_key(key) && !begins(key, "tokenizer.ggml.") && !begins(key, "lehr.tokenizer");
 }
 
 // A file quantized anew says what it was quantized with, not what its source was.

@@ -47,6 +47,10 @@ PRE = {
                     split(ASCII_SIGNS + r"[A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*" + SPACES)],
     "falcon": [pre_tokenizers.Punctuation("contiguous"), split(GPT2), split("[0-9][0-9][0-9]")],
     "default": [split(r"[\p{P}\$\+<=>\^~\|]+"), split(GPT2), split(r"\p{N}+"), split("[0-9][0-9][0-9]")],
+    "kimi-k2": [split(r"[\p{Han}]+|" + FRONT + HEADS[:-1] + r"&&[^\p{Han}]]*" + TAILS[:-1] + r"&&[^\p{Han}]]+" + ANY_CASE + "?|" + FRONT
+                      + HEADS[:-1] + r"&&[^\p{Han}]]+" + TAILS[:-1] + r"&&[^\p{Han}]]*" + ANY_CASE + r"?|\p{N}{1,3}" + OTHERS + SPACES)],
+    "ufakzeka": [split(WORD[1:] + r"|\p{N}" + OTHERS + SPACES)],
+    "laguna": [split(r"[^\n]+|[\n]+"), split(ANY_CASE + WORD + r"|\p{N}" + OTHERS + SPACES)],
     "bloom": [split(r" ?[^(\s|[.,!?…。，、।۔،])]+")],
 }
 NFC = {"qwen2"}

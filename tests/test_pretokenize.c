@@ -68,7 +68,7 @@ Test(pretokenize, cuts_where_the_reference_cuts) {
             at_text++;
         }
     }
-    cr_expect_eq(n_rows, 14);
+    cr_expect_eq(n_rows, 17);
     text_free(&file);
 }
 

@@ -68,13 +68,13 @@ static void expect_choices(struct real *r, const char *name, const struct ids *p
     for (size_t i = 0; i + 1 < chosen->count; i++) ids_add(&all, chosen->id[i]);
     cr_assert(prompt->count > 0 && all.count <= 256);
     session_rewind(r->session, 0);
-    const float *logits = session_feed(r->session, all.id, (int64_t)all.count, LOGITS_ALL, &err);
+    const float *logits = session_feed(r->session, all.id, (int64_t)all.count, FEED_PROMPT, LOGITS_ALL, &err);
     cr_assert(logits, "%s", err.text);
     for (size_t i = 0; i < chosen->count; i++)
         cr_expect_eq(best_of(logits + (int64_t)(prompt->count - 1 + i) * V, V), chosen->id[i], "%s, choice %zu", name, i);
     session_rewind(r->session, (int64_t)prompt->count - 1);
     for (size_t i = 0; i < chosen->count && i < 6; i++) {
-        logits = session_feed(r->session, i ? chosen->id + i - 1 : prompt->id + prompt->count - 1, 1, LOGITS_LAST, &err);
+        logits = session_feed(r->session, i ? chosen->id + i - 1 : prompt->id + prompt->count - 1, 1, FEED_GENERATED, LOGITS_LAST, &err);
         cr_assert(logits, "%s", err.text);
         cr_expect_eq(best_of(logits, V), chosen->id[i], "%s, choice %zu alone", name, i);
     }

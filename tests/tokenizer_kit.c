@@ -242,3 +242,40 @@ struct tokenizer *tk_random_spm(uint64_t seed, bool crossing) {
     tk_made_free(m);
     return t;
 }
+
+// ---- goldens
+
+char *tk_next_line(char **at) {
+    char *line = *at, *end = line ? strchr(line, '\n') : NULL;
+    if (!end) return NULL;
+    *end = '\0';
+    *at = end + 1;
+    return line;
+}
+
+size_t tk_unhex(char *hex) {
+    size_t n = strlen(hex) / 2;
+    for (size_t i = 0; i < n; i++) {
+        char pair[3] = {hex[2 * i], hex[2 * i + 1], 0};
+        hex[i] = (char)strtol(pair, NULL, 16);
+    }
+    return n;
+}
+
+int tk_expect_golden(const struct tokenizer *t, const char *path) {
+    struct text file = {0};
+    struct err err;
+    cr_assert(file_read_all(path, 1 << 20, &file, &err), "%s", err.text);
+    char *at = file.data;
+    int cases = 0;
+    for (char *text; (text = tk_next_line(&at)); cases++) {
+        size_t n = tk_unhex(text);
+        tk_expect_ids(t, text, n, 0, tk_next_line(&at));
+        char *special = tk_next_line(&at);
+        // Where the text begins with BOS or ends with EOS itself the reference has two, this has one on purpose.
+        bool own = (n >= 3 && !memcmp(text, "<s>", 3)) || (n >= 4 && !memcmp(text + n - 4, "</s>", 4));
+        if (!own) tk_expect_ids(t, text, n, TOKENIZE_SPECIAL | TOKENIZE_BOS | TOKENIZE_EOS, special);
+    }
+    text_free(&file);
+    return cases;
+}

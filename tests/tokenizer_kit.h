@@ -14,6 +14,10 @@ struct text tk_decode(const struct tokenizer *t, const struct ids *ids);
 void tk_expect_ids(const struct tokenizer *t, const char *text, size_t n, unsigned flags,
                    const char *wanted);
 void tk_expect_same(const struct ids *got, const struct ids *wanted, uint64_t seed, int index);
+// A file of texts in hex with two lines of ids each, control spellings as text and as tokens; how many texts.
+int tk_expect_golden(const struct tokenizer *t, const char *path);
+char *tk_next_line(char **at);    // cut out; NULL at the end
+size_t tk_unhex(char *hex);       // in place; how many bytes
 char *tk_temporary(const char *name); // a path of this process; one at a time
 struct tokenizer *tk_reread(const struct tokenizer *t, struct err *err); // through a GGUF file
 

@@ -19,6 +19,7 @@
 #define KNOWN_TEXT 2048   // bytes of text from which remembering pays
 #define KNOWN_SIZE 48     // bytes of a piece worth remembering
 #define KNOWN_SLOTS 32768 // at most; 24 bytes each
+#define KEPT_BLOCK 65536
 
 // ---- ids
 
@@ -43,6 +44,8 @@ void ids_free(struct ids *ids) {
 static void encode_piece(struct encoder *e, const char *text, size_t n) {
     if (e->t->kind == TOKENIZER_SPM)
         spm_encode_piece(e, text, n, false);
+    else if (e->t->kind == TOKENIZER_UNIGRAM)
+        unigram_encode_piece(e, text, n, false);
     else
         bpe_encode_piece(e, text, n);
 }
@@ -65,20 +68,44 @@ static void encode_remembered(struct encoder *e, const char *text, size_t n) {
     *k = (struct known_piece){text, before, (uint32_t)n, (uint32_t)(e->out->count - before)};
 }
 
-// SPM: words one by one; prefix: a space in front of the first.
+// SPM and Unigram: words one by one; prefix: a space in front of the first.
 static void encode_words(struct encoder *e, const char *text, size_t n, bool prefix) {
     const struct tokenizer *t = e->t;
     e->after_unknown = false;
     while (n) {
         size_t length = spm_piece_length(t, text, n);
-        if (prefix)
-            spm_encode_piece(e, text, length, true);
-        else
+        if (!prefix)
             encode_remembered(e, text, length);
+        else if (t->kind == TOKENIZER_UNIGRAM)
+            unigram_encode_piece(e, text, length, true);
+        else
+            spm_encode_piece(e, text, length, true);
         prefix = false;
         text += length;
         n -= length;
     }
+}
+
+// ---- text in parts
+
+static size_t space_before(const char *text, size_t from, size_t to) { // where the run of spaces before `to` begins
+    while (to > from) {
+        size_t at = to - 1;
+        while (at > from && to - at < 4 && ((unsigned char)text[at] & 0xC0) == 0x80) at--;
+        uint32_t code;
+        if (utf8_decode(text + at, to - at, &code) != to - at || char_class(code) != CHAR_SPACE) break;
+        to = at;
+    }
+    return to;
+}
+
+static size_t space_behind(const char *text, size_t n, size_t at) {
+    uint32_t code;
+    for (size_t length; at < n; at += length) {
+        length = utf8_decode(text + at, n - at, &code);
+        if (char_class(code) != CHAR_SPACE) break;
+    }
+    return at;
 }
 
 // A part of a text and what is known about it.
@@ -93,13 +120,32 @@ static bool begins_with_space(const struct part *p) {
     return p->text[0] == ' ' || (p->n >= 3 && !memcmp(p->text, WORD_MARK, 3));
 }
 
+static void encode_marked_part(struct encoder *e, const struct part *p) {
+    const struct tokenizer *t = e->t;
+    bool prefix = t->prefix == PREFIX_ALWAYS || (t->prefix == PREFIX_FIRST && p->first);
+    encode_words(e, p->text, p->n, prefix && !p->marked && !(t->metaspace && begins_with_space(p)));
+}
+
+// The white space between words is dropped, and each begins anew.
+static void encode_split_words(struct encoder *e, const struct part *p) {
+    for (size_t at = 0; at < p->n;) {
+        size_t begin = space_behind(p->text, p->n, at), end = begin;
+        uint32_t code;
+        for (size_t length; end < p->n; end += length) {
+            length = utf8_decode(p->text + end, p->n - end, &code);
+            if (char_class(code) == CHAR_SPACE) break;
+        }
+        if (end > begin) encode_marked_part(e, &(struct part){p->text + begin, end - begin, p->first && !begin, p->marked});
+        at = end;
+    }
+}
+
 // Without split-out tokens.
 static void encode_plain(struct encoder *e, const struct part *p) {
     const struct tokenizer *t = e->t;
     if (!p->n) return;
-    if (t->kind == TOKENIZER_SPM) {
-        bool prefix = t->prefix == PREFIX_ALWAYS || (t->prefix == PREFIX_FIRST && p->first);
-        encode_words(e, p->text, p->n, prefix && !p->marked && !(t->metaspace && begins_with_space(p)));
+    if (marks_spaces(t)) {
+        (t->splits_words ? encode_split_words : encode_marked_part)(e, p);
         return;
     }
     struct pieces pieces = {.stage = t->stage, .text = p->text, .n = p->n};
@@ -146,28 +192,6 @@ static const struct special_token *special_at(const struct special_list *list, c
     return longest;
 }
 
-// ---- text in parts
-
-static size_t space_before(const char *text, size_t from, size_t to) { // where the run of spaces before `to` begins
-    while (to > from) {
-        size_t at = to - 1;
-        while (at > from && to - at < 4 && ((unsigned char)text[at] & 0xC0) == 0x80) at--;
-        uint32_t code;
-        if (utf8_decode(text + at, to - at, &code) != to - at || char_class(code) != CHAR_SPACE) break;
-        to = at;
-    }
-    return to;
-}
-
-static size_t space_behind(const char *text, size_t n, size_t at) {
-    uint32_t code;
-    for (size_t length; at < n; at += length) {
-        length = utf8_decode(text + at, n - at, &code);
-        if (char_class(code) != CHAR_SPACE) break;
-    }
-    return at;
-}
-
 // "<|user|>", DeepSeek's "<\uFF5CUser\uFF5C>" and Phi-3's "</s>" are user-defined in some files, yet steer the model.
 static bool looks_like_control(struct span s) {
     static const char bar[] = "\xEF\xBD\x9C"; // U+FF5C
@@ -194,64 +218,82 @@ static const struct special_token *split_at(const struct encoder *e, const struc
 
 typedef void part_fn(struct encoder *e, const struct part *p);
 
+static bool touches_words(const char *text, size_t n, size_t from, size_t to) {
+    uint32_t code;
+    size_t before = from;
+    while (before > 0 && from - before < 4) {
+        before--;
+        if (((unsigned char)text[before] & 0xC0) != 0x80) break;
+    }
+    if (from && utf8_decode(text + before, from - before, &code) == from - before && is_word(code)) return true;
+    return to < n && utf8_decode(text + to, n - to, &code) && is_word(code);
+}
+
 // Splits the tokens of the list out, leftmost, longest first; what is between goes to `plain`. A token may take the
-// spaces around it, up to the token before.
+// spaces around it, up to the token before. One that does not count here is passed over whole.
 static void encode_split(struct encoder *e, const struct special_list *list, const struct part *whole, part_fn *plain) {
     const char *text = whole->text;
     size_t n = whole->n, begin = 0;
+    bool all = e->special || (e->marks && list == &e->t->special); // marks: split_at has judged already
     for (size_t at = 0; list->count && at < n;) {
         const struct special_token *s = split_at(e, list, text + at, n - at);
-        if (!s || at < begin) {
-            at += s ? s->text.n : 1;
+        size_t behind = at + (s ? s->text.n : 1);
+        if (!s || (s->control && !all) || (s->single_word && touches_words(text, n, at, behind))) {
+            at = behind;
             continue;
         }
-        size_t start = s->lstrip ? space_before(text, begin, at) : at;
-        at += s->text.n;
+        size_t start = s->lstrip ? space_before(text, begin < at ? begin : at, at) : at;
         if (start > begin) plain(e, &(struct part){text + begin, start - begin, whole->first && !begin, whole->marked});
         ids_add(e->out, s->id);
-        begin = s->rstrip ? space_behind(text, n, at) : at;
+        begin = s->rstrip ? space_behind(text, n, behind) : behind;
+        at = behind;
     }
     if (n > begin) plain(e, &(struct part){text + begin, n - begin, whole->first && !begin, whole->marked});
 }
 
-static const struct special_list *late_list(const struct encoder *e) {
-    return e->special ? &e->t->late_special : &e->t->late_user;
+static bool marks_early(const struct encoder *e) { // spaces are replaced before the late tokens are looked for
+    return e->t->late.count && marks_spaces(e->t) && !e->t->metaspace;
 }
 
-static bool marks_early(const struct encoder *e) { // spaces are replaced before the late tokens are looked for
-    return late_list(e)->count && e->t->kind == TOKENIZER_SPM && !e->t->metaspace;
+// The text where it stays until the end of the call.
+static const char *keep(struct encoder *e, const char *text, size_t n) {
+    struct kept_block *b = e->n_kept ? &e->kept[e->n_kept - 1] : NULL;
+    if (!b || b->size - b->used < n) {
+        if (e->n_kept == e->kept_cap)
+            mem_grow((void **)&e->kept, &e->kept_cap, e->n_kept + 1, sizeof *e->kept, "normalized text");
+        b = &e->kept[e->n_kept++];
+        b->size = n > KEPT_BLOCK ? n : KEPT_BLOCK;
+        b->used = 0;
+        b->data = mem_alloc(b->size, "normalized text");
+    }
+    char *to = b->data + b->used;
+    if (n) memcpy(to, text, n);
+    b->used += n;
+    return to;
 }
 
 // A stretch between tokens that are found in the text as it is: normalized, then those found in normalized text.
 static void encode_stretch(struct encoder *e, const struct part *whole) {
     const struct tokenizer *t = e->t;
     struct part p = *whole;
-    size_t from = e->normal.len;
-    if (t->nfc && nfc_prefix(p.text, p.n) < p.n) {
-        nfc_add(p.text, p.n, &e->normal);
-        p.text = e->normal.data + from;
-        p.n = e->normal.len - from;
+    if (t->n_steps && !(t->nfc && nfc_prefix(p.text, p.n) == p.n)) {
+        struct span normal;
+        if (normalize_all(t, p.text, p.n, e->buffer, &normal)) p.first = false;
+        p.text = keep(e, normal.p, normal.n);
+        p.n = normal.n;
+        p.marked = t->spaces_done;
     }
-    if (marks_early(e)) {
-        from = e->normal.len;
-        if (t->prefix != PREFIX_NEVER) text_add(&e->normal, WORD_MARK, 3);
+    if (marks_early(e) && p.n) {
+        struct text *marked = &e->buffer[0];
+        text_clear(marked);
+        if (t->prefix != PREFIX_NEVER) text_add(marked, WORD_MARK, 3);
         for (size_t i = 0; i < p.n; i++) {
             bool space = p.text[i] == ' ';
-            text_add(&e->normal, space ? WORD_MARK : p.text + i, space ? 3 : 1);
+            text_add(marked, space ? WORD_MARK : p.text + i, space ? 3 : 1);
         }
-        p = (struct part){e->normal.data + from, e->normal.len - from, p.first, true};
+        p = (struct part){keep(e, marked->data, marked->len), marked->len, p.first, true};
     }
-    encode_split(e, late_list(e), &p, encode_plain);
-}
-
-// Room for every stretch that normalization changes, so that the texts of known pieces never move: nothing grows more
-// than threefold in form C, nor when spaces are replaced.
-static void normal_reserve(struct encoder *e, const char *text, size_t n) {
-    bool composes = e->t->nfc && nfc_prefix(text, n) < n;
-    size_t room;
-    bool fits = size_mul(n, (composes ? 3 : 0) + (marks_early(e) ? 12 : 0), &room);
-    assert(fits);
-    if (fits && room) mem_grow((void **)&e->normal.data, &e->normal.cap, room + 16, 1, "normalized text");
+    encode_split(e, &t->late, &p, encode_plain);
 }
 
 void tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, unsigned flags, struct ids *out) {
@@ -265,22 +307,25 @@ void tokenizer_encode_marked(const struct tokenizer *t, const char *text, const 
     bool bos = (flags & TOKENIZE_BOS) && t->adds_bos, eos = (flags & TOKENIZE_EOS) && t->adds_eos;
     if (bos) ids_add(out, t->bos);
     struct encoder e = {.t = t, .out = out, .special = (flags & TOKENIZE_SPECIAL) && !marks, .marks = marks, .base = text};
-    normal_reserve(&e, text, n);
-    // Fused unknown tokens depend on what stands before a piece, so such pieces are not remembered.
-    if (n >= KNOWN_TEXT && (!t->fuses_unknown || t->all_bytes)) {
+    // Fused unknown tokens of SPM depend on what stands before a piece, so such pieces are not remembered.
+    if (n >= KNOWN_TEXT && (!t->fuses_unknown || t->all_bytes || t->kind == TOKENIZER_UNIGRAM)) {
         size_t slots = 512;
         while (slots < KNOWN_SLOTS && slots < n / 8) slots *= 2;
         e.known = mem_array(slots, sizeof *e.known, "table of known pieces");
         e.known_mask = slots - 1;
     }
-    encode_split(&e, e.special || marks ? &t->special : &t->user, &(struct part){text, n, true, false}, encode_stretch);
+    encode_split(&e, e.special || marks || t->added ? &t->special : &t->user, &(struct part){text, n, true, false}, encode_stretch);
     if (bos && out->count - before > 1 && out->id[before + 1] == t->bos) { // the text has its own
         memmove(out->id + before, out->id + before + 1, (out->count - before - 1) * sizeof *out->id);
         out->count--;
     }
     if (eos && (out->count == before || out->id[out->count - 1] != t->eos)) ids_add(out, t->eos);
     mem_free(e.known);
-    text_free(&e.normal);
+    for (size_t i = 0; i < e.n_kept; i++) mem_free(e.kept[i].data);
+    mem_free(e.kept);
+    text_free(&e.buffer[0]);
+    text_free(&e.buffer[1]);
+    mem_free(e.reached);
     mem_free(e.symbols);
     mem_free(e.heap);
     text_free(&e.escaped);

@@ -1,6 +1,6 @@
 // ends.c: which tokens end a generation.
 //
-// The keys of a file name at most three (EOS, EOT, EOM) and are often incomplete: a chat model that ends its turns
+// The keys of a file name at most three (EOS, EOT, EOM), our own lehr.eos_token_ids any number, and they are often incomplete: a chat model that ends its turns
 // with "<|im_end|>" may name "<|endoftext|>" alone and then talk to itself without end. So spellings count too, those that
 // llama.cpp goes by (llama-vocab.cpp, the end-of-generation list). Two of them mean something else in some vocabularies: "</s>" and
 // "<eos>" are also plain markup, and count only where the file says control; "<|end|>" ends a message, not the turn, where
@@ -84,6 +84,36 @@ void ends_make(struct tokenizer *t) {
         if (spelling_ends(t, &spellings[i], id)) t->ends[t->n_ends++] = id;
     }
     qsort(t->ends, t->n_ends, sizeof *t->ends, by_id);
+}
+
+// One id more, kept sorted; a token that ends a text is no part of it.
+static void end_add(struct tokenizer *t, int32_t id) {
+    if (tokenizer_is_end(t, id)) return;
+    size_t cap = t->n_ends;
+    mem_grow((void **)&t->ends, &cap, t->n_ends + 1, sizeof *t->ends, "end tokens");
+    t->ends[t->n_ends++] = id;
+    qsort(t->ends, t->n_ends, sizeof *t->ends, by_id);
+    if (t->type[id] == TOKEN_NORMAL || t->type[id] == TOKEN_USER) t->type[id] = TOKEN_CONTROL;
+    if (t->type[id] == TOKEN_CONTROL) t->piece[id].n = 0;
+}
+
+bool tokenizer_take_ends(struct tokenizer *t, const struct model_file *f, struct err *err) {
+    static const char *const named[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"};
+    const char *key = "lehr.eos_token_ids";
+    struct meta_array a;
+    for (size_t i = 0; i < COUNT_OF(named); i++) {
+        int64_t id = -1;
+        if (!meta_int(f, named[i], false, 0, (int64_t)t->n - 1, &id, err)) return false;
+        if (id >= 0) end_add(t, (int32_t)id);
+    }
+    if (meta_kind(f, key) == META_ABSENT) return true;
+    if (!meta_array_open(f, key, META_INT, &a, err)) return false;
+    for (int64_t id; meta_next_int(&a, &id);) {
+        if (id < 0 || (uint64_t)id >= t->n)
+            return err_set(err, "%s names token %lld, the vocabulary ends at %zu", key, (long long)id, t->n - 1);
+        end_add(t, (int32_t)id);
+    }
+    return true;
 }
 
 bool tokenizer_is_end(const struct tokenizer *t, int32_t id) {

@@ -25,7 +25,12 @@ struct place { // a string in hf.strings
 struct hf_added {
     struct place text;
     int64_t id;
-    bool special, lstrip, rstrip, normalized;
+    bool special, lstrip, rstrip, normalized, single_word;
+};
+struct hf_step { // of normalization
+    enum normalize_kind kind;
+    unsigned flags;
+    struct place from, to;
 };
 struct hf {
     size_t file_bytes;
@@ -41,7 +46,10 @@ struct hf {
     bool unigram, has_vocab, byte_fallback, fuse_unknown, ignores_merges;
     struct place unknown_text;
     int64_t unknown_id;
-    bool nfc, prepends, replaces_spaces;
+    struct hf_step step[STEPS_MAX];
+    size_t n_steps;
+    struct place charsmap;
+    bool prepends, replaces_spaces, splits_words;
     const struct splitter *stage[STAGES_MAX];
     size_t n_stages;
     bool byte_level, metaspace, metaspace_splits;
@@ -122,10 +130,10 @@ static bool read_vocab(struct hf *h, struct json *j, struct err *err) {
         return true;
     }
     if (json_object(j))
-        while (json_key(j, h->key, KEY_MAX)) {
+        for (size_t n; json_key_bytes(j, h->key, KEY_MAX, &n);) {
             int64_t id;
             if (!json_integer(j, &id)) break;
-            if (!token_put(h, id, h->key, strlen(h->key), err)) return false;
+            if (!token_put(h, id, h->key, n, err)) return false;
         }
     return true;
 }
@@ -197,12 +205,11 @@ static bool read_model(struct hf *h, struct json *j, struct err *err) {
     return true;
 }
 
-static bool read_added(struct hf *h, struct json *j, struct err *err) {
+static bool read_added(struct hf *h, struct json *j) {
     if (json_peek(j) == JSON_NULL) return json_skip(j) || true;
     if (!json_array(j)) return true;
     while (json_item(j)) {
         struct hf_added a = {.text = nowhere, .id = -1, .normalized = true};
-        bool single_word = false;
         if (!json_object(j)) break;
         while (json_key(j, h->key, KEY_MAX)) {
             if (!strcmp(h->key, "id"))
@@ -218,12 +225,10 @@ static bool read_added(struct hf *h, struct json *j, struct err *err) {
             else if (!strcmp(h->key, "normalized"))
                 read_flag(j, &a.normalized);
             else if (!strcmp(h->key, "single_word"))
-                read_flag(j, &single_word);
+                read_flag(j, &a.single_word);
             else
                 json_skip(j);
         }
-        struct span s = span_of(h, a.text);
-        if (single_word) return err_set(err, "the added token \"%.*s\" has single_word set, which is not supported", shown(s.n), s.p);
         if (h->n_added == h->added_cap)
             mem_grow((void **)&h->added, &h->added_cap, h->n_added + 1, sizeof *h->added, "added tokens");
         h->added[h->n_added++] = a;
@@ -236,8 +241,8 @@ static bool read_added(struct hf *h, struct json *j, struct err *err) {
 // The members that any of them has; what is not there keeps its default.
 struct part {
     char type[32], behavior[32], scheme[16];
-    struct place pattern, content, prepend, replacement;
-    bool regex, invert, individual_digits, add_prefix_space, use_regex, split, has_scheme;
+    struct place pattern, content, prepend, replacement, charsmap;
+    bool regex, invert, individual_digits, add_prefix_space, use_regex, split, has_scheme, strip_left, strip_right;
 };
 
 static void word_of(const struct hf *h, char *to, size_t cap) {
@@ -260,11 +265,33 @@ static bool read_pattern(struct hf *h, struct json *j, struct part *p) {
 typedef bool part_fn(struct hf *h, const struct part *p, struct err *err);
 static bool read_template(struct hf *h, struct json *j, struct err *err);
 
+// Four characters of base64 are three bytes; "=" fills up the last four.
+static bool read_base64(struct hf *h, struct json *j, struct place *to) {
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    signed char value[256];
+    if (!read_string(h, j)) return true; // the reader keeps the error
+    memset(value, -1, sizeof value);
+    for (int i = 0; i < 64; i++) value[(unsigned char)digits[i]] = (signed char)i;
+    size_t n = h->value.len;
+    while (n && h->value.data[n - 1] == '=') n--;
+    uint32_t bits = 0;
+    *to = keep(h, "", 0);
+    for (size_t i = 0; i < n; i++) {
+        int digit = value[(unsigned char)h->value.data[i]];
+        if (digit < 0) return false;
+        bits = bits << 6 | (uint32_t)digit;
+        char byte = (char)(bits >> (6 - 2 * (i % 4))); // 4, 2, 0 bits wait for the next digit
+        if (i % 4) text_add(&h->strings, &byte, 1);
+    }
+    to->n = h->strings.len - to->at;
+    return true;
+}
+
 // Calls take for every part, those of nested sequences in order. (JSON is at most 32 deep.)
 static bool read_parts(struct hf *h, struct json *j, const char *list, part_fn *take, struct err *err) {
     if (json_peek(j) == JSON_NULL) return json_skip(j) || true;
-    struct part p = {.pattern = nowhere, .content = nowhere, .prepend = nowhere, .replacement = nowhere, .use_regex = true,
-                     .split = true, .add_prefix_space = true};
+    struct part p = {.pattern = nowhere, .content = nowhere, .prepend = nowhere, .replacement = nowhere, .charsmap = nowhere,
+                     .use_regex = true, .split = true, .add_prefix_space = true, .strip_left = true, .strip_right = true};
     if (!json_object(j)) return true;
     bool sequence = false;
     while (json_key(j, h->key, KEY_MAX)) {
@@ -289,6 +316,8 @@ static bool read_parts(struct hf *h, struct json *j, const char *list, part_fn *
             if (read_string(h, j)) p.prepend = keep(h, h->value.data, h->value.len);
         } else if (!strcmp(key, "replacement")) {
             if (read_string(h, j)) p.replacement = keep(h, h->value.data, h->value.len);
+        } else if (!strcmp(key, "precompiled_charsmap")) {
+            if (!read_base64(h, j, &p.charsmap)) return err_set(err, "the precompiled map of characters is no base64");
         } else if (!strcmp(key, "single") && !strcmp(list, "processors")) {
             if (!read_template(h, j, err)) return false;
         } else {
@@ -297,6 +326,8 @@ static bool read_parts(struct hf *h, struct json *j, const char *list, part_fn *
                          : !strcmp(key, "add_prefix_space")  ? &p.add_prefix_space
                          : !strcmp(key, "use_regex")         ? &p.use_regex
                          : !strcmp(key, "split")             ? &p.split
+                         : !strcmp(key, "strip_left")        ? &p.strip_left
+                         : !strcmp(key, "strip_right")       ? &p.strip_right
                                                              : NULL;
             if (flag)
                 read_flag(j, flag);
@@ -313,14 +344,44 @@ static bool place_is(const struct hf *h, struct place s, const char *text) {
     return t.n == strlen(text) && !memcmp(t.p, text, t.n);
 }
 
-static bool take_normalizer(struct hf *h, const struct part *p, struct err *err) {
-    if (!strcmp(p->type, "NFC") && !h->prepends && !h->replaces_spaces) return h->nfc = true;
-    if (!strcmp(p->type, "Prepend") && place_is(h, p->prepend, WORD_MARK) && !h->replaces_spaces) return h->prepends = true;
-    if (!strcmp(p->type, "Replace") && !p->regex && place_is(h, p->pattern, " ") && place_is(h, p->content, WORD_MARK))
-        return h->replaces_spaces = true;
+// The step of normalization that a part is, NORMALIZE_COUNT for none.
+static enum normalize_kind normalize_kind_of(const struct hf *h, const struct part *p) {
+    static const struct {
+        const char *type;
+        enum normalize_kind kind;
+    } plain[] = {{"NFC", NORMALIZE_NFC}, {"NFD", NORMALIZE_NFD}, {"NFKC", NORMALIZE_NFKC}, {"NFKD", NORMALIZE_NFKD},
+                 {"Strip", NORMALIZE_STRIP}, {"Precompiled", NORMALIZE_CHARSMAP}};
+    for (size_t i = 0; i < COUNT_OF(plain); i++)
+        if (!strcmp(p->type, plain[i].type)) return plain[i].kind;
+    if (strcmp(p->type, "Replace") != 0) return NORMALIZE_COUNT;
     struct span s = span_of(h, p->pattern);
-    return err_set(err, "the normalizer %s%s%.*s%s is not supported; known are NFC, and Prepend and Replace of spaces by U+2581",
-                   p->type, s.n ? " of \"" : "", shown(s.n), s.p, s.n ? "\"" : "");
+    if (!p->regex) return s.n ? NORMALIZE_REPLACE : NORMALIZE_COUNT;
+    if (place_is(h, p->pattern, " {2,}")) return NORMALIZE_BLANKS;
+    for (size_t i = 0; i < s.n; i++) // a pattern without operators is a string
+        if (strchr("\\^$.|?*+()[]{}", s.p[i]) && s.p[i]) return NORMALIZE_COUNT;
+    return s.n ? NORMALIZE_REPLACE : NORMALIZE_COUNT;
+}
+
+static bool take_normalizer(struct hf *h, const struct part *p, struct err *err) {
+    if (!strcmp(p->type, "Prepend") && place_is(h, p->prepend, WORD_MARK) && !h->replaces_spaces && !h->prepends)
+        return h->prepends = true;
+    bool marks = !strcmp(p->type, "Replace") && place_is(h, p->pattern, " ") && place_is(h, p->content, WORD_MARK);
+    if (marks && !h->replaces_spaces) return h->replaces_spaces = true;
+    enum normalize_kind kind = normalize_kind_of(h, p);
+    struct span s = span_of(h, p->pattern);
+    if (kind == NORMALIZE_COUNT || (kind == NORMALIZE_CHARSMAP && (p->charsmap.at == SIZE_MAX || h->charsmap.at != SIZE_MAX)))
+        return err_set(err, "the normalizer %s%s%.*s%s is not supported; known are NFC, NFD, NFKC, NFKD, Strip, one Precompiled, Replace "
+                            "of a string or of runs of spaces, and Prepend of U+2581", p->type, s.n ? " of \"" : "", shown(s.n), s.p,
+                       s.n ? "\"" : "");
+    if (h->prepends || h->replaces_spaces)
+        return err_set(err, "the normalizer %s stands behind the one that marks spaces by U+2581, which is not supported", p->type);
+    if (h->n_steps == STEPS_MAX) return err_set(err, "there are more than %d normalizers", STEPS_MAX);
+    if (kind == NORMALIZE_CHARSMAP) h->charsmap = p->charsmap;
+    unsigned sides = (p->strip_left ? STRIP_LEFT : 0) | (p->strip_right ? STRIP_RIGHT : 0);
+    bool replaces = kind == NORMALIZE_REPLACE || kind == NORMALIZE_BLANKS;
+    h->step[h->n_steps++] = (struct hf_step){kind, kind == NORMALIZE_STRIP ? sides : 0, kind == NORMALIZE_REPLACE ? p->pattern : nowhere,
+                                             replaces ? p->content : nowhere};
+    return true;
 }
 
 static bool add_stage(struct hf *h, const struct splitter *s, struct err *err) {
@@ -357,6 +418,7 @@ static bool take_pre_tokenizer(struct hf *h, const struct part *p, struct err *e
         if (p->use_regex && !add_stage(h, &splitters[SPLIT_GPT2], err)) return false;
         return h->byte_level = true;
     }
+    if (!strcmp(p->type, "WhitespaceSplit") && !h->n_stages && !h->byte_level && !h->metaspace) return h->splits_words = true;
     if (!strcmp(p->type, "Metaspace") && place_is(h, p->replacement, WORD_MARK) && !h->n_stages && !h->byte_level) {
         h->metaspace = true;
         h->metaspace_splits = p->split;
@@ -364,8 +426,8 @@ static bool take_pre_tokenizer(struct hf *h, const struct part *p, struct err *e
         h->metaspace_prefix = never ? PREFIX_NEVER : p->has_scheme && !strcmp(p->scheme, "first") ? PREFIX_FIRST : PREFIX_ALWAYS;
         return true;
     }
-    return err_set(err, "the pre-tokenizer %s%s%s is not supported; known are Split, Digits, Punctuation (Contiguous), ByteLevel and "
-                        "Metaspace", p->type, *p->behavior ? " " : "", p->behavior);
+    return err_set(err, "the pre-tokenizer %s%s%s is not supported; known are Split, Digits, Punctuation (Contiguous), ByteLevel, "
+                        "WhitespaceSplit and Metaspace", p->type, *p->behavior ? " " : "", p->behavior);
 }
 
 // [{"SpecialToken": {"id": "<s>", ...}}, {"Sequence": ...}, ...]
@@ -416,7 +478,7 @@ static bool read_file(struct hf *h, struct json *j, struct err *err) {
             if (!strcmp(h->key, "model"))
                 good = read_model(h, j, err);
             else if (!strcmp(h->key, "added_tokens"))
-                good = read_added(h, j, err);
+                good = read_added(h, j);
             else if (!strcmp(h->key, "normalizer"))
                 good = read_parts(h, j, "normalizers", take_normalizer, err);
             else if (!strcmp(h->key, "pre_tokenizer"))
@@ -491,6 +553,8 @@ struct hf_recipe {
     struct span *tokens, *merges, *merge_right;
     unsigned char *types;
     struct added_token *added;
+    struct normalize_step step[STEPS_MAX];
+    double *logp;
 };
 
 static int64_t id_of(const struct hf *h, struct place s) {
@@ -533,18 +597,40 @@ static void fill_holes(struct hf *h, unsigned char *types) {
 }
 
 static bool kind_of(const struct hf *h, struct recipe *r, struct err *err) {
-    if (h->unigram)
-        return err_set(err, "a Unigram model is not supported");
-    r->kind = h->byte_level ? TOKENIZER_BPE : TOKENIZER_SPM;
+    r->kind = h->unigram ? TOKENIZER_UNIGRAM : h->byte_level ? TOKENIZER_BPE : TOKENIZER_SPM;
     bool marks = h->metaspace || h->replaces_spaces;
-    if (h->byte_level)
-        return !marks && !h->prepends ? true : err_set(err, "a byte-level vocabulary whose spaces are replaced is not supported");
-    if (!marks || h->n_stages || (h->prepends && h->metaspace) || h->ignores_merges)
-        return err_set(err, "a BPE of characters needs spaces replaced by U+2581 and no other pre-tokenizer");
+    if (h->byte_level && (marks || h->prepends || h->unigram || h->splits_words))
+        return err_set(err, "a byte-level vocabulary that is Unigram, or whose spaces are replaced, is not supported");
+    if (h->byte_level) return true;
+    if (!marks || h->n_stages || (h->prepends && h->metaspace) || h->ignores_merges || (h->splits_words && !h->metaspace))
+        return err_set(err, "%s needs spaces replaced by U+2581 and no other pre-tokenizer",
+                       h->unigram ? "a Unigram model" : "a BPE of characters");
     return true;
 }
 
+static void recipe_normalizers(const struct hf *h, struct hf_recipe *p, struct recipe *r) {
+    for (size_t i = 0; i < h->n_steps; i++)
+        p->step[i] = (struct normalize_step){h->step[i].kind, h->step[i].flags, span_of(h, h->step[i].from), span_of(h, h->step[i].to)};
+    r->step = p->step;
+    r->n_steps = h->n_steps;
+    r->charsmap = span_of(h, h->charsmap);
+}
+
+// What a Unigram model has beside the rest: log probabilities of the tokens in its own list.
+static bool recipe_unigram(const struct hf *h, size_t n_scored, struct hf_recipe *p, struct recipe *r, struct err *err) {
+    if (!n_scored) return err_set(err, "the Unigram model has no tokens");
+    p->logp = mem_array(h->n, sizeof *p->logp, "log probabilities");
+    memcpy(p->logp, h->logp, n_scored * sizeof *p->logp);
+    r->logp = p->logp;
+    r->n_scored = n_scored;
+    r->falls_back = h->byte_fallback;
+    r->unknown = h->unknown_id;
+    return h->unknown_id < (int64_t)n_scored ||
+           err_set(err, "unk_id is %lld, the model has %zu tokens", (long long)h->unknown_id, n_scored);
+}
+
 static bool hf_recipe_make(struct hf *h, const struct hf_config *c, struct hf_recipe *p, struct recipe *r, struct err *err) {
+    size_t n_scored = h->n;
     if (!added_put(h, err) || !kind_of(h, r, err)) return false;
     if (!h->n) return err_set(err, "the vocabulary is empty");
     r->n = h->n;
@@ -554,12 +640,13 @@ static bool hf_recipe_make(struct hf *h, const struct hf_config *c, struct hf_re
     p->added = mem_array(h->n_added + 1, sizeof *p->added, "added tokens");
     for (size_t i = 0; i < h->n; i++) {
         p->tokens[i] = span_of(h, h->token[i]);
-        if (r->kind == TOKENIZER_SPM && h->byte_fallback && byte_token_value(p->tokens[i]) >= 0) p->types[i] = TOKEN_BYTE;
+        if (r->kind != TOKENIZER_BPE && h->byte_fallback && byte_token_value(p->tokens[i]) >= 0) p->types[i] = TOKEN_BYTE;
     }
     for (size_t i = 0; i < h->n_added; i++) {
         const struct hf_added *a = &h->added[i];
         p->types[a->id] = a->special ? TOKEN_CONTROL : TOKEN_USER;
-        p->added[i] = (struct added_token){span_of(h, a->text), (int32_t)a->id, a->special, a->lstrip, a->rstrip, a->normalized};
+        p->added[i] = (struct added_token){span_of(h, a->text), (int32_t)a->id, a->special, a->lstrip, a->rstrip,
+                                            a->normalized, a->single_word};
     }
     p->merges = mem_array(h->n_merges, sizeof *p->merges, "merges");
     p->merge_right = mem_array(h->n_merges, sizeof *p->merges, "merges");
@@ -572,7 +659,8 @@ static bool hf_recipe_make(struct hf *h, const struct hf_config *c, struct hf_re
         !special_id(h, h->bos.at != SIZE_MAX ? h->bos : c->bos, "BOS", &r->bos, err) ||
         !special_id(h, h->eos.at != SIZE_MAX ? h->eos : c->eos, "EOS", &r->eos, err))
         return false;
-    if (r->unknown >= 0 && r->kind == TOKENIZER_SPM) p->types[r->unknown] = TOKEN_UNKNOWN;
+    if (h->unigram && !recipe_unigram(h, n_scored, p, r, err)) return false;
+    if (r->unknown >= 0 && r->kind != TOKENIZER_BPE) p->types[r->unknown] = TOKEN_UNKNOWN;
     r->adds_bos = h->has_template ? h->bos.at != SIZE_MAX : c->adds_bos;
     r->adds_eos = h->has_template ? h->eos.at != SIZE_MAX : c->adds_eos;
     r->tokens = p->tokens;
@@ -584,7 +672,8 @@ static bool hf_recipe_make(struct hf *h, const struct hf_config *c, struct hf_re
     r->added = p->added;
     r->n_added = h->n_added;
     r->stage = h->stage;
-    r->nfc = h->nfc;
+    recipe_normalizers(h, p, r);
+    r->splits_words = h->splits_words;
     r->ignores_merges = h->ignores_merges;
     r->fuses_unknown = h->fuse_unknown;
     r->prefix = h->metaspace ? h->metaspace_prefix : h->prepends ? PREFIX_ALWAYS : PREFIX_NEVER;
@@ -598,7 +687,9 @@ static bool hf_recipe_make(struct hf *h, const struct hf_config *c, struct hf_re
 static struct span pre_name(const struct hf *h) {
     for (size_t i = 0; pretokenizer_row(i); i++) {
         const struct pretokenizer *row = pretokenizer_row(i);
-        bool same = !(row->flags & PRE_WHOLE) == !h->ignores_merges && !(row->flags & PRE_NFC) == !h->nfc;
+        bool nfc = h->n_steps == 1 && h->step[0].kind == NORMALIZE_NFC;
+        if (h->n_steps && !nfc) break;
+        bool same = !(row->flags & PRE_WHOLE) == !h->ignores_merges && !(row->flags & PRE_NFC) == !nfc;
         if (same && !memcmp(row->stage, h->stage, sizeof h->stage)) return (struct span){row->names, strcspn(row->names, " ")};
     }
     return (struct span){"custom", 6};
@@ -607,7 +698,8 @@ static struct span pre_name(const struct hf *h) {
 struct tokenizer *tokenizer_from_json(const char *json_path, const char *config_path, struct err *err) {
     struct file_map m;
     if (!file_map_open(&m, json_path, err)) return NULL;
-    struct hf h = {.file_bytes = m.size, .unknown_text = nowhere, .unknown_id = -1, .bos = nowhere, .eos = nowhere};
+    struct hf h = {.file_bytes = m.size, .unknown_text = nowhere, .unknown_id = -1, .bos = nowhere, .eos = nowhere,
+                   .charsmap = nowhere};
     h.key = mem_alloc(KEY_MAX, "a key");
     struct json j;
     json_open(&j, (const char *)m.data, m.size);
@@ -628,6 +720,7 @@ struct tokenizer *tokenizer_from_json(const char *json_path, const char *config_
     mem_free(p.merge_right);
     mem_free(p.types);
     mem_free(p.added);
+    mem_free(p.logp);
     hf_free(&h);
     file_map_close(&m);
     return t;

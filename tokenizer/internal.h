@@ -7,9 +7,12 @@
 //   ends.c            which tokens end a generation
 //   encode.c          text -> parts between control spellings -> pieces -> ids, with a cache of pieces for long texts
 //   pretokenize.c     where a piece ends, for every known pattern; pretokenizers.c: the patterns by name and text
+//   normalize.c       what happens to a text before it is cut
 //   bpe.c, spm.c      one piece -> ids: merging, and what a merge is for each kind
+//   unigram.c         one piece -> ids: the most probable segmentation
 //   train.c           documents -> recipe
-//   utf8.c, spell.c, unicode.c   characters and the streaming hold; bytes as spelled; classes and normal form
+//   utf8.c, spell.c   characters and the streaming hold; bytes as spelled
+//   unicode.c, unicode_more.c   classes and normal forms; words and clusters
 #ifndef LEHR_TOKENIZER_INTERNAL_H
 #define LEHR_TOKENIZER_INTERNAL_H
 
@@ -69,6 +72,55 @@ struct codes {
 // How many bytes at the start are in Normalization Form C for certain, whatever follows.
 size_t nfc_prefix(const char *text, size_t n);
 void nfc_add(const char *text, size_t n, struct text *out); // appends the text in form C
+enum normal_form { FORM_NFC, FORM_NFD, FORM_NFKC, FORM_NFKD };
+void form_add(const char *text, size_t n, enum normal_form form, struct text *out); // the same for any form
+
+// ---- unicode_more.c
+
+bool is_word(uint32_t code); // \w
+bool is_han(uint32_t code);  // \p{Han}
+// The complete compatibility decomposition of a code point, 0 where it is the canonical one.
+size_t compat_find(uint32_t code, const uint32_t **to);
+size_t cluster_length(const char *text, size_t n); // bytes of the first grapheme cluster, n > 0
+
+// ---- normalize.c
+
+#define STEPS_MAX 16
+#define GROWTH_MAX 2048 // times as long as it was, a text after all steps
+
+enum normalize_kind { // the first four as enum normal_form
+    NORMALIZE_NFC,
+    NORMALIZE_NFD,
+    NORMALIZE_NFKC,
+    NORMALIZE_NFKD,
+    NORMALIZE_STRIP,
+    NORMALIZE_REPLACE,
+    NORMALIZE_BLANKS,
+    NORMALIZE_CHARSMAP,
+    NORMALIZE_LONGEST,
+    NORMALIZE_SPACES,
+    NORMALIZE_COUNT
+};
+enum normalize_flags { STRIP_LEFT = 1, STRIP_RIGHT = 2, SPACES_PREFIX = 1, SPACES_MERGE = 2 };
+struct normalize_step {
+    enum normalize_kind kind;
+    unsigned flags;
+    struct span from, to;
+};
+struct charsmap { // 0-initialised: none
+    uint32_t *unit;
+    size_t n_units, pool_bytes, longest;
+    char *pool; // NUL behind the end
+};
+struct tokenizer;
+const char *normalize_name(enum normalize_kind kind);
+bool normalize_find(struct span name, enum normalize_kind *kind);
+MUST_USE bool charsmap_make(struct charsmap *m, struct span blob, struct err *err); // free it whatever comes out
+void charsmap_free(struct charsmap *m);
+// False where steps would make texts absurdly long.
+MUST_USE bool steps_growth(const struct normalize_step *step, size_t n, const struct charsmap *map, struct err *err);
+// The text after all steps, in one of the buffers (or as it was). True: what stood first in the text is gone.
+bool normalize_all(const struct tokenizer *t, const char *text, size_t n, struct text buffer[2], struct span *out);
 
 // ---- pretokenize.c, pretokenizers.c
 
@@ -80,7 +132,7 @@ struct splitter {
     size_t (*length)(const struct splitter *s, const char *text, size_t n); // of the first piece, n > 0
     // What differs inside a family of patterns (pretokenize.c).
     unsigned digits, in, lead, tail;
-    bool contractions, suffixes, cased, marks;
+    bool contractions, suffixes, cased, marks, han;
     bool (*member)(uint32_t code, unsigned is);
 };
 enum split {
@@ -92,6 +144,9 @@ enum split {
     SPLIT_SEED_CODER,
     SPLIT_TEKKEN,
     SPLIT_GPT4O,
+    SPLIT_KIMI,
+    SPLIT_UFAKZEKA,
+    SPLIT_LINES,
     SPLIT_DEEPSEEK3,
     SPLIT_DIGITS_EACH,
     SPLIT_DIGITS_RUN,
@@ -159,6 +214,18 @@ struct merge_rule { // bytes of left and right together are those of result; ran
     uint32_t rank;
 };
 
+struct trie_node {
+    uint32_t child; // the first of them
+    int32_t id;     // -1: no token ends here
+    uint16_t n_children;
+    unsigned char byte;
+};
+struct unigram {
+    double *logp, unknown_logp;
+    struct trie_node *node; // 0: the root
+    size_t n_nodes;
+};
+
 enum space_prefix { PREFIX_NEVER, PREFIX_ALWAYS, PREFIX_FIRST }; // every stretch of text, or at the very start
 
 struct tokenizer {
@@ -177,7 +244,20 @@ struct tokenizer {
     // BPE: how a text is split, by which name (tokenizer.ggml.pre), and what pretokenizer_flags say.
     const struct splitter *stage[STAGES_MAX];
     char pre[48], kind_name[64];
-    bool nfc, ignores_merges;
+    bool ignores_merges;
+    // What a text goes through first; spans into step_bytes.
+    struct normalize_step step[STEPS_MAX];
+    size_t n_steps;
+    struct text step_bytes;
+    struct charsmap map;
+    struct text map_blob; // as it stands in files
+    bool nfc;             // form C is the only step
+    // Unigram: tokens below n_scored come out of text (0: by the types); bytes for what is unknown; words between white
+    // space, which is dropped; spaces are marked by the last step already.
+    struct unigram unigram;
+    size_t n_scored;
+    bool falls_back, splits_words, spaces_done;
+    bool splits_lines; // SPM: runs of line ends are pieces (Gemma 4)
     // SPM from tokenizer.json: merges by rules as BPE; where a space goes in front, whether not before another one
     // (Metaspace), whether every space begins a piece; neighbours that are unknown are one token.
     bool all_bytes; // every byte has a token
@@ -197,21 +277,26 @@ struct tokenizer {
             struct span text;
             int32_t id;
             bool lstrip, rstrip; // takes the spaces in front, behind
+            bool single_word;    // only where no word character touches it
+            bool control;        // tokenizer.json: passed over unless control spellings count
         } * token;                // sorted by spelling
         size_t count, first[257]; // where those with first byte c begin
-    } special, user, late_special, late_user; // late: found in the normalized text (tokenizer.json)
+    } special, user, late; // late: found in the normalized text (tokenizer.json)
     struct text late_bytes;                   // their spellings
     uint64_t hash;
 };
+
+// Whether U+2581 stands for spaces: SentencePiece's kinds.
+static inline bool marks_spaces(const struct tokenizer *t) { return t->kind == TOKENIZER_SPM || t->kind == TOKENIZER_UNIGRAM; }
 
 // Everything a tokenizer is made from; spans are borrowed during the call. Merges are lines "left
 // right" in spellings.
 struct added_token {
     struct span text;
     int32_t id;
-    bool special, lstrip, rstrip, normalized;
+    bool special, lstrip, rstrip, normalized, single_word;
 };
-enum added_flags { ADDED_SPECIAL = 1, ADDED_LSTRIP = 2, ADDED_RSTRIP = 4, ADDED_NORMALIZED = 8 };
+enum added_flags { ADDED_SPECIAL = 1, ADDED_LSTRIP = 2, ADDED_RSTRIP = 4, ADDED_NORMALIZED = 8, ADDED_SINGLE_WORD = 16 };
 struct recipe {
     enum tokenizer_kind kind;
     const struct span *tokens;
@@ -227,6 +312,12 @@ struct recipe {
     const struct splitter *const *stage; // BPE; NULL: GPT-2
     struct span pre;                     // its name, empty with stage NULL
     bool nfc, ignores_merges;
+    const struct normalize_step *step; // instead of nfc
+    size_t n_steps;
+    struct span charsmap;              // for the step of that kind
+    const double *logp;                // Unigram; NULL: the scores
+    size_t n_scored;
+    bool falls_back, splits_words, splits_lines;
     bool by_rules;                                // SPM: merges instead of scores
     bool metaspace, splits_spaces, fuses_unknown; // SPM
     enum space_prefix prefix;                     // PREFIX_NEVER with space_prefix: PREFIX_ALWAYS
@@ -268,7 +359,14 @@ struct encoder {
     const char *marks, *base; // a rendered chat: which bytes of the text at base a user wrote; NULL otherwise
     bool after_unknown; // the piece ended with the unknown token
     struct text escaped; // SPM: the piece with U+2581 for spaces; BPE: the piece as spelled
-    struct text normal;  // stretches that normalization changed; never moves, known pieces point into it
+    struct text buffer[2]; // between the steps of normalization
+    struct kept_block {    // stretches that normalization changed; known pieces point into them
+        char *data;
+        size_t used, size;
+    } *kept;
+    size_t n_kept, kept_cap;
+    struct reached *reached; // unigram.c
+    size_t reached_cap;
 };
 
 // The merge of two neighbours, if there is one: rank (lower first) and the token they become.
@@ -284,5 +382,9 @@ size_t spm_piece_length(const struct tokenizer *t, const char *text, size_t n);
 void bpe_encode_piece(struct encoder *e, const char *text, size_t n);
 void spm_encode_piece(struct encoder *e, const char *text, size_t n,
                       bool prefix); // prefix: a space in front
+// The piece with U+2581 for spaces, in e->escaped where that changes anything.
+struct span spm_mark_spaces(struct encoder *e, const char *text, size_t n, bool prefix);
+MUST_USE bool unigram_make(struct tokenizer *t, const struct recipe *r, struct err *err);
+void unigram_encode_piece(struct encoder *e, const char *text, size_t n, bool prefix);
 
 #endif

@@ -1,9 +1,9 @@
 // load.c: tokenizers out of files and into them.
 //
 //   GGUF          tokenizer.ggml.model = "gpt2" (byte-level BPE) or "llama" (SentencePiece BPE),
-//   .pre, .tokens, .scores,
+//   or "t5" (Unigram), .pre, .tokens, .scores,
 //                 .token_type, .merges, .{bos,eos,eot,unknown}_token_id, .add_bos_token,
-//                 .add_space_prefix
+//                 .add_space_prefix, .remove_extra_whitespaces, .precompiled_charsmap
 //   tokenizer.bin llama2.c:  i32 longest | per token: f32 score, i32 length, bytes (little-endian)
 //                 id 0 unknown, 1 BOS, 2 EOS, 3..258 the bytes "<0x00>".."<0xFF>"; spaces stand as
 //                 spaces
@@ -16,7 +16,8 @@
 
 #include <string.h>
 
-#define EXTRA_FACTS 6
+#define EXTRA_FACTS 9
+#define OLD_FACTS 6 // that files of the first days have
 #define END_OF_TEXT "<|endoftext|>"
 
 // ---- GGUF
@@ -28,9 +29,14 @@ struct parts {
     float *scores;
     struct added_token *added;
     const struct splitter *stage[STAGES_MAX];
+    struct normalize_step step[STEPS_MAX];
+    char *charsmap;
+    double *logp;
 };
 
 static void parts_free(struct parts *p) {
+    mem_free(p->charsmap);
+    mem_free(p->logp);
     mem_free(p->tokens);
     mem_free(p->merges);
     mem_free(p->types);
@@ -88,10 +94,15 @@ static bool read_scores(const struct model_file *f, size_t n, float **scores, st
 // what they should be.
 static bool read_special(const struct model_file *f, struct recipe *r, struct err *err) {
     r->bos = r->eos = r->eot = r->eom = r->unknown = -1;
-    if (r->kind == TOKENIZER_SPM && r->types && r->n > 2) {
+    if (r->kind == TOKENIZER_SPM && !r->splits_lines && r->types && r->n > 2) {
         if (r->types[0] == TOKEN_UNKNOWN) r->unknown = 0;
         if (r->types[1] == TOKEN_CONTROL) r->bos = 1;
         if (r->types[2] == TOKEN_CONTROL) r->eos = 2;
+    }
+    bool ours = meta_kind(f, "lehr.tokenizer.facts") != META_ABSENT; // says all there is
+    if (r->kind == TOKENIZER_UNIGRAM && !ours && r->types && r->n > 2) {
+        if (r->types[1] == TOKEN_CONTROL) r->eos = 1;
+        if (r->types[2] == TOKEN_UNKNOWN) r->unknown = 2;
     }
     const struct {
         const char *key;
@@ -103,8 +114,9 @@ static bool read_special(const struct model_file *f, struct recipe *r, struct er
                {"tokenizer.ggml.unknown_token_id", &r->unknown}};
     for (size_t i = 0; i < COUNT_OF(ids); i++)
         if (!meta_int(f, ids[i].key, false, 0, (int64_t)r->n - 1, ids[i].to, err)) return false;
-    r->space_prefix = r->kind == TOKENIZER_SPM;
-    if (r->kind == TOKENIZER_SPM) r->adds_bos = true;
+    r->space_prefix = r->kind == TOKENIZER_SPM && !r->splits_lines;
+    if (r->kind == TOKENIZER_SPM) r->adds_bos = !r->splits_lines;
+    if (r->kind == TOKENIZER_UNIGRAM) r->adds_eos = true;
     return meta_bool(f, "tokenizer.ggml.add_bos_token", false, &r->adds_bos, err) &&
            meta_bool(f, "tokenizer.ggml.add_eos_token", false, &r->adds_eos, err) &&
            meta_bool(f, "tokenizer.ggml.add_space_prefix", false, &r->space_prefix, err);
@@ -151,10 +163,18 @@ static bool read_kind(const struct model_file *f, const char *override, struct r
         r->kind = TOKENIZER_SPM;
         return !override || err_set(err, "a SentencePiece tokenizer has no pre-tokenizer: leave --tokenizer-pre out");
     }
+    if (span_is(model, "t5")) {
+        r->kind = TOKENIZER_UNIGRAM;
+        return !override || err_set(err, "a Unigram tokenizer has no pre-tokenizer: leave --tokenizer-pre out");
+    }
+    if (span_is(model, "gemma4") || (span_is(model, "gpt2") && span_is(pre, "gemma4"))) {
+        r->kind = TOKENIZER_SPM; // merges by rules, over characters
+        r->by_rules = r->splits_lines = true;
+        return true;
+    }
     int shown = model.n < 60 ? (int)model.n : 60;
     if (!span_is(model, "gpt2"))
-        return err_set(err, "expected a tokenizer of model \"gpt2\" or \"llama\", found \"%.*s\"",
-                       shown, model.p);
+        return err_set(err, "expected a tokenizer of model \"gpt2\", \"llama\", \"t5\" or \"gemma4\", found \"%.*s\"", shown, model.p);
     r->kind = span_is(ours, "byte") ? TOKENIZER_BYTE : TOKENIZER_BPE;
     if (!override && span_is(pre, "custom") && meta_kind(f, "lehr.tokenizer.stages") != META_ABSENT) {
         r->pre = pre;
@@ -163,25 +183,95 @@ static bool read_kind(const struct model_file *f, const char *override, struct r
     return read_pre(r, pre, err);
 }
 
+// The precompiled map of characters, an array of i8 or u8.
+static bool read_charsmap(const struct model_file *f, struct recipe *r, struct parts *p, struct err *err) {
+    const char *key = "tokenizer.ggml.precompiled_charsmap";
+    struct meta_array a;
+    int64_t byte;
+    if (meta_kind(f, key) == META_ABSENT) return true;
+    if (!meta_array_open(f, key, META_INT, &a, err)) return false;
+    p->charsmap = mem_alloc((size_t)a.count, "map of characters");
+    size_t n = 0;
+    while (meta_next_int(&a, &byte)) p->charsmap[n++] = (char)byte;
+    r->charsmap = (struct span){p->charsmap, n};
+    return true;
+}
+
+// SentencePiece's normalization by the keys that llama.cpp goes by.
+static bool read_unigram_steps(const struct model_file *f, struct recipe *r, struct parts *p, struct err *err) {
+    bool merges = false;
+    if (!meta_bool(f, "tokenizer.ggml.remove_extra_whitespaces", false, &merges, err)) return false;
+    p->step[0] = (struct normalize_step){.kind = NORMALIZE_LONGEST};
+    p->step[1] = (struct normalize_step){.kind = NORMALIZE_SPACES,
+                                         .flags = (r->space_prefix ? SPACES_PREFIX : 0) | (merges ? SPACES_MERGE : 0)};
+    r->step = p->step;
+    r->n_steps = 2;
+    return true;
+}
+
+// Steps as write_extras keeps them: name, flags, from, to.
+static bool read_steps(const struct model_file *f, struct recipe *r, struct parts *p, struct err *err) {
+    const char *key = "lehr.tokenizer.normalizers";
+    struct meta_array a;
+    struct span word[4];
+    if (meta_kind(f, key) == META_ABSENT) return true;
+    if (!meta_array_open(f, key, META_TEXT, &a, err)) return false;
+    r->nfc = false;
+    r->step = p->step;
+    for (; meta_next_text(&a, &word[0]); r->n_steps++) {
+        for (int i = 1; i < 4; i++)
+            if (!meta_next_text(&a, &word[i])) return err_set(err, "%s ends inside a step", key);
+        struct normalize_step *s = &p->step[r->n_steps];
+        if (r->n_steps == STEPS_MAX || !normalize_find(word[0], &s->kind) || word[1].n != 1)
+            return err_set(err, "%s has \"%.*s\"", key, word[0].n < 60 ? (int)word[0].n : 60, word[0].p);
+        s->flags = (unsigned)(word[1].p[0] & 3);
+        s->from = word[2];
+        s->to = word[3];
+    }
+    return true;
+}
+
+// Log probabilities beyond the precision of the scores, as bits of doubles, low half first.
+static bool read_logp(const struct model_file *f, struct recipe *r, struct parts *p, struct err *err) {
+    const char *key = "lehr.tokenizer.logp";
+    struct meta_array a;
+    int64_t half[2];
+    if (meta_kind(f, key) == META_ABSENT) return true;
+    if (!meta_array_open(f, key, META_INT, &a, err) || !same_count(key, a.count, 2 * r->n, err)) return false;
+    p->logp = mem_array(r->n, sizeof *p->logp, "log probabilities");
+    for (size_t i = 0; i < r->n && meta_next_int(&a, &half[0]) && meta_next_int(&a, &half[1]); i++) {
+        uint64_t bits = (uint64_t)(uint32_t)half[1] << 32 | (uint32_t)half[0];
+        memcpy(&p->logp[i], &bits, sizeof bits);
+    }
+    r->logp = p->logp;
+    return true;
+}
+
 // What write_extras keeps.
 static bool read_extras(const struct model_file *f, struct recipe *r, struct parts *p, struct err *err) {
     struct meta_array a;
     int64_t fact[EXTRA_FACTS] = {0}, id, flags;
     if (!meta_array_open(f, "lehr.tokenizer.facts", META_INT, &a, err)) return false;
     for (size_t i = 0; i < EXTRA_FACTS; i++)
-        if (!meta_next_int(&a, &fact[i])) return err_set(err, "lehr.tokenizer.facts is too short");
+        if (!meta_next_int(&a, &fact[i]) && i < OLD_FACTS) return err_set(err, "lehr.tokenizer.facts is too short");
     r->nfc = fact[0];
     r->ignores_merges = fact[1];
     r->metaspace = fact[2];
     r->splits_spaces = fact[3];
     r->fuses_unknown = fact[4];
     r->prefix = fact[5] == PREFIX_FIRST ? PREFIX_FIRST : fact[5] == PREFIX_ALWAYS ? PREFIX_ALWAYS : PREFIX_NEVER;
+    r->falls_back = fact[6];
+    r->splits_words = fact[7];
+    if (fact[8] < 0 || (uint64_t)fact[8] > r->n)
+        return err_set(err, "lehr.tokenizer.facts scores %lld of %zu tokens", (long long)fact[8], r->n);
+    r->n_scored = (size_t)fact[8];
+    if (!read_steps(f, r, p, err) || !read_logp(f, r, p, err)) return false;
     if (!meta_array_open(f, "lehr.tokenizer.added", META_INT, &a, err)) return false;
     p->added = mem_array((size_t)a.count / 2 + 1, sizeof *p->added, "added tokens");
     while (meta_next_int(&a, &id) && meta_next_int(&a, &flags)) {
         if (id < 0 || (uint64_t)id >= r->n) return err_set(err, "lehr.tokenizer.added names token %lld", (long long)id);
         p->added[r->n_added++] = (struct added_token){r->tokens[id], (int32_t)id, flags & ADDED_SPECIAL, flags & ADDED_LSTRIP,
-                                                      flags & ADDED_RSTRIP, flags & ADDED_NORMALIZED};
+                                                      flags & ADDED_RSTRIP, flags & ADDED_NORMALIZED, flags & ADDED_SINGLE_WORD};
     }
     r->added = p->added;
     if (!meta_array_open(f, "lehr.tokenizer.stages", META_TEXT, &a, err)) return false;
@@ -205,14 +295,16 @@ static bool read_recipe(const struct model_file *f, const char *pre, struct reci
     if (r->n == 0) return err_set(err, "tokenizer.ggml.tokens is empty");
     if (!read_special(f, r, err)) return false;
     bool extras = meta_kind(f, "lehr.tokenizer.facts") != META_ABSENT && !pre;
+    if (!read_charsmap(f, r, p, err)) return false;
     if (extras && !read_extras(f, r, p, err)) return false;
+    if (!extras && r->kind == TOKENIZER_UNIGRAM && !read_unigram_steps(f, r, p, err)) return false;
     if (extras && r->kind == TOKENIZER_SPM) {
         r->by_rules = true;
         if (!read_texts(f, "lehr.tokenizer.merges", &p->merges, &r->n_merges, err)) return false;
         r->merges = p->merges;
         return true;
     }
-    if (r->kind == TOKENIZER_SPM) {
+    if ((r->kind == TOKENIZER_SPM && !r->by_rules) || r->kind == TOKENIZER_UNIGRAM) {
         if (!read_scores(f, r->n, &p->scores, err)) return false;
         r->scores = p->scores;
         return true;
@@ -233,6 +325,10 @@ struct tokenizer *tokenizer_from_file_as(const struct model_file *f, const char 
     struct recipe r = {0};
     struct parts p = {0};
     struct tokenizer *t = read_recipe(f, pre, &r, &p, err) ? tokenizer_make(&r, err) : NULL;
+    if (t && !tokenizer_take_ends(t, f, err)) {
+        tokenizer_free(t);
+        t = NULL;
+    }
     if (!t) err_in(err, "%s: tokenizer", model_file_path(f));
     parts_free(&p);
     return t;
@@ -260,7 +356,8 @@ static void write_merges(const struct tokenizer *t, const char *key, struct gguf
 // What a tokenizer.json says beyond the common keys, so that its tokenizer comes back whole. Other readers see the
 // nearest thing: merges by score for SPM, and a pre-tokenizer called "custom", which they refuse, where none fits.
 static void write_extras(const struct tokenizer *t, struct gguf_out *o) {
-    const int32_t facts[] = {t->nfc, t->ignores_merges, t->metaspace, t->splits_spaces, t->fuses_unknown, (int32_t)t->prefix};
+    const int32_t facts[] = {t->nfc, t->ignores_merges, t->metaspace, t->splits_spaces, t->fuses_unknown, (int32_t)t->prefix,
+                             t->falls_back, t->splits_words, (int32_t)t->n_scored};
     static_assert(COUNT_OF(facts) == EXTRA_FACTS, "as read_extras has them");
     gguf_out_i32s(o, "lehr.tokenizer.facts", facts, COUNT_OF(facts));
     gguf_out_i32s(o, "lehr.tokenizer.added", t->added, 2 * t->n_added);
@@ -269,6 +366,40 @@ static void write_extras(const struct tokenizer *t, struct gguf_out *o) {
     for (; n < STAGES_MAX && t->stage[n]; n++) stages[n] = (struct span){t->stage[n]->name, strlen(t->stage[n]->name)};
     gguf_out_texts(o, "lehr.tokenizer.stages", stages, n);
     if (t->by_rules) write_merges(t, "lehr.tokenizer.merges", o);
+    struct span steps[4 * STEPS_MAX];
+    char flags[STEPS_MAX];
+    for (size_t i = 0; i < t->n_steps; i++) {
+        const struct normalize_step *s = &t->step[i];
+        flags[i] = (char)('0' + s->flags);
+        steps[4 * i] = (struct span){normalize_name(s->kind), strlen(normalize_name(s->kind))};
+        steps[4 * i + 1] = (struct span){&flags[i], 1};
+        steps[4 * i + 2] = s->from;
+        steps[4 * i + 3] = s->to;
+    }
+    if (t->n_steps && !t->nfc) gguf_out_texts(o, "lehr.tokenizer.normalizers", steps, 4 * t->n_steps);
+}
+
+// Scores of a Unigram model, its map, and how spaces are treated as far as the common keys can say it.
+static void write_unigram(const struct tokenizer *t, struct gguf_out *o) {
+    float *score = mem_array(t->n, sizeof *score, "token scores");
+    int32_t *bits = mem_array(2 * t->n, sizeof *bits, "log probabilities");
+    bool exact = true, merges = t->splits_words;
+    for (size_t i = 0; i < t->n; i++) {
+        uint64_t b;
+        memcpy(&b, &t->unigram.logp[i], sizeof b);
+        bits[2 * i] = (int32_t)(uint32_t)b;
+        bits[2 * i + 1] = (int32_t)(uint32_t)(b >> 32);
+        score[i] = t->score ? t->score[i] : (float)t->unigram.logp[i];
+        exact = exact && (!t->n_scored || (double)score[i] == t->unigram.logp[i]);
+    }
+    gguf_out_f32s(o, "tokenizer.ggml.scores", score, t->n);
+    if (!exact) gguf_out_i32s(o, "lehr.tokenizer.logp", bits, 2 * t->n);
+    mem_free(score);
+    mem_free(bits);
+    for (size_t i = 0; i < t->n_steps; i++)
+        merges |= t->step[i].kind == NORMALIZE_BLANKS || (t->step[i].kind == NORMALIZE_SPACES && (t->step[i].flags & SPACES_MERGE));
+    gguf_out_bool(o, "tokenizer.ggml.remove_extra_whitespaces", merges);
+    if (t->map_blob.len) gguf_out_u8s(o, "tokenizer.ggml.precompiled_charsmap", t->map_blob.data, t->map_blob.len);
 }
 
 // Scores that order merges nearly as the rules do: those of a token come together, the first rule counts.
@@ -280,10 +411,11 @@ static float *rule_scores(const struct tokenizer *t) {
 }
 
 void tokenizer_write(const struct tokenizer *t, struct gguf_out *o) {
-    bool spm = t->kind == TOKENIZER_SPM;
-    gguf_out_text(o, "tokenizer.ggml.model", spm ? "llama" : "gpt2", spm ? 5 : 4);
-    if (spm)
-        gguf_out_text(o, "tokenizer.ggml.pre", "default", 7);
+    bool spm = t->kind == TOKENIZER_SPM, unigram = t->kind == TOKENIZER_UNIGRAM;
+    const char *model = t->splits_lines ? "gemma4" : spm ? "llama" : unigram ? "t5" : "gpt2";
+    gguf_out_text(o, "tokenizer.ggml.model", model, strlen(model));
+    if (spm || unigram)
+        gguf_out_text(o, "tokenizer.ggml.pre", t->splits_lines ? "gemma4" : "default", t->splits_lines ? 6 : 7);
     else
         gguf_out_text(o, "tokenizer.ggml.pre", t->pre, strlen(t->pre));
     if (t->kind == TOKENIZER_BYTE) gguf_out_text(o, "lehr.tokenizer", "byte", 4);
@@ -294,19 +426,20 @@ void tokenizer_write(const struct tokenizer *t, struct gguf_out *o) {
         gguf_out_f32s(o, "tokenizer.ggml.scores", scores, t->n);
         mem_free(scores);
     }
+    if (unigram) write_unigram(t, o);
     if (t->added) write_extras(t, o);
     int32_t *types = mem_array(t->n, sizeof *types, "token types");
     for (size_t i = 0; i < t->n; i++) types[i] = t->type[i];
     gguf_out_i32s(o, "tokenizer.ggml.token_type", types, t->n);
     mem_free(types);
-    if (!spm) write_merges(t, "tokenizer.ggml.merges", o);
+    if ((!spm && !unigram) || t->splits_lines) write_merges(t, "tokenizer.ggml.merges", o);
     if (t->bos >= 0) gguf_out_u32(o, "tokenizer.ggml.bos_token_id", (uint32_t)t->bos);
     if (t->eos >= 0) gguf_out_u32(o, "tokenizer.ggml.eos_token_id", (uint32_t)t->eos);
     if (t->eot >= 0) gguf_out_u32(o, "tokenizer.ggml.eot_token_id", (uint32_t)t->eot);
     if (t->eom >= 0) gguf_out_u32(o, "tokenizer.ggml.eom_token_id", (uint32_t)t->eom);
     if (t->unknown >= 0) gguf_out_u32(o, "tokenizer.ggml.unknown_token_id", (uint32_t)t->unknown);
     gguf_out_bool(o, "tokenizer.ggml.add_bos_token", t->adds_bos);
-    if (t->adds_eos) gguf_out_bool(o, "tokenizer.ggml.add_eos_token", true);
+    if (t->adds_eos || unigram) gguf_out_bool(o, "tokenizer.ggml.add_eos_token", t->adds_eos);
     gguf_out_bool(o, "tokenizer.ggml.add_space_prefix", t->space_prefix);
 }
 

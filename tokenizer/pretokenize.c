@@ -135,21 +135,44 @@ static size_t modern_word(const struct splitter *s, const char *text, size_t n) 
     return is & word ? run_end(text, n, length, word) : 0;
 }
 
+// The character at text as part of a word: to Kimi, Han characters are none.
+static size_t look_word(const struct splitter *s, const char *text, size_t n, unsigned *is) {
+    size_t length = look(text, n, is);
+    uint32_t code;
+    if (s->han && length > 2 && utf8_decode(text, n, &code) && is_han(code)) *is = 0;
+    return length;
+}
+
+static size_t han_run(const char *text, size_t n) {
+    size_t at = 0;
+    uint32_t code;
+    for (size_t length; at < n; at += length) {
+        length = utf8_decode(text + at, n - at, &code);
+        if (!is_han(code)) break;
+    }
+    return at;
+}
+
 #define CASE_HEAD ((IS_LETTER & ~(1u << KIND_LOWER)) | IS_MARK)
 #define CASE_TAIL (1u << KIND_LOWER | 1u << KIND_MODIFIER | 1u << KIND_LETTER | IS_MARK)
 
 // Where H*T+ from `at` ends (0: no match) and where H+ does, H being heads and T tails, which share some classes: a
 // word has its capitals in front.
-static size_t cased_end(const char *text, size_t n, size_t at, size_t *heads_end) {
+static size_t cased_end(const struct splitter *s, const char *text, size_t n, size_t at, size_t *heads_end) {
     size_t shared = 0, length; // behind the last head that is a tail too
     unsigned is = 0;
     for (; at < n; at += length) {
-        length = look(text + at, n - at, &is);
+        length = look_word(s, text + at, n - at, &is);
         if (!(is & CASE_HEAD)) break;
         if (is & CASE_TAIL) shared = at + length;
     }
     *heads_end = at;
-    return at < n && (is & CASE_TAIL) ? run_end(text, n, at, CASE_TAIL) : shared;
+    if (at == n || !(is & CASE_TAIL)) return shared;
+    for (; at < n; at += length) {
+        length = look_word(s, text + at, n - at, &is);
+        if (!(is & CASE_TAIL)) break;
+    }
+    return at;
 }
 
 // P?H*T+ | P?H+T* with P = [^\r\n\p{L}\p{N}]; where the first fails nothing follows the heads of the second.
@@ -157,8 +180,8 @@ static size_t cased_word(const struct splitter *s, const char *text, size_t n) {
     unsigned is;
     size_t length = look(text, n, &is), heads = 0, plain_heads = 0, end = 0;
     bool prefix = !(is & (IS_LETTER | IS_NUMBER)) && !is_newline(text[0]) && length < n;
-    if (prefix) end = cased_end(text, n, length, &heads);
-    if (!end && (is & (IS_LETTER | IS_MARK))) end = cased_end(text, n, 0, &plain_heads);
+    if (prefix) end = cased_end(s, text, n, length, &heads);
+    if (!end && (is & (IS_LETTER | IS_MARK))) end = cased_end(s, text, n, 0, &plain_heads);
     if (!end && prefix && heads > length) end = heads;
     if (!end) end = plain_heads;
     return end && s->suffixes ? end + any_case_contraction(text + end, n - end) : end;
@@ -167,6 +190,7 @@ static size_t cased_word(const struct splitter *s, const char *text, size_t n) {
 static size_t modern_length(const struct splitter *s, const char *text, size_t n) {
     size_t length;
     if (s->contractions && (length = any_case_contraction(text, n)) > 0) return length;
+    if (s->han && (length = han_run(text, n)) > 0) return length;
     length = s->cased ? cased_word(s, text, n) : modern_word(s, text, n);
     if (length) return length;
     unsigned is;
@@ -288,6 +312,13 @@ static size_t newline_length(const struct splitter *s, const char *text, size_t 
     return at ? at : 1;
 }
 
+static size_t lines_length(const struct splitter *s, const char *text, size_t n) { // [^\n]+|[\n]+
+    (void)s;
+    size_t at = 1;
+    while (at < n && (text[at] == '\n') == (text[0] == '\n')) at++;
+    return at;
+}
+
 static size_t last_spaces_length(const struct splitter *s, const char *text, size_t n) {
     (void)s;
     size_t spaces = 0; // where the last run of spaces begins
@@ -390,6 +421,9 @@ const struct splitter splitters[] = {
     [SPLIT_SEED_CODER] = {"seed-coder", modern_length, .contractions = true, .digits = 1},
     [SPLIT_TEKKEN] = {"tekken", modern_length, .cased = true, .digits = 1, .tail = '/'},
     [SPLIT_GPT4O] = {"gpt-4o", modern_length, .cased = true, .suffixes = true, .digits = 3, .tail = '/'},
+    [SPLIT_KIMI] = {"kimi", modern_length, .cased = true, .suffixes = true, .han = true, .digits = 3, .tail = '\n'},
+    [SPLIT_UFAKZEKA] = {"ufakzeka", modern_length, .digits = 1, .tail = '\n'},
+    [SPLIT_LINES] = {"lines", lines_length},
     [SPLIT_DEEPSEEK3] = {"deepseek-3", deepseek3_length},
     [SPLIT_DIGITS_EACH] = {"digits-each", run_length, .member = is_digit, .digits = 1},
     [SPLIT_DIGITS_RUN] = {"digits-run", run_length, .member = is_digit},

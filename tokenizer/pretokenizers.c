@@ -18,7 +18,7 @@ static const struct pretokenizer rows[] = {
      {S(GPT2)}},
     {"mpt olmo", PRE_NFC,
      {S(GPT2)}},
-    {"llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2", PRE_WHOLE | PRE_BOS,
+    {"llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano", PRE_WHOLE | PRE_BOS,
      {S(LLAMA3)}},
     {"dbrx smaug-bpe chatglm-bpe", 0,
      {S(LLAMA3)}},
@@ -42,6 +42,12 @@ static const struct pretokenizer rows[] = {
      {S(TEKKEN)}},
     {"gpt-4o llama4 kanana2 talkie minimax-m2", 0,
      {S(GPT4O)}},
+    {"kimi-k2", 0,
+     {S(KIMI)}},
+    {"ufakzeka", 0,
+     {S(UFAKZEKA)}},
+    {"laguna", 0,
+     {S(LINES), S(QWEN2)}},
     {"deepseek-llm", 0,
      {S(NEWLINE), S(CASED_LETTERS), S(WIDE_PUNCTS), S(LAST_SPACES), S(CJK), S(DIGITS_EACH)}},
     {"deepseek-coder", 0,
@@ -103,6 +109,15 @@ static const struct {
      "]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\\p{N}{1,3}| ?[^\\s\\p{L}"
      "\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
      &splitters[SPLIT_GPT4O]},
+    {"[\\p{Han}]+|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}&&[^\\p{Han}]]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}&&[^\\p"
+     "{Han}]]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}&&[^\\p{Han}]]+[\\p{Ll}"
+     "\\p{Lm}\\p{Lo}\\p{M}&&[^\\p{Han}]]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]"
+     "+|\\s+(?!\\S)|\\s+",
+     &splitters[SPLIT_KIMI]},
+    {"[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
+     &splitters[SPLIT_UFAKZEKA]},
+    {"[^\\n]+|[\\n]+",
+     &splitters[SPLIT_LINES]},
     {"[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L"
      "}\\p{M}]+| ?[\\p{P}\\p{S}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
      &splitters[SPLIT_DEEPSEEK3]},

@@ -58,10 +58,11 @@ static size_t space_at(const char *text, size_t n) {
 size_t spm_piece_length(const struct tokenizer *t, const char *text, size_t n) {
     assert(n > 0);
     if (n > PIECE_MAX) n = PIECE_MAX;
-    if (!t->cuts_at_spaces && !t->splits_spaces) return n;
-    bool in_word = false;
+    if (!t->cuts_at_spaces && !t->splits_spaces && !t->splits_lines) return n;
+    bool in_word = false, spaces = t->cuts_at_spaces || t->splits_spaces;
     for (size_t at = 0; at < n;) {
-        size_t space = space_at(text + at, n - at);
+        if (t->splits_lines && at && (text[at] == '\n') != (text[0] == '\n')) return at;
+        size_t space = spaces ? space_at(text + at, n - at) : 0;
         if (space && (in_word || (at && t->splits_spaces))) return at;
         in_word = !space;
         at += space ? space : 1;
@@ -97,20 +98,27 @@ static void spm_symbol_out(struct encoder *e, const char *piece, const struct sy
     e->after_unknown = !known && !bytes;
 }
 
-void spm_encode_piece(struct encoder *e, const char *text, size_t n, bool prefix) {
-    if (prefix || memchr(text, ' ', n)) {
-        text_clear(&e->escaped);
-        if (prefix) text_add(&e->escaped, WORD_MARK, 3);
-        for (size_t at = 0; at < n;) {
-            const char *space = memchr(text + at, ' ', n - at);
-            size_t plain = space ? (size_t)(space - text) - at : n - at;
-            text_add(&e->escaped, text + at, plain);
-            if (space) text_add(&e->escaped, WORD_MARK, 3);
-            at += plain + (space != NULL);
-        }
-        text = e->escaped.data;
-        n = e->escaped.len;
+struct span spm_mark_spaces(struct encoder *e, const char *text, size_t n, bool prefix) {
+    if (!prefix && !memchr(text, ' ', n)) return (struct span){text, n};
+    text_clear(&e->escaped);
+    if (prefix) text_add(&e->escaped, WORD_MARK, 3);
+    for (size_t at = 0; at < n;) {
+        const char *space = memchr(text + at, ' ', n - at);
+        size_t plain = space ? (size_t)(space - text) - at : n - at;
+        text_add(&e->escaped, text + at, plain);
+        if (space) text_add(&e->escaped, WORD_MARK, 3);
+        at += plain + (space != NULL);
     }
-    size_t count = merge_symbols(e, text, spm_symbols(e, text, n));
-    for (size_t i = 0; i < count; i++) spm_symbol_out(e, text, &e->symbols[i]);
+    return (struct span){e->escaped.data, e->escaped.len};
+}
+
+void spm_encode_piece(struct encoder *e, const char *text, size_t n, bool prefix) {
+    struct span piece = spm_mark_spaces(e, text, n, prefix);
+    int32_t whole = e->t->splits_lines && n && text[0] == '\n' ? text_token(e->t, text, n) : -1;
+    if (whole >= 0) { // a run of line ends that is a token, whatever the merges say
+        ids_add(e->out, whole);
+        return;
+    }
+    size_t count = merge_symbols(e, piece.p, spm_symbols(e, piece.p, piece.n));
+    for (size_t i = 0; i < count; i++) spm_symbol_out(e, piece.p, &e->symbols[i]);
 }

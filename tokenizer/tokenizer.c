@@ -110,7 +110,7 @@ static bool tokens_copy(struct tokenizer *t, const struct recipe *r, struct err 
         if (type > TOKEN_BYTE)
             return err_set(err, "token %zu has type %d, known are 1 to %d", i, type, TOKEN_BYTE);
         // "<0xZZ>" is no byte, whatever the file says: plain text.
-        if (t->kind == TOKENIZER_SPM && type == TOKEN_BYTE && byte_token_value(t->token[i]) < 0)
+        if (marks_spaces(t) && type == TOKEN_BYTE && byte_token_value(t->token[i]) < 0)
             type = TOKEN_NORMAL;
         t->type[i] = type;
     }
@@ -130,12 +130,12 @@ static size_t piece_write(const struct tokenizer *t, size_t i, char *out) {
     unsigned char type = t->type[i];
     if (type == TOKEN_CONTROL || type == TOKEN_UNKNOWN) return 0;
     size_t n = 0;
-    if (t->kind == TOKENIZER_SPM) {
+    if (marks_spaces(t)) {
         if (type == TOKEN_BYTE) {
             *out = (char)byte_token_value(s);
             return 1;
         }
-        bool marks = type != TOKEN_USER || t->by_rules; // GGUF has spaces in user-defined tokens, tokenizer.json marks
+        bool marks = type != TOKEN_USER || t->by_rules || t->n_scored; // GGUF has spaces in user-defined tokens, tokenizer.json marks
         for (size_t at = 0; marks && at < s.n; n++) {
             bool mark = s.n - at >= 3 && !memcmp(s.p + at, WORD_MARK, 3);
             out[n] = mark ? ' ' : s.p[at];
@@ -164,7 +164,7 @@ static bool byte_may_lack(int byte) { return byte < 0x20 || byte == 0x7F || byte
 
 static bool bytes_find(struct tokenizer *t, struct err *err) {
     for (int i = 0; i < 256; i++) t->byte_id[i] = -1;
-    if (t->kind == TOKENIZER_SPM) {
+    if (marks_spaces(t)) {
         for (size_t i = t->n; i-- > 0;)
             if (t->type[i] == TOKEN_BYTE) t->byte_id[byte_token_value(t->token[i])] = (int32_t)i;
     } else {
@@ -181,7 +181,7 @@ static bool bytes_find(struct tokenizer *t, struct err *err) {
         if (t->byte_id[i] < 0 && (t->kind == TOKENIZER_BPE ? !byte_may_lack(i) : t->unknown < 0))
             return err_set(err, "byte 0x%02X has no token, so that some texts could not be told%s",
                            i,
-                           t->kind == TOKENIZER_SPM ? " (there is no unknown token either)" : "");
+                           marks_spaces(t) ? " (there is no unknown token either)" : "");
     return true;
 }
 
@@ -229,21 +229,22 @@ static void special_list_make(const struct tokenizer *t, bool control, struct sp
 
 // The spelling that a "normalized" added token has in normalized text.
 static void late_spelling(const struct tokenizer *t, struct span s, struct text *out) {
-    struct text nfc = {0};
-    text_add(&nfc, "", 0);
-    if (t->nfc)
-        nfc_add(s.p, s.n, &nfc);
-    else
-        text_add(&nfc, s.p, s.n);
-    bool marks = t->kind == TOKENIZER_SPM && !t->metaspace;
-    if (marks && t->prefix != PREFIX_NEVER) text_str(out, WORD_MARK);
-    for (size_t i = 0; i < nfc.len; i++) text_add(out, marks && nfc.data[i] == ' ' ? WORD_MARK : nfc.data + i, marks && nfc.data[i] == ' ' ? 3 : 1);
-    text_free(&nfc);
+    struct text buffer[2] = {{0}, {0}};
+    struct span normal;
+    normalize_all(t, s.p, s.n, buffer, &normal);
+    bool marks = marks_spaces(t) && !t->metaspace;
+    if (marks && t->prefix != PREFIX_NEVER && normal.n) text_str(out, WORD_MARK);
+    for (size_t i = 0; i < normal.n; i++) {
+        bool space = marks && normal.p[i] == ' ';
+        text_add(out, space ? WORD_MARK : normal.p + i, space ? 3 : 1);
+    }
+    text_free(&buffer[0]);
+    text_free(&buffer[1]);
 }
 
 // The lists as tokenizer.json gives them: found in the text as it is, or (late) in the normalized text.
 static void added_lists_make(struct tokenizer *t, const struct recipe *r) {
-    struct special_list *lists[] = {&t->special, &t->user, &t->late_special, &t->late_user};
+    struct special_list *lists[] = {&t->special, &t->user, &t->late};
     size_t *ends = mem_array(r->n_added + 1, sizeof *ends, "added tokens");
     t->n_added = r->n_added;
     t->added = mem_array(2 * r->n_added + 1, sizeof *t->added, "added tokens");
@@ -251,7 +252,8 @@ static void added_lists_make(struct tokenizer *t, const struct recipe *r) {
         const struct added_token *a = &r->added[i];
         t->added[2 * i] = a->id;
         t->added[2 * i + 1] = (a->special ? ADDED_SPECIAL : 0) | (a->lstrip ? ADDED_LSTRIP : 0) |
-                              (a->rstrip ? ADDED_RSTRIP : 0) | (a->normalized ? ADDED_NORMALIZED : 0);
+                              (a->rstrip ? ADDED_RSTRIP : 0) | (a->normalized ? ADDED_NORMALIZED : 0) |
+                              (a->single_word ? ADDED_SINGLE_WORD : 0);
         if (r->added[i].normalized) late_spelling(t, r->added[i].text, &t->late_bytes);
         ends[i] = t->late_bytes.len;
     }
@@ -260,8 +262,9 @@ static void added_lists_make(struct tokenizer *t, const struct recipe *r) {
         for (size_t i = 0, from = 0; i < r->n_added; from = ends[i++]) {
             const struct added_token *a = &r->added[i];
             struct span s = a->normalized ? (struct span){t->late_bytes.data + from, ends[i] - from} : t->token[a->id];
-            if (a->normalized != (k >= 2) || (k % 2 && a->special) || s.n > SPECIAL_MAX || !s.n) continue;
-            lists[k]->token[lists[k]->count++] = (struct special_token){s, a->id, a->lstrip, a->rstrip};
+            if (a->normalized != (k == 2) || (k == 1 && a->special) || s.n > SPECIAL_MAX || !s.n) continue;
+            lists[k]->token[lists[k]->count++] =
+                (struct special_token){s, a->id, a->lstrip, a->rstrip, a->single_word, a->special};
         }
         special_list_sort(lists[k]);
     }
@@ -270,13 +273,13 @@ static void added_lists_make(struct tokenizer *t, const struct recipe *r) {
 
 // How long a token of text can be, and whether no token has a space behind another character.
 static void facts_find(struct tokenizer *t) {
-    t->cuts_at_spaces = t->kind == TOKENIZER_SPM;
+    t->cuts_at_spaces = marks_spaces(t) && (t->kind == TOKENIZER_SPM || tokenizer_find(t, WORD_MARK, 3) >= 0);
     for (size_t i = 0; i < t->n; i++) {
         unsigned char type = t->type[i];
         if (type == TOKEN_CONTROL || type == TOKEN_UNKNOWN || type == TOKEN_BYTE) continue;
         struct span s = t->token[i];
         if (s.n > t->longest) t->longest = s.n;
-        if (t->kind != TOKENIZER_SPM) continue;
+        if (!marks_spaces(t)) continue;
         for (size_t at = 1; at + 3 <= s.n; at++)
             if (!memcmp(s.p + at, WORD_MARK, 3) &&
                 (at < 3 || memcmp(s.p + at - 3, WORD_MARK, 3) != 0))
@@ -290,7 +293,7 @@ static uint64_t hash_make(const struct tokenizer *t) {
     uint64_t h = hash_bytes(0, head, sizeof head);
     for (size_t i = 0; i < t->n; i++) {
         h = hash_bytes(h ^ t->type[i], t->token[i].p, t->token[i].n);
-        if (t->score) h = hash_bytes(h, &t->score[i], sizeof t->score[i]);
+        if (t->kind == TOKENIZER_SPM && t->score) h = hash_bytes(h, &t->score[i], sizeof t->score[i]);
     }
     for (size_t i = 0; i < t->n_rules; i++) {
         int32_t rule[3] = {t->rules[i].left, t->rules[i].right, t->rules[i].result};
@@ -301,7 +304,43 @@ static uint64_t hash_make(const struct tokenizer *t) {
         if (t->stage[i] != &splitters[SPLIT_GPT2] || i) h = hash_bytes(h, t->stage[i]->name, strlen(t->stage[i]->name));
     if (t->nfc || t->ignores_merges || t->adds_eos)
         h = hash_bytes(h ^ (unsigned)(t->nfc + 2 * t->ignores_merges + 4 * t->adds_eos), "flags", 5);
+    if (t->kind == TOKENIZER_UNIGRAM) h = hash_bytes(h, t->unigram.logp, t->n * sizeof *t->unigram.logp);
+    for (size_t i = 0; i < t->n_steps && !t->nfc; i++) {
+        h = hash_bytes(h ^ t->step[i].flags, normalize_name(t->step[i].kind), 3);
+        h = hash_bytes(h ^ t->step[i].from.n, t->step[i].from.p, t->step[i].from.n);
+        h = hash_bytes(h, t->step[i].to.p, t->step[i].to.n);
+    }
+    if (t->map_blob.len) h = hash_bytes(h, t->map_blob.data, t->map_blob.len);
     return h;
+}
+
+// The steps with their texts, and the map among them.
+static bool steps_copy(struct tokenizer *t, const struct recipe *r, struct err *err) {
+    static const struct normalize_step nfc = {.kind = NORMALIZE_NFC};
+    const struct normalize_step *from = r->nfc ? &nfc : r->step;
+    t->n_steps = r->nfc ? 1 : r->n_steps;
+    assert(t->n_steps <= STEPS_MAX);
+    size_t room = 0;
+    for (size_t i = 0; i < t->n_steps; i++) room += from[i].from.n + from[i].to.n;
+    mem_grow((void **)&t->step_bytes.data, &t->step_bytes.cap, room + 1, 1, "normalizers"); // the spans stay where they are
+    bool maps = false;
+    for (size_t i = 0; i < t->n_steps; i++) {
+        const struct span of[] = {from[i].from, from[i].to};
+        struct span *to[] = {&t->step[i].from, &t->step[i].to};
+        t->step[i] = from[i];
+        for (int k = 0; k < 2; k++) {
+            *to[k] = (struct span){t->step_bytes.data + t->step_bytes.len, of[k].n};
+            if (of[k].n) text_add(&t->step_bytes, of[k].p, of[k].n);
+        }
+        maps |= from[i].kind == NORMALIZE_CHARSMAP || from[i].kind == NORMALIZE_LONGEST;
+    }
+    t->nfc = t->n_steps == 1 && t->step[0].kind == NORMALIZE_NFC;
+    t->spaces_done = t->n_steps && t->step[t->n_steps - 1].kind == NORMALIZE_SPACES;
+    if (maps && r->charsmap.n) {
+        text_add(&t->map_blob, r->charsmap.p, r->charsmap.n);
+        if (!charsmap_make(&t->map, r->charsmap, err)) return false;
+    }
+    return steps_growth(t->step, t->n_steps, &t->map, err);
 }
 
 static void pre_copy(struct tokenizer *t, const struct recipe *r) {
@@ -311,7 +350,13 @@ static void pre_copy(struct tokenizer *t, const struct recipe *r) {
     if (t->kind == TOKENIZER_BPE)
         snprintf(t->kind_name, sizeof t->kind_name, "bpe %s", t->pre);
     else
-        snprintf(t->kind_name, sizeof t->kind_name, "%s", t->kind == TOKENIZER_SPM ? "spm" : "byte");
+        snprintf(t->kind_name, sizeof t->kind_name, "%s",
+                 t->kind == TOKENIZER_SPM ? "spm" : t->kind == TOKENIZER_UNIGRAM ? "unigram" : "byte");
+}
+
+static bool merging_make(struct tokenizer *t, const struct recipe *r, struct err *err) {
+    if (t->kind == TOKENIZER_UNIGRAM) return unigram_make(t, r, err);
+    return (t->kind == TOKENIZER_SPM && !t->by_rules) || bpe_rules_make(t, r, err);
 }
 
 struct tokenizer *tokenizer_make(const struct recipe *r, struct err *err) {
@@ -319,7 +364,10 @@ struct tokenizer *tokenizer_make(const struct recipe *r, struct err *err) {
     *t = (struct tokenizer){.kind = r->kind,
                             .adds_bos = r->adds_bos && r->bos >= 0,
                             .adds_eos = r->adds_eos && r->eos >= 0,
-                            .nfc = r->nfc,
+                            .n_scored = r->n_scored,
+                            .falls_back = r->falls_back,
+                            .splits_words = r->splits_words,
+                            .splits_lines = r->splits_lines,
                             .ignores_merges = r->ignores_merges,
                             .by_rules = r->kind == TOKENIZER_SPM && r->by_rules,
                             .metaspace = r->metaspace,
@@ -333,11 +381,11 @@ struct tokenizer *tokenizer_make(const struct recipe *r, struct err *err) {
                             .eom = (int32_t)r->eom,
                             .unknown = (int32_t)r->unknown};
     pre_copy(t, r);
-    bool good = recipe_ids_good(r, err) && tokens_copy(t, r, err) && table_make(t, err);
+    bool good = recipe_ids_good(r, err) && tokens_copy(t, r, err) && table_make(t, err) && steps_copy(t, r, err);
     if (good) {
         ends_override_types(t);
         pieces_make(t);
-        good = bytes_find(t, err) && ((t->kind == TOKENIZER_SPM && !t->by_rules) || bpe_rules_make(t, r, err));
+        good = bytes_find(t, err) && merging_make(t, r, err);
     }
     if (!good) {
         tokenizer_free(t);
@@ -369,9 +417,13 @@ void tokenizer_free(struct tokenizer *t) {
     mem_free(t->added);
     mem_free(t->special.token);
     mem_free(t->user.token);
-    mem_free(t->late_special.token);
-    mem_free(t->late_user.token);
+    mem_free(t->late.token);
     text_free(&t->late_bytes);
+    text_free(&t->step_bytes);
+    text_free(&t->map_blob);
+    charsmap_free(&t->map);
+    mem_free(t->unigram.logp);
+    mem_free(t->unigram.node);
     mem_free(t);
 }
 
@@ -408,7 +460,7 @@ struct span tokenizer_piece(const struct tokenizer *t, int32_t id) {
 
 struct span tokenizer_piece_at(const struct tokenizer *t, int32_t id, bool first) {
     struct span s = tokenizer_piece(t, id);
-    bool drop = first && t->kind == TOKENIZER_SPM && t->space_prefix && s.n && s.p[0] == ' ' &&
+    bool drop = first && marks_spaces(t) && t->space_prefix && s.n && s.p[0] == ' ' &&
                 t->type[id] != TOKEN_BYTE;
     return drop ? (struct span){s.p + 1, s.n - 1} : s;
 }

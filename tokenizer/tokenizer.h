@@ -1,8 +1,8 @@
 // tokenizer: text to ids and back, and training a byte-level BPE.
 //
-// Three kinds: BPE over bytes with one of the known pre-tokenizers (Radford et al. 2019; merges applied by rank), SPM
+// Four kinds: BPE over bytes with one of the known pre-tokenizers (Radford et al. 2019; merges applied by rank), SPM
 // (SentencePiece BPE as in Llama 2: merges by score, spaces become U+2581, unknown characters fall back to byte tokens),
-// and BYTE, which is a BPE without merges: 256 bytes and one end token. Decoding is exact: for BPE and BYTE,
+// UNIGRAM (Kudo 2018: the most probable segmentation; T5, XLM-R), and BYTE, which is a BPE without merges: 256 bytes and one end token. Decoding is exact: for BPE and BYTE,
 // decode(encode(x)) == x for every byte string x, unless the family normalizes its text (Qwen 2, OLMo): then it is x in
 // Normalization Form C. Some vocabularies lack a token for bytes that no UTF-8 text has and for control characters; those
 // become nothing (or the unknown token that a tokenizer.json names), as in the tokenizers they come from.
@@ -16,7 +16,7 @@
 #include "core/core.h"
 #include "formats/formats.h"
 
-enum tokenizer_kind { TOKENIZER_BYTE, TOKENIZER_BPE, TOKENIZER_SPM };
+enum tokenizer_kind { TOKENIZER_BYTE, TOKENIZER_BPE, TOKENIZER_SPM, TOKENIZER_UNIGRAM };
 enum token_type { TOKEN_NORMAL = 1, TOKEN_UNKNOWN = 2, TOKEN_CONTROL = 3, TOKEN_USER = 4, TOKEN_UNUSED = 5, TOKEN_BYTE = 6 };
 
 struct tokenizer; // immutable after making; safe to share between threads
@@ -28,7 +28,7 @@ struct ids { // a growable list of token ids; free with ids_free
 void ids_add(struct ids *ids, int32_t id);
 void ids_free(struct ids *ids);
 
-// From the tokenizer.ggml.* keys of a file. Known models: "gpt2" with a known tokenizer.ggml.pre, "llama". Anything else
+// From the tokenizer.ggml.* keys of a file. Known models: "gpt2" with a known tokenizer.ggml.pre, "llama", "t5", "gemma4". Anything else
 // is refused by name, so are merges, types or special ids that do not fit. The file may be closed after. NULL on failure.
 struct tokenizer *tokenizer_from_file(const struct model_file *f, struct err *err);
 // The same with the pre-tokenizer of that name instead of the file's (NULL: the file's), for files that name none or a
@@ -36,8 +36,8 @@ struct tokenizer *tokenizer_from_file(const struct model_file *f, struct err *er
 struct tokenizer *tokenizer_from_file_as(const struct model_file *f, const char *pre, struct err *err);
 // The names it may have, a line for each pre-tokenizer.
 void tokenizer_list_pre(struct text *out);
-// From tokenizer.json of a Hugging Face folder: byte-level BPE with known patterns, or BPE of characters with spaces
-// replaced. tokenizer_config.json (may be NULL) names BOS and EOS. What is not known is refused by name. A model may have more
+// From tokenizer.json of a Hugging Face folder: byte-level BPE with known patterns, or BPE of characters or Unigram
+// with spaces replaced. tokenizer_config.json (may be NULL) names BOS and EOS. What is not known is refused by name. A model may have more
 // rows than there are tokens here. NULL on failure.
 struct tokenizer *tokenizer_from_json(const char *json_path, const char *config_path, struct err *err);
 // llama2.c's tokenizer.bin for a model of vocab tokens (-1: as many as there are): id 0 unknown, 1 BOS, 2 EOS, 3..258
@@ -52,7 +52,7 @@ void tokenizer_free(struct tokenizer *t);
 void tokenizer_write(const struct tokenizer *t, struct gguf_out *o);
 
 enum tokenizer_kind tokenizer_kind(const struct tokenizer *t);
-const char *tokenizer_kind_name(const struct tokenizer *t); // "bpe gpt-2", "spm", "byte"
+const char *tokenizer_kind_name(const struct tokenizer *t); // "bpe gpt-2", "spm", "unigram", "byte"
 int64_t tokenizer_vocab(const struct tokenizer *t);
 uint64_t tokenizer_hash(const struct tokenizer *t); // of kind, token bytes, merges and special ids
 int32_t tokenizer_bos(const struct tokenizer *t);   // -1 when there is none
@@ -62,6 +62,10 @@ bool tokenizer_adds_eos(const struct tokenizer *t); // whether a text for traini
 // Any end-of-generation token: EOS, EOT, EOM, and those known by their spelling ("<|im_end|>", "<end_of_turn>", ...).
 // They are control tokens (empty pieces, never out of user text) whatever type the file gives them.
 bool tokenizer_is_end(const struct tokenizer *t, int32_t id);
+// The end tokens that a model's file names: tokenizer.ggml.{eos,eot,eom}_token_id and lehr.eos_token_ids (what
+// generation_config.json lists). Done already where the tokenizer came from that file; to be called, before the tokenizer
+// is shared, where it came from elsewhere. False for an id that there is not.
+MUST_USE bool tokenizer_take_ends(struct tokenizer *t, const struct model_file *f, struct err *err);
 enum token_type tokenizer_type(const struct tokenizer *t, int32_t id);
 // The token as it stands in the vocabulary (for listings), and as bytes of text (control tokens: empty).
 struct span tokenizer_token(const struct tokenizer *t, int32_t id);

@@ -1,4 +1,4 @@
-// unicode.c: what a code point is, and Normalization Form C.
+// unicode.c: what a code point is, and the normal forms, C above all.
 //
 // Classes are looked up in a table of boundaries; an index by blocks of 128 makes the search short where texts live.
 // A text that is no UTF-8 is units all the same (utf8.c): a stray byte has class "other" and passes every step.
@@ -6,7 +6,8 @@
 // NFC (Unicode Standard Annex 15): decompose, order the marks by their class, compose again. Most texts are
 // in that form already, and the table nfc_quick says so without work: a code point outside it never changes and never
 // composes with what stands before it, so only the stretches between two such code points are worked on, together
-// with the one in front. Linear but for the ordering of marks, which counts classes when a run is long.
+// with the one in front. Linear but for the ordering of marks, which counts classes when a run is long. The other forms are
+// rare and take the whole text at once.
 #include "tokenizer/internal.h"
 #include "tokenizer/unicode.h"
 
@@ -70,7 +71,11 @@ static void code_add(struct codes *c, uint32_t code) {
     c->code[c->count++] = code;
 }
 
-static void decompose(struct codes *c, uint32_t code) {
+static void decompose(struct codes *c, uint32_t code, bool compat) {
+    const uint32_t *wide;
+    size_t n_wide = compat ? compat_find(code, &wide) : 0;
+    for (size_t i = 0; i < n_wide; i++) code_add(c, wide[i]); // complete
+    if (n_wide) return;
     if (code >= HANGUL_S && code < HANGUL_S + 11172) {
         uint32_t s = code - HANGUL_S;
         code_add(c, HANGUL_L + s / 588);
@@ -94,7 +99,7 @@ static void decompose(struct codes *c, uint32_t code) {
         }
     }
     code_add(c, code);
-    while (n) decompose(c, tail[--n]);
+    while (n) decompose(c, tail[--n], false);
 }
 
 // Orders a run of marks by class, stable.
@@ -154,8 +159,10 @@ static void compose(struct codes *c) {
     c->count = kept;
 }
 
-// The stretch [text, text + n) in form C, appended.
-static void nfc_stretch(const char *text, size_t n, struct codes *c, struct codes *spare, struct text *out) {
+// The stretch [text, text + n) in that form, appended.
+static void form_stretch(const char *text, size_t n, enum normal_form form, struct codes *c, struct codes *spare,
+                         struct text *out) {
+    bool compat = form == FORM_NFKC || form == FORM_NFKD;
     c->count = 0;
     for (size_t at = 0; at < n;) {
         uint32_t code;
@@ -163,7 +170,7 @@ static void nfc_stretch(const char *text, size_t n, struct codes *c, struct code
         if (code == UTF8_BAD)
             code_add(c, UTF8_BAD + 1 + (unsigned char)text[at]);
         else
-            decompose(c, code);
+            decompose(c, code, compat);
         at += length;
     }
     for (size_t i = 0; i < c->count;) {
@@ -172,7 +179,7 @@ static void nfc_stretch(const char *text, size_t n, struct codes *c, struct code
         order_run(c->code + i, end - i, spare);
         i = end + 1;
     }
-    compose(c);
+    if (form == FORM_NFC || form == FORM_NFKC) compose(c);
     for (size_t i = 0; i < c->count; i++) {
         char utf8[4] = {(char)(c->code[i] - UTF8_BAD - 1)};
         text_add(out, utf8, c->code[i] > UTF8_BAD ? 1 : utf8_encode(c->code[i], utf8));
@@ -209,10 +216,21 @@ void nfc_add(const char *text, size_t n, struct text *out) {
             length = utf8_decode(text + end, n - end, &code);
             if (!may_change(code)) break;
         }
-        nfc_stretch(text, end, &codes, &spare, out);
+        form_stretch(text, end, FORM_NFC, &codes, &spare, out);
         text += end;
         n -= end;
     }
+    mem_free(codes.code);
+    mem_free(spare.code);
+}
+
+void form_add(const char *text, size_t n, enum normal_form form, struct text *out) {
+    if (form == FORM_NFC) {
+        nfc_add(text, n, out);
+        return;
+    }
+    struct codes codes = {0}, spare = {0};
+    form_stretch(text, n, form, &codes, &spare, out);
     mem_free(codes.code);
     mem_free(spare.code);
 }
