@@ -22,7 +22,7 @@
 
 #define CONFIG_BYTES_MAX ((size_t)16 << 20)
 #define TEMPLATE_BYTES_MAX ((size_t)4 << 20)
-#define SHARDS_MAX 4096
+#define SHARDS_MAX 1000 // looked up one by one
 #define END_TOKENS_MAX 64
 
 bool path_is_folder(const char *path) {
