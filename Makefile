@@ -81,7 +81,7 @@ asan: ## the suites and programs under AddressSanitizer and UBSan
 	ASAN_OPTIONS=detect_leaks=0 build/asan/suites --jobs 2
 
 fuzz: ## coverage-guided fuzzing of every parser, FUZZ_SECONDS (60) each; FUZZ="gguf json" for some; needs clang
-	@sh tests/fuzz.sh
+	+@sh tests/fuzz.sh
 
 bench: run $(B)/bench_ops ## speed of every op at every level, and of the shipped model
 	$(B)/bench_ops
