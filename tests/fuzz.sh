@@ -25,7 +25,7 @@ for t in ${FUZZ:-$all}; do
     model) most=32768 kind=gguf ;;
     gguf | llama2c) most=16384 ;;
     hf | safetensors | config) most=16384 kind=hf ;;
-    corpus | log | tokenizer) most=16384 kind=json ;;
+    corpus | log | tokenizer*) most=16384 kind=json ;;
     esac
     dict=
     for words in $t $kind; do
@@ -33,6 +33,7 @@ for t in ${FUZZ:-$all}; do
     done
     mkdir -p "$B/corpus/$t"
     [ "$t" = model ] && cp -n tests/golden/family_*.gguf "$B/corpus/$t"
+    case $t in tokenizer*) cp -n tests/golden/pretok_*.json "$B/corpus/$t" ;; esac
     seeds=
     [ -d "tests/fuzz/seeds/$t" ] && seeds=tests/fuzz/seeds/$t
     echo "fuzz: $t for ${FUZZ_SECONDS:-60} s"
