@@ -1,5 +1,6 @@
 # lehr: `make help` says what there is. Objects live in build/<config>/, one folder per configuration:
 #   release  what `make` builds          test  asserts, allocation guard, -O2          asan  the same under ASan and UBSan
+#   fuzz     for libFuzzer (tests/fuzz.sh)
 CC      ?= cc
 CONFIG  ?= release
 B       := build/$(CONFIG)
@@ -15,6 +16,9 @@ ifeq ($(CONFIG),test)
 else ifeq ($(CONFIG),asan)
   CFLAGS := -O1 -DLEHR_GUARD -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
   LDFLAGS += -fsanitize=address,undefined
+else ifeq ($(CONFIG),fuzz)
+  CFLAGS := -O1 -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+  LDFLAGS += -fsanitize=fuzzer,address,undefined
 endif
 
 # Only the kernels may assume a processor; each file of them is compiled for its own and chosen at run time.
@@ -45,6 +49,20 @@ $(B)/render_chat: $(B)/tests/tools/render_chat.o $(OBJ)
 $(B)/train $(B)/run $(B)/stories $(B)/suites $(B)/bench_ops $(B)/render_chat:
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
+ifeq ($(CONFIG),fuzz)
+$(B)/cpu/avx%.o: CFLAGS := -O1 # these take minutes to instrument; fuzz_model runs the plain kernels
+endif
+# What the fuzz targets put in the place of (tests/fuzz/files.h); an archive, so that each links only what it reaches.
+FUZZED   := file_map_open file_map_close file_read_all file_exists file_list_open path_is_folder stat
+$(B)/fuzz_opt: FUZZED += mem_text
+$(B)/fuzz_tokenizer: FUZZED := # goes through files on disk
+$(B)/lehr.a: $(OBJ) $(B)/train_options.o $(B)/tests/hostile.o $(B)/tests/fuzz/files.o
+	@rm -f $@
+	ar rcs $@ $^
+$(B)/fuzz_%: $(B)/tests/fuzz/fuzz_%.o $(B)/lehr.a
+	$(CC) $(LDFLAGS) $(FUZZED:%=-Wl,--wrap=%) -o $@ $^ $(LDLIBS)
+.SECONDARY: $(patsubst %.c,$(B)/%.o,$(wildcard tests/fuzz/*.c))
+
 $(B)/tests/%.o: OURS += -DPROGRAMS='"$(B)"'
 $(B)/%.o: %.c
 	@mkdir -p $(@D)
@@ -69,15 +87,8 @@ asan: ## the suites and programs under AddressSanitizer and UBSan
 	@$(MAKE) --no-print-directory CONFIG=asan programs build/asan/suites
 	ASAN_OPTIONS=detect_leaks=0 build/asan/suites --jobs 2
 
-fuzz: ## coverage-guided fuzzing of the readers for FUZZ_SECONDS (60); needs clang with libFuzzer
-	@mkdir -p build/fuzz/corpus
-	clang -g -O1 -fsanitize=fuzzer,address,undefined -I. -D_GNU_SOURCE tests/fuzz/fuzz_formats.c tests/hostile.c \
-	    formats/*.c core/*.c -lm -pthread -o build/fuzz/formats
-	build/fuzz/formats -max_len=65536 -max_total_time=$${FUZZ_SECONDS:-60} build/fuzz/corpus
-	@mkdir -p build/fuzz/safetensors_corpus
-	clang -g -O1 -fsanitize=fuzzer,address,undefined -I. -D_GNU_SOURCE tests/fuzz/fuzz_safetensors.c \
-	    formats/*.c core/*.c -lm -pthread -o build/fuzz/safetensors
-	build/fuzz/safetensors -max_len=65536 -max_total_time=$${FUZZ_SECONDS:-60} build/fuzz/safetensors_corpus tests/golden/hf_granite
+fuzz: ## coverage-guided fuzzing of every parser, FUZZ_SECONDS (60) each; FUZZ="gguf json" for some; needs clang
+	+@sh tests/fuzz.sh
 
 bench: run $(B)/bench_ops ## speed of every op at every level, and of the shipped model
 	$(B)/bench_ops
@@ -93,4 +104,4 @@ help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 .PHONY: all programs demo deps test check-peers asan fuzz bench tidy clean help
--include $(OBJ:.o=.d) $(TESTOBJ:.o=.d) $(wildcard $(B)/*.d $(B)/data/*.d $(B)/tests/bench/*.d $(B)/tests/tools/*.d)
+-include $(OBJ:.o=.d) $(TESTOBJ:.o=.d) $(wildcard $(B)/*.d $(B)/data/*.d $(B)/tests/bench/*.d $(B)/tests/tools/*.d $(B)/tests/fuzz/*.d)

@@ -24,7 +24,7 @@
 
 #define CONFIG_BYTES_MAX ((size_t)16 << 20)
 #define TEMPLATE_BYTES_MAX ((size_t)4 << 20)
-#define SHARDS_MAX 4096
+#define SHARDS_MAX 1000 // looked up one by one
 #define END_TOKENS_MAX 64
 
 bool path_is_folder(const char *path) {
@@ -78,10 +78,16 @@ static bool exists(const struct loader *l, const char *name) {
     return there;
 }
 
-// The whole of a small file; the sentence of a failure names it.
+// The whole of a small file; the sentence of a failure names it. By a map, because that refuses what is no file: a pipe in
+// the folder would wait for ever.
 static bool slurp(const struct loader *l, const char *name, size_t limit, struct text *out) {
     struct text path = join(l, name);
-    bool good = file_read_all(path.data, limit, out, l->err);
+    struct file_map map;
+    bool good = file_map_open(&map, path.data, l->err);
+    if (good && map.size > limit)
+        good = err_set(l->err, "%s: is larger than the limit of %zu bytes", path.data, limit);
+    if (good) text_add(out, (const char *)map.data, map.size);
+    file_map_close(&map);
     text_free(&path);
     return good;
 }

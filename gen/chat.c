@@ -34,6 +34,7 @@ static void add_message(struct chat *c, const char *role, const char *text, size
 }
 
 static void drop_messages(struct chat *c, size_t at, size_t count) {
+    if (!count) return; // there may be none at all
     for (size_t i = at; i < at + count; i++) text_free(&c->messages[i].text);
     memmove(c->messages + at, c->messages + at + count, (c->n - at - count) * sizeof *c->messages);
     c->n -= count;

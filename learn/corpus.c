@@ -279,7 +279,7 @@ static bool read_source(struct corpus *c, const struct source *s, struct err *er
     }
     struct file_map map;
     if (!file_map_open(&map, s->path, err)) return false;
-    const char *p = (const char *)map.data;
+    const char *p = map.data ? (const char *)map.data : ""; // an empty file has no address
     size_t nul = find_nul(p, map.size);
     bool fine = true;
     if (nul < map.size && s->found)

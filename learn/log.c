@@ -96,7 +96,8 @@ static bool is_blank(const char *line, size_t n) {
 typedef void row_fn(void *arg, const char *line, size_t n, const struct log_row *row,
                     const struct text *skipped);
 static bool each_row(const struct file_map *m, row_fn *each, void *arg, struct err *err) {
-    struct lines lines = {.at = (const char *)m->data, .end = (const char *)m->data + m->size};
+    const char *bytes = m->data ? (const char *)m->data : ""; // an empty file has no address
+    struct lines lines = {.at = bytes, .end = bytes + m->size};
     struct text skipped = {0};
     struct err why = {0};
     long bad = 0;

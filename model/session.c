@@ -173,11 +173,12 @@ void session_rewind(struct session *s, int64_t length) {
     s->length = length;
 }
 
-// Rows first .. first + count of the pass to rows `to` .. of the logits.
-static void logits_of(struct session *s, int64_t first, int64_t count, int64_t to, enum precision precision) {
+// Rows first .. first + count of the pass to rows `to` .. of the logits. They are exact for prompts too: a choice hangs
+// on them, and a matrix unit gains nothing from the one row that is asked for.
+static void logits_of(struct session *s, int64_t first, int64_t count, int64_t to) {
     struct tensor x = tensor_rows(s->acts.out, first, count), normed = tensor_rows(s->acts.norm, 0, count);
     model_head(s->m, tensor_rows(s->logits, to, count), normed, x, 1 / s->m->config.logit_divisor,
-               precision);
+               PRECISION_F32);
 }
 
 static void feed_chunk(struct session *s, const int32_t *ids, int64_t n, enum precision precision) {
@@ -224,8 +225,8 @@ const float *session_feed(struct session *s, const int32_t *ids, int64_t n, enum
         int64_t rows = n - at < s->chunk ? n - at : s->chunk;
         if (!s->observer) b->begin(); // what is looked at in between cannot be captured and replayed
         feed_chunk(s, ids + at, rows, precision);
-        if (want == LOGITS_ALL) logits_of(s, 0, rows, at, precision);
-        if (want == LOGITS_LAST && at + rows == n) logits_of(s, rows - 1, 1, 0, precision);
+        if (want == LOGITS_ALL) logits_of(s, 0, rows, at);
+        if (want == LOGITS_LAST && at + rows == n) logits_of(s, rows - 1, 1, 0);
         if (!s->observer) b->end();
         s->length += rows;
     }

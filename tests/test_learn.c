@@ -229,6 +229,7 @@ Test(corpus, folders_are_read_in_order_and_nothing_is_skipped_silently, .init = 
     put("d/.git/x.txt", "no");
     put("d/a.jsonl", "{\"text\": \"0\"}");
     put("d/empty.txt", "");
+    put("d/empty.jsonl", "");
     put_bytes("d/z.txt", "a\0b", 3);
     put("d/shard.tok", "later");
     cr_assert_eq(symlink("..", in_folder("d/loop")), 0);

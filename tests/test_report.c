@@ -254,6 +254,15 @@ Test(log, a_torn_end_is_dropped) {
     text_free(&t);
 }
 
+Test(log, an_empty_file_is_a_log_without_rows) {
+    struct log_rows rows;
+    put_file("", 0); // is mapped at no address
+    cr_assert(log_read(path, &rows, NULL));
+    cr_assert_eq(rows.count, 0);
+    log_rows_free(&rows);
+    cr_assert(log_close(open_log(INT64_MAX), NULL));
+}
+
 Test(log, damaged_logs_are_safe, .timeout = 10) {
     write_steps(-1, 1, 6);
     struct text whole = file_text(path), damaged = {0};

@@ -167,6 +167,28 @@ Test(template, programs_from_strangers_are_bounded, .timeout = 20) {
     text_free(&deep);
 }
 
+// Whatever goes over a list or a string counts what it looks at: each of these would otherwise be asked for hours.
+Test(template, work_inside_a_builtin_counts_as_steps, .timeout = 20) {
+    static const char *const uses[] = {"ints == same", "ints | sum", "ints | reject", "zeros | select", "zeros | rejectattr(text)", "none_there in text",
+                                       "text.rsplit(none_there)", "text.rfind(none_there)", "text.strip(none_there ~ 'c')", "text | tojson", "text[-1]"};
+    const struct template_limits limits = {.steps = 1000000, .memory = 64 << 20, .output = 1000, .depth = 60};
+    for (size_t i = 0; i < COUNT_OF(uses); i++) {
+        struct text t = {0};
+        text_fmt(&t, "{%% set ints = range(1, 50000) | list %%}{%% set same = range(1, 50000) | list %%}{%% set zeros = [0] * 50000 %%}"
+                     "{%% set text = 'a' * 100000 %%}{%% set none_there = 'a' * 50000 ~ 'b' %%}"
+                     "{%% for i in range(100000) %%}{%% set x = %s %%}{%% endfor %%}", uses[i]);
+        clock_t start = clock();
+        expect_refused(t.data, "wanted", &limits);
+        cr_expect_lt((double)(clock() - start) / CLOCKS_PER_SEC, 3.0, "%s", uses[i]);
+        text_free(&t);
+    }
+}
+
+Test(template, a_path_ends_where_its_string_ends) {
+    expect_text("{% set path = 'a.12'[:3] %}{{ [{'a': range(20) | list}] | map(attribute=path) | first }}", "1");
+    expect_text("{{ [{'a': [4, 5]}] | map(attribute='a.1') | first }}", "5");
+}
+
 // Damaged sources neither crash nor pass in silence; what one byte can change is tried for a template with everything in it.
 Test(template, damaged_sources_are_refused_or_render) {
     static const char source[] = "{%- macro m(a, b=1) -%}{{ a ~ b }}{%- endmacro %}{% set ns = namespace(x=[1, 'q']) %}{# c #}\n"

@@ -68,6 +68,8 @@ Test(tokenizer_json, what_is_not_known_is_refused_by_its_name) {
         {"pretok_bpe", "\"vocab\":{", "\"vocab\":{\"huge\":4000000,", "4000000"},
         {"pretok_bpe", "\"vocab\":{", "\"vocab\":{\"twice\":7,", "both have id 7"},
         {"pretok_bpe", "\"merges\":[", "\"merges\":[[\"a\"],", "no pair"},
+        {"pretok_bpe", "\"merges\":[", "\"merges\":[[],", "no pair"},
+        {"pretok_bpe", "\"merges\":[", "\"merges\":[[7],", "expected a string"},
         {"pretok_bpe", "\"merges\":[", "\"merges\":[[\"zq\",\"qz\"],", "merge 1 of"},
         {"pretok_bpe", "\"version\"", "\"version\":}", "expected"},
         {"pretok_spm", "\"Replace\"", "\"Lowercase\"", "Lowercase"},

@@ -143,7 +143,8 @@ static bool read_merges(struct hf *h, struct json *j, struct err *err) {
         while (json_item(j)) {
             struct place left, right;
             if (json_peek(j) == JSON_ARRAY) {
-                if (!json_array(j) || !json_item(j) || !read_string(h, j)) break;
+                json_array(j);
+                if (!json_item(j) || !read_string(h, j)) return err_set(err, "merge %zu is no pair", h->n_merges + 1);
                 left = keep(h, h->value.data, h->value.len);
                 if (!json_item(j) || !read_string(h, j)) return err_set(err, "merge %zu is no pair", h->n_merges + 1);
                 right = keep(h, h->value.data, h->value.len);

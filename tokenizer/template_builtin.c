@@ -171,12 +171,17 @@ static struct value f_default(struct machine *m, struct value self, struct call 
 // x.a.b by "a.b"; numbers among the parts are indices; otherwise (may be NULL) stands in for what is undefined.
 static struct value by_path(struct machine *m, struct value v, struct value path, const struct value *otherwise) {
     if (path.kind != V_STRING) return value_item(m, v, path);
+    machine_step(m, path.s.n);
     for (size_t at = 0, end; at <= path.s.n; at = end + 1) {
         for (end = at; end < path.s.n && path.s.p[end] != '.'; end++) {}
         struct value part = string_part(path, at, end);
         bool digits = end > at && end - at < 10;
-        for (size_t i = at; i < end; i++) digits = digits && path.s.p[i] >= '0' && path.s.p[i] <= '9';
-        v = value_item(m, v, digits ? value_int(strtoll(part.s.p, NULL, 10)) : part);
+        int64_t index = 0;
+        for (size_t i = at; digits && i < end; i++) {
+            digits = path.s.p[i] >= '0' && path.s.p[i] <= '9';
+            index = index * 10 + (path.s.p[i] - '0');
+        }
+        v = value_item(m, v, digits ? value_int(index) : part);
         if (otherwise && v.kind == V_UNDEFINED) v = *otherwise;
     }
     return v;
@@ -273,6 +278,7 @@ static struct value picked(struct machine *m, struct value self, struct call *c,
         at++;
     }
     for (size_t i = 0; i < l->n; i++) {
+        machine_step(m, 0);
         struct value v = attribute ? by_path(m, l->at[i], path, NULL) : l->at[i];
         struct call inner = rest(c, at);
         bool holds = test ? call_builtin(m, test, v, &inner).truth : value_true(v);
@@ -375,7 +381,10 @@ static struct value f_sum(struct machine *m, struct value self, struct call *c) 
     const struct list *l = value_iterate(m, self);
     const struct value *path = call_take(c, 0, "attribute"), *start = call_take(c, 1, "start");
     struct value sum = start ? *start : value_int(0);
-    for (size_t i = 0; i < l->n; i++) sum = value_binary(m, '+', sum, path && path->kind != V_NONE ? by_path(m, l->at[i], *path, NULL) : l->at[i]);
+    for (size_t i = 0; i < l->n; i++) {
+        machine_step(m, 0);
+        sum = value_binary(m, '+', sum, path && path->kind != V_NONE ? by_path(m, l->at[i], *path, NULL) : l->at[i]);
+    }
     return sum;
 }
 

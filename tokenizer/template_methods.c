@@ -135,8 +135,11 @@ static struct value s_split(struct machine *m, struct value self, struct call *c
 // The last place of what in s[0..end).
 static size_t find_last(struct machine *m, struct str s, size_t end, struct str what) {
     machine_step(m, end);
-    for (size_t at = end >= what.n ? end - what.n + 1 : 0; at-- > 0;)
+    for (size_t at = end >= what.n ? end - what.n + 1 : 0; at-- > 0;) {
+        if (what.n && s.p[at] != what.p[0]) continue;
+        machine_step(m, what.n);
         if (!memcmp(s.p + at, what.p, what.n)) return at;
+    }
     return SIZE_MAX;
 }
 

@@ -30,13 +30,13 @@ bool value_true(struct value v) {
 }
 
 bool value_equal(struct machine *m, struct value a, struct value b) {
+    machine_step(m, a.kind == V_STRING ? a.s.n : 0);
     if (number(a) && number(b)) return a.kind == V_REAL || b.kind == V_REAL ? real(a) == real(b) : whole(a) == whole(b);
     if (a.kind != b.kind) return false;
     if (a.kind == V_STRING) return a.s.n == b.s.n && !memcmp(a.s.p, b.s.p, a.s.n);
     if (a.kind == V_UNDEFINED || a.kind == V_NONE) return true;
     if (a.kind != V_LIST && a.kind != V_DICT) return a.dict == b.dict; // the same thing
     machine_enter(m);
-    machine_step(m, 0);
     bool equal = true;
     if (a.kind == V_LIST) {
         equal = a.list->n == b.list->n && a.tuple == b.tuple;
@@ -53,7 +53,7 @@ bool value_equal(struct machine *m, struct value a, struct value b) {
 }
 
 int value_order(struct machine *m, struct value a, struct value b) {
-    machine_step(m, 0);
+    machine_step(m, a.kind == V_STRING ? a.s.n : 0);
     if (a.kind == V_UNDEFINED) undefined_used(m, a);
     if (b.kind == V_UNDEFINED) undefined_used(m, b);
     if (number(a) && number(b)) {

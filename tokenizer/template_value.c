@@ -283,9 +283,9 @@ struct value string_of(struct machine *m, struct value v) {
 }
 
 size_t string_find(struct machine *m, struct str in, size_t from, struct str what) {
-    machine_step(m, in.n - from);
     if (!what.n) return from;
     const char *at = from < in.n ? memmem(in.p + from, in.n - from, what.p, what.n) : NULL;
+    machine_step(m, 4 * ((at ? (size_t)(at - in.p) : in.n) - from + what.n)); // as far as was looked, at 0.4 GB/s
     return at ? (size_t)(at - in.p) : SIZE_MAX;
 }
 
@@ -302,7 +302,7 @@ size_t char_size(const char *p, size_t n, uint32_t *code) {
 
 size_t string_length(struct machine *m, struct str s) {
     size_t count = 0;
-    machine_step(m, s.n);
+    machine_step(m, 4 * s.n); // looked at byte by byte
     for (size_t at = 0; at < s.n; count++) at += char_size(s.p + at, s.n - at, &(uint32_t){0});
     return count;
 }
@@ -339,7 +339,8 @@ struct value string_strip(struct machine *m, struct value s, const struct value 
         if (!stripped(s.s.p + last, size, code, what)) break;
         to = last;
     }
-    machine_step(m, s.s.n - (to - from));
+    size_t looked = s.s.n - (to - from) + 2;
+    machine_step(m, what ? looked * what->s.n : looked);
     return string_part(s, from, to);
 }
 
@@ -436,6 +437,7 @@ void build_repr(struct machine *m, struct builder *b, struct value v) {
 static void build_json_string(struct machine *m, struct builder *b, struct value s, bool ascii) {
     static const char from[] = "\"\\\b\f\n\r\t", to[] = "\"\\bfnrt";
     size_t plain = 0;
+    machine_step(m, 4 * s.s.n);
     build_text(m, b, "\"");
     for (size_t at = 0, size; at < s.s.n; at += size) {
         uint32_t code;

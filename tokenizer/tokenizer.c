@@ -222,7 +222,8 @@ static void special_list_make(const struct tokenizer *t, bool control, struct sp
         bool is = t->type[i] == TOKEN_USER ||
                   (control && (t->type[i] == TOKEN_CONTROL || t->type[i] == TOKEN_UNKNOWN));
         if (is && t->token[i].n > 0 && t->token[i].n <= SPECIAL_MAX)
-            list->token[list->count++] = (struct special_token){t->token[i], (int32_t)i, false, phi3 && takes_space(t->token[i])};
+            list->token[list->count++] = (struct special_token){.text = t->token[i], .id = (int32_t)i,
+                                                                    .rstrip = phi3 && takes_space(t->token[i])};
     }
     special_list_sort(list);
 }
