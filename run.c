@@ -193,6 +193,9 @@ static void open_session(struct app *a, int64_t ctx, int64_t all_logits) {
     }
     a->session = session_new(a->model, &so, &err);
     if (!a->session) fail(1, &err);
+    struct text note = {0};
+    if (config_rope_note(&a->model->config, session_capacity(a->session), &note)) fprintf(stderr, "%s\n", note.data);
+    text_free(&note);
 }
 
 static int64_t chosen_ctx(const struct app *a) {

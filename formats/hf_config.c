@@ -57,6 +57,7 @@ static const struct hf_family families[] = {
      .kv_free = true, .layer_norm = true, .eps = "layer_norm_eps"},
     {"Cohere2ForCausalLM", "cohere2", false, false, false, true, "silu", 1e4, false, .experts = NO_EXPERTS, .period = 4,
      .kv_free = true, .layer_norm = true, .eps = "layer_norm_eps"},
+    {"GptOssForCausalLM", "gpt-oss", false, true, false, false, "silu", 1.5e5, false, .experts = EXPERTS_NORMED, .period = 2},
 };
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -216,7 +217,8 @@ static const char *const harmless[] = {
     "temperature", "tf_legacy_loss", "tie_encoder_decoder", "tie_word_embeddings", "tokenizer_class", "top_k",
     "top_p", "torch_dtype", "torchscript", "transformers.js_config", "transformers_version", "typical_p",
     "unk_token_id", "unsloth_fixed", "unsloth_version", "use_bfloat16", "use_cache", "vocab_size",
-    "max_window_layers", "hidden_dropout", "residual_dropout", "embedding_dropout", "attention_probs_dropout_prob", "hidden_dropout_prob",
+    "max_window_layers", "hidden_dropout", "residual_dropout", "embedding_dropout",
+    "experts_per_token", "initial_context_length", // repeated by gpt-oss "attention_probs_dropout_prob", "hidden_dropout_prob",
     "attn_pdrop", "keys_to_ignore_at_inference", "base_model_tp_plan", "neftune_noise_alpha", "router_jitter_noise", "input_jitter_noise",
 };
 
@@ -344,8 +346,10 @@ static bool put_yarn(struct keys *k, const char *at, double factor) {
     put_real(k, "rope.scaling.yarn_beta_fast", fast);
     put_real(k, "rope.scaling.yarn_beta_slow", slow);
     if (fabs(x - usual) > 1e-6) put_real(k, "rope.scaling.attn_factor", x / usual);
-    return truncate || err_set(k->err, "'%s' is false: a YaRN that begins between pairs is not supported for %s",
-                               AT("truncate"), k->m->family->class);
+    bool expected = strcmp(k->m->family->arch, "gpt-oss") != 0;
+    return truncate == expected ||
+           err_set(k->err, "'%s' is %s: a YaRN that begins %s pairs is not supported for %s", AT("truncate"),
+                   truncate ? "true" : "false", truncate ? "at" : "between", k->m->family->class);
 }
 
 // LongRoPE (Ding et al. 2024): two arrays of divisors become tensors; what is turned grows with the stretch of the
@@ -469,7 +473,8 @@ static bool put_window(struct keys *k) {
         return err_set(k->err, "'use_sliding_window' is true: sliding windows in some layers "
                                "of %s are not supported", k->m->family->class);
     if (!use) window = 0;
-    if (pattern > 2) {
+    hf_find(k->c, "sliding_window_pattern"), hf_find(k->c, "_sliding_window_pattern"); // mean nothing without a window
+    if (pattern > 2 && window) {
         if (!hf_int(k->c, "sliding_window_pattern", false, 1, 1024, &pattern, k->err) ||
             !hf_int(k->c, "_sliding_window_pattern", false, 1, 1024, &pattern, k->err))
             return false;
@@ -494,12 +499,19 @@ static bool put_minicpm(struct keys *k) {
     return true;
 }
 
+// A number that the family has built in: absent, or this.
+static bool expect_real(struct keys *k, const char *path, double expected) {
+    double x = expected;
+    if (!hf_real(k->c, path, false, -1e30, 1e30, &x, k->err)) return false;
+    return x == expected || err_set(k->err, "'%s' is %g, expected %g: not supported", path, x, expected);
+}
+
 // Every layer has experts, and their weights are normed or not as the family always does.
 static bool put_experts(struct keys *k) {
     struct hf_model *m = k->m;
-    bool granite = !strcmp(m->family->arch, "granitemoe"), mixtral = !strcmp(m->family->arch, "llama");
-    bool expected = m->family->experts == EXPERTS_NORMED;
-    bool norm = granite || mixtral ? expected : false; // the classes that have the switch are born with false
+    bool switched = !strncmp(m->family->arch, "qwen", 4) || !strcmp(m->family->arch, "olmoe");
+    bool expected = m->family->experts == EXPERTS_NORMED, oss = !strcmp(m->family->arch, "gpt-oss");
+    bool norm = switched ? false : expected; // the classes that have the switch are born with false
     int64_t used = 0, F = 0, shared = 0, step = 1;
     const char *count = hf_find(k->c, "num_local_experts") ? "num_local_experts" : "num_experts"; // either name
     if (!hf_int(k->c, count, true, 1, 4096, &m->E, k->err) ||
@@ -515,6 +527,9 @@ static bool put_experts(struct keys *k) {
     if (norm != expected)
         return err_set(k->err, "'norm_topk_prob' is %s: %s is supported with %s only", norm ? "true" : "false",
                        m->family->class, expected ? "true" : "false");
+    if (oss && (!expect_real(k, "swiglu_limit", 7) || !expect_real(k, "swiglu_alpha", 1.702) ||
+                !hf_int(k->c, "intermediate_size", true, 1, 1 << 20, &F, k->err)))
+        return false;
     put_int(k, "expert_count", m->E);
     put_int(k, "expert_used_count", used);
     if (F) put_int(k, "expert_feed_forward_length", F);
@@ -710,6 +725,13 @@ static const struct rule {
     {"block_sparse_moe.output_linear.weight", "ffn_down_exps.weight", true, EXPERTS, HF_AS_IS},
     {"shared_mlp.input_linear.weight", "ffn_gate_shexp.weight", true, EXPERTS, HF_HALVES}, // GraniteMoeShared
     {"shared_mlp.output_linear.weight", "ffn_down_shexp.weight", true, EXPERTS, HF_AS_IS},
+    {"mlp.router.weight", "ffn_gate_inp.weight", true, EXPERTS, HF_AS_IS}, // gpt-oss
+    {"mlp.router.bias", "ffn_gate_inp.bias", true, EXPERTS, HF_AS_IS},
+    {"mlp.experts.gate_up_proj", "ffn_gate_exps.weight", true, EXPERTS, HF_INTERLEAVED},
+    {"mlp.experts.gate_up_proj_bias", "ffn_gate_exps.bias", true, EXPERTS, HF_INTERLEAVED},
+    {"mlp.experts.down_proj", "ffn_down_exps.weight", true, EXPERTS, HF_TURNED},
+    {"mlp.experts.down_proj_bias", "ffn_down_exps.bias", true, EXPERTS, HF_AS_IS},
+    {"self_attn.sinks", "attn_sinks.weight", true, EXPERTS, HF_AS_IS},
     // Biases of LayerNorm, and the names of the families that have it.
     {"norm.bias", "output_norm.bias", false, BOTH, HF_AS_IS},
     {"lm_head.bias", "output.bias", false, BOTH, HF_AS_IS},

@@ -262,6 +262,8 @@ enum hf_change { // what a tensor goes through on its way to GGUF
     HF_NORM,   // plus one, where the family has it
     HF_EXPERT, // becomes one of E matrices in a tensor of three dimensions
     HF_HALVES, // [E, 2 F, C] or [2 F, C]: the first F of each are the gate, the others, named beside it, the up projection
+    HF_INTERLEAVED, // [E, C, 2 F] or biases [E, 2 F]: columns of gate and up in turn; becomes two of [E, F, C] or [E, F]
+    HF_TURNED, // [E, F, C] becomes [E, C, F]
     HF_VECTOR, // [1, C] becomes [C]
     HF_HEADS,  // rows of queries, keys and values head by head become all queries, all keys, all values
     HF_SKIP,

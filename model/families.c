@@ -273,6 +273,18 @@ static double dynamic_base(const struct model_config *c, double base, int64_t ct
     return base * pow(factor * (double)ctx / (double)c->ctx - (factor - 1), R / (R - 2));
 }
 
+bool config_rope_note(const struct model_config *c, int64_t ctx, struct text *note) {
+    bool far = ctx > (c->scaling == SCALING_LONG ? c->rope_ctx : c->ctx);
+    if (c->scaling == SCALING_LONG)
+        text_fmt(note, far ? "rope: the factors for contexts above %lld tokens; with -c %lld or less the others"
+                           : "rope: the factors for contexts of at most %lld tokens; with -c above %lld the others",
+                 (long long)c->rope_ctx, (long long)c->rope_ctx);
+    else if (c->scaling == SCALING_DYNAMIC)
+        text_fmt(note, far ? "rope: stretched for a context of %lld tokens, whatever the length of the text"
+                           : "rope: not stretched, as a context of %lld tokens is within the model's", (long long)ctx);
+    return config_rope_by_context(c);
+}
+
 void rope_frequencies(const struct model_config *c, bool local, float *const divisors[2], int64_t ctx, float *freq) {
     double base = local && c->rope_base_local > 0 ? (double)c->rope_base_local : (double)c->rope_base;
     bool stretched = !local || !c->family->local_plain_rope;

@@ -149,6 +149,8 @@ struct model_config {
     int64_t rope_ctx;     // the context before stretching
     bool rope_divisors;   // the file has rope_freqs.weight
 };
+// One sentence on what rope does in a context of ctx tokens, where that depends on it; else false.
+bool config_rope_note(const struct model_config *c, int64_t ctx, struct text *note);
 static inline uint64_t config_tensors(const struct model_config *c) { return (c->family->needs & ~c->less) | c->more; }
 static inline int64_t config_rotated(const struct model_config *c) {
     return c->family->learned_positions ? 0 : c->D - c->unturned;
