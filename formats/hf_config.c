@@ -35,6 +35,7 @@ static const struct hf_family families[] = {
     {"GraniteMoeForCausalLM", "granitemoe", true, false, false, false, "silu", 1e4, false, .experts = EXPERTS_NORMED},
     {"GraniteMoeSharedForCausalLM", "granitemoe", true, false, false, false, "silu", 1e4, false, .experts = EXPERTS_NORMED},
     {"MinistralForCausalLM", "llama", true, false, false, false, "silu", 1e4, false, .experts = NO_EXPERTS},
+    {"Ministral3ForCausalLM", "mistral3", true, false, false, false, "silu", 1e6, false, .experts = NO_EXPERTS},
     {"SmolLM3ForCausalLM", "smollm3", true, false, false, true, "silu", 2e6, false, .experts = NO_EXPERTS, .period = 1},
     {"ArceeForCausalLM", "arcee", true, false, false, false, "relu2", 1e4, false, .experts = NO_EXPERTS, .period = 1, .kv_free = true},
     {"SeedOssForCausalLM", "seed_oss", false, true, false, false, "silu", 1e4, false, .experts = NO_EXPERTS, .period = 1},
@@ -345,7 +346,17 @@ static bool put_yarn(struct keys *k, const char *at, double factor) {
         return false;
     put_real(k, "rope.scaling.yarn_beta_fast", fast);
     put_real(k, "rope.scaling.yarn_beta_slow", slow);
-    if (fabs(x - usual) > 1e-6) put_real(k, "rope.scaling.attn_factor", x / usual);
+    if (!strcmp(k->m->family->arch, "mistral3")) {
+        double beta = 0;
+        int64_t ctx;
+        if (!hf_real(k->c, AT("llama_4_scaling_beta"), false, 0, 1e3, &beta, k->err) ||
+            !hf_int(k->c, AT("max_position_embeddings"), false, 1, 1 << 24, &ctx, k->err)) // says again what is outside
+            return false;
+        put_real(k, "attention.temperature_scale", beta);
+    }
+    if (!strcmp(k->m->family->arch, "mistral3") && mscale == 1 && all > 0) // as its files have it
+        put_real(k, "rope.scaling.yarn_log_multiplier", all);
+    else if (fabs(x - usual) > 1e-6) put_real(k, "rope.scaling.attn_factor", x / usual);
     bool expected = strcmp(k->m->family->arch, "gpt-oss") != 0;
     return truncate == expected ||
            err_set(k->err, "'%s' is %s: a YaRN that begins %s pairs is not supported for %s", AT("truncate"),

@@ -31,6 +31,8 @@
 const struct family families[] = {
     {.name = "llama", .help = "Llama 1 to 3, SmolLM, TinyLlama, Mistral, Mixtral, stories", .trains = true,
      .renormalize = true, .needs = PLAIN, .may = QKV_BIASES | HAS(o_bias) | EXPERTS},
+    {.name = "mistral3", .help = "Ministral 3: llama with queries that grow with the position", .by_position = true,
+     .needs = PLAIN},
     {.name = "granite", .help = "Granite and PowerLM: llama with the four muP multipliers; what ./train makes",
      .trains = true, .multipliers = true, .local_period = 1, .needs = PLAIN},
     {.name = "granitemoe", .help = "Granite and PowerMoE: granite with experts", .multipliers = true, .local_period = 1,

@@ -90,6 +90,7 @@ ROWS = {
     "llama_linear": row("Llama", rope=dict(rope_type="linear", rope_theta=500.0, factor=4.0), attention_bias=True),
     "mistral": row("Mistral", sliding_window=9, head_dim=8),
     "ministral": row("Ministral", sliding_window=9, head_dim=8, layer_types=["sliding_attention"] * 2),
+    "mistral3": row("Ministral3", rope=yarn(mscale=1.0, mscale_all_dim=1.0, llama_4_scaling_beta=0.3), head_dim=8),
     "gemma3_layers": row("Gemma3Text", head_dim=8, sliding_window=9, query_pre_attn_scalar=8, layer_types=MIXED,
                          tie_word_embeddings=True,
                          rope={"full_attention": dict(rope_type="linear", rope_theta=500.0, factor=4.0),

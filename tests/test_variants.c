@@ -19,7 +19,7 @@ static const struct variant {
     const char *name;
     int64_t ctx; // of the session, 0: the model's. It decides where rope depends on the length
 } variants[] = {
-    {"gpt_oss", 0},       {"exaone4_whole", 0},    {"qwen2moe", 0},      {"granitemoeshared", 0}, {"smollm3", 0},        {"arcee", 0},
+    {"mistral3", 0},         {"gpt_oss", 0},       {"exaone4_whole", 0},    {"qwen2moe", 0},      {"granitemoeshared", 0}, {"smollm3", 0},        {"arcee", 0},
     {"seed_oss", 0},      {"exaone4", 0},          {"olmo", 0},           {"olmo3", 0},
     {"phi2", 0},          {"gptneox", 0},          {"gptneox_serial", 0}, {"stablelm", 0},
     {"starcoder2", 0},    {"stablelm_parallel", 0}, {"nemotron", 0},      {"command_r", 0},
