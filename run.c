@@ -206,6 +206,8 @@ static void open_session(struct app *a, int64_t ctx, int64_t all_logits, bool te
     a->session = session_new(a->model, &so, &err);
     if (!a->session) fail(1, &err);
     if (tell) fprintf(stderr, "%s\n", line.data);
+    text_clear(&line);
+    if (config_rope_note(&a->model->config, session_capacity(a->session), &line)) fprintf(stderr, "%s\n", line.data);
     text_free(&line);
 }
 

@@ -174,6 +174,10 @@ static struct model_file *keys_of(const char *config, struct hf_model *m, struct
     "\"hidden_size\":64,\"num_hidden_layers\":6,\"intermediate_size\":96,\"num_attention_heads\":4,"                  \
     "\"num_key_value_heads\":2,\"vocab_size\":100,\"max_position_embeddings\":512,\"rms_norm_eps\":1e-6"
 #define CLASS(c) "{\"architectures\":[\"" c "\"],\"model_type\":\"x\"," SIZES
+#define MOE CLASS("Qwen2MoeForCausalLM") ",\"num_experts\":8,\"num_experts_per_tok\":2,\"shared_expert_intermediate_size\":48"
+#define FULL "\"full_attention\""
+#define OSS CLASS("GptOssForCausalLM") ",\"num_local_experts\":8,\"num_experts_per_tok\":2,\"sliding_window\":9"
+#define OSS_ROPE ",\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":32.0,\"original_max_position_embeddings\":128"
 
 static struct model_file *keys_fine(const char *config, struct hf_model *m) {
     struct err err;
@@ -238,6 +242,16 @@ Test(hf, config_of_each_family_in_the_words_of_gguf) {
                   "\"original_max_position_embeddings\":128}}", &m);
     cr_assert(text_is(f, "llama.rope.scaling.type", "yarn") && int_of(f, "llama.rope.scaling.original_context_length") == 128);
     model_file_close(f);
+    f = keys_fine(OSS ",\"experts_per_token\":2,\"initial_context_length\":128,\"swiglu_limit\":7.0,\"attention_bias\":true"
+                  OSS_ROPE ",\"truncate\":false}}", &m);
+    cr_assert(text_is(f, "general.architecture", "gpt-oss") && int_of(f, "gpt-oss.expert_feed_forward_length") == 96 &&
+              int_of(f, "gpt-oss.attention.sliding_window") == 9 && m.E == 8);
+    model_file_close(f);
+    f = keys_fine(CLASS("Exaone4ForCausalLM") ",\"sliding_window\":9,\"sliding_window_pattern\":\"LLLG\",\"layer_types\":["
+                  FULL "," FULL "," FULL "," FULL "," FULL "," FULL "]}", &m);
+    cr_assert(int_of(f, "exaone4.attention.sliding_window") == 9 &&
+              meta_kind(f, "exaone4.attention.sliding_window_pattern") == META_ARRAY); // without rope, though no layer slides
+    model_file_close(f);
 }
 
 Test(hf, what_may_change_the_computation_is_refused_by_name) {
@@ -261,6 +275,37 @@ Test(hf, what_may_change_the_computation_is_refused_by_name) {
         {CLASS("LlamaForCausalLM") ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":2},\"rope_parameters\":{\"rope_type\":\"default\"}}",
          "one is expected"},
         {CLASS("LlamaForCausalLM") ",\"partial_rotary_factor\":0.5}", "'partial_rotary_factor' is 0.5"},
+        {CLASS("LlamaForCausalLM") ",\"clip_qkv\":8.0}", "'clip_qkv' is 8.0"},
+        {CLASS("LlamaForCausalLM") ",\"logit_scale\":0.5}", "'logit_scale' is 0.5"},
+        {CLASS("LlamaForCausalLM") ",\"use_parallel_residual\":true}", "'use_parallel_residual' is true"},
+        {CLASS("LlamaForCausalLM") ",\"no_rope_layers\":[1,0]}", "'no_rope_layers' is [1,0]"},
+        {CLASS("LlamaForCausalLM") ",\"attention_chunk_size\":64}", "'attention_chunk_size' is 64"},
+        {CLASS("LlamaForCausalLM") ",\"kv_lora_rank\":64}", "'kv_lora_rank' is 64"},
+        {CLASS("LlamaForCausalLM") ",\"num_nextn_predict_layers\":1}", "'num_nextn_predict_layers' is 1"},
+        {CLASS("LlamaForCausalLM") ",\"layer_types\":[\"linear_attention\",1]}", "'layer_types'"},
+        {CLASS("LlamaForCausalLM") ",\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":2,\"original_max_position_embeddings\":9,"
+                                   "\"llama_4_scaling_beta\":0.1}}", "llama_4_scaling_beta' is 0.1"},
+        {CLASS("Phi3ForCausalLM") ",\"original_max_position_embeddings\":9,\"rope_scaling\":{\"type\":\"longrope\","
+                                  "\"short_factor\":[1],\"long_factor\":[1],\"short_mscale\":1.2}}", "short_mscale' is 1.2"},
+        {CLASS("SmolLM3ForCausalLM") ",\"no_rope_layers\":[1,1,0,1,1,0]}", "'no_rope_layers' (entry 3) is not every fourth"},
+        {CLASS("SmolLM3ForCausalLM") ",\"no_rope_layer_interval\":3}", "'no_rope_layer_interval' is 3"},
+        {CLASS("PhiForCausalLM") ",\"layer_norm_eps\":1e-5,\"hidden_act\":\"relu\"}", "'hidden_act' is 'relu'"},
+        {CLASS("GPTNeoXForCausalLM") ",\"layer_norm_eps\":1e-5,\"hidden_act\":\"gelu_fast\"}", "'hidden_act' is 'gelu_fast'"},
+        {OSS "}", "'rope_parameters' is missing"},
+        {OSS OSS_ROPE ",\"truncate\":true}}", "truncate' is true"},
+        {OSS OSS_ROPE "}}", "truncate' is true"},
+        {OSS OSS_ROPE ",\"truncate\":false},\"swiglu_limit\":6.0}", "'swiglu_limit' is 6, expected 7"},
+        {OSS OSS_ROPE ",\"truncate\":false},\"swiglu_alpha\":1.5}", "'swiglu_alpha' is 1.5"},
+        {OSS OSS_ROPE ",\"truncate\":false},\"norm_topk_prob\":false}", "'norm_topk_prob' is false"},
+        {CLASS("Ministral3ForCausalLM") "}", "'rope_parameters' is missing"},
+        {MOE ",\"norm_topk_prob\":true}",
+         "'norm_topk_prob' is true"},
+        {MOE ",\"mlp_only_layers\":[0]}",
+         "'mlp_only_layers' is [0]"},
+        {MOE ",\"decoder_sparse_step\":2}",
+         "'decoder_sparse_step' is 2"},
+        {MOE ",\"scoring_func\":\"sigmoid\"}",
+         "'scoring_func' is \"sigmoid\""},
         {CLASS("LlamaForCausalLM") ",\"vocab_size\":7}", "'vocab_size' is there twice"},
         {CLASS("LlamaForCausalLM") ",\"rope_theta\":1e309}", "'rope_theta' is no number"},
         {CLASS("LlamaForCausalLM") ",\"head_dim\":7}", "expected an even number"},
