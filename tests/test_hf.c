@@ -645,7 +645,7 @@ Test(hf, gguf_to_folder_and_back_changes_no_bit) {
     for (size_t i = 0; i < COUNT_OF(archs); i++) {
         struct model_file *source = open_file(gguf_of(archs[i]));
         struct err err;
-        cr_assert(hf_write(source, in_dir("hf"), DTYPE_F32, NULL, &err), "%s", err.text);
+        cr_assert(hf_write(source, in_dir("hf"), DTYPE_F32, NULL, NULL, &err), "%s", err.text);
         struct model_file *hf = open_file(in_dir("hf"));
         same_tensors(source, hf);
         cr_assert(check(source, in_dir("hf")).identical);
@@ -662,7 +662,7 @@ Test(hf, narrower_folders_compute_nearly_the_same) {
     struct model_file *source = open_file(gguf_of("granite"));
     for (size_t i = 0; i < COUNT_OF(dtypes); i++) {
         struct err err;
-        cr_assert(hf_write(source, in_dir("hf"), dtypes[i], NULL, &err), "%s", err.text);
+        cr_assert(hf_write(source, in_dir("hf"), dtypes[i], NULL, NULL, &err), "%s", err.text);
         struct export_check c = check(source, in_dir("hf"));
         cr_assert(!c.identical && c.kl >= 0 && c.kl < 1e-3 && c.same_top == c.positions, "KL %g", c.kl);
         struct model_file *hf = open_file(in_dir("hf"));
