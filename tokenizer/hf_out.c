@@ -106,7 +106,7 @@ static void put_charsmap(struct json_out *j, const struct text *blob) {
     text_free(&out);
 }
 
-static const struct span blank = {" ", 1}, mark = {WORD_MARK, 3}, blank_run = {" {2,}", 5};
+static const struct span blank = {" ", 1}, mark = {WORD_MARK, 3}, blank_run = {" {2,}", 5}, blank_ends = {"^ +| +$", 7};
 
 static void put_prefix_mark(struct json_out *j) {
     put_type(j, NULL, "Prepend");
@@ -114,15 +114,13 @@ static void put_prefix_mark(struct json_out *j) {
     json_out_close(j, '}');
 }
 
-// SentencePiece's own treatment of spaces. Runs merged: one in front of every word, none at the end, which Metaspace
-// completes. Else all of them are kept, with one more in front.
+// SentencePiece's own treatment of spaces: one in front of the text or, with runs merged, of every word.
 static void put_spaces(struct json_out *j, unsigned flags) {
     if (flags & SPACES_MERGE) {
-        put_strip(j, STRIP_RIGHT);
-        put_replace(j, true, blank_run, mark);
-        return;
+        put_replace(j, true, blank_ends, (struct span){"", 0});
+        put_replace(j, true, blank_run, blank);
     }
-    if (flags & SPACES_PREFIX) put_prefix_mark(j);
+    if (flags) put_prefix_mark(j);
     put_replace(j, false, blank, mark);
 }
 
@@ -135,6 +133,7 @@ static void put_step(struct json_out *j, const struct tokenizer *t, const struct
     case NORMALIZE_NFKD: put_bare(j, forms[s->kind]); break;
     case NORMALIZE_STRIP: put_strip(j, s->flags); break;
     case NORMALIZE_REPLACE: put_replace(j, false, s->from, s->to); break;
+    case NORMALIZE_TRIM: put_replace(j, true, blank_ends, (struct span){"", 0}); break;
     case NORMALIZE_BLANKS: put_replace(j, true, blank_run, s->to); break;
     case NORMALIZE_LONGEST:
         if (!t->map_blob.len) break; // fallthrough
@@ -212,7 +211,7 @@ static void put_stages(struct json_out *j, const struct tokenizer *t) {
 }
 
 static void put_metaspace(struct json_out *j, const char *key, const struct tokenizer *t) {
-    const char *scheme = t->spaces_done || t->prefix == PREFIX_ALWAYS ? "always" : t->prefix == PREFIX_FIRST ? "first" : "never";
+    const char *scheme = t->prefix == PREFIX_ALWAYS ? "always" : t->prefix == PREFIX_FIRST ? "first" : "never";
     put_type(j, key, "Metaspace");
     put_span(j, "replacement", mark);
     json_out_string(j, "prepend_scheme", scheme, strlen(scheme));
@@ -220,14 +219,10 @@ static void put_metaspace(struct json_out *j, const char *key, const struct toke
     json_out_close(j, '}');
 }
 
-static bool uses_metaspace(const struct tokenizer *t) {
-    return t->metaspace || (t->spaces_done && (t->step[t->n_steps - 1].flags & SPACES_MERGE));
-}
-
 static void put_pre_tokenizer(struct json_out *j, const struct tokenizer *t) {
     if (!marks_spaces(t)) {
         put_stages(j, t);
-    } else if (!uses_metaspace(t)) {
+    } else if (!t->metaspace) {
         json_out_null(j, "pre_tokenizer");
     } else if (!t->splits_words) {
         put_metaspace(j, "pre_tokenizer", t);
@@ -469,9 +464,11 @@ static bool can_be_said(const struct tokenizer *t, struct err *err) {
 }
 
 static void tell_differences(const struct tokenizer *t, struct text *notes) {
-    if (t->spaces_done && notes)
-        text_str(notes, "tokenizer.json: `tokenizers` maps whole clusters of characters, and drops all white space at the end, where "
-                        "SentencePiece takes the longest match and drops spaces; rare texts get other ids\n");
+    bool longest = false;
+    for (size_t i = 0; i < t->n_steps; i++) longest |= t->step[i].kind == NORMALIZE_LONGEST && t->map_blob.len;
+    if (longest && notes)
+        text_str(notes, "tokenizer.json: the map of characters is applied to whole clusters there, to the longest match by SentencePiece; "
+                        "some texts with combining marks get other ids\n");
 }
 
 bool tokenizer_write_json(const struct tokenizer *t, struct text *json, struct text *notes, struct err *err) {

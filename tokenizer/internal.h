@@ -100,6 +100,7 @@ enum normalize_kind { // the first four as enum normal_form
     NORMALIZE_CHARSMAP,
     NORMALIZE_LONGEST,
     NORMALIZE_SPACES,
+    NORMALIZE_TRIM,
     NORMALIZE_COUNT
 };
 enum normalize_flags { STRIP_LEFT = 1, STRIP_RIGHT = 2, SPACES_PREFIX = 1, SPACES_MERGE = 2 };
