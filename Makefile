@@ -46,7 +46,8 @@ $(B)/suites: $(TESTOBJ) $(OBJ)
 $(B)/suites: LDLIBS += -lcriterion
 $(B)/bench_ops: $(B)/tests/bench/bench_ops.o $(OBJ)
 $(B)/render_chat: $(B)/tests/tools/render_chat.o $(OBJ)
-$(B)/train $(B)/run $(B)/stories $(B)/suites $(B)/bench_ops $(B)/render_chat:
+$(B)/tokenize_texts: $(B)/tests/bench/tokenize_texts.o $(OBJ)
+$(B)/train $(B)/run $(B)/stories $(B)/suites $(B)/bench_ops $(B)/render_chat $(B)/tokenize_texts:
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 ifeq ($(CONFIG),fuzz)

@@ -700,7 +700,7 @@ static struct models_options models_options(void) {
                                .imatrix = o.imatrix, .report_text = o.report_text, .against = o.kl_against,
                                .text = o.perplexity ? o.perplexity : o.file, .pure = o.pure, .json = o.json,
                                .new_tokenizer = o.tokenizer != NULL, .ctx = o.ctx, .chunks = o.chunks, .stride = o.stride,
-                               .rows = o.chunk, .kv = dtype_from_name(o.kv)};
+                               .rows = o.chunk, .tokenizer_pre = o.tokenizer_pre, .kv = dtype_from_name(o.kv)};
     if (m.kv != DTYPE_F32 && m.kv != DTYPE_F16 && m.kv != DTYPE_BF16) refuse(2, "--kv %s: expected f32, f16 or bf16", o.kv);
     return m;
 }

@@ -14,7 +14,7 @@ struct app {
 };
 
 struct models_options { // as they stand on the command line; NULL and 0: not given
-    const char *model, *out, *export, *quantize, *dtype, *imatrix, *report_text, *against, *text;
+    const char *model, *out, *export, *quantize, *dtype, *imatrix, *report_text, *against, *text, *tokenizer_pre;
     bool pure, json;
     bool new_tokenizer; // the tokenizer of the app replaces that of the file
     bool imatrix_is_text;

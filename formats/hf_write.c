@@ -330,7 +330,8 @@ static bool prepare(struct writer *w) {
     return list_tensors(w);
 }
 
-bool hf_write(const struct model_file *f, const char *folder, enum dtype matrices, struct text *notes, struct err *err) {
+bool hf_write(const struct model_file *f, const char *folder, enum dtype matrices, const struct text *tokenizer_json,
+              struct text *notes, struct err *err) {
     assert(matrices == DTYPE_F32 || matrices == DTYPE_F16 || matrices == DTYPE_BF16);
     struct writer w = {.f = f, .folder = folder, .matrices = matrices, .err = err};
     struct text config = {0}, path = {0};
@@ -339,7 +340,7 @@ bool hf_write(const struct model_file *f, const char *folder, enum dtype matrice
         text_fmt(&path, "%s/config.json", folder);
         good = !file_exists(path.data) || !unlink(path.data) || err_set(err, "%s: cannot be replaced", path.data);
     }
-    good = good && write_weights(&w) && hf_write_tokenizer(f, folder, notes, err) &&
+    good = good && write_weights(&w) && hf_write_tokenizer(f, folder, tokenizer_json, err) &&
            hf_write_text(folder, "config.json", &config, err);
     if (good && notes && (w.shape.family->traits & HF_MINICPM))
         text_str(notes, "transformers loads a MiniCPM with the code of its publishers only (trust_remote_code)\n");

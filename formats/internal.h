@@ -352,9 +352,9 @@ struct hf_shape {
 // config.json in to; false when a key has no word in it.
 MUST_USE bool hf_make_config(const struct model_file *f, const struct hf_shape *shape, struct text *to,
                              struct err *err);
-// tokenizer.json, tokenizer_config.json and generation_config.json of a folder, from the keys of f.
+// tokenizer.json as given (NULL: none), tokenizer_config.json and generation_config.json from the keys of f.
 MUST_USE bool hf_write_tokenizer(const struct model_file *f, const char *folder,
-                                 struct text *notes, struct err *err);
+                                 const struct text *json, struct err *err);
 MUST_USE bool hf_write_text(const char *folder, const char *name, const struct text *t,
                             struct err *err); // one file, atomically
 // Fills f from a folder; only: the one file of weights to take, or NULL.

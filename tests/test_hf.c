@@ -690,7 +690,7 @@ Test(hf, gguf_to_folder_and_back_changes_no_bit) {
     for (size_t i = 0; i < COUNT_OF(archs); i++) {
         struct model_file *source = open_file(gguf_of(archs[i]));
         struct err err;
-        cr_assert(hf_write(source, in_dir("hf"), DTYPE_F32, NULL, &err), "%s", err.text);
+        cr_assert(hf_write(source, in_dir("hf"), DTYPE_F32, NULL, NULL, &err), "%s", err.text);
         struct model_file *hf = open_file(in_dir("hf"));
         same_tensors(source, hf);
         cr_assert(check(source, in_dir("hf")).identical);
@@ -707,7 +707,7 @@ Test(hf, narrower_folders_compute_nearly_the_same) {
     struct model_file *source = open_file(gguf_of("granite"));
     for (size_t i = 0; i < COUNT_OF(dtypes); i++) {
         struct err err;
-        cr_assert(hf_write(source, in_dir("hf"), dtypes[i], NULL, &err), "%s", err.text);
+        cr_assert(hf_write(source, in_dir("hf"), dtypes[i], NULL, NULL, &err), "%s", err.text);
         struct export_check c = check(source, in_dir("hf"));
         cr_assert(!c.identical && c.kl >= 0 && c.kl < 1e-3 && c.same_top == c.positions, "KL %g", c.kl);
         struct model_file *hf = open_file(in_dir("hf"));
@@ -776,31 +776,20 @@ Test(hf, the_program_exports_compares_and_tells) {
 // --- tokenizer.json ------------------------------------------------------------------------------------------------
 
 // A GGUF with nothing but tokenizer keys.
-static struct model_file *with_tokenizer(bool spm) {
+static struct model_file *with_tokenizer(void) {
     struct err err;
     struct gguf_out *o = gguf_out_open(in_dir("t.gguf"), &err);
-    struct span tokens[40];
-    int32_t types[40];
-    float scores[40];
-    static char spelled[40][8];
+    const struct span tokens[] = {{"<s>\"\n", 5}, {"a", 1}, {"<unk>", 5}, {"</s>", 4}, {"<eot>", 5}, {"b", 1}};
     cr_assert(o);
-    for (int i = 0; i < 40; i++) {
-        snprintf(spelled[i], sizeof spelled[0], "%c%s", 'a' + i % 26, i < 26 ? "" : i < 39 ? "b" : "bc");
-        tokens[i] = (struct span){spelled[i], strlen(spelled[i])};
-        types[i] = 1, scores[i] = (float)-i;
-    }
-    tokens[0] = (struct span){"<s>\"\n", 5}, types[0] = 3, types[2] = 2, types[5] = 4;
     gguf_out_text(o, "general.architecture", "llama", 5);
-    gguf_out_text(o, "tokenizer.ggml.model", spm ? "llama" : "gpt2", spm ? 5 : 4);
-    gguf_out_texts(o, "tokenizer.ggml.tokens", tokens, 40);
-    gguf_out_i32s(o, "tokenizer.ggml.token_type", types, 40);
-    if (spm) gguf_out_f32s(o, "tokenizer.ggml.scores", scores, 40);
-    if (!spm) gguf_out_texts(o, "tokenizer.ggml.merges", (const struct span[]){{"b b", 3}}, 1);
+    gguf_out_text(o, "tokenizer.ggml.model", "llama", 5);
+    gguf_out_texts(o, "tokenizer.ggml.tokens", tokens, 6);
+    gguf_out_i32s(o, "tokenizer.ggml.token_type", (const int32_t[]){3, 1, 2, 3, 3, 1}, 6);
     gguf_out_u32(o, "tokenizer.ggml.bos_token_id", 0);
     gguf_out_u32(o, "tokenizer.ggml.eos_token_id", 3);
     gguf_out_u32(o, "tokenizer.ggml.eot_token_id", 4);
     gguf_out_u32(o, "tokenizer.ggml.unknown_token_id", 2);
-    gguf_out_bool(o, "tokenizer.ggml.add_bos_token", true);
+    gguf_out_u32(o, "tokenizer.ggml.padding_token_id", 5);
     gguf_out_text(o, "tokenizer.chat_template", "{{ x }}\n", 8);
     cr_assert(gguf_out_commit(o, &err), "%s", err.text);
     return open_file(in_dir("t.gguf"));
@@ -816,25 +805,18 @@ static struct text written(const char *name) {
     return t;
 }
 
-Test(hf, tokenizers_are_written_as_the_library_reads_them) {
-    for (int spm = 0; spm < 2; spm++) {
-        struct model_file *f = with_tokenizer(spm);
-        struct err err;
-        struct text notes = {0};
-        cr_assert(hf_write_tokenizer(f, dir, &notes, &err), "%s", err.text);
-        cr_assert(!notes.len, "%s", notes.data);
-        struct text t = written("tokenizer.json"), c = written("tokenizer_config.json"), g = written("generation_config.json");
-        cr_assert(strstr(t.data, "{\"id\":0,\"content\":\"<s>\\\"\\n\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,"
-                                 "\"normalized\":false,\"special\":true}"));
-        cr_assert(strstr(t.data, "\"id\":5,\"content\":\"f\"") && strstr(t.data, "\"special\":false"));
-        cr_assert(strstr(t.data, "TemplateProcessing") && strstr(t.data, "\"ids\":[0]"));
-        if (spm) // "bb" is token 27 with two halves "b"; "nbc" has no halves; best score first
-            cr_assert(strstr(t.data, "\"merges\":[[\"b\",\"b\"],[\"d\",\"b\"],[\"e\",\"b\"],[\"g\",\"b\"]") && strstr(t.data, "ByteFallback"));
-        else
-            cr_assert(strstr(t.data, "\"merges\":[[\"b\",\"b\"]]") && strstr(t.data, "ByteLevel"));
-        cr_assert(strstr(c.data, "\"chat_template\":\"{{ x }}\\n\"") && strstr(c.data, "\"eos_token\":\"d\""));
-        cr_assert(strstr(g.data, "\"eos_token_id\":[3,4]"));
-        text_free(&t), text_free(&c), text_free(&g), text_free(&notes);
-        model_file_close(f);
-    }
+Test(hf, files_beside_the_tokenizer_name_its_tokens) {
+    struct model_file *f = with_tokenizer();
+    struct err err;
+    struct text json = {0};
+    text_str(&json, "{}\n");
+    cr_assert(hf_write_tokenizer(f, dir, &json, &err), "%s", err.text);
+    struct text t = written("tokenizer.json"), c = written("tokenizer_config.json"), g = written("generation_config.json");
+    cr_expect_str_eq(t.data, "{}\n");
+    cr_expect(strstr(c.data, "\"chat_template\":\"{{ x }}\\n\"") && strstr(c.data, "\"eos_token\":\"</s>\""));
+    cr_expect(strstr(c.data, "\"bos_token\":\"<s>\\\"\\n\"") && strstr(c.data, "\"unk_token\":\"<unk>\""));
+    cr_expect(!strstr(c.data, "pad_token"), "a token of text would be split out");
+    cr_expect(strstr(g.data, "\"eos_token_id\":[3,4]"));
+    text_free(&t), text_free(&c), text_free(&g), text_free(&json);
+    model_file_close(f);
 }

@@ -173,7 +173,7 @@ static void same_from_a_folder(const struct model_file *gguf, size_t g, const st
     struct err e = {{0}};
     char path[160];
     path_in(path, "again");
-    bool written = hf_write(gguf, path, DTYPE_F32, NULL, &e);
+    bool written = hf_write(gguf, path, DTYPE_F32, NULL, NULL, &e);
     struct model_file *f = written ? model_file_open(path, &e) : NULL;
     cr_expect(f, "%s: %s", variants[g].name, e.text);
     if (!f) return;

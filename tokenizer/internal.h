@@ -2,6 +2,7 @@
 // encoder at work.
 //
 //   hf.c              tokenizer.json -> recipe
+//   hf_out.c          tokenizer -> tokenizer.json
 //   load.c            files and the built-in byte vocabulary -> recipe; tokenizer -> keys of a GGUF file
 //   tokenizer.c       recipe -> tokenizer: checks, the token table, pieces, the hash; all small questions about one
 //   ends.c            which tokens end a generation
@@ -99,6 +100,7 @@ enum normalize_kind { // the first four as enum normal_form
     NORMALIZE_CHARSMAP,
     NORMALIZE_LONGEST,
     NORMALIZE_SPACES,
+    NORMALIZE_TRIM,
     NORMALIZE_COUNT
 };
 enum normalize_flags { STRIP_LEFT = 1, STRIP_RIGHT = 2, SPACES_PREFIX = 1, SPACES_MERGE = 2 };
@@ -184,6 +186,7 @@ const struct pretokenizer *pretokenizer_row(size_t i);                    // NUL
 const struct splitter *splitter_find(const char *name, size_t n);         // by our word
 // By the text of a pattern as tokenizer.json has it; NULL: unknown.
 const struct splitter *splitter_of_pattern(const char *pattern, size_t n);
+const char *splitter_pattern(const struct splitter *s); // the way back, one of its texts; NULL: has none
 
 struct pieces { // a text being split; 0-initialise the rest
     const struct splitter *const *stage;
