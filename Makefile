@@ -26,6 +26,9 @@ ifneq (,$(filter x86_64 amd64,$(ARCH)))
   ISA_avx2   := -mavx2 -mfma -mf16c
   ISA_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx2 -mfma -mf16c
   ISA_amx    := $(ISA_avx512) -mavx512bf16 -mamx-tile -mamx-bf16
+  ISA_ceiling_avx2   := $(ISA_avx2)
+  ISA_ceiling_avx512 := $(ISA_avx512)
+  ISA_ceiling_amx    := $(ISA_amx) -mamx-int8
 endif
 
 # All cores, unless told otherwise.
@@ -40,7 +43,7 @@ all: train run ## build ./train and ./run
 train run: %: $(B)/%
 	@cp -f $< $@
 $(B)/train: $(B)/train.o $(B)/train_options.o $(B)/data/stories.o $(OBJ)
-$(B)/run: $(B)/run.o $(B)/run_models.o $(OBJ)
+$(B)/run: $(B)/run.o $(B)/run_models.o $(B)/run_bench.o $(OBJ)
 $(B)/stories: $(B)/data/stories_main.o $(B)/data/stories.o
 $(B)/suites: $(TESTOBJ) $(OBJ)
 $(B)/suites: LDLIBS += -lcriterion
