@@ -16,6 +16,7 @@ void cpu_matmul_experts(const struct matmul_experts_args *a, void (*matmul)(cons
 bool cpu_fill_avx2(struct backend *b);
 bool cpu_fill_avx512(struct backend *b);
 bool cpu_fill_amx(struct backend *b); // on top of avx512: products of PRECISION_BF16
+bool cpu_fill_amx_whole(struct backend *b); // on top of amx: products with block formats, PRECISION_F32, bits as avx512
 // 64-byte aligned scratch of one thread, at least `bytes`; grows on first use, contents undefined, valid until the
 // next call with the same thread and slot. slot < 5; slot 4 belongs to cpu_matmul_experts, which calls other ops.
 void *cpu_scratch(int thread, int slot, size_t bytes);
