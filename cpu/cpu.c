@@ -194,7 +194,10 @@ static bool level_fill(struct backend *b, enum level level) {
     bool have_avx2 = cpu_fill_avx2(b);
     if (level == LEVEL_AVX2) return have_avx2;
     bool have_avx512 = cpu_fill_avx512(b);
-    return level == LEVEL_AVX512 ? have_avx512 : have_avx512 && cpu_fill_amx(b);
+    if (level == LEVEL_AVX512) return have_avx512;
+    bool have_amx = have_avx512 && cpu_fill_amx(b);
+    if (have_amx) cpu_fill_amx_whole(b); // a processor without AMX-INT8 keeps the products of AVX-512
+    return have_amx;
 }
 
 const struct backend *backend_cpu(const char *level, struct err *err) {

@@ -22,6 +22,7 @@ bool cpu_tiles_allowed(void);
 void cpu_tiles_open(void);
 // The backend's ceilings member (ceiling.c); release frees what cpu_alloc gave.
 int cpu_ceilings(struct ceiling *to, double seconds, void (*release)(void *), struct err *err);
+bool cpu_fill_amx_whole(struct backend *b); // on top of amx: products with block formats, PRECISION_F32, bits as avx512
 // 64-byte aligned scratch of one thread, at least `bytes`; grows on first use, contents undefined, valid until the
 // next call with the same thread and slot. slot < 5; slot 4 belongs to cpu_matmul_experts, which calls other ops.
 void *cpu_scratch(int thread, int slot, size_t bytes);

@@ -7,86 +7,7 @@
 // rounding costs at most 2^-16 of the largest |x| of the block: a hundredth of what eight bits, usual
 // elsewhere, would cost. What it buys: a code is never made a float, so that eight rows cost little
 // more than one.
-
-// ---------------------------------------------------------------------------------------------------------------
-// x in sixteen bits. Rows are taken in passes of R = 1, 2, 4 or 8; a row that does not exist is zero.
-// A pass lies as
-//     quads    [K / 4][R] pairs of words, in the form v_quad_dot wants
-//     steps    [K / 32][R] floats
-//     sums     [K / group][R] floats, step * (sum of x): formats with mins; others words, -zero * sum
-
-enum { PASS = 8, SIXTEEN_BITS = 32512 }; // 127 * 256, so that the high byte of any number is one byte
-
-struct wide {
-    const int32_t *quads, *starts;
-    const float *steps, *sums;
-};
-INLINE size_t wide_bytes(int64_t terms) { // of one row
-    return (size_t)(terms * 2 + terms / 32 * 4 + terms / 16 * 4);
-}
-INLINE int wide_rows(int64_t left) { return left <= 1 ? 1 : left <= 2 ? 2 : left <= 4 ? 4 : PASS; }
-INLINE struct wide wide_at(const unsigned char *pass, int64_t terms, int64_t R) {
-    const unsigned char *steps = pass + terms * 2 * R, *sums = steps + terms / 32 * 4 * R;
-    return (struct wide){(const int32_t *)(const void *)pass, (const int32_t *)(const void *)sums,
-                         (const float *)(const void *)steps, (const float *)(const void *)sums};
-}
-
-// 32 terms: q[i] = x[i] / step rounded. Infinity and NaN make the step NaN. Below 1e-30 is zero.
-static float sixteen_bits(const float *x, int32_t q[32]) {
-    int32_t bits[VW], most = 0;
-    vi m = v_zero_words();
-    for (int i = 0; i < 32; i += VW)
-        m = v_max_words(m, v_and(v_load_words(x + i), 0x7fffffff)); // the order of floats
-    v_store_words(bits, m);
-    for (int i = 0; i < VW; i++) most = bits[i] > most ? bits[i] : most;
-    float largest;
-    memcpy(&largest, &most, sizeof largest);
-    const bool finite = isfinite(largest), some = finite && largest >= 1e-30f;
-    const vf inverse = v_set1(some ? SIXTEEN_BITS / largest : 0);
-    for (int i = 0; i < 32; i += VW)
-        v_store_words(q + i, some ? v_whole(v_mul(v_load(x + i), inverse)) : v_zero_words());
-    return !finite ? NAN : some ? largest / SIXTEEN_BITS : 0;
-}
-
-struct widening {
-    const struct tensor *x;
-    unsigned char *to;
-    int group, zero; // of the weights; group 0: K / 32
-    bool mins;
-};
-
-static void widen_row(const struct widening *w, const float *x, unsigned char *pass, int R, int r) {
-    const int64_t K = w->x->cols;
-    int32_t q[32], pairs[16];
-    int32_t *quads = (int32_t *)(void *)pass;
-    float *steps = (float *)(void *)(pass + K * 2 * R), *sums = steps + K / 32 * R;
-    for (int64_t k = 0; k < K; k += 32) {
-        const float step = x ? sixteen_bits(x + k, q) : 0;
-        if (!x) memset(q, 0, sizeof q);
-        for (int i = 0; i < 32; i += VW) v_quads_store(pairs + i / 2, v_load_words(q + i));
-        for (int i = 0; i < 8; i++) memcpy(quads + (k / 4 + i) * 2 * R + 2 * r, pairs + 2 * i, 8);
-        steps[k / 32 * R + r] = step;
-        for (int g = 0; g < 32; g += w->group) {
-            int32_t sum = 0;
-            for (int i = g; i < g + w->group; i++) sum += q[i];
-            const int32_t start = -w->zero * sum;
-            const float offset = step * (float)sum;
-            memcpy(sums + (k + g) / w->group * R + r, w->mins ? (const void *)&offset : &start, 4);
-        }
-    }
-}
-
-// A piece is a pass.
-static void widen_piece(void *arg, int64_t lo, int64_t hi, int thread) {
-    const struct widening *w = arg;
-    (void)thread;
-    for (int64_t row = lo * PASS; row < hi * PASS && row < w->x->rows; row += PASS) {
-        const int R = wide_rows(w->x->rows - row);
-        unsigned char *pass = w->to + (size_t)row * wide_bytes(w->x->cols);
-        for (int r = 0; r < R; r++)
-            widen_row(w, row + r < w->x->rows ? row_f32(w->x, row + r) : NULL, pass, R, r);
-    }
-}
+#include "cpu/kernels_wide.h"
 
 // ---------------------------------------------------------------------------------------------------------------
 // Products. total[r] += terms [k, k + 32) of VW weight rows with R rows of x.
@@ -211,7 +132,7 @@ static void coded_matmul(const struct matmul_args *a) {
     const int64_t K = a->x.cols, rows = ceil_div(a->x.rows, PASS) * PASS;
     const enum dtype t = a->w.dtype;
     unsigned char *wide = cpu_scratch(0, SLOT_SHARED, (size_t)rows * wide_bytes(K));
-    struct widening w = {&a->x, wide, coded_group(t), coded_zero(t), coded_mins(t)};
+    struct widening w = {&a->x, wide, coded_group(t), coded_zero(t), coded_mins(t), false};
     pool_for(ceil_div(a->x.rows, PASS), max_i64(1, 8192 / max_i64(1, K * PASS)), widen_piece, &w);
     if (a->w.layout != LAYOUT_DEVICE) cpu_scratch_reserve(SLOT_A, WALK * coded_panel_bytes(t, K));
     struct coded_product p = {a, wide};

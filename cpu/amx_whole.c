@@ -1,0 +1,296 @@
+// amx_whole.c: products of block formats in whole numbers (kernels_whole.h) on the matrix units of recent Xeons
+// (AMX-INT8), for three rows and more: speculation, small batches, and prompts whose products must be exact.
+//
+// Whole numbers are exact by any instruction, and the float operations behind them are those of coded_dot, in the same
+// order: every bit is that of AVX-512. One instruction, 16 cycles, does for a group of terms and 16 columns
+//
+//     C[2 R][16] = A[2 R][group] B[group][16]     R = 8 rows, or 4
+//
+//   A   the high bytes of R rows, then their low bytes: x is laid so once per call (planes, kernels_wide.h)
+//   B   codes, a quad of terms a word: a segment of 256 terms of a panel is taken out of its bits into L1 (8 KiB), with
+//       its factors, for up to 64 rows. Q8_0 lies so in the panel and is read there.
+//   C   int32, through L1: row r of x is 256 C[r] + C[R + r], made a float and added to sums that rest in registers
+//       while the segment passes. While those of one step are added, the unit multiplies the next.
+//
+// The floor for 32 terms, 16 columns and 8 rows (4096 products), in cycles: unit 16; C to L1 16, a line a cycle; adding
+// six vector operations a row on two ports, 24; taking codes of four bits out another 8. So 32, which is 290 GMAC/s at
+// 2.3 GHz; the dots of AVX-512-VNNI alone take 64, with the rest 92.
+#include "cpu/cpu.h"
+
+#if defined(__AMX_TILE__) && defined(__AMX_INT8__) && defined(__linux__)
+#include "cpu/words_avx512.h"
+
+#include "cpu/kernels_base.h"
+#include "cpu/kernels_codes.h"
+#include "cpu/kernels_wide.h"
+
+enum {
+    WALK = 4,      // panels at once, because one stream does not fill the memory pipe
+    SEGMENT = 256, // terms
+    CHUNKS = SEGMENT / 32,
+    CODES = 32 * PANEL,       // bytes of a chunk
+    LINE = 4 * PANEL,         // bytes of its quads of one kind
+    PASSES = 8,               // that share the codes
+    SUMS = PANEL * PASS,      // of a pass and a panel: [2 halves][R][VW]
+    LEAST_ROWS = 3,
+};
+
+// A thread's own.
+struct room {
+    unsigned char codes[CHUNKS * CODES];
+    float factors[CHUNKS * 2][2][PANEL]; // of a group: d * scale, -dmin * min
+    float sums[PASSES][WALK][SUMS];
+};
+
+// A segment of a panel, taken out.
+struct segment {
+    const unsigned char *codes;
+    int apart; // bytes from a chunk's codes to the next
+    const float (*factors)[2][PANEL];
+    int64_t k, chunks;
+    const unsigned char *next; // what the thread reads after it
+    int lines;                 // of that, to be asked for per chunk
+};
+
+// ---------------------------------------------------------------------------------------------------------------
+// Taking out.
+
+INLINE void segment_fill(const enum dtype t, const unsigned char *from, int64_t chunks, struct room *room) {
+    float(*factors)[2][PANEL] = room->factors;
+    for (int64_t c = 0; c < chunks; c++) {
+        const unsigned char *block = from + c * 32 / coded_terms(t) * coded_block_bytes(t);
+        const unsigned char *chunk = block + coded_head(t) + c * 32 % coded_terms(t) / 32 * coded_chunk_bytes(t);
+        for (int g = 0; g < 32; g += coded_group(t), factors++)
+            for (int col = 0; col < PANEL; col += VW) {
+                vf dl, ml;
+                coded_factors(t, block, chunk, col, g, &dl, &ml);
+                v_store(factors[0][0] + col, dl);
+                if (coded_mins(t)) v_store(factors[0][1] + col, ml);
+            }
+        if (coded_octets(t)) continue;
+        for (int col = 0; col < PANEL; col += VW)
+#pragma GCC unroll 8
+            for (int quad = 0; quad < 8; quad++)
+                v_store_words(room->codes + c * CODES + quad * LINE + col * 4, coded_quad(t, chunk, col, quad));
+    }
+}
+
+typedef void fill_segment(const unsigned char *from, int64_t chunks, struct room *room);
+#define FILL(upper, lower)                                                                         \
+    static void fill_##lower(const unsigned char *from, int64_t chunks, struct room *room) {       \
+        segment_fill(DTYPE_##upper, from, chunks, room);                                           \
+    }
+CODED_DTYPES(FILL)
+#define FILL_ROW(upper, lower) [DTYPE_##upper] = fill_##lower,
+static fill_segment *const fills[DTYPE_COUNT] = {CODED_DTYPES(FILL_ROW)};
+
+// ---------------------------------------------------------------------------------------------------------------
+// Multiplying.
+
+// Tiles 0, 1 and 6 are C and A of eight rows, 2, 3 and 7 of four; 4 and 5 are B.
+static void tiles_open(int group) {
+    struct {
+        uint8_t palette, start_row, zero[14];
+        uint16_t row_bytes[16];
+        uint8_t rows[16];
+    } shapes = {.palette = 1, .row_bytes = {64, 64, 64, 64, 64, 64}, .rows = {16, 16, 8, 8, 0, 0, 16, 8}};
+    static_assert(sizeof shapes == 64, "the configuration of the tiles is 64 bytes");
+    shapes.row_bytes[6] = shapes.row_bytes[7] = (uint16_t)group;
+    shapes.rows[4] = shapes.rows[5] = (uint8_t)(group / 4);
+    __asm__ volatile("" ::"r"(&shapes) : "memory"); // gcc 12 believes that only 8 bytes of it are read
+    _tile_loadconfig(&shapes);
+}
+
+// c[2 halves][2 R][16] of one group.
+INLINE void group_multiply(const int R, const void *planes, const unsigned char *codes, int32_t *c) {
+    if (R == 8) {
+        _tile_loadd(4, codes, LINE);
+        _tile_loadd(6, planes, 32);
+        _tile_loadd(5, codes + LINE / 2, LINE);
+        _tile_zero(0);
+        _tile_dpbsud(0, 6, 4);
+        _tile_zero(1);
+        _tile_dpbsud(1, 6, 5);
+        _tile_stored(0, c, 64);
+        _tile_stored(1, c + 2 * R * VW, 64);
+    } else {
+        _tile_loadd(4, codes, LINE);
+        _tile_loadd(7, planes, 32);
+        _tile_loadd(5, codes + LINE / 2, LINE);
+        _tile_zero(2);
+        _tile_dpbsud(2, 7, 4);
+        _tile_zero(3);
+        _tile_dpbsud(3, 7, 5);
+        _tile_stored(2, c, 64);
+        _tile_stored(3, c + 2 * R * VW, 64);
+    }
+}
+
+// sums[2 halves][R] += what c says, as coded_dot adds it.
+INLINE void group_add(const int R, const bool mins, const float (*factors)[PANEL], const float *steps,
+                      const float *offsets, const int32_t *starts, const int32_t *c, vf *sums) {
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; half++) {
+        const vf dl = v_load(factors[0] + half * VW);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) {
+            const int32_t *high = c + (half * 2 * R + r) * VW, *low = high + R * VW;
+            vi whole = v_quad_sum(v_load_words(high), v_load_words(low));
+            if (!mins) whole = _mm512_add_epi32(whole, v_set1_words(starts[r]));
+            vf *sum = &sums[half * R + r];
+            *sum = v_fma(dl, v_mul(v_set1(steps[r]), v_float(whole)), *sum);
+            if (mins) *sum = v_fma(v_load(factors[1] + half * VW), v_set1(offsets[r]), *sum);
+        }
+    }
+}
+
+INLINE void segment_multiply(const int R, const int group, const bool mins, const struct segment *s,
+                             const struct wide *x, float *total) {
+    enum { ROOM = 2 * 2 * PASS * VW };
+    int32_t c[2][ROOM] __attribute__((aligned(64)));
+    vf sums[2 * PASS];
+    const int each = 32 / group; // groups in a chunk
+    const unsigned char *planes = (const unsigned char *)(x->quads + s->k / 2 * R);
+    const float *steps = x->steps + s->k / 32 * R, *offsets = x->sums + s->k / group * R;
+    const int32_t *starts = x->starts + s->k / group * R;
+    const float(*factors)[2][PANEL] = s->factors;
+    const unsigned char *codes = s->codes, *next = s->next;
+#pragma GCC unroll 16
+    for (int i = 0; i < 2 * R; i++) sums[i] = v_load(total + i * VW);
+    __asm__ volatile("" ::: "memory"); // gcc 12 does not know that a tile load reads memory
+    for (int64_t i = 0; i <= s->chunks * each; i++) {
+        if (i < s->chunks * each) {
+            const int64_t chunk = i / each, g = i % each;
+            group_multiply(R, planes + chunk * 64 * R + g * group, codes + chunk * s->apart + g * (group / 4) * LINE,
+                           c[i % 2]);
+            for (int l = 0; g == 0 && l < s->lines; l++, next += 64) __builtin_prefetch(next);
+        }
+        __asm__ volatile("" ::: "memory");
+        if (i == 0) continue;
+        group_add(R, mins, factors[i - 1], steps + (i - 1) / each * R, offsets + (i - 1) * R, starts + (i - 1) * R,
+                  c[(i - 1) % 2], sums);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < 2 * R; i++) v_store(total + i * VW, sums[i]);
+}
+
+typedef void multiply_segment(const struct segment *s, const struct wide *x, float *total);
+#define MULTIPLY(R, group, mins)                                                                   \
+    static void multiply_##R##_##group##_##mins(const struct segment *s, const struct wide *x,     \
+                                                float *total) {                                    \
+        segment_multiply(R, group, mins, s, x, total);                                             \
+    }
+MULTIPLY(4, 16, 0)
+MULTIPLY(4, 16, 1)
+MULTIPLY(4, 32, 0)
+MULTIPLY(4, 32, 1)
+MULTIPLY(8, 16, 0)
+MULTIPLY(8, 16, 1)
+MULTIPLY(8, 32, 0)
+MULTIPLY(8, 32, 1)
+static multiply_segment *const multiplies[2][2][2] = { // eight rows, groups of 32, mins
+    {{multiply_4_16_0, multiply_4_16_1}, {multiply_4_32_0, multiply_4_32_1}},
+    {{multiply_8_16_0, multiply_8_16_1}, {multiply_8_32_0, multiply_8_32_1}},
+};
+
+// ---------------------------------------------------------------------------------------------------------------
+// The product.
+
+struct product {
+    const struct matmul_args *a;
+    const unsigned char *wide;
+};
+
+// out = scale * sums (+ out) for a pass of one panel, as sums_write has it.
+static void pass_write(const struct matmul_args *a, const float *sums, int64_t panel, int64_t row, int R) {
+    const vf scale = v_set1(one_if_zero(a->scale));
+    for (int half = 0; half < 2; half++) {
+        const int64_t col = panel * PANEL + half * VW, n = a->out.cols - col;
+        for (int64_t r = 0; n > 0 && r < min_i64(R, a->x.rows - row); r++) {
+            float *out = row_f32(&a->out, row + r) + col;
+            vf x = v_mul(scale, v_load(sums + (half * R + r) * VW));
+            if (a->accumulate) x = v_add(v_load_n(out, n), x);
+            v_store_n(out, x, n);
+        }
+    }
+}
+
+// Panels [first, end), at most WALK, times rows [row, last), at most PASSES passes.
+static void walk_multiply(const struct product *p, struct room *room, int64_t first, int64_t end, int64_t row,
+                          int64_t last) {
+    const struct matmul_args *a = p->a;
+    const enum dtype t = a->w.dtype;
+    const int64_t K = a->x.cols;
+    const size_t panel = coded_panel_bytes(t, K), part = (size_t)(SEGMENT / coded_terms(t) * coded_block_bytes(t));
+    memset(room->sums, 0, sizeof room->sums[0] * (size_t)ceil_div(last - row, PASS));
+    struct segment s = {.codes = room->codes, .apart = CODES, .factors = (const void *)room->factors};
+    for (s.k = 0; s.k < K; s.k += SEGMENT)
+        for (int64_t i = first; i < end; i++) {
+            const unsigned char *from = (const unsigned char *)a->w.data + (size_t)i * panel + (size_t)(s.k / SEGMENT) * part;
+            s.chunks = min_i64(CHUNKS, (K - s.k) / 32);
+            s.next = s.k + SEGMENT < K ? from + part : from + part + (size_t)(WALK - 1) * panel;
+            s.lines = (int)ceil_div((int64_t)part, CHUNKS * 64);
+            if (coded_octets(t)) s.codes = from + coded_head(t), s.apart = coded_block_bytes(t);
+            fills[t](from, s.chunks, room);
+            for (int64_t at = row, pass = 0; at < last; at += PASS, pass++, s.lines = 0) {
+                const int R = tile_rows(a->x.rows - at);
+                const struct wide x = wide_at(p->wide + (size_t)at * wide_bytes(K), K, R);
+                multiplies[R == 8][coded_group(t) == 32][coded_mins(t)](&s, &x, room->sums[pass][i - first]);
+            }
+        }
+    for (int64_t at = row, pass = 0; at < last; at += PASS, pass++)
+        for (int64_t i = first; i < end; i++)
+            pass_write(a, room->sums[pass][i - first], i, at, tile_rows(a->x.rows - at));
+}
+
+// A piece is some walks, all rows.
+static void product_piece(void *arg, int64_t lo, int64_t hi, int thread) {
+    const struct product *p = arg;
+    const int64_t panels = ceil_div(p->a->out.cols, PANEL), rows = p->a->x.rows;
+    struct room *room = cpu_scratch(thread, SLOT_A, sizeof *room);
+    tiles_open(coded_group(p->a->w.dtype));
+    for (int64_t walk = lo; walk < hi; walk++)
+        for (int64_t row = 0; row < rows; row += PASSES * PASS)
+            walk_multiply(p, room, walk * WALK, min_i64((walk + 1) * WALK, panels), row,
+                          min_i64(row + PASSES * PASS, rows));
+    _tile_release();
+}
+
+static struct backend below; // written again with the same values whenever a table is made
+
+static void matmul(const struct matmul_args *a) {
+    const enum dtype t = a->w.dtype;
+    if (a->precision != PRECISION_F32 || !is_coded(t) || a->w.layout != LAYOUT_DEVICE || a->x.rows < LEAST_ROWS) {
+        below.matmul(a);
+        return;
+    }
+    assert(is_f32(&a->out) && is_f32(&a->x) && a->w.mats == 1);
+    assert(a->out.rows == a->x.rows && a->out.cols == a->w.rows && a->x.cols == a->w.cols);
+    const int64_t K = a->x.cols, passes = ceil_div(a->x.rows, PASS);
+    unsigned char *wide = cpu_scratch(0, SLOT_SHARED, (size_t)(passes * PASS) * wide_bytes(K));
+    struct widening w = {&a->x, wide, coded_group(t), coded_zero(t), coded_mins(t), true};
+    pool_for(passes, max_i64(1, 8192 / max_i64(1, K * PASS)), widen_piece, &w);
+    cpu_scratch_reserve(SLOT_A, sizeof(struct room));
+    struct product p = {a, wide};
+    const int64_t each = WALK * PANEL * K * a->x.rows;
+    pool_for(ceil_div(ceil_div(a->out.cols, PANEL), WALK), max_i64(1, (1 << 18) / each), product_piece, &p);
+}
+
+static void matmul_experts(const struct matmul_experts_args *a) { cpu_matmul_experts(a, matmul); }
+
+bool cpu_fill_amx_whole(struct backend *b) {
+    enum { AMX_INT8 = 25 };
+    unsigned x, y, z, d;
+    if (!__get_cpuid_count(7, 0, &x, &y, &z, &d) || !(d >> AMX_INT8 & 1)) return false;
+    below = *b;
+    b->matmul = matmul;
+    b->matmul_experts = matmul_experts;
+    return true;
+}
+
+#else
+bool cpu_fill_amx_whole(struct backend *b) {
+    (void)b;
+    return false;
+}
+#endif

@@ -1,0 +1,88 @@
+// kernels_wide.h: x in sixteen bits, for products with block formats in whole numbers. Part of kernels_whole.h, which
+// says what they are, and of amx_whole.c.
+//
+// 32 terms at a time are whole multiples of step = max |x| / 32512. A number is 256 high + low, both signed bytes. Rows
+// are taken in passes of R = 1, 2, 4 or 8; a row that does not exist is zero. A pass lies as
+//     quads    [K / 4][R] pairs of words, in the form v_quad_dot wants; or, for tiles,
+//     planes   [K / 32][2][R][8] words of four bytes: the eight quads of a row, high bytes, then low
+//     steps    [K / 32][R] floats
+//     sums     [K / group][R] floats, step * (sum of x): formats with mins; others words, -zero * sum
+
+enum { PASS = 8, SIXTEEN_BITS = 32512 }; // 127 * 256, so that the high byte of any number is one byte
+
+struct wide {
+    const int32_t *quads, *starts; // quads: or planes
+    const float *steps, *sums;
+};
+INLINE size_t wide_bytes(int64_t terms) { // of one row
+    return (size_t)(terms * 2 + terms / 32 * 4 + terms / 16 * 4);
+}
+// Of a pass when `left` rows are left; tiles are for four or eight.
+INLINE int wide_rows(int64_t left) { return left <= 1 ? 1 : left <= 2 ? 2 : left <= 4 ? 4 : PASS; }
+INLINE int tile_rows(int64_t left) { return left <= 4 ? 4 : PASS; }
+INLINE struct wide wide_at(const unsigned char *pass, int64_t terms, int64_t R) {
+    const unsigned char *steps = pass + terms * 2 * R, *sums = steps + terms / 32 * 4 * R;
+    return (struct wide){(const int32_t *)(const void *)pass, (const int32_t *)(const void *)sums,
+                         (const float *)(const void *)steps, (const float *)(const void *)sums};
+}
+
+// 32 terms: q[i] = x[i] / step rounded. Infinity and NaN make the step NaN. Below 1e-30 is zero.
+static float sixteen_bits(const float *x, int32_t q[32]) {
+    int32_t bits[VW], most = 0;
+    vi m = v_zero_words();
+    for (int i = 0; i < 32; i += VW)
+        m = v_max_words(m, v_and(v_load_words(x + i), 0x7fffffff)); // the order of floats
+    v_store_words(bits, m);
+    for (int i = 0; i < VW; i++) most = bits[i] > most ? bits[i] : most;
+    float largest;
+    memcpy(&largest, &most, sizeof largest);
+    const bool finite = isfinite(largest), some = finite && largest >= 1e-30f;
+    const vf inverse = v_set1(some ? SIXTEEN_BITS / largest : 0);
+    for (int i = 0; i < 32; i += VW)
+        v_store_words(q + i, some ? v_whole(v_mul(v_load(x + i), inverse)) : v_zero_words());
+    return !finite ? NAN : some ? largest / SIXTEEN_BITS : 0;
+}
+
+struct widening {
+    const struct tensor *x;
+    unsigned char *to;
+    int group, zero; // of the weights; group 0: K / 32
+    bool mins, tiles;
+};
+
+static void widen_row(const struct widening *w, const float *x, unsigned char *pass, int R, int r) {
+    const int64_t K = w->x->cols;
+    int32_t q[32], pairs[16];
+    int32_t *quads = (int32_t *)(void *)pass;
+    float *steps = (float *)(void *)(pass + K * 2 * R), *sums = steps + K / 32 * R;
+    for (int64_t k = 0; k < K; k += 32) {
+        const float step = x ? sixteen_bits(x + k, q) : 0;
+        if (!x) memset(q, 0, sizeof q);
+        for (int i = 0; i < 32; i += VW) v_quads_store(pairs + i / 2, v_load_words(q + i));
+        for (int i = 0; i < 16; i++) {
+            const int64_t plane = ((k / 32 * 2 + i % 2) * R + r) * 8 + i / 2;
+            quads[w->tiles ? plane : ((k / 4 + i / 2) * R + r) * 2 + i % 2] = pairs[i];
+        }
+        steps[k / 32 * R + r] = step;
+        for (int g = 0; g < 32; g += w->group) {
+            int32_t sum = 0;
+            for (int i = g; i < g + w->group; i++) sum += q[i];
+            const int32_t start = -w->zero * sum;
+            const float offset = step * (float)sum;
+            memcpy(sums + (k + g) / w->group * R + r, w->mins ? (const void *)&offset : &start, 4);
+        }
+    }
+}
+
+// A piece is a pass.
+static void widen_piece(void *arg, int64_t lo, int64_t hi, int thread) {
+    const struct widening *w = arg;
+    (void)thread;
+    for (int64_t row = lo * PASS; row < hi * PASS && row < w->x->rows; row += PASS) {
+        const int64_t left = w->x->rows - row;
+        const int R = w->tiles ? tile_rows(left) : wide_rows(left);
+        unsigned char *pass = w->to + (size_t)row * wide_bytes(w->x->cols);
+        for (int r = 0; r < R; r++)
+            widen_row(w, row + r < w->x->rows ? row_f32(w->x, row + r) : NULL, pass, R, r);
+    }
+}
