@@ -10,6 +10,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 // ---------------------------------------------------------------------------------------------------------------
 // Memory. The address calloc gave stands in front of the aligned block.
@@ -31,6 +32,16 @@ void *cpu_alloc(size_t bytes, const char *what, struct err *err) {
     unsigned char *aligned = given + ALIGN + (ALIGN - (uintptr_t)given % ALIGN) % ALIGN;
     memcpy(aligned - sizeof given, &given, sizeof given);
     return aligned;
+}
+
+void cpu_expect_full(void *p, size_t bytes) {
+#ifdef MADV_HUGEPAGE
+    const uintptr_t huge = (uintptr_t)1 << 21, from = ((uintptr_t)p + huge - 1) / huge * huge,
+                    to = ((uintptr_t)p + bytes) / huge * huge;
+    if (from < to) (void)madvise((void *)from, to - from, MADV_HUGEPAGE); // a wish
+#else
+    (void)p, (void)bytes;
+#endif
 }
 
 static void cpu_free(void *p) {
