@@ -480,13 +480,13 @@ static int run_chat(struct app *a) {
     fprintf(stderr, "chat template: %s; seed %lld%s\n", chat_template_name(t), (long long)o.sampler.seed,
             once || !tty ? "" : "; Ctrl-C stops a reply, Ctrl-D ends, /help tells more");
     struct printer p = {.app = a};
-    bool ended = false, left = false;
+    bool ended = false, left = false, refused = false;
     catch_signals(true);
     if (once) chat_turn(a, chat, &turn, &p, true);
     while (!once && !p.broken && !ended && !left && read_turn(&turn, tty)) {
         stop_wanted = 0;
         if (tty && chat_command(turn.data, chat, &left)) continue;
-        chat_turn(a, chat, &turn, &p, false);
+        if (!chat_turn(a, chat, &turn, &p, false)) refused = !tty; // a person has read it, a script sees the exit code
         ended = stop_wanted && stop_wanted != SIGINT;
         stop_wanted = 0;
     }
@@ -496,7 +496,7 @@ static int run_chat(struct app *a) {
     chat_free(chat);
     chat_template_free(t);
     if (broken) fprintf(stderr, "run: standard output could not be written: %s\n", strerror(errno));
-    return broken ? 1 : ended || stop_wanted ? 130 : 0;
+    return broken ? 1 : ended || stop_wanted ? 130 : refused;
 }
 
 // ---- the other modes ----------------------------------------------------------------------------------------------
