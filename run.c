@@ -453,10 +453,11 @@ static bool chat_turn(struct app *a, struct chat *chat, const struct text *turn,
         fprintf(stderr, "run: %s\n", err.text);
         return false;
     }
+    bool told = once || o.json || o.verbose;
+    if (!told) put_text(p, "\n", 1);
     if (stats.dropped) fprintf(stderr, "note: the context was full, the oldest %lld messages are forgotten and the rest is read anew\n", (long long)stats.dropped);
     if (stats.generate.why == STOP_CONTEXT) fprintf(stderr, "note: the context is full, the reply ends here\n");
-    if (once || o.json || o.verbose) print_summary(p, &stats.generate);
-    else put_text(p, "\n", 1);
+    if (told) print_summary(p, &stats.generate);
     if (o.verbose) fprintf(stderr, "%lld tokens of the conversation were known already\n", (long long)stats.reused);
     return true;
 }
