@@ -158,7 +158,7 @@ static void open_tokenizer(struct app *a) {
         a->tokenizer = tokenizer_from_file_as(a->file, o.tokenizer_pre, &err);
     } else {
         // llama2.c keeps its tokenizer beside the model; nothing is taken from the current folder unseen.
-        refuse(1, "%s carries no tokenizer: give one by --tokenizer (llama2.c: tokenizer.bin or tok512.bin)", model_file_path(a->file));
+        refuse(1, "%s carries no tokenizer: give one by --tokenizer: tokenizer.bin of llama2.c, or a GGUF file that has it", model_file_path(a->file));
     }
     if (!a->tokenizer) fail(1, &err);
 }
