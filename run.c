@@ -160,7 +160,7 @@ static void open_tokenizer(struct app *a) {
         a->tokenizer = tokenizer_from_file_as(a->file, o.tokenizer_pre, &err);
     } else {
         // llama2.c keeps its tokenizer beside the model; nothing is taken from the current folder unseen.
-        refuse(1, "%s carries no tokenizer: give one by --tokenizer (llama2.c: tokenizer.bin or tok512.bin)", model_file_path(a->file));
+        refuse(1, "%s carries no tokenizer: give one by --tokenizer: tokenizer.bin of llama2.c, or a GGUF file that has it", model_file_path(a->file));
     }
     if (!a->tokenizer) fail(1, &err);
 }
@@ -457,10 +457,11 @@ static bool chat_turn(struct app *a, struct chat *chat, const struct text *turn,
         fprintf(stderr, "run: %s\n", err.text);
         return false;
     }
+    bool told = once || o.json || o.verbose;
+    if (!told) put_text(p, "\n", 1);
     if (stats.dropped) fprintf(stderr, "note: the context was full, the oldest %lld messages are forgotten and the rest is read anew\n", (long long)stats.dropped);
     if (stats.generate.why == STOP_CONTEXT) fprintf(stderr, "note: the context is full, the reply ends here\n");
-    if (once || o.json || o.verbose) print_summary(p, &stats.generate);
-    else put_text(p, "\n", 1);
+    if (told) print_summary(p, &stats.generate);
     if (o.verbose) fprintf(stderr, "%lld tokens of the conversation were known already\n", (long long)stats.reused);
     return true;
 }
@@ -484,13 +485,13 @@ static int run_chat(struct app *a) {
     fprintf(stderr, "chat template: %s; seed %lld%s\n", chat_template_name(t), (long long)o.sampler.seed,
             once || !tty ? "" : "; Ctrl-C stops a reply, Ctrl-D ends, /help tells more");
     struct printer p = {.app = a};
-    bool ended = false, left = false;
+    bool ended = false, left = false, refused = false;
     catch_signals(true);
     if (once) chat_turn(a, chat, &turn, &p, true);
     while (!once && !p.broken && !ended && !left && read_turn(&turn, tty)) {
         stop_wanted = 0;
         if (tty && chat_command(turn.data, chat, &left)) continue;
-        chat_turn(a, chat, &turn, &p, false);
+        if (!chat_turn(a, chat, &turn, &p, false)) refused = !tty; // a person has read it, a script sees the exit code
         ended = stop_wanted && stop_wanted != SIGINT;
         stop_wanted = 0;
     }
@@ -500,7 +501,7 @@ static int run_chat(struct app *a) {
     chat_free(chat);
     chat_template_free(t);
     if (broken) fprintf(stderr, "run: standard output could not be written: %s\n", strerror(errno));
-    return broken ? 1 : ended || stop_wanted ? 130 : 0;
+    return broken ? 1 : ended || stop_wanted ? 130 : refused;
 }
 
 // ---- the other modes ----------------------------------------------------------------------------------------------
