@@ -286,8 +286,10 @@ struct tokenizer {
         size_t count, first[257]; // where those with first byte c begin
     } special, user, late; // late: found in the normalized text (tokenizer.json)
     struct text late_bytes;                   // their spellings
-    uint64_t hash;
+    uint64_t hash; // 0: made when somebody asks, which few programs do
 };
+// Before types change: the hash is that of what the tokenizer was made from.
+void tokenizer_keep_hash(struct tokenizer *t);
 
 // Whether U+2581 stands for spaces: SentencePiece's kinds.
 static inline bool marks_spaces(const struct tokenizer *t) { return t->kind == TOKENIZER_SPM || t->kind == TOKENIZER_UNIGRAM; }
@@ -327,6 +329,12 @@ struct recipe {
 };
 struct tokenizer *tokenizer_make(const struct recipe *r, struct err *err); // NULL on failure
 int32_t tokenizer_find(const struct tokenizer *t, const char *spelling, size_t n); // -1 when absent
+// The same in steps, for many spellings at a time: what a look-up reads, one place after the other, is asked from memory
+// before it is needed.
+uint64_t token_hash(struct span spelling);
+enum token_expect_step { EXPECT_SLOT, EXPECT_TOKEN, EXPECT_BYTES };
+void token_expect(const struct tokenizer *t, uint64_t hash, enum token_expect_step step);
+int32_t tokenizer_find_hashed(const struct tokenizer *t, struct span spelling, uint64_t hash);
 // The byte that a spelling "<0x0A>" names, -1 when it is no such spelling.
 int byte_token_value(struct span spelling);
 
