@@ -95,9 +95,9 @@ asan: ## the suites and programs under AddressSanitizer and UBSan
 fuzz: ## coverage-guided fuzzing of every parser, FUZZ_SECONDS (60) each; FUZZ="gguf json" for some; needs clang
 	+@sh tests/fuzz.sh
 
-bench: run $(B)/bench_ops ## speed of every op at every level, and of the shipped model
-	$(B)/bench_ops
-	./run --bench
+bench: run $(B)/bench_ops ## speed of every op and of the shipped model; PEERS="llama-bench:NAME" MODELS="x.gguf": pairs with a peer
+	@if [ -n "$(PEERS)$(MODELS)" ]; then PEERS="$(PEERS)" MODELS="$(MODELS)" sh tests/bench/peers.sh; \
+	else $(B)/bench_ops && ./run --ceiling && ./run --bench; fi
 
 tidy: ## layers, long functions, words: taste that a machine can check
 	@sh tests/tidy.sh

@@ -1,10 +1,9 @@
 // run.c: a language model in, text out.
 //
-// options -> model file -> model, tokenizer, session -> one of the modes: generate (default), --chat,
-// --perplexity, --tokenize, --check, or one of run_models.c: --export, --quantize, --imatrix, --kl-against,
-// or of run_bench.c: --bench, --ceiling. Standard output
-// carries the text (or --json lines) and nothing else; what was found, chosen and
-// measured goes to standard error in a few lines. With -p the program never asks anything.
+// options -> model file -> model, tokenizer, session -> one of the modes: generate (default), --chat, --perplexity,
+// --tokenize, --check, or one of run_models.c (--export, --quantize, --imatrix, --kl-against) or run_bench.c (--bench,
+// --ceiling). Standard output carries the text (or --json lines) and nothing else; what was found, chosen and measured
+// goes to standard error in a few lines. With -p the program never asks anything.
 #include "run.h"
 
 #include <errno.h>
