@@ -29,7 +29,7 @@ ifneq (,$(filter x86_64 amd64,$(ARCH)))
   ISA_ceiling_avx2   := $(ISA_avx2)
   ISA_ceiling_avx512 := $(ISA_avx512)
   ISA_ceiling_amx    := $(ISA_amx) -mamx-int8
-  ISA_amx_whole := $(ISA_avx512) -mamx-tile -mamx-int8
+  ISA_amx_whole      := $(ISA_avx512) -mavx512vbmi -mamx-tile -mamx-int8
 endif
 
 # All cores, unless told otherwise.

@@ -17,7 +17,7 @@
 // 2.3 GHz; the dots of AVX-512-VNNI alone take 64, with the rest 92.
 #include "cpu/cpu.h"
 
-#if defined(__AMX_TILE__) && defined(__AMX_INT8__) && defined(__linux__)
+#if defined(__AMX_TILE__) && defined(__AMX_INT8__) && defined(__AVX512VBMI__) && defined(__linux__)
 #include "cpu/words_avx512.h"
 
 #include "cpu/kernels_base.h"
@@ -87,45 +87,52 @@ static fill_segment *const fills[DTYPE_COUNT] = {CODED_DTYPES(FILL_ROW)};
 // ---------------------------------------------------------------------------------------------------------------
 // Multiplying.
 
-// Tiles 0, 1 and 6 are C and A of eight rows, 2, 3 and 7 of four; 4 and 5 are B.
-static void tiles_open(int group) {
+// Tiles 0 to 3 are C, 4 and 5 the two halves of B, 6 is A.
+static void tiles_open(int R, int group) {
     struct {
         uint8_t palette, start_row, zero[14];
         uint16_t row_bytes[16];
         uint8_t rows[16];
-    } shapes = {.palette = 1, .row_bytes = {64, 64, 64, 64, 64, 64}, .rows = {16, 16, 8, 8, 0, 0, 16, 8}};
+    } shapes = {.palette = 1};
     static_assert(sizeof shapes == 64, "the configuration of the tiles is 64 bytes");
-    shapes.row_bytes[6] = shapes.row_bytes[7] = (uint16_t)group;
-    shapes.rows[4] = shapes.rows[5] = (uint8_t)(group / 4);
+    for (int i = 0; i < 7; i++) {
+        shapes.row_bytes[i] = (uint16_t)(i == 6 ? group : 64);
+        shapes.rows[i] = (uint8_t)(i == 4 || i == 5 ? group / 4 : 2 * R);
+    }
     __asm__ volatile("" ::"r"(&shapes) : "memory"); // gcc 12 believes that only 8 bytes of it are read
     _tile_loadconfig(&shapes);
 }
 
-// c[2 halves][2 R][16] of one group.
-INLINE void group_multiply(const int R, const void *planes, const unsigned char *codes, int32_t *c) {
-    if (R == 8) {
-        _tile_loadd(4, codes, LINE);
-        _tile_loadd(6, planes, 32);
-        _tile_loadd(5, codes + LINE / 2, LINE);
-        _tile_zero(0);
-        _tile_dpbsud(0, 6, 4);
-        _tile_zero(1);
-        _tile_dpbsud(1, 6, 5);
-        _tile_stored(0, c, 64);
-        _tile_stored(1, c + 2 * R * VW, 64);
-    } else {
-        _tile_loadd(4, codes, LINE);
-        _tile_loadd(7, planes, 32);
-        _tile_loadd(5, codes + LINE / 2, LINE);
-        _tile_zero(2);
-        _tile_dpbsud(2, 7, 4);
-        _tile_zero(3);
-        _tile_dpbsud(3, 7, 5);
-        _tile_stored(2, c, 64);
-        _tile_stored(3, c + 2 * R * VW, 64);
-    }
+// One group: its products into one pair of tiles, while those of the group before go from the other to
+// c[2 halves][2 R][16]. A store that follows its own product waits for it, and no product starts meanwhile.
+#define GROUP_MULTIPLY(now0, now1, old0, old1)                                                     \
+    do {                                                                                           \
+        _tile_loadd(4, codes, LINE);                                                               \
+        _tile_loadd(6, planes, 32);                                                                \
+        _tile_zero(now0);                                                                          \
+        _tile_dpbsud(now0, 6, 4);                                                                  \
+        _tile_stored(old0, c, 64);                                                                 \
+        _tile_loadd(5, codes + LINE / 2, LINE);                                                    \
+        _tile_zero(now1);                                                                          \
+        _tile_dpbsud(now1, 6, 5);                                                                  \
+        _tile_stored(old1, c + 2 * R * VW, 64);                                                    \
+    } while (0)
+INLINE void group_multiply(const int R, const void *planes, const unsigned char *codes, bool odd, int32_t *c) {
+    if (odd)
+        GROUP_MULTIPLY(2, 3, 0, 1);
+    else
+        GROUP_MULTIPLY(0, 1, 2, 3);
 }
 
+// Words at p, 8 to the left. While tiles are in use there is one port for floats, shifts and whole multiplications;
+// bytes are moved by the other.
+INLINE vi v_left_8(const int32_t *p) {
+    const vi from = _mm512_sub_epi8(_mm512_set_epi64(0x3f3e3d3c3b3a3938, 0x3736353433323130, 0x2f2e2d2c2b2a2928,
+                                                     0x2726252423222120, 0x1f1e1d1c1b1a1918, 0x1716151413121110,
+                                                     0x0f0e0d0c0b0a0908, 0x0706050403020100),
+                                    _mm512_set1_epi8(1));
+    return _mm512_maskz_permutexvar_epi8(0xeeeeeeeeeeeeeeee, from, v_load_words(p));
+}
 // sums[2 halves][R] += what c says, as coded_dot adds it.
 INLINE void group_add(const int R, const bool mins, const float (*factors)[PANEL], const float *steps,
                       const float *offsets, const int32_t *starts, const int32_t *c, vf *sums) {
@@ -135,7 +142,7 @@ INLINE void group_add(const int R, const bool mins, const float (*factors)[PANEL
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++) {
             const int32_t *high = c + (half * 2 * R + r) * VW, *low = high + R * VW;
-            vi whole = v_quad_sum(v_load_words(high), v_load_words(low));
+            vi whole = _mm512_add_epi32(v_left_8(high), v_load_words(low));
             if (!mins) whole = _mm512_add_epi32(whole, v_set1_words(starts[r]));
             vf *sum = &sums[half * R + r];
             *sum = v_fma(dl, v_mul(v_set1(steps[r]), v_float(whole)), *sum);
@@ -150,25 +157,24 @@ INLINE void segment_multiply(const int R, const int group, const bool mins, cons
     int32_t c[2][ROOM] __attribute__((aligned(64)));
     vf sums[2 * PASS];
     const int each = 32 / group; // groups in a chunk
+    const int64_t groups = s->chunks * each;
     const unsigned char *planes = (const unsigned char *)(x->quads + s->k / 2 * R);
     const float *steps = x->steps + s->k / 32 * R, *offsets = x->sums + s->k / group * R;
     const int32_t *starts = x->starts + s->k / group * R;
-    const float(*factors)[2][PANEL] = s->factors;
-    const unsigned char *codes = s->codes, *next = s->next;
+    const unsigned char *next = s->next;
 #pragma GCC unroll 16
     for (int i = 0; i < 2 * R; i++) sums[i] = v_load(total + i * VW);
-    __asm__ volatile("" ::: "memory"); // gcc 12 does not know that a tile load reads memory
-    for (int64_t i = 0; i <= s->chunks * each; i++) {
-        if (i < s->chunks * each) {
-            const int64_t chunk = i / each, g = i % each;
-            group_multiply(R, planes + chunk * 64 * R + g * group, codes + chunk * s->apart + g * (group / 4) * LINE,
-                           c[i % 2]);
-            for (int l = 0; g == 0 && l < s->lines; l++, next += 64) __builtin_prefetch(next);
-        }
+    // Group i is multiplied, i - 1 stored, i - 2 added; the last one is multiplied three times, for nothing.
+    for (int64_t i = 0; i < groups + 2; i++) {
+        const int64_t at = min_i64(i, groups - 1), chunk = at / each, g = at % each, done = i - 2;
+        __asm__ volatile("" ::: "memory"); // gcc 12 does not know that a tile load reads memory
+        group_multiply(R, planes + chunk * 64 * R + g * group, s->codes + chunk * s->apart + g * (group / 4) * LINE,
+                       i % 2, c[i % 2]);
         __asm__ volatile("" ::: "memory");
-        if (i == 0) continue;
-        group_add(R, mins, factors[i - 1], steps + (i - 1) / each * R, offsets + (i - 1) * R, starts + (i - 1) * R,
-                  c[(i - 1) % 2], sums);
+        for (int l = 0; g == 0 && l < s->lines; l++, next += 64) __builtin_prefetch(next);
+        if (done < 0) continue;
+        group_add(R, mins, s->factors[done], steps + done / each * R, offsets + done * R, starts + done * R,
+                  c[(done + 1) % 2], sums);
     }
 #pragma GCC unroll 16
     for (int i = 0; i < 2 * R; i++) v_store(total + i * VW, sums[i]);
@@ -233,14 +239,14 @@ static void walk_multiply(const struct product *p, struct room *room, int64_t fi
             if (coded_octets(t)) s.codes = from + coded_head(t), s.apart = coded_block_bytes(t);
             fills[t](from, s.chunks, room);
             for (int64_t at = row, pass = 0; at < last; at += PASS, pass++, s.lines = 0) {
-                const int R = tile_rows(a->x.rows - at);
+                const int R = tile_rows(a->x.rows);
                 const struct wide x = wide_at(p->wide + (size_t)at * wide_bytes(K), K, R);
                 multiplies[R == 8][coded_group(t) == 32][coded_mins(t)](&s, &x, room->sums[pass][i - first]);
             }
         }
     for (int64_t at = row, pass = 0; at < last; at += PASS, pass++)
         for (int64_t i = first; i < end; i++)
-            pass_write(a, room->sums[pass][i - first], i, at, tile_rows(a->x.rows - at));
+            pass_write(a, room->sums[pass][i - first], i, at, tile_rows(a->x.rows));
 }
 
 // A piece is some walks, all rows.
@@ -248,7 +254,7 @@ static void product_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const struct product *p = arg;
     const int64_t panels = ceil_div(p->a->out.cols, PANEL), rows = p->a->x.rows;
     struct room *room = cpu_scratch(thread, SLOT_A, sizeof *room);
-    tiles_open(coded_group(p->a->w.dtype));
+    tiles_open(tile_rows(rows), coded_group(p->a->w.dtype));
     for (int64_t walk = lo; walk < hi; walk++)
         for (int64_t row = 0; row < rows; row += PASSES * PASS)
             walk_multiply(p, room, walk * WALK, min_i64((walk + 1) * WALK, panels), row,

@@ -17,9 +17,9 @@ struct wide {
 INLINE size_t wide_bytes(int64_t terms) { // of one row
     return (size_t)(terms * 2 + terms / 32 * 4 + terms / 16 * 4);
 }
-// Of a pass when `left` rows are left; tiles are for four or eight.
+// Of a pass when `left` rows are left; of all passes for tiles when there are `rows`.
 INLINE int wide_rows(int64_t left) { return left <= 1 ? 1 : left <= 2 ? 2 : left <= 4 ? 4 : PASS; }
-INLINE int tile_rows(int64_t left) { return left <= 4 ? 4 : PASS; }
+INLINE int tile_rows(int64_t rows) { return rows <= 4 ? 4 : PASS; }
 INLINE struct wide wide_at(const unsigned char *pass, int64_t terms, int64_t R) {
     const unsigned char *steps = pass + terms * 2 * R, *sums = steps + terms / 32 * 4 * R;
     return (struct wide){(const int32_t *)(const void *)pass, (const int32_t *)(const void *)sums,
@@ -80,7 +80,7 @@ static void widen_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     (void)thread;
     for (int64_t row = lo * PASS; row < hi * PASS && row < w->x->rows; row += PASS) {
         const int64_t left = w->x->rows - row;
-        const int R = w->tiles ? tile_rows(left) : wide_rows(left);
+        const int R = w->tiles ? tile_rows(w->x->rows) : wide_rows(left);
         unsigned char *pass = w->to + (size_t)row * wide_bytes(w->x->cols);
         for (int r = 0; r < R; r++)
             widen_row(w, row + r < w->x->rows ? row_f32(w->x, row + r) : NULL, pass, R, r);

@@ -12,8 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const level_names[] = {"avx2", "avx512"};
-enum { LEVELS = 2 };
+// amx differs from avx512 in products only.
+static const char *const level_names[] = {"avx2", "avx512", "amx"};
+enum { LEVELS = 2, PRODUCT_LEVELS = 3 };
 
 static const struct backend *level(int i) {
     struct err err;
@@ -78,10 +79,12 @@ static struct tensor as_dtype(struct tensor from, enum dtype dtype) {
 // Products.
 
 static const enum dtype weight_dtypes[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_Q8_0,
-                                           DTYPE_Q4_0, DTYPE_Q4_1, DTYPE_Q5_0, DTYPE_Q5_1, DTYPE_IQ4_NL, DTYPE_MXFP4};
+                                           DTYPE_Q4_0, DTYPE_Q4_1, DTYPE_Q5_0, DTYPE_Q5_1, DTYPE_IQ4_NL, DTYPE_MXFP4,
+                                           DTYPE_Q2_K, DTYPE_Q3_K, DTYPE_Q4_K, DTYPE_Q5_K, DTYPE_Q6_K, DTYPE_IQ4_XS};
 static const int64_t product_shapes[][3] = { // rows, M, K
     {1, 32, 32},     {2, 33, 64}, {5, 70, 96}, {8, 100, 288},   {9, 31, 320},    {13, 64, 544},
-    {26, 129, 1056}, {3, 5, 7},   {17, 2, 3},  {110, 344, 128}, {200, 352, 1120}};
+    {26, 129, 1056}, {3, 5, 7},   {17, 2, 3},  {110, 344, 128}, {200, 352, 1120},
+    {3, 130, 512},   {75, 97, 768}};
 
 static struct tensor product(const struct backend *b, struct tensor x, struct tensor w, float scale,
                              bool accumulate) {
@@ -96,7 +99,7 @@ static void check_product(int64_t n, int64_t M, int64_t K, enum dtype dtype, boo
     const float scale = add ? 0.5f : 0;
     const struct tensor meaning = product(plain(), x, w, scale, add);
     struct tensor one_level = {0};
-    for (int l = 0; l < LEVELS; l++) {
+    for (int l = 0; l < PRODUCT_LEVELS; l++) {
         const struct backend *b = level(l);
         if (!b) continue;
         struct err err;
@@ -112,8 +115,8 @@ static void check_product(int64_t n, int64_t M, int64_t K, enum dtype dtype, boo
         SAME(out2.data, out.data, n * M, "%s packed, %s %lldx%lldx%lld", level_names[l],
              dtype_row(dtype)->name, (long long)n, (long long)M, (long long)K);
         if (one_level.data)
-            SAME(out.data, one_level.data, n * M, "avx512 against avx2, %s %lldx%lldx%lld",
-                 dtype_row(dtype)->name, (long long)n, (long long)M, (long long)K);
+            SAME(out.data, one_level.data, n * M, "%s against the level before, %s %lldx%lldx%lld",
+                 level_names[l], dtype_row(dtype)->name, (long long)n, (long long)M, (long long)K);
         // Every batch size from 1 to 9, at some place in the batch.
         for (int64_t rows = 1; rows <= n && rows < 10; rows++)
             for (int64_t at = 0; at + rows <= n; at += 7 * rows) {
@@ -138,7 +141,7 @@ static void check_product(int64_t n, int64_t M, int64_t K, enum dtype dtype, boo
     free(one_level.data), free(meaning.data), free(w.data), free(full.data), free(x.data);
 }
 
-Test(kernels, products_have_equal_bits_alone_in_batches_packed_and_on_both_levels) {
+Test(kernels, products_have_equal_bits_alone_in_batches_packed_and_on_all_levels) {
     pool_start(2);
     for (size_t s = 0; s < COUNT_OF(product_shapes); s++)
         for (size_t d = 0; d < COUNT_OF(weight_dtypes); d++) {
