@@ -13,6 +13,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/select.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -367,17 +368,35 @@ static bool more_waits(bool tty) {
     return tty && poll(&in, 1, 30) == 1;
 }
 
+// Waits until a terminal has a line; false when a signal ended the waiting. Signals are let in only while waiting, so one
+// that comes between the prompt and the reading is not lost.
+static bool line_waits(void) {
+    sigset_t stops, before;
+    sigemptyset(&stops);
+    sigaddset(&stops, SIGINT);
+    sigaddset(&stops, SIGTERM);
+    sigprocmask(SIG_BLOCK, &stops, &before);
+    int ready = 0;
+    while (!stop_wanted && ready == 0) {
+        fd_set in;
+        FD_ZERO(&in);
+        FD_SET(STDIN_FILENO, &in);
+        ready = pselect(STDIN_FILENO + 1, &in, NULL, NULL, NULL, &before);
+        if (ready < 0 && errno == EINTR) ready = 0;
+    }
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    return ready != 0; // an error is for the reading to tell
+}
+
 // Appends a line from standard input; *n is its length without the newline, -1 at the end of the input. False when it does
 // not count, which is told.
 static bool read_line(struct text *turn, ssize_t *n, bool tty) {
     static char *line;
     static size_t cap;
     catch_signals(false);
-    errno = 0;
-    *n = getline(&line, &cap, stdin);
-    int why = errno;
+    *n = tty && !line_waits() ? -1 : getline(&line, &cap, stdin);
     catch_signals(true);
-    if (*n < 0 && why == EINTR && stop_wanted == SIGINT) { // Ctrl-C while typing
+    if (*n < 0 && tty && stop_wanted == SIGINT) { // Ctrl-C while typing
         clearerr(stdin);
         stop_wanted = 0;
         fputs("\n(Ctrl-D ends the conversation)\n", stderr);
@@ -408,7 +427,7 @@ static bool read_turn(struct text *turn, bool tty) {
         }
         if (n < 0) {
             if (tty) fputc('\n', stderr);
-            return turn->len > 0;
+            return turn->len > 0 && !stop_wanted;
         }
         waits = more_waits(tty);
         if (!turn->len) continue; // an empty line asks nothing
