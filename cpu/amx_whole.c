@@ -32,7 +32,6 @@ enum {
     LINE = 4 * PANEL,         // bytes of its quads of one kind
     PASSES = 8,               // that share the codes
     SUMS = PANEL * PASS,      // of a pass and a panel: [2 halves][R][VW]
-    LEAST_ROWS = 3,
 };
 
 // A thread's own.
@@ -103,25 +102,36 @@ static void tiles_open(int R, int group) {
     _tile_loadconfig(&shapes);
 }
 
-// One group: its products into one pair of tiles, while those of the group before go from the other to
-// c[2 halves][2 R][16]. A store that follows its own product waits for it, and no product starts meanwhile.
+// Of a pair of tiles, `now` or `old`, into c[2 halves][2 R][16].
+#define GROUP_STORE(old0, old1)                                                                    \
+    do {                                                                                           \
+        _tile_stored(old0, c, 64);                                                                 \
+        _tile_stored(old1, c + 2 * R * VW, 64);                                                    \
+    } while (0)
+// The products of a group into `now`, while those of the group before go from `old` to c. A store right behind its own
+// product waits for it, and no product starts meanwhile.
 #define GROUP_MULTIPLY(now0, now1, old0, old1)                                                     \
     do {                                                                                           \
         _tile_loadd(4, codes, LINE);                                                               \
         _tile_loadd(6, planes, 32);                                                                \
         _tile_zero(now0);                                                                          \
         _tile_dpbsud(now0, 6, 4);                                                                  \
-        _tile_stored(old0, c, 64);                                                                 \
         _tile_loadd(5, codes + LINE / 2, LINE);                                                    \
         _tile_zero(now1);                                                                          \
         _tile_dpbsud(now1, 6, 5);                                                                  \
-        _tile_stored(old1, c + 2 * R * VW, 64);                                                    \
+        if (i > 0) GROUP_STORE(old0, old1);                                                        \
     } while (0)
-INLINE void group_multiply(const int R, const void *planes, const unsigned char *codes, bool odd, int32_t *c) {
-    if (odd)
+// Step i of `groups` and one more, which only stores.
+INLINE void group_multiply(const int R, const unsigned char *planes, const unsigned char *codes, int64_t i,
+                           int64_t groups, int32_t *c) {
+    if (i < groups && i % 2)
         GROUP_MULTIPLY(2, 3, 0, 1);
-    else
+    else if (i < groups)
         GROUP_MULTIPLY(0, 1, 2, 3);
+    else if (i % 2)
+        GROUP_STORE(0, 1);
+    else
+        GROUP_STORE(2, 3);
 }
 
 // Words at p, 8 to the left. While tiles are in use there is one port for floats, shifts and whole multiplications;
@@ -164,14 +174,15 @@ INLINE void segment_multiply(const int R, const int group, const bool mins, cons
     const unsigned char *next = s->next;
 #pragma GCC unroll 16
     for (int i = 0; i < 2 * R; i++) sums[i] = v_load(total + i * VW);
-    // Group i is multiplied, i - 1 stored, i - 2 added; the last one is multiplied three times, for nothing.
+    // Group i is multiplied, i - 1 stored, i - 2 added.
     for (int64_t i = 0; i < groups + 2; i++) {
-        const int64_t at = min_i64(i, groups - 1), chunk = at / each, g = at % each, done = i - 2;
+        const int64_t chunk = i / each, g = i % each, done = i - 2;
         __asm__ volatile("" ::: "memory"); // gcc 12 does not know that a tile load reads memory
-        group_multiply(R, planes + chunk * 64 * R + g * group, s->codes + chunk * s->apart + g * (group / 4) * LINE,
-                       i % 2, c[i % 2]);
+        if (i <= groups)
+            group_multiply(R, planes + chunk * 64 * R + g * group,
+                           s->codes + chunk * s->apart + g * (group / 4) * LINE, i, groups, c[i % 2]);
         __asm__ volatile("" ::: "memory");
-        for (int l = 0; g == 0 && l < s->lines; l++, next += 64) __builtin_prefetch(next);
+        for (int l = 0; g == 0 && i < groups && l < s->lines; l++, next += 64) __builtin_prefetch(next);
         if (done < 0) continue;
         group_add(R, mins, s->factors[done], steps + done / each * R, offsets + done * R, starts + done * R,
                   c[(done + 1) % 2], sums);
@@ -186,18 +197,19 @@ typedef void multiply_segment(const struct segment *s, const struct wide *x, flo
                                                 float *total) {                                    \
         segment_multiply(R, group, mins, s, x, total);                                             \
     }
-MULTIPLY(4, 16, 0)
-MULTIPLY(4, 16, 1)
 MULTIPLY(4, 32, 0)
 MULTIPLY(4, 32, 1)
 MULTIPLY(8, 16, 0)
 MULTIPLY(8, 16, 1)
 MULTIPLY(8, 32, 0)
 MULTIPLY(8, 32, 1)
-static multiply_segment *const multiplies[2][2][2] = { // eight rows, groups of 32, mins
-    {{multiply_4_16_0, multiply_4_16_1}, {multiply_4_32_0, multiply_4_32_1}},
-    {{multiply_8_16_0, multiply_8_16_1}, {multiply_8_32_0, multiply_8_32_1}},
-};
+static multiply_segment *multiply_choose(int R, int group, bool mins) {
+    static multiply_segment *const of_8[2][2] = {{multiply_8_16_0, multiply_8_16_1},
+                                                 {multiply_8_32_0, multiply_8_32_1}};
+    static multiply_segment *const of_4[2] = {multiply_4_32_0, multiply_4_32_1};
+    assert(R == PASS || group == 32);
+    return R == PASS ? of_8[group == 32][mins] : of_4[mins];
+}
 
 // ---------------------------------------------------------------------------------------------------------------
 // The product.
@@ -228,6 +240,7 @@ static void walk_multiply(const struct product *p, struct room *room, int64_t fi
     const enum dtype t = a->w.dtype;
     const int64_t K = a->x.cols;
     const size_t panel = coded_panel_bytes(t, K), part = (size_t)(SEGMENT / coded_terms(t) * coded_block_bytes(t));
+    multiply_segment *const multiply = multiply_choose(tile_rows(a->x.rows), coded_group(t), coded_mins(t));
     memset(room->sums, 0, sizeof room->sums[0] * (size_t)ceil_div(last - row, PASS));
     struct segment s = {.codes = room->codes, .apart = CODES, .factors = (const void *)room->factors};
     for (s.k = 0; s.k < K; s.k += SEGMENT)
@@ -241,7 +254,7 @@ static void walk_multiply(const struct product *p, struct room *room, int64_t fi
             for (int64_t at = row, pass = 0; at < last; at += PASS, pass++, s.lines = 0) {
                 const int R = tile_rows(a->x.rows);
                 const struct wide x = wide_at(p->wide + (size_t)at * wide_bytes(K), K, R);
-                multiplies[R == 8][coded_group(t) == 32][coded_mins(t)](&s, &x, room->sums[pass][i - first]);
+                multiply(&s, &x, room->sums[pass][i - first]);
             }
         }
     for (int64_t at = row, pass = 0; at < last; at += PASS, pass++)
@@ -264,9 +277,15 @@ static void product_piece(void *arg, int64_t lo, int64_t hi, int thread) {
 
 static struct backend below; // written again with the same values whenever a table is made
 
+// Measured: four rows gain a fifth where codes are taken out for all of them, and lose a tenth where they lie as bytes
+// or groups have 16 terms; eight rows always gain.
+static bool tiles_pay(enum dtype t, int64_t rows) {
+    return rows > 4 || (rows > 2 && coded_group(t) == 32 && !coded_octets(t));
+}
+
 static void matmul(const struct matmul_args *a) {
     const enum dtype t = a->w.dtype;
-    if (a->precision != PRECISION_F32 || !is_coded(t) || a->w.layout != LAYOUT_DEVICE || a->x.rows < LEAST_ROWS) {
+    if (a->precision != PRECISION_F32 || !is_coded(t) || a->w.layout != LAYOUT_DEVICE || !tiles_pay(t, a->x.rows)) {
         below.matmul(a);
         return;
     }
