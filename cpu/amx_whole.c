@@ -1,5 +1,5 @@
 // amx_whole.c: products of block formats in whole numbers (kernels_whole.h) on the matrix units of recent Xeons
-// (AMX-INT8), for three rows and more: speculation, small batches, and prompts whose products must be exact.
+// (AMX-INT8), for more rows than two or four: speculation, small batches, and prompts whose products must be exact.
 //
 // Whole numbers are exact by any instruction, and the float operations behind them are those of coded_dot, in the same
 // order: every bit is that of AVX-512. One instruction, 16 cycles, does for a group of terms and 16 columns
@@ -13,8 +13,10 @@
 //       while the segment passes. While those of one step are added, the unit multiplies the next.
 //
 // The floor for 32 terms, 16 columns and 8 rows (4096 products), in cycles: unit 16; C to L1 16, a line a cycle; adding
-// six vector operations a row on two ports, 24; taking codes of four bits out another 8. So 32, which is 290 GMAC/s at
-// 2.3 GHz; the dots of AVX-512-VNNI alone take 64, with the rest 92.
+// six vector operations a row on two ports, 24; taking codes of four bits out another 8: 32. AVX-512-VNNI needs 64 for
+// the dots alone, 92 in all. Measured 56 to 80 where clocks fall by a fifth while tiles are in use and one of the ports
+// does no floats then: one thread, 2048 x 2048, Q4_0, 8 rows 170 GMAC/s (VNNI 100), 64 rows 195 (VNNI 98), Q8_0 150 and
+// 180, Q6_K, in groups of 16, 95 and 110 (VNNI 78), on the two-core Xeon of amx.c.
 #include "cpu/cpu.h"
 
 #if defined(__AMX_TILE__) && defined(__AMX_INT8__) && defined(__AVX512VBMI__) && defined(__linux__)
@@ -161,6 +163,15 @@ INLINE void group_add(const int R, const bool mins, const float (*factors)[PANEL
     }
 }
 
+// Asks for what comes: weights of the next segment into L2, and codes that are read where they lie, two chunks ahead,
+// into L1. All into L1 would be too much for it: 18 ms instead of 14 for eight rows of 65536 x 2048 Q8_0, one thread.
+INLINE const unsigned char *chunk_ask(const struct segment *s, int64_t chunk, const unsigned char *next) {
+    if (s->apart != CODES)
+        for (int l = 0; l < CODES; l += 64) __builtin_prefetch(s->codes + (chunk + 2) * s->apart + l);
+    for (int l = 0; l < s->lines; l++, next += 64) __builtin_prefetch(next, 0, 2);
+    return next;
+}
+
 INLINE void segment_multiply(const int R, const int group, const bool mins, const struct segment *s,
                              const struct wide *x, float *total) {
     enum { ROOM = 2 * 2 * PASS * VW };
@@ -182,7 +193,7 @@ INLINE void segment_multiply(const int R, const int group, const bool mins, cons
             group_multiply(R, planes + chunk * 64 * R + g * group,
                            s->codes + chunk * s->apart + g * (group / 4) * LINE, i, groups, c[i % 2]);
         __asm__ volatile("" ::: "memory");
-        for (int l = 0; g == 0 && i < groups && l < s->lines; l++, next += 64) __builtin_prefetch(next);
+        if (g == 0 && i < groups) next = chunk_ask(s, chunk, next);
         if (done < 0) continue;
         group_add(R, mins, s->factors[done], steps + done / each * R, offsets + done * R, starts + done * R,
                   c[(done + 1) % 2], sums);
@@ -306,6 +317,7 @@ static void matmul_experts(const struct matmul_experts_args *a) { cpu_matmul_exp
 bool cpu_fill_amx_whole(struct backend *b) {
     enum { AMX_INT8 = 25 };
     unsigned x, y, z, d;
+    if (!__builtin_cpu_supports("avx512vbmi")) return false;
     if (!__get_cpuid_count(7, 0, &x, &y, &z, &d) || !(d >> AMX_INT8 & 1)) return false;
     below = *b;
     b->matmul = matmul;
