@@ -64,7 +64,7 @@ INLINE uint32_t even_bytes(uint64_t x) {
 // of what eight codes give has terms 2j and 2j + 1 side by side: a nibble each, or two bits, or one.
 INLINE void words_pack(const uint8_t *code, const int from, const int width, unsigned char *to) {
     uint32_t words[8] = {0};
-    const uint64_t mask = 0x0101010101010101 * ((1u << width) - 1);
+    const uint64_t mask = 0x0101010101010101u * ((1u << width) - 1);
     for (int g = 0; g < 4; g++) {
         uint64_t eight;
         memcpy(&eight, code + 8 * g, sizeof eight);

@@ -266,14 +266,14 @@ Test(kernels, packed_weights_embed_the_same_rows) {
         for (size_t d = 0; d < COUNT_OF(weight_dtypes); d++) {
             const struct backend *b = level(l);
             if (!b) continue;
-            const struct tensor full = matrix(70, 96, 2), w = as_dtype(full, weight_dtypes[d]);
-            struct tensor packed, a = matrix(4, 96, 3), c = matrix(4, 96, 4);
+            const struct tensor full = matrix(70, 256, 2), w = as_dtype(full, weight_dtypes[d]);
+            struct tensor packed, a = matrix(4, 256, 3), c = matrix(4, 256, 4);
             struct err err;
             bool owned;
             cr_assert(b->weight_load(&packed, &w, &owned, &err), "%s", err.text);
             plain()->embed(&(struct embed_args){.out = a, .table = w, .ids = ids, .scale = 1.5f});
             b->embed(&(struct embed_args){.out = c, .table = packed, .ids = ids, .scale = 1.5f});
-            SAME(c.data, a.data, 4 * 96, "%s %s", level_names[l],
+            SAME(c.data, a.data, 4 * 256, "%s %s", level_names[l],
                  dtype_row(weight_dtypes[d])->name);
             if (owned) b->free(packed.data);
             free(full.data), free(w.data), free(a.data), free(c.data);
