@@ -26,7 +26,10 @@ ifneq (,$(filter x86_64 amd64,$(ARCH)))
   ISA_avx2   := -mavx2 -mfma -mf16c
   ISA_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx2 -mfma -mf16c
   ISA_amx    := $(ISA_avx512) -mavx512bf16 -mamx-tile -mamx-bf16
-  ISA_amx_whole := $(ISA_avx512) -mavx512vbmi -mamx-tile -mamx-int8
+  ISA_ceiling_avx2   := $(ISA_avx2)
+  ISA_ceiling_avx512 := $(ISA_avx512)
+  ISA_ceiling_amx    := $(ISA_amx) -mamx-int8
+  ISA_amx_whole      := $(ISA_avx512) -mavx512vbmi -mamx-tile -mamx-int8
 endif
 
 # All cores, unless told otherwise.
@@ -41,13 +44,14 @@ all: train run ## build ./train and ./run
 train run: %: $(B)/%
 	@cp -f $< $@
 $(B)/train: $(B)/train.o $(B)/train_options.o $(B)/data/stories.o $(OBJ)
-$(B)/run: $(B)/run.o $(B)/run_models.o $(OBJ)
+$(B)/run: $(B)/run.o $(B)/run_models.o $(B)/run_bench.o $(OBJ)
 $(B)/stories: $(B)/data/stories_main.o $(B)/data/stories.o
 $(B)/suites: $(TESTOBJ) $(OBJ)
 $(B)/suites: LDLIBS += -lcriterion
 $(B)/bench_ops: $(B)/tests/bench/bench_ops.o $(OBJ)
 $(B)/render_chat: $(B)/tests/tools/render_chat.o $(OBJ)
-$(B)/train $(B)/run $(B)/stories $(B)/suites $(B)/bench_ops $(B)/render_chat:
+$(B)/tokenize_texts: $(B)/tests/bench/tokenize_texts.o $(OBJ)
+$(B)/train $(B)/run $(B)/stories $(B)/suites $(B)/bench_ops $(B)/render_chat $(B)/tokenize_texts:
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 ifeq ($(CONFIG),fuzz)
@@ -91,9 +95,9 @@ asan: ## the suites and programs under AddressSanitizer and UBSan
 fuzz: ## coverage-guided fuzzing of every parser, FUZZ_SECONDS (60) each; FUZZ="gguf json" for some; needs clang
 	+@sh tests/fuzz.sh
 
-bench: run $(B)/bench_ops ## speed of every op at every level, and of the shipped model
-	$(B)/bench_ops
-	./run --bench
+bench: run $(B)/bench_ops ## speed of every op and of the shipped model; PEERS="llama-bench:NAME" MODELS="x.gguf": pairs with a peer
+	@if [ -n "$(PEERS)$(MODELS)" ]; then PEERS="$(PEERS)" MODELS="$(MODELS)" sh tests/bench/peers.sh; \
+	else $(B)/bench_ops && ./run --ceiling && ./run --bench; fi
 
 tidy: ## layers, long functions, words: taste that a machine can check
 	@sh tests/tidy.sh

@@ -175,6 +175,13 @@ struct clamp_args { struct tensor x; float limit; };
 // - lse[i,h])), x [n,H*D] attend's out and lse its lse [n,H], sinks [1,H] f32. (Xiao et al. 2023; gpt-oss)
 struct sink_args { struct tensor x, sinks; const float *lse; };
 
+// The most that one unit of a machine did when nothing else was asked of it.
+enum { CEILINGS_MOST = 16 };
+struct ceiling {
+    const char *name, *measure; // "f32 avx2", "GFLOP/s"
+    double per_second;          // bytes or operations; a multiply-add is two of these
+};
+
 struct backend {
     const char *name; // "cpu"
     // --- memory. Device addresses are void *; on the CPU they are host addresses.
@@ -192,6 +199,12 @@ struct backend {
     void (*end)(void);
     void (*sync)(void);
     void (*report)(struct text *line); // device, threads, kernels chosen: one line
+    // What this machine can do with the threads of the pool, measured: reading memory first, then every unit present, each
+    // the best of short samples of `seconds` in all. Returns how many rows were filled; 0 with a reason on failure.
+    int (*ceilings)(struct ceiling to[CEILINGS_MOST], double seconds, struct err *err);
+    // The name among them of the unit that does matmul with such weights. The codes of a block format are multiplied with
+    // activations of 16 bits, which takes two products of bytes each.
+    const char *(*unit)(enum dtype weight, enum precision precision);
     bool (*supports)(enum op op, enum dtype dtype); // dtype of the weight, table or cache the op reads
     // --- ops
     void (*embed)(const struct embed_args *a);

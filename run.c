@@ -1,9 +1,9 @@
 // run.c: a language model in, text out.
 //
-// options -> model file -> model, tokenizer, session -> one of the modes: generate (default), --chat, --bench,
-// --perplexity, --tokenize, --check, or one of run_models.c: --export, --quantize, --imatrix, --kl-against. Standard output
-// carries the text (or --json lines) and nothing else; what was found, chosen and
-// measured goes to standard error in a few lines. With -p the program never asks anything.
+// options -> model file -> model, tokenizer, session -> one of the modes: generate (default), --chat, --perplexity,
+// --tokenize, --check, or one of run_models.c (--export, --quantize, --imatrix, --kl-against) or run_bench.c (--bench,
+// --ceiling). Standard output carries the text (or --json lines) and nothing else; what was found, chosen and measured
+// goes to standard error in a few lines. With -p the program never asks anything.
 #include "run.h"
 
 #include <errno.h>
@@ -22,7 +22,7 @@ static struct {
     int64_t n, ctx, threads, threads_batch, chunk, logprobs, stride, chunks, bench_prompt, bench_new, bench_depth, repeats;
     struct opt_words stop;
     struct sampler_options sampler;
-    bool pure, ignore_eos, json, special, parse_special, echo, chat, show_prompt, context_shift, bench, exact, tokenize, check, list, version, help, verbose;
+    bool pure, ignore_eos, json, special, parse_special, echo, chat, show_prompt, context_shift, bench, ceiling, exact, tokenize, check, list, version, help, verbose;
 } o = {.device = "auto", .kv = "f16", .n = -1, .logprobs = -1, .echo = true, .bench_prompt = 512, .bench_new = 128, .repeats = 5};
 
 // clang-format off
@@ -66,10 +66,11 @@ static struct opt table[] = {
     {"--stride", OPT_INT, &o.stride, 0, 1 << 24, "N", "instead: a window of -c every N tokens, each token scored once", 0},
     {"--chunks", OPT_INT, &o.chunks, 0, 1e12, "N", "stop after so many chunks", 0},
     {"--tokenize", OPT_FLAG, &o.tokenize, 0, 0, "", "print the ids of the prompt and stop", 0},
-    {"--bench", OPT_FLAG, &o.bench, 0, 0, "", "measure prompt reading and generation on random tokens", 0},
+    {"--bench", OPT_FLAG, &o.bench, 0, 0, "", "measure prompt reading and generation on random tokens, and their share of what this machine can do", 0},
     {"--bench-prompt", OPT_INT, &o.bench_prompt, 0, 1 << 24, "N", "tokens of that prompt", 0},
     {"--bench-new", OPT_INT, &o.bench_new, 0, 1 << 24, "N", "tokens generated", 0},
     {"--bench-depth -d --n-depth", OPT_INT, &o.bench_depth, 0, 1 << 24, "N", "measure behind so many tokens that are in the cache already", 0},
+    {"--ceiling", OPT_FLAG, &o.ceiling, 0, 0, "", "measure what this machine can do: reading memory and every unit, for 1 to -t threads", 0},
     {"--repeats", OPT_INT, &o.repeats, 1, 1000, "N", "runs of each; the median is told", 0},
     {"--check", OPT_FLAG, &o.check, 0, 0, "", "examine the file: structure, every weight finite, seal, hash; exit code 3 when it fails", 0},
     {"--export", OPT_TEXT, &o.export, 0, 0, "gguf|hf", "write the model as a GGUF file or as a Hugging Face folder to -o, read it back, compare", 0},
@@ -158,7 +159,7 @@ static void open_tokenizer(struct app *a) {
         a->tokenizer = tokenizer_from_file_as(a->file, o.tokenizer_pre, &err);
     } else {
         // llama2.c keeps its tokenizer beside the model; nothing is taken from the current folder unseen.
-        refuse(1, "%s carries no tokenizer: give one by --tokenizer (llama2.c: tokenizer.bin or tok512.bin)", model_file_path(a->file));
+        refuse(1, "%s carries no tokenizer: give one by --tokenizer: tokenizer.bin of llama2.c, or a GGUF file that has it", model_file_path(a->file));
     }
     if (!a->tokenizer) fail(1, &err);
 }
@@ -206,6 +207,8 @@ static void open_session(struct app *a, int64_t ctx, int64_t all_logits, bool te
     a->session = session_new(a->model, &so, &err);
     if (!a->session) fail(1, &err);
     if (tell) fprintf(stderr, "%s\n", line.data);
+    text_clear(&line);
+    if (config_rope_note(&a->model->config, session_capacity(a->session), &line)) fprintf(stderr, "%s\n", line.data);
     text_free(&line);
 }
 
@@ -453,10 +456,11 @@ static bool chat_turn(struct app *a, struct chat *chat, const struct text *turn,
         fprintf(stderr, "run: %s\n", err.text);
         return false;
     }
+    bool told = once || o.json || o.verbose;
+    if (!told) put_text(p, "\n", 1);
     if (stats.dropped) fprintf(stderr, "note: the context was full, the oldest %lld messages are forgotten and the rest is read anew\n", (long long)stats.dropped);
     if (stats.generate.why == STOP_CONTEXT) fprintf(stderr, "note: the context is full, the reply ends here\n");
-    if (once || o.json || o.verbose) print_summary(p, &stats.generate);
-    else put_text(p, "\n", 1);
+    if (told) print_summary(p, &stats.generate);
     if (o.verbose) fprintf(stderr, "%lld tokens of the conversation were known already\n", (long long)stats.reused);
     return true;
 }
@@ -480,13 +484,13 @@ static int run_chat(struct app *a) {
     fprintf(stderr, "chat template: %s; seed %lld%s\n", chat_template_name(t), (long long)o.sampler.seed,
             once || !tty ? "" : "; Ctrl-C stops a reply, Ctrl-D ends, /help tells more");
     struct printer p = {.app = a};
-    bool ended = false, left = false;
+    bool ended = false, left = false, refused = false;
     catch_signals(true);
     if (once) chat_turn(a, chat, &turn, &p, true);
     while (!once && !p.broken && !ended && !left && read_turn(&turn, tty)) {
         stop_wanted = 0;
         if (tty && chat_command(turn.data, chat, &left)) continue;
-        chat_turn(a, chat, &turn, &p, false);
+        if (!chat_turn(a, chat, &turn, &p, false)) refused = !tty; // a person has read it, a script sees the exit code
         ended = stop_wanted && stop_wanted != SIGINT;
         stop_wanted = 0;
     }
@@ -496,7 +500,7 @@ static int run_chat(struct app *a) {
     chat_free(chat);
     chat_template_free(t);
     if (broken) fprintf(stderr, "run: standard output could not be written: %s\n", strerror(errno));
-    return broken ? 1 : ended || stop_wanted ? 130 : 0;
+    return broken ? 1 : ended || stop_wanted ? 130 : refused;
 }
 
 // ---- the other modes ----------------------------------------------------------------------------------------------
@@ -559,76 +563,15 @@ static int run_perplexity(struct app *a) {
     return 0;
 }
 
-static int by_size(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-// Median of `repeats` runs behind --bench-depth tokens; fills min and max.
-static double bench_one(struct app *a, const int32_t *ids, int64_t prompt, int64_t fresh, double *min, double *max) {
-    struct err err;
-    double times[1000];
-    for (int64_t i = 0; i < o.repeats; i++) {
-        session_rewind(a->session, o.bench_depth);
-        double start = time_now();
-        if (prompt && !session_feed(a->session, ids, prompt, FEED_PROMPT, LOGITS_LAST, &err)) fail(1, &err);
-        for (int64_t t = 0; t < fresh; t++)
-            if (!session_feed(a->session, ids + t, 1, FEED_GENERATED, LOGITS_LAST, &err)) fail(1, &err);
-        times[i] = time_now() - start;
-    }
-    qsort(times, (size_t)o.repeats, sizeof *times, by_size);
-    *min = times[0];
-    *max = times[o.repeats - 1];
-    return times[o.repeats / 2];
-}
-
-// Bytes of weights a generated token reads: all matrices, the head once, one row of an untied embedding.
-static double bytes_per_token(const struct app *a) {
-    double sum = 0;
-    for (size_t i = 0; i < model_file_tensor_count(a->file); i++) {
-        const struct file_tensor *t = model_file_tensor_at(a->file, i);
-        if (a->model->config.tied || strcmp(t->name, "token_embd.weight") != 0) sum += (double)t->bytes;
-    }
-    return sum;
-}
-
-// Bytes of keys and values that a token reads behind `length` others: a local layer reads its window of them.
-static double cache_bytes_per_token(const struct app *a, double length) {
-    const struct model_config *c = &a->model->config;
-    double rows = 0;
-    for (int64_t l = 0; l < c->L; l++) rows += config_is_local(c, l) && (double)c->window < length ? (double)c->window : length;
-    size_t k = 0, v = 0;
-    bool known = dtype_row_bytes(dtype_from_name(o.kv), c->G * c->D, &k) &&
-                 dtype_row_bytes(dtype_from_name(o.kv_values ? o.kv_values : o.kv), c->G * c->D, &v);
-    return known ? rows * (double)(k + v) : 0;
-}
-
 static int run_bench(struct app *a) {
     struct err err;
-    int64_t most = o.bench_prompt > o.bench_new ? o.bench_prompt : o.bench_new, depth = o.bench_depth;
+    struct bench_options b = {.prompt = o.bench_prompt, .fresh = o.bench_new, .depth = o.bench_depth, .repeats = o.repeats, .exact = o.exact,
+                              .json = o.json, .keys = dtype_from_name(o.kv), .values = dtype_from_name(o.kv_values ? o.kv_values : o.kv)};
+    int64_t most = b.prompt > b.fresh ? b.prompt : b.fresh;
     if (most < 1) refuse(2, "--bench needs --bench-prompt or --bench-new above 0");
-    int64_t count = most > depth ? most : depth;
-    int32_t *ids = mem_array((size_t)count, sizeof *ids, "bench tokens");
-    for (int64_t i = 0; i < count; i++) ids[i] = (int32_t)rng_below(1, 0, (uint64_t)i, (uint64_t)a->model->config.V);
-    open_session(a, depth + most, 0, false);
-    char behind[64] = "";
-    if (depth) {
-        if (!session_feed(a->session, ids, depth, FEED_PROMPT, LOGITS_NONE, &err)) fail(1, &err);
-        snprintf(behind, sizeof behind, " behind %lld", (long long)depth);
-    }
-    double min, max;
-    if (o.bench_prompt) {
-        double t = bench_one(a, ids, o.bench_prompt, 0, &min, &max), n = (double)o.bench_prompt;
-        double flops = config_flops_per_token(&a->model->config, o.bench_prompt + 2 * depth) / 3; // half the keys are causal
-        printf("prompt of %lld%s: %.1f tokens/s (%.1f..%.1f), %.1f GFLOP/s\n", (long long)o.bench_prompt, behind, n / t, n / max, n / min,
-               flops * n / t * 1e-9);
-    }
-    if (o.bench_new) {
-        double t = bench_one(a, ids, 0, o.bench_new, &min, &max), n = (double)o.bench_new;
-        printf("generation of %lld%s: %.1f tokens/s (%.1f..%.1f), %.2f GB/s of weights, %.2f of cache\n", (long long)o.bench_new, behind, n / t,
-               n / max, n / min, bytes_per_token(a) * n / t * 1e-9, cache_bytes_per_token(a, (double)depth + n / 2) * n / t * 1e-9);
-    }
-    mem_free(ids);
+    open_session(a, b.depth + most, 0, false);
+    int code = bench_model(a, &b, &err);
+    if (code) fail(code, &err);
     return 0;
 }
 
@@ -698,7 +641,7 @@ static struct models_options models_options(void) {
                                .imatrix = o.imatrix, .report_text = o.report_text, .against = o.kl_against,
                                .text = o.perplexity ? o.perplexity : o.file, .pure = o.pure, .json = o.json,
                                .new_tokenizer = o.tokenizer != NULL, .ctx = o.ctx, .chunks = o.chunks, .stride = o.stride,
-                               .rows = o.chunk, .kv = dtype_from_name(o.kv)};
+                               .rows = o.chunk, .tokenizer_pre = o.tokenizer_pre, .kv = dtype_from_name(o.kv)};
     if (m.kv != DTYPE_F32 && m.kv != DTYPE_F16 && m.kv != DTYPE_BF16) refuse(2, "--kv %s: expected f32, f16 or bf16", o.kv);
     return m;
 }
@@ -796,6 +739,11 @@ int main(int argc, char **argv) {
         struct text machine = {0};
         a.backend->report(&machine);
         printf("lehr run: %s\n", machine.data);
+        return 0;
+    }
+    if (o.ceiling) {
+        int code = bench_ceiling(a.backend, o.json, &err);
+        if (code) fail(code, &err);
         return 0;
     }
     if (!o.model) o.model = shipped_model(argv[0]);

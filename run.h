@@ -1,5 +1,6 @@
 // run.h: what the files of ./run share. run.c reads the options and has the modes that make text; run_models.c has those
-// that write models or set one against another. Only run.c ends the program.
+// that write models or set one against another, run_bench.c those
+// that measure. Only run.c ends the program.
 #ifndef LEHR_RUN_H
 #define LEHR_RUN_H
 
@@ -14,7 +15,7 @@ struct app {
 };
 
 struct models_options { // as they stand on the command line; NULL and 0: not given
-    const char *model, *out, *export, *quantize, *dtype, *imatrix, *report_text, *against, *text;
+    const char *model, *out, *export, *quantize, *dtype, *imatrix, *report_text, *against, *text, *tokenizer_pre;
     bool pure, json;
     bool new_tokenizer; // the tokenizer of the app replaces that of the file
     bool imatrix_is_text;
@@ -26,5 +27,13 @@ struct models_options { // as they stand on the command line; NULL and 0: not gi
 int models_write(struct app *a, const struct models_options *o, struct err *err);   // --export, --quantize
 int models_imatrix(struct app *a, const struct models_options *o, struct err *err); // --imatrix alone
 int models_compare(struct app *a, const struct models_options *o, struct err *err); // --kl-against
+
+struct bench_options { // of --bench; tokens of the prompt, generated, and in the cache before
+    int64_t prompt, fresh, depth, repeats;
+    enum dtype keys, values; // of the cache
+    bool exact, json;
+};
+int bench_model(struct app *a, const struct bench_options *o, struct err *err); // --bench; the app has a session
+int bench_ceiling(const struct backend *backend, bool json, struct err *err);   // --ceiling; leaves the pool as it was
 
 #endif

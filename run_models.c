@@ -415,11 +415,26 @@ static bool move_folder(const char *from, const char *to, struct err *err) {
     return good;
 }
 
+// tokenizer.json for a folder; false with a note why there is none. A source that is a folder has its own.
+static bool folder_tokenizer(const struct app *a, const struct models_options *o, struct text *json, struct text *notes) {
+    struct err why;
+    if (meta_kind(a->file, "lehr.tokenizer_json") != META_ABSENT) return false;
+    struct tokenizer *t = NULL;
+    if (meta_kind(a->file, "tokenizer.ggml.model") == META_ABSENT) err_set(&why, "the model carries no tokenizer");
+    else t = tokenizer_from_file_as(a->file, o->tokenizer_pre, &why);
+    bool written = t && tokenizer_write_json(t, json, notes, &why);
+    if (!written) text_fmt(notes, "tokenizer.json is not written: %s\n", why.text);
+    tokenizer_free(t);
+    return written;
+}
+
 static int write_folder(struct app *a, const struct models_options *o, const char *unchecked, struct err *err) {
-    struct text notes = {0};
+    struct text notes = {0}, json = {0};
     enum dtype dtype;
     if (!folder_dtype(a->file, o, &dtype, err)) return 2;
-    bool written = hf_write(a->file, unchecked, dtype, &notes, err);
+    bool tokenizer = folder_tokenizer(a, o, &json, &notes);
+    bool written = hf_write(a->file, unchecked, dtype, tokenizer ? &json : NULL, &notes, err);
+    text_free(&json);
     if (written) tell_notes(&notes);
     bool good = written && check_export(a, o, unchecked, err);
     bool moved = good && move_folder(unchecked, o->out, err);

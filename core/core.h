@@ -156,6 +156,7 @@ uint64_t rng_permute(uint64_t seed, uint64_t stream, uint64_t index, uint64_t n)
 int pool_cores(void);          // physical cores inside the affinity mask and the cgroup quota; OMP_NUM_THREADS lowers it
 void pool_start(int threads);  // 0: pool_cores(). May be called again to change the count (joins and restarts).
 int pool_threads(void);        // 1 before pool_start
+int pool_cpu(int thread);      // the number of a processor for that thread, physical cores first; -1 unknown
 // Calls fn(arg, lo, hi, thread) over [0, n) in pieces of `grain` (the last one shorter), pieces handed out in order by
 // an atomic counter; returns when all are done. Results must not depend on `thread`, which is only for scratch.
 typedef void pool_fn(void *arg, int64_t lo, int64_t hi, int thread);

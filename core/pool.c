@@ -173,6 +173,19 @@ static bool first_sibling(int cpu) {
 }
 #endif
 
+int pool_cpu(int thread) {
+#ifdef __linux__
+    cpu_set_t mask;
+    if (sched_getaffinity(0, sizeof mask, &mask) != 0 || thread >= CPU_COUNT(&mask)) return -1;
+    for (int second = 0; second < 2; second++) // of hyperthread pairs the first ones, then the others
+        for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+            if (CPU_ISSET(cpu, &mask) && first_sibling(cpu) != second && thread-- == 0) return cpu;
+#else
+    (void)thread;
+#endif
+    return -1;
+}
+
 int pool_cores(void) {
     int cores = 0;
 #ifdef __linux__

@@ -1,7 +1,7 @@
 // amx.c: products of bf16 numbers on the matrix units of recent Xeons (AMX-BF16), for PRECISION_BF16.
 //
-// Products of block formats in f32 are in amx_whole.c, everything else of this level is AVX-512's (avx512.c). One engine serves matmul, matmul_dx
-// and matmul_dw: C[rows, cols] = A[rows, terms] B[terms, cols]. A tile register holds 16 lines of 64 bytes, and one
+// Products of block formats in f32 are in amx_whole.c, everything else of this level is AVX-512's (avx512.c). One
+// engine serves matmul, matmul_dx and matmul_dw: C[rows, cols] = A[rows, terms] B[terms, cols]. A tile register holds 16 lines of 64 bytes, and one
 // instruction does 16 x 16 x 32 multiplications in 16 cycles: C[16][16] f32 += A[16][32] B, B as 16 lines of 16 columns
 // of two terms each. Four accumulators, two tiles of A and two of B make 32 x 32 outputs: 4 KiB of tiles for 64 cycles
 // of multiplying. From L1 they take 32 cycles (two lines each), from L2 some 84 (48 bytes each): one factor must come
@@ -352,7 +352,7 @@ static void left_columns_piece(void *arg, int64_t lo, int64_t hi, int thread) {
 // ---------------------------------------------------------------------------------------------------------------
 // The product.
 
-static void tiles_open(void) {
+void cpu_tiles_open(void) {
     static const struct {
         uint8_t palette, start_row, zero[14];
         uint16_t row_bytes[16];
@@ -480,7 +480,7 @@ static void product_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     struct share h = {.b = cpu_scratch(thread, SLOT_A, right_bytes())};
     float *sums = cpu_scratch(thread, SLOT_B, sums_bytes(p)); // [strip][panel] where they rest
     h.apart = blocks > 1 ? p->panels_each * SUMS : 0;
-    tiles_open();
+    cpu_tiles_open();
     for (int64_t t = lo; t < hi; t++) {
         const int64_t from = t / p->row_blocks * p->panels_each, to = min_i64(from + p->panels_each, panels);
         h.strip = t % p->row_blocks * p->strips_each;
@@ -606,7 +606,7 @@ static void matmul_dw(const struct matmul_dw_args *a) {
 
 // ---------------------------------------------------------------------------------------------------------------
 
-static bool tiles_allowed(void) {
+bool cpu_tiles_allowed(void) {
     enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18, AMX_BF16 = 22, AMX_TILE = 24, AVX512_BF16 = 5 };
     unsigned a, b, c, d;
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d >> AMX_BF16 & 1) || !(d >> AMX_TILE & 1)) return false;
@@ -615,7 +615,7 @@ static bool tiles_allowed(void) {
 }
 
 bool cpu_fill_amx(struct backend *b) {
-    if (!kernels_processor() || !tiles_allowed()) return false;
+    if (!kernels_processor() || !cpu_tiles_allowed()) return false;
     below = *b;
     b->matmul = matmul;
     b->matmul_experts = matmul_experts;

@@ -319,6 +319,7 @@ bool cpu_fill_amx_whole(struct backend *b) {
     unsigned x, y, z, d;
     if (!__builtin_cpu_supports("avx512vbmi")) return false;
     if (!__get_cpuid_count(7, 0, &x, &y, &z, &d) || !(d >> AMX_INT8 & 1)) return false;
+    if (!__builtin_cpu_supports("avx512vbmi")) return false;
     below = *b;
     b->matmul = matmul;
     b->matmul_experts = matmul_experts;

@@ -18,6 +18,7 @@
 typedef __m256 vf;
 typedef __m256i vi;
 typedef uint32_t vu __attribute__((vector_size(32)));
+#include "cpu/words_bytes.h"
 
 INLINE vi v_first(int64_t n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(n > 8 ? 8 : n)),
@@ -122,28 +123,41 @@ INLINE void v_store_bf16(void *p, vf x) { // round to nearest even; NaN stays Na
                      _mm_packus_epi32(_mm256_castsi256_si128(r), _mm256_extracti128_si256(r, 1)));
 }
 
-// Transposes VW rows of VW floats: `stride` floats apart at src, `to` floats apart at dst.
-INLINE void v_transpose(const float *src, ptrdiff_t stride, float *dst, ptrdiff_t to) {
-    __m256 r[8], t[8];
+// r[i] = word i of VW rows, `stride` bytes apart: eight words of each, turned.
+INLINE void v_rows(const void *src, ptrdiff_t stride, vi r[8]) {
+    __m256 s[8], t[8];
 #pragma GCC unroll 4
     for (int i = 0; i < 4;
          i++) { // rows i and i + 4 side by side, so that the rest stays inside 128 bits
-        const float *p = src + (ptrdiff_t)i * stride, *q = src + (ptrdiff_t)(i + 4) * stride;
-        r[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(q), 1);
-        r[i + 4] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p + 4)),
+        const char *at = (const char *)src + i * stride;
+        const float *p = (const void *)at, *q = (const void *)(at + 4 * stride);
+        s[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(q), 1);
+        s[i + 4] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p + 4)),
                                         _mm_loadu_ps(q + 4), 1);
     }
 #pragma GCC unroll 2
     for (int h = 0; h < 8; h += 4) {
-        t[h] = _mm256_unpacklo_ps(r[h], r[h + 1]);
-        t[h + 1] = _mm256_unpackhi_ps(r[h], r[h + 1]);
-        t[h + 2] = _mm256_unpacklo_ps(r[h + 2], r[h + 3]);
-        t[h + 3] = _mm256_unpackhi_ps(r[h + 2], r[h + 3]);
-        _mm256_storeu_ps(dst + (h + 0) * to, _mm256_shuffle_ps(t[h], t[h + 2], 0x44));
-        _mm256_storeu_ps(dst + (h + 1) * to, _mm256_shuffle_ps(t[h], t[h + 2], 0xee));
-        _mm256_storeu_ps(dst + (h + 2) * to, _mm256_shuffle_ps(t[h + 1], t[h + 3], 0x44));
-        _mm256_storeu_ps(dst + (h + 3) * to, _mm256_shuffle_ps(t[h + 1], t[h + 3], 0xee));
+        t[h] = _mm256_unpacklo_ps(s[h], s[h + 1]);
+        t[h + 1] = _mm256_unpackhi_ps(s[h], s[h + 1]);
+        t[h + 2] = _mm256_unpacklo_ps(s[h + 2], s[h + 3]);
+        t[h + 3] = _mm256_unpackhi_ps(s[h + 2], s[h + 3]);
+        r[h] = _mm256_castps_si256(_mm256_shuffle_ps(t[h], t[h + 2], 0x44));
+        r[h + 1] = _mm256_castps_si256(_mm256_shuffle_ps(t[h], t[h + 2], 0xee));
+        r[h + 2] = _mm256_castps_si256(_mm256_shuffle_ps(t[h + 1], t[h + 3], 0x44));
+        r[h + 3] = _mm256_castps_si256(_mm256_shuffle_ps(t[h + 1], t[h + 3], 0xee));
     }
+}
+// Transposes VW rows of VW floats: `stride` floats apart at src, `to` floats apart at dst.
+INLINE void v_transpose(const float *src, ptrdiff_t stride, float *dst, ptrdiff_t to) {
+    vi r[8];
+    v_rows(src, stride * 4, r);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) v_store_words(dst + i * to, r[i]);
+}
+INLINE void v_store_halves(void *p, vi a) { // the low sixteen bits of every word
+    const vi low = _mm256_and_si256(a, _mm256_set1_epi32(0xffff));
+    _mm_storeu_si128(
+        p, _mm_packus_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1)));
 }
 
 // Angles are taken and reduced in double: at position 100000 a float angle is off by 0.004.

@@ -2,8 +2,8 @@
 //
 // Four levels, each complete by itself: plain C (ops.c), AVX2 with FMA and F16C (avx2.c), AVX-512 (avx512.c), and AMX
 // for products of bf16 numbers (amx.c), which AVX2 and AVX-512 do in f32, and for exact products of block formats
-// (amx_whole.c), with the bits of AVX-512. A level is the plain table with the members of the faster files written over it, best last. The choice is made once, from
-// what the processor says at run time; nothing is decided inside a step.
+// (amx_whole.c), with the bits of AVX-512. A level is the plain table with the members of the faster files written over
+// it, best last. The choice is made once, from what the processor says at run time; nothing is decided inside a step.
 //
 // Device memory is host memory, so upload and download are copies and nothing is ever pending. Memory is asked with
 // calloc: large blocks come lazily zeroed from the kernel, so a cache for a long context costs what is used of it.
@@ -11,6 +11,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 // ---------------------------------------------------------------------------------------------------------------
 // Memory. The address calloc gave stands in front of the aligned block.
@@ -32,6 +33,16 @@ void *cpu_alloc(size_t bytes, const char *what, struct err *err) {
     unsigned char *aligned = given + ALIGN + (ALIGN - (uintptr_t)given % ALIGN) % ALIGN;
     memcpy(aligned - sizeof given, &given, sizeof given);
     return aligned;
+}
+
+void cpu_expect_full(void *p, size_t bytes) {
+#ifdef MADV_HUGEPAGE
+    const uintptr_t huge = (uintptr_t)1 << 21, from = ((uintptr_t)p + huge - 1) / huge * huge,
+                    to = ((uintptr_t)p + bytes) / huge * huge;
+    if (from < to) (void)madvise((void *)from, to - from, MADV_HUGEPAGE); // a wish
+#else
+    (void)p, (void)bytes;
+#endif
 }
 
 static void cpu_free(void *p) {
@@ -139,15 +150,37 @@ static void avx2_report(struct text *line) { report(line, "avx2 kernels, all pro
 static void avx512_report(struct text *line) { report(line, "avx512 kernels, all products in f32"); }
 static void amx_report(struct text *line) { report(line, "avx512 kernels, amx for bf16 products"); }
 
+// The unit that multiplies, as the rows of ceiling*.c name it; by level too.
+static const char *plain_unit(enum dtype weight, enum precision precision) {
+    (void)weight, (void)precision;
+    return "f32 plain";
+}
+static const char *avx2_unit(enum dtype weight, enum precision precision) {
+    (void)weight, (void)precision;
+    return "f32 avx2";
+}
+static const char *avx512_unit(enum dtype weight, enum precision precision) {
+    (void)precision;
+    return dtype_row(weight)->block_weights > 1 ? "int8 vnni" : "f32 avx512";
+}
+static const char *amx_unit(enum dtype weight, enum precision precision) {
+    return precision == PRECISION_BF16 ? "bf16 amx" : avx512_unit(weight, precision);
+}
+
+static int ceilings(struct ceiling *to, double seconds, struct err *err) {
+    return cpu_ceilings(to, seconds, cpu_free, err);
+}
+
 enum level { LEVEL_PLAIN, LEVEL_AVX2, LEVEL_AVX512, LEVEL_AMX, LEVEL_COUNT };
 static const struct level_row {
     const char *name, *needs;
     void (*report)(struct text *line);
+    const char *(*unit)(enum dtype weight, enum precision precision);
 } level_rows[LEVEL_COUNT] = {
-    [LEVEL_PLAIN] = {"plain", "any processor", plain_report},
-    [LEVEL_AVX2] = {"avx2", "AVX2, FMA and F16C", avx2_report},
-    [LEVEL_AVX512] = {"avx512", "AVX-512 F, BW, DQ, VL and VNNI", avx512_report},
-    [LEVEL_AMX] = {"amx", "AVX-512, AMX-BF16 and the system's leave to use it", amx_report},
+    [LEVEL_PLAIN] = {"plain", "any processor", plain_report, plain_unit},
+    [LEVEL_AVX2] = {"avx2", "AVX2, FMA and F16C", avx2_report, avx2_unit},
+    [LEVEL_AVX512] = {"avx512", "AVX-512 F, BW, DQ, VL and VNNI", avx512_report, avx512_unit},
+    [LEVEL_AMX] = {"amx", "AVX-512, AMX-BF16 and the system's leave to use it", amx_report, amx_unit},
 };
 
 static bool level_fill(struct backend *b, enum level level) {
@@ -164,6 +197,8 @@ static bool level_fill(struct backend *b, enum level level) {
         .end = cpu_nothing,
         .sync = cpu_nothing,
         .report = level_rows[level].report,
+        .ceilings = ceilings,
+        .unit = level_rows[level].unit,
         .supports = cpu_supports,
     };
     cpu_fill_plain(b);

@@ -16,6 +16,12 @@ void cpu_matmul_experts(const struct matmul_experts_args *a, void (*matmul)(cons
 bool cpu_fill_avx2(struct backend *b);
 bool cpu_fill_avx512(struct backend *b);
 bool cpu_fill_amx(struct backend *b); // on top of avx512: products of PRECISION_BF16
+// Where amx.c has matrix units: whether the system lets this process use them, and eight whole tiles for this thread, until
+// it releases them.
+bool cpu_tiles_allowed(void);
+void cpu_tiles_open(void);
+// The backend's ceilings member (ceiling.c); release frees what cpu_alloc gave.
+int cpu_ceilings(struct ceiling *to, double seconds, void (*release)(void *), struct err *err);
 bool cpu_fill_amx_whole(struct backend *b); // on top of amx: products with block formats, PRECISION_F32, bits as avx512
 // 64-byte aligned scratch of one thread, at least `bytes`; grows on first use, contents undefined, valid until the
 // next call with the same thread and slot. slot < 5; slot 4 belongs to cpu_matmul_experts, which calls other ops.
@@ -25,5 +31,8 @@ void *cpu_scratch(int thread, int slot, size_t bytes);
 void cpu_scratch_reserve(int slot, size_t bytes);
 // The backend's alloc member, for what weight_load makes; the free member releases it.
 void *cpu_alloc(size_t bytes, const char *what, struct err *err);
+// Fresh memory that will be written all over: the system may give it in pages of 2 MiB, hundreds of
+// page faults at once. Not for memory of which a part may stay untouched.
+void cpu_expect_full(void *p, size_t bytes);
 
 #endif

@@ -20,7 +20,7 @@
 // four bytes of a word, in all rows at once. Bits stay as few as in the file (scales of six bits
 // take eight) and every load is a whole vector.
 //
-// kernels_coded.h makes them and turns them into floats, kernels_whole.h multiplies them.
+// kernels_pack.h makes them, kernels_coded.h turns them into floats, kernels_whole.h multiplies them.
 
 #define CODED_DTYPES(X) X(Q8_0, q8_0) X(Q4_0, q4_0) BLOCK_DTYPES(X)
 

@@ -32,6 +32,7 @@ enum {
 static_assert(PANEL % TILE_COLS == 0, "a tile's columns divide a panel");
 
 #include "cpu/kernels_coded.h"
+#include "cpu/kernels_pack.h"
 
 // ---------------------------------------------------------------------------------------------------------------
 // The inner kernel: c[3 G rows][TILE_COLS] (rows PANEL apart) = or += chain over k of a[i rs + k
@@ -585,30 +586,13 @@ struct packing {
     size_t panel_bytes;
 };
 
-static void pack_numbers(const struct tensor *w, int64_t first, int64_t count, size_t bytes,
-                         unsigned char *to) {
-    for (int64_t l = 0; l < count; l++) {
-        const unsigned char *row =
-            (const unsigned char *)w->data + (size_t)(first + l) * w->row_bytes;
-        for (int64_t k = 0; k < w->cols; k++)
-            memcpy(to + (size_t)(k * PANEL + l) * bytes, row + (size_t)k * bytes, bytes);
-    }
-}
-
 static void pack_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const struct packing *p = arg;
     const struct tensor *w = p->from;
     (void)thread;
-    size_t row_bytes = 0;
-    if (!dtype_row_bytes(w->dtype, w->cols, &row_bytes)) return; // checked by weight_load
-    for (int64_t i = lo; i < hi; i++) {
-        unsigned char *to = p->to + (size_t)i * p->panel_bytes;
-        const int64_t count = min_i64(PANEL, w->rows - i * PANEL);
-        if (coded_packs[w->dtype])
-            coded_packs[w->dtype](w, i * PANEL, count, to);
-        else
-            pack_numbers(w, i * PANEL, count, row_bytes / (size_t)w->cols, to);
-    }
+    for (int64_t i = lo; i < hi; i++)
+        panel_packs[w->dtype](w, i * PANEL, min_i64(PANEL, w->rows - i * PANEL),
+                              p->to + (size_t)i * p->panel_bytes);
 }
 
 static bool weight_load(struct tensor *device, const struct tensor *host, bool *owned,
@@ -637,6 +621,7 @@ static bool weight_load(struct tensor *device, const struct tensor *host, bool *
                        (long long)host->rows, (long long)host->cols);
     struct packing p = {host, cpu_alloc(bytes, "packed weight", err), each};
     if (!p.to) return false;
+    cpu_expect_full(p.to, bytes);
     pool_for(panels, max_i64(1, (1 << 18) / (int64_t)each), pack_piece, &p);
     device->data = p.to;
     device->layout = LAYOUT_DEVICE;

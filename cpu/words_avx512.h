@@ -12,6 +12,7 @@
 typedef __m512 vf;
 typedef __m512i vi;
 typedef uint32_t vu __attribute__((vector_size(64)));
+#include "cpu/words_bytes.h"
 
 INLINE __mmask16 v_first(int64_t n) { return (__mmask16)(n >= 16 ? 0xffffu : (1u << n) - 1); }
 INLINE vf v_zero(void) { return _mm512_setzero_ps(); }
@@ -107,46 +108,51 @@ INLINE void v_store_bf16(void *p, vf x) { // round to nearest even; NaN stays Na
     _mm256_storeu_si256(p, _mm512_cvtepi32_epi16(r));
 }
 
+// r[i] = word i of VW rows, `stride` bytes apart: eight words of each, turned.
+INLINE void v_rows(const void *src, ptrdiff_t stride, vi r[8]) {
+    __m512 s[8], t[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) { // rows i and i + 8 side by side: an 8 x 8 in each 256 bits
+        const char *at = (const char *)src + i * stride;
+        const float *p = (const void *)at, *q = (const void *)(at + 8 * stride);
+        s[i] =
+            _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps(p)), _mm256_loadu_ps(q), 1);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm512_unpacklo_ps(s[i], s[i + 1]);
+        t[i + 1] = _mm512_unpackhi_ps(s[i], s[i + 1]);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 8; i += 4) {
+        s[i] = _mm512_shuffle_ps(t[i], t[i + 2], 0x44);
+        s[i + 1] = _mm512_shuffle_ps(t[i], t[i + 2], 0xee);
+        s[i + 2] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+        s[i + 3] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+    }
+    // s[i] now holds column i in lanes of rows 0-3, column i + 4 in the odd 128 bits; s[i + 4]
+    // rows 4-7.
+    const __m512i even = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13),
+                  odd = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        const __m512i a = _mm512_castps_si512(s[i]), b = _mm512_castps_si512(s[i + 4]);
+        r[i] = _mm512_permutex2var_epi64(a, even, b);
+        r[i + 4] = _mm512_permutex2var_epi64(a, odd, b);
+    }
+}
 // Transposes VW rows of VW floats: `stride` floats apart at src, `to` floats apart at dst.
 INLINE void v_transpose(const float *src, ptrdiff_t stride, float *dst, ptrdiff_t to) {
-    __m512 r[16], t[16];
-#pragma GCC unroll 16
-    for (int i = 0; i < 8;
-         i++) { // 4 + 4 columns of rows i and i + 8 ... first by 256-bit halves on the load ports
-        const float *p = src + (ptrdiff_t)i * stride, *q = src + (ptrdiff_t)(i + 8) * stride;
-        r[i] =
-            _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps(p)), _mm256_loadu_ps(q), 1);
-        r[i + 8] = _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps(p + 8)),
-                                      _mm256_loadu_ps(q + 8), 1);
-    }
-    // Each half is an 8 x 8 transpose inside 256-bit halves.
 #pragma GCC unroll 2
     for (int h = 0; h < 16; h += 8) {
-#pragma GCC unroll 4
-        for (int i = 0; i < 8; i += 2) {
-            t[h + i] = _mm512_unpacklo_ps(r[h + i], r[h + i + 1]);
-            t[h + i + 1] = _mm512_unpackhi_ps(r[h + i], r[h + i + 1]);
-        }
-#pragma GCC unroll 2
-        for (int i = 0; i < 8; i += 4) {
-            r[h + i] = _mm512_shuffle_ps(t[h + i], t[h + i + 2], 0x44);
-            r[h + i + 1] = _mm512_shuffle_ps(t[h + i], t[h + i + 2], 0xee);
-            r[h + i + 2] = _mm512_shuffle_ps(t[h + i + 1], t[h + i + 3], 0x44);
-            r[h + i + 3] = _mm512_shuffle_ps(t[h + i + 1], t[h + i + 3], 0xee);
-        }
-        // r[i] now holds column i in lanes of rows 0-3, column i + 4 in the odd 128 bits; r[i + 4]
-        // rows 4-7.
-        const __m512i even = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13),
-                      odd = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) {
-            const __m512d a = _mm512_castps_pd(r[h + i]), b = _mm512_castps_pd(r[h + i + 4]);
-            _mm512_storeu_ps(dst + (h + i) * to,
-                             _mm512_castpd_ps(_mm512_permutex2var_pd(a, even, b)));
-            _mm512_storeu_ps(dst + (h + i + 4) * to,
-                             _mm512_castpd_ps(_mm512_permutex2var_pd(a, odd, b)));
-        }
+        vi r[8];
+        v_rows(src + h, stride * 4, r);
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; i++) v_store_words(dst + (h + i) * to, r[i]);
     }
+}
+INLINE void v_store_halves(void *p, vi a) { // the low sixteen bits of every word
+    _mm256_storeu_si256(p, _mm512_cvtepi32_epi16(a));
 }
 
 // Angles are taken and reduced in double: at position 100000 a float angle is off by 0.004.

@@ -104,10 +104,11 @@ void gguf_out_abort(struct gguf_out *o); // NULL is allowed
 MUST_USE bool model_file_seal(const struct model_file *f, struct err *err);
 
 // Writing a Hugging Face folder from any open file: model.safetensors (matrices as F32, F16 or BF16, norms as F32, Q and K
-// back to halves), generation_config.json, tokenizer.json and tokenizer_config.json as far as the tokenizer can be said
-// there (what cannot is told in notes), config.json last: without it the folder is no model. For llama and granite; a key
-// or tensor that the folder has no word for is refused by name. Files are replaced atomically, one by one.
-MUST_USE bool hf_write(const struct model_file *f, const char *folder, enum dtype matrices, struct text *notes,
-                       struct err *err);
+// back to halves), generation_config.json, tokenizer.json as given (tokenizer_write_json; NULL: none) with
+// tokenizer_config.json, or those of a source that is a folder, config.json last: without it the folder is no model. A key
+// or tensor that the folder has no word for is refused by name; what else to know is told in notes (may be NULL). Files are
+// replaced atomically, one by one.
+MUST_USE bool hf_write(const struct model_file *f, const char *folder, enum dtype matrices, const struct text *tokenizer_json,
+                       struct text *notes, struct err *err);
 
 #endif

@@ -176,6 +176,7 @@ static const char *const harmless[] = {
     "unk_token_id", "unsloth_fixed", "unsloth_version", "use_bfloat16", "use_cache", "vocab_size",
     "hidden_dropout", "residual_dropout", "embedding_dropout", "attention_probs_dropout_prob", "hidden_dropout_prob",
     "attn_pdrop", "keys_to_ignore_at_inference", "base_model_tp_plan", "neftune_noise_alpha", "router_jitter_noise", "input_jitter_noise",
+    "experts_per_token", "initial_context_length", // of gpt-oss: other names of what it has
     "n_ctx", "reorder_and_upcast_attn", "summary_activation", "summary_first_dropout", "summary_proj_to_labels",
     "summary_type", "summary_use_proj",
 };
@@ -327,9 +328,20 @@ static bool put_yarn(struct keys *k, const char *at, double factor) {
         return false;
     put_real(k, "rope.scaling.yarn_beta_fast", fast);
     put_real(k, "rope.scaling.yarn_beta_slow", slow);
-    if (fabs(x - usual) > 1e-6) put_real(k, "rope.scaling.attn_factor", x / usual);
-    return truncate || err_set(k->err, "'%s' is false: a YaRN that begins between pairs is not supported for %s",
-                               AT("truncate"), k->m->family->class);
+    if (has(k, HF_BY_POSITION)) {
+        double beta = 0;
+        int64_t ctx;
+        if (!hf_real(k->c, AT("llama_4_scaling_beta"), false, 0, 1e3, &beta, k->err) ||
+            !hf_int(k->c, AT("max_position_embeddings"), false, 1, 1 << 24, &ctx, k->err)) // says again what is outside
+            return false;
+        put_real(k, "attention.temperature_scale", beta);
+    }
+    if (has(k, HF_BY_POSITION) && mscale == 1 && all > 0 && !hf_find(k->c, AT("attention_factor"))) // as its files have it
+        put_real(k, "rope.scaling.yarn_log_multiplier", all);
+    else if (fabs(x - usual) > 1e-6) put_real(k, "rope.scaling.attn_factor", x / usual);
+    return truncate == !has(k, HF_GPT_OSS) ||
+           err_set(k->err, "'%s' is %s: a YaRN that begins %s pairs is not supported for %s", AT("truncate"),
+                   truncate ? "true" : "false", truncate ? "at" : "between", k->m->family->class);
 }
 
 // LongRoPE (Ding et al. 2024): two arrays of divisors become tensors; what is turned grows with the stretch of the
@@ -400,6 +412,8 @@ static bool put_rope(struct keys *k) {
     if (has(k, HF_GPT2)) return true;
     if (hf_find(k->c, "rope_scaling") && has_new)
         return err_set(k->err, "both 'rope_scaling' and 'rope_parameters' are there, one is expected");
+    if (has(k, HF_STRETCHED) && !hf_find(k->c, at)) // it would mean the YaRN of the published model
+        return err_set(k->err, "'rope_parameters' is missing, which this model needs");
     if (layered && !has(k, HF_LOCAL_ROPE))
         return err_set(k->err, "'%s': rope that differs from layer to layer is not supported for %s",
                        both, m->family->class);
@@ -428,8 +442,9 @@ static bool find_local(struct keys *k, bool *local, int64_t *count) {
     int64_t L = k->m->L, l = 0, period = k->m->family->period, from = has(k, HF_WINDOW_SWITCH) ? 28 : 0;
     struct hf_value *v = hf_find(k->c, "layer_types");
     bool bad = false;
-    if (!hf_int(k->c, "sliding_window_pattern", false, 0, 1024, &period, k->err) ||
-        !hf_int(k->c, "_sliding_window_pattern", false, 1, 1024, &period, k->err) ||
+    hf_find(k->c, "sliding_window_pattern"), hf_find(k->c, "_sliding_window_pattern"); // mean nothing beside a list
+    if ((!v && (!hf_int(k->c, "sliding_window_pattern", false, 0, 1024, &period, k->err) ||
+                !hf_int(k->c, "_sliding_window_pattern", false, 1, 1024, &period, k->err))) ||
         !hf_int(k->c, "max_window_layers", false, 0, 1024, &from, k->err))
         return false;
     for (int64_t i = 0; i < L; i++)
@@ -465,7 +480,7 @@ static bool put_window(struct keys *k) {
         return err_set(k->err, "'layer_types' names sliding layers, which %s has only with a window", family->class);
     if (use && family->period > 1 && !window && !has(k, HF_WINDOW_FREE))
         return err_set(k->err, "'sliding_window' is missing, which this model needs");
-    if (!use || !window || !count) return true;
+    if (!use || !window || (!count && family->period <= 1)) return true; // a list without any is told where GGUF has its own
     for (int64_t l = 0; l < L; l++)
         usual = usual && local[l] == (family->period == 0 || l % family->period < family->period - 1);
     put_int(k, "attention.sliding_window", window);
@@ -478,7 +493,8 @@ static bool check_no_rope(struct keys *k) {
     int64_t step = 4, turned, l = 0;
     struct hf_value *v = hf_find(k->c, "no_rope_layers");
     if (!hf_int(k->c, "no_rope_layer_interval", false, 1, 1024, &step, k->err)) return false;
-    bool good = v || step == 4;
+    bool good = true;
+    if (!v && step != 4) return err_set(k->err, "'no_rope_layer_interval' is %" PRId64 ", expected 4: not supported", step);
     if (v) {
         struct json j = open_value(v);
         good = json_array(&j);
@@ -501,6 +517,13 @@ static bool put_minicpm(struct keys *k) {
     return true;
 }
 
+// A number that the family has built in: absent, or this.
+static bool expect_real(struct keys *k, const char *path, double expected) {
+    double x = expected;
+    if (!hf_real(k->c, path, false, -1e30, 1e30, &x, k->err)) return false;
+    return x == expected || err_set(k->err, "'%s' is %g, expected %g: not supported", path, x, expected);
+}
+
 // Every layer has experts, and their weights are normed or not as the family always does.
 static bool check_experts(struct keys *k) {
     const struct hf_family *family = k->m->family;
@@ -512,8 +535,14 @@ static bool check_experts(struct keys *k) {
         !hf_bool(k->c, "norm_topk_prob", &norm, k->err))
         return false;
     if (step != 1 || (dense && dense->n > 2))
-        return err_set(k->err, "%s: layers without experts among those with experts are not supported",
-                       step != 1 ? "'decoder_sparse_step' is not 1" : "'mlp_only_layers' names some");
+        return err_set(k->err, "'%s' is %.*s: layers without experts among those with experts are not supported",
+                       step != 1 ? "decoder_sparse_step" : "mlp_only_layers", (int)(step != 1 || dense->n > 48 ? 48 : dense->n),
+                       step != 1 ? hf_find(k->c, "decoder_sparse_step")->at : dense->at);
+    int64_t F = 0; // what GGUF wants said of it
+    if (has(k, HF_GPT_OSS) && (!expect_real(k, "swiglu_limit", 7) || !expect_real(k, "swiglu_alpha", 1.702) ||
+                               !hf_int(k->c, "intermediate_size", true, 1, 1 << 20, &F, k->err)))
+        return false;
+    if (F) put_int(k, "expert_feed_forward_length", F);
     return norm == family->normed ||
            err_set(k->err, "'norm_topk_prob' is %s: %s is supported with %s only", norm ? "true" : "false",
                    family->class, family->normed ? "true" : "false");

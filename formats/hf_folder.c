@@ -418,6 +418,37 @@ static bool split_halves(struct loader *l, struct file_tensor *t) {
     return true;
 }
 
+// Columns first, first + step, ... of each of the mats matrices [rows, cols] of t as rows.
+static char *turn_columns(struct loader *l, const struct file_tensor *t, size_t mats, size_t rows, size_t cols, size_t first,
+                          size_t step) {
+    size_t width = (size_t)dtype_row(t->dtype)->block_bytes;
+    char *out = model_file_own(l->f, mats * rows * (cols / step) * width, "experts of a layer"), *to = out;
+    for (size_t e = 0; e < mats; e++)
+        for (size_t c = first; c < cols; c += step)
+            for (size_t r = 0; r < rows; r++, to += width)
+                memcpy(to, (const char *)t->data + ((e * rows + r) * cols + c) * width, width);
+    return out;
+}
+
+// gpt-oss: experts as [E, in, out], gate and up projection in turn.
+static bool turn_experts(struct loader *l, struct file_tensor *t, enum hf_change change) {
+    size_t E = (size_t)l->model.E, last = (size_t)t->size[t->n_dims - 1], step = change == HF_INTERLEAVED ? 2 : 1;
+    bool bias = t->n_dims == 2;
+    if ((!bias && t->n_dims != 3) || t->size[0] != l->model.E || last % step || !is_float(t->dtype))
+        return err_set(l->err, "is no tensor of %" PRId64 " experts in F32, F16 or BF16", l->model.E);
+    size_t rows = bias ? 1 : (size_t)t->size[1];
+    for (size_t k = 0; k < step; k++) {
+        struct file_tensor out = *t;
+        if (k) hf_up_beside(t->name, out.name);
+        out.size[1] = (int64_t)(last / step);
+        if (!bias) out.size[2] = (int64_t)rows;
+        out.bytes = t->bytes / step;
+        out.data = turn_columns(l, t, E, rows, last, k, step);
+        append(l, &out);
+    }
+    return true;
+}
+
 static bool add_tensor(struct loader *l, const struct shard *s, const struct file_map *map,
                        const struct st_tensor *from) {
     struct file_tensor t = {.dtype = from->dtype, .type_name = from->type, .n_dims = from->n_dims};
@@ -446,11 +477,13 @@ static bool add_tensor(struct loader *l, const struct shard *s, const struct fil
         t.n_dims = 1;
         t.size[0] = t.size[1], t.size[1] = 0;
     }
+    bool turned = place.change == HF_INTERLEAVED || place.change == HF_TURNED;
     bool good = place.change == HF_EXPERT   ? stack_expert(l, &t, place.expert)
                 : place.change == HF_HALVES ? split_halves(l, &t)
+                : turned                    ? turn_experts(l, &t, place.change)
                                             : change_tensor(l, &t, place.change);
     if (!good) return err_in(l->err, "%s: tensor '%s'", s->name, shown);
-    if (place.change != HF_EXPERT && place.change != HF_HALVES) append(l, &t);
+    if (place.change != HF_EXPERT && place.change != HF_HALVES && !turned) append(l, &t);
     return true;
 }
 

@@ -2,7 +2,7 @@
 //
 // The mirror of hf_folder.c: names by the same table (hf_tables.c), rows of Q and K from adjacent pairs
 // back to halves (row h, j D/2 + i there is row h, 2i+j here), experts back to a tensor each or gate and
-// up back into one, matrices of GPT-2 transposed. What has no name there is refused, not left out;
+// up back into one, matrices of GPT-2 and experts of gpt-oss transposed. What has no name there is refused, not left out;
 // hf_write_config.c does the same for the keys.
 //
 // Tensors of four bytes come first, so that every one lies at a multiple of its width. config.json
@@ -16,7 +16,7 @@
 enum { STAGE = 1 << 20 }; // floats converted at a time
 
 struct out_tensor {
-    const struct file_tensor *from, *up; // up: its rows alternate with those of from, expert by expert (HF_HALVES)
+    const struct file_tensor *from, *up; // up: its rows alternate with those of from, expert by expert (HF_HALVES), or one by one
     char name[128];
     enum hf_change change;
     enum dtype dtype;
@@ -77,21 +77,24 @@ static bool add_experts(struct writer *w, const struct out_tensor *all) {
     return true;
 }
 
-// gate [E, F, C] and up, named beside it, become [E, 2 F, C]; those of a shared expert have no E.
+// gate [E, F, C] and up, named beside it, become [E, 2 F, C]; those of a shared expert have no E. Interleaved ones become
+// [E, C, 2 F], biases [E, F] then [E, 2 F].
 static bool add_halves(struct writer *w, struct out_tensor *o) {
     char name[65];
     hf_up_beside(o->from->name, name);
     o->up = model_file_tensor(w->f, name);
     if (!o->up || o->up->dtype != o->from->dtype || o->up->n_dims != o->n_dims || memcmp(o->up->size, o->from->size, sizeof o->size))
         return err_set(w->err, "tensor %s is missing or unlike %s", name, o->from->name);
-    o->size[o->n_dims - 2] *= 2;
+    bool stacked = o->n_dims == 3, turned = o->change == HF_INTERLEAVED;
+    if (turned && stacked) o->size[1] = o->from->size[2], o->size[2] = o->from->size[1];
+    o->size[o->n_dims - (turned ? 1 : 2)] *= 2;
     return add(w, *o);
 }
 
 static bool add_as(struct writer *w, struct out_tensor o) {
     const struct file_tensor *t = o.from;
-    bool halves = o.change == HF_HALVES;
-    int dims = o.change == HF_EXPERT ? 3 : o.change == HF_TRANSPOSE ? 2 : o.change == HF_VECTOR ? 1 : halves && t->n_dims < 2 ? 2 : t->n_dims;
+    bool halves = o.change == HF_HALVES, pairs = o.change == HF_INTERLEAVED;
+    int dims = o.change == HF_EXPERT || o.change == HF_TURNED ? 3 : pairs ? (strstr(t->name, ".bias") ? 2 : 3) : o.change == HF_TRANSPOSE ? 2 : o.change == HF_VECTOR ? 1 : halves && t->n_dims < 2 ? 2 : t->n_dims;
     int64_t heads = heads_of(w, o.change);
     if (t->n_dims != dims) return err_set(w->err, "tensor %s has %d dimensions, expected %d", t->name, t->n_dims, dims);
     if (heads && (t->size[0] % heads || t->size[0] / heads % 2 || (t->n_dims == 1 && t->dtype != DTYPE_F32)))
@@ -101,7 +104,8 @@ static bool add_as(struct writer *w, struct out_tensor o) {
         return err_set(w->err, "tensor %s has %" PRId64 " rows, expected 3 for each of %" PRId64 " heads of %" PRId64, t->name,
                        t->size[0], w->shape.H, w->shape.D);
     if (o.change == HF_EXPERT) return add_experts(w, &o);
-    if (halves) return add_halves(w, &o);
+    if (halves || pairs) return add_halves(w, &o);
+    if (o.change == HF_TURNED) o.size[1] = t->size[2], o.size[2] = t->size[1];
     if (o.change == HF_TRANSPOSE) o.size[0] = t->size[1], o.size[1] = t->size[0];
     if (o.change == HF_VECTOR) o.n_dims = 2, o.size[1] = t->size[0], o.size[0] = 1;
     return add(w, o);
@@ -110,7 +114,7 @@ static bool add_as(struct writer *w, struct out_tensor o) {
 // Tensors that are no weights of a folder: a checkpoint's own, divisors of rope (config.json says them), and up
 // projections that go with their gates.
 static bool written_elsewhere(const struct writer *w, const char *name) {
-    bool experts = (w->shape.family->traits & HF_GRANITE_MOE) && strstr(name, "ffn_up_exps.");
+    bool experts = (w->shape.family->traits & (HF_GRANITE_MOE | HF_GPT_OSS)) && strstr(name, "ffn_up_exps.");
     bool shared = (w->shape.family->traits & HF_GRANITE_SHARED) && strstr(name, "ffn_up_shexp.");
     return !strncmp(name, "adam.", 5) || !strcmp(name, "lehr.seal") || !strcmp(name, "rope_freqs.weight") ||
            !strncmp(name, "rope_factors_", 13) || experts || shared;
@@ -219,24 +223,33 @@ static size_t row_bytes_of(const struct file_tensor *t) {
     return bytes;
 }
 
+// Rows become columns, matrix by matrix; those of an up projection stand between those of its gate. A row of biases is a
+// row of such columns.
 static void put_transposed(const struct out_tensor *o, struct file_out *out) {
-    const struct file_tensor *t = o->from;
-    size_t row_bytes = row_bytes_of(t), width = (size_t)dtype_row(o->dtype)->block_bytes;
-    int64_t rows = o->size[0], cols = o->size[1];
-    float *stage = mem_array((size_t)rows, sizeof *stage, "weights to write");
-    char *packed = mem_array((size_t)rows, sizeof(float), "weights to write"), *all = mem_array(o->bytes, 1, "weights to write");
-    for (int64_t c = 0; c < cols; c++) {
-        convert_row(o, (const char *)t->data + (size_t)c * row_bytes, stage, packed, rows);
-        for (int64_t r = 0; r < rows; r++) memcpy(all + (size_t)(r * cols + c) * width, packed + (size_t)r * width, width);
+    bool bias = o->change == HF_INTERLEAVED && o->n_dims == 2;
+    size_t row_bytes = row_bytes_of(o->from), width = (size_t)dtype_row(o->dtype)->block_bytes;
+    int64_t mats = bias ? o->size[0] : o->n_dims == 3 ? o->size[0] : 1, step = o->up ? 2 : 1;
+    int64_t rows = bias ? 1 : o->size[o->n_dims - 2], cols = o->size[o->n_dims - 1];
+    int64_t count = bias ? 1 : cols / step, n = bias ? cols / step : rows, stride = bias ? step : cols; // of rows in the file
+    size_t all_bytes = (size_t)(rows * cols) * width;
+    float *stage = mem_array((size_t)n, sizeof *stage, "weights to write");
+    char *packed = mem_array((size_t)n, sizeof(float), "weights to write"), *all = mem_array(all_bytes, 1, "weights to write");
+    for (int64_t e = 0; e < mats; e++) {
+        for (int64_t c = 0; c < count * step; c++) {
+            const struct file_tensor *t = c % step ? o->up : o->from;
+            convert_row(o, (const char *)t->data + (size_t)(e * count + c / step) * row_bytes, stage, packed, n);
+            for (int64_t r = 0; r < n; r++)
+                memcpy(all + (size_t)(r * stride + c) * width, packed + (size_t)r * width, width);
+        }
+        file_out_write(out, all, all_bytes);
     }
-    file_out_write(out, all, o->bytes);
     mem_free(stage);
     mem_free(packed);
     mem_free(all);
 }
 
 static void put_tensor(const struct writer *w, const struct out_tensor *o, struct file_out *out) {
-    if (o->change == HF_TRANSPOSE) {
+    if (o->change == HF_TRANSPOSE || o->change == HF_INTERLEAVED || o->change == HF_TURNED) {
         put_transposed(o, out);
         return;
     }
@@ -317,7 +330,8 @@ static bool prepare(struct writer *w) {
     return list_tensors(w);
 }
 
-bool hf_write(const struct model_file *f, const char *folder, enum dtype matrices, struct text *notes, struct err *err) {
+bool hf_write(const struct model_file *f, const char *folder, enum dtype matrices, const struct text *tokenizer_json,
+              struct text *notes, struct err *err) {
     assert(matrices == DTYPE_F32 || matrices == DTYPE_F16 || matrices == DTYPE_BF16);
     struct writer w = {.f = f, .folder = folder, .matrices = matrices, .err = err};
     struct text config = {0}, path = {0};
@@ -326,7 +340,7 @@ bool hf_write(const struct model_file *f, const char *folder, enum dtype matrice
         text_fmt(&path, "%s/config.json", folder);
         good = !file_exists(path.data) || !unlink(path.data) || err_set(err, "%s: cannot be replaced", path.data);
     }
-    good = good && write_weights(&w) && hf_write_tokenizer(f, folder, notes, err) &&
+    good = good && write_weights(&w) && hf_write_tokenizer(f, folder, tokenizer_json, err) &&
            hf_write_text(folder, "config.json", &config, err);
     if (good && notes && (w.shape.family->traits & HF_MINICPM))
         text_str(notes, "transformers loads a MiniCPM with the code of its publishers only (trust_remote_code)\n");

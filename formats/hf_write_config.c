@@ -81,6 +81,7 @@ static const struct said { // by code; a number of hf_numbers is said too
     {"rope.scaling.factor", HF_BLOCKS},     {"rope.scaling.original_context_length", HF_BLOCKS},
     {"rope.scaling.attn_factor", HF_BLOCKS}, {"rope.scaling.yarn_beta_fast", HF_BLOCKS},
     {"rope.scaling.yarn_beta_slow", HF_BLOCKS}, {"rope.scaling.finetuned", HF_BLOCKS},
+    {"rope.scaling.yarn_log_multiplier", HF_BY_POSITION}, {"attention.temperature_scale", HF_BY_POSITION},
     {"rope.scale_linear", HF_BLOCKS},       {"attention.causal", ANY},
     {"attention.sliding_window", ANY},      {"attention.sliding_window_pattern", HF_WINDOW},
     {"attn_logit_softcapping", HF_CAPS},    {"final_logit_softcapping", HF_CAPS},
@@ -288,18 +289,34 @@ static bool put_long(struct config_writer *w, int64_t turned, double magnitude) 
     return true;
 }
 
+static bool put_yarn(struct config_writer *w, double factor, double magnitude, int64_t original) {
+    double fast = 32, slow = 1, shrink = 0, beta = 0, grown = .1 * log(factor);
+    if (!read_real(w, "rope.scaling.yarn_beta_fast", &fast) || !read_real(w, "rope.scaling.yarn_beta_slow", &slow) ||
+        !read_real(w, "rope.scaling.yarn_log_multiplier", &shrink) || !read_real(w, "attention.temperature_scale", &beta))
+        return false;
+    json_out_integer(&w->j, "original_max_position_embeddings", original);
+    put_real(w, "beta_fast", fast);
+    put_real(w, "beta_slow", slow);
+    if (has(w, HF_GPT_OSS)) json_out_bool(&w->j, "truncate", false);
+    if (has(w, HF_BY_POSITION)) put_real(w, "llama_4_scaling_beta", beta);
+    if (magnitude != 1) put_real(w, "attention_factor", magnitude * (1 + grown) / (1 + shrink * grown));
+    else if (shrink > 0) put_real(w, "mscale", 1), put_real(w, "mscale_all_dim", shrink);
+    return true;
+}
+
 static bool put_scaling(struct config_writer *w, double factor, struct span type, int64_t turned) {
-    double fast = 32, slow = 1, magnitude = 1;
+    double magnitude = 1;
     int64_t ctx = 0;
     bool yarn = span_is(type, "yarn"), by_length = model_file_tensor(w->f, "rope_factors_long.weight") != NULL;
     if (!read_int(w, "context_length", &ctx) || !read_int(w, "rope.scaling.original_context_length", &ctx) ||
-        !read_real(w, "rope.scaling.yarn_beta_fast", &fast) || !read_real(w, "rope.scaling.yarn_beta_slow", &slow) ||
         !read_real(w, "rope.scaling.attn_factor", &magnitude))
         return false;
     if (by_length) return put_long(w, turned, magnitude);
+    if (has(w, HF_BY_POSITION) && (factor == 1 || !yarn))
+        return err_set(w->err, "rope is not stretched by YaRN: config.json of a %s cannot say that", w->s->family->class);
     if (magnitude != 1 && !yarn)
         return err_set(w->err, "%s is %g: config.json of a %s has it with YaRN only", w->key, magnitude, w->s->family->class);
-    if (factor == 1 && by_layer(w)) {
+    if (factor == 1 && (by_layer(w) || has(w, HF_STRETCHED))) {
         open_rope(w, "default", 7);
         close_rope(w);
         return true;
@@ -310,14 +327,9 @@ static bool put_scaling(struct config_writer *w, double factor, struct span type
     }
     open_rope(w, type.p, type.n);
     put_real(w, "factor", factor);
-    if (yarn) {
-        json_out_integer(&w->j, "original_max_position_embeddings", ctx);
-        put_real(w, "beta_fast", fast);
-        put_real(w, "beta_slow", slow);
-        if (magnitude != 1) put_real(w, "attention_factor", magnitude * (.1 * log(factor) + 1));
-    }
+    bool good = !yarn || put_yarn(w, factor, magnitude, ctx);
     close_rope(w);
-    return true;
+    return good;
 }
 
 static bool put_rope(struct config_writer *w) {
@@ -379,8 +391,8 @@ static bool put_windows(struct config_writer *w) {
     bool listed = family->period > 0; // classes whose layers are not all alike
     if (!listed && count && count < L)
         return err_set(w->err, "some layers have a window, some have none: config.json of a %s cannot say that", family->class);
-    if (count) json_out_integer(&w->j, "sliding_window", window);
-    else if (family->period > 1) json_out_integer(&w->j, "sliding_window", 4096); // wanted, though no layer slides
+    if (count || (window && has(w, HF_WINDOW_FREE))) json_out_integer(&w->j, "sliding_window", window);
+    else if (family->period > 1 && !has(w, HF_WINDOW_FREE)) json_out_integer(&w->j, "sliding_window", 4096); // wanted, though no layer slides
     else json_out_null(&w->j, "sliding_window");
     if (has(w, HF_WINDOW_SWITCH)) {
         json_out_bool(&w->j, "use_sliding_window", count > 0);

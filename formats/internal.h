@@ -266,7 +266,10 @@ MUST_USE bool hf_text(struct hf_config *c, const char *path, struct text *value,
 #define HF_PHI2 (UINT64_C(1) << 39)     // further ways to name tensors
 #define HF_NEOX (UINT64_C(1) << 40)
 #define HF_STARCODER (UINT64_C(1) << 41)
-#define HF_EXPERTS (HF_MIXTRAL | HF_QWEN_MOE | HF_GRANITE_MOE)
+#define HF_GPT_OSS (UINT64_C(1) << 42)  // names and layouts of experts, sinks
+#define HF_BY_POSITION (UINT64_C(1) << 43) // llama_4_scaling_beta beside YaRN: queries grow with the position
+#define HF_STRETCHED (UINT64_C(1) << 44) // an absent rope_parameters would mean a YaRN
+#define HF_EXPERTS (HF_MIXTRAL | HF_QWEN_MOE | HF_GRANITE_MOE | HF_GPT_OSS)
 #define HF_LAYER_NORM (HF_GPT2 | HF_EPS_LAYER | HF_EPS_SHORT | HF_EPS_STAR | HF_CLIP)
 
 struct hf_family {
@@ -318,6 +321,8 @@ enum hf_change { // what a tensor goes through on its way to GGUF; on the way ba
     HF_TRANSPOSE, // rows and columns change places
     HF_EXPERT,    // becomes one of E matrices in a tensor of three dimensions
     HF_HALVES,    // [E, 2 F, C] or [2 F, C]: the first F of each are the gate, the others, named beside it, the up projection
+    HF_INTERLEAVED, // [E, C, 2 F] or biases [E, 2 F]: columns of gate and up in turn; becomes two of [E, F, C] or [E, F]
+    HF_TURNED,    // [E, F, C] becomes [E, C, F]
     HF_HEADS,     // rows of queries, keys and values head by head become all queries, all keys, all values
     HF_VECTOR,    // [1, C] becomes [C]
     HF_SKIP,
@@ -347,9 +352,9 @@ struct hf_shape {
 // config.json in to; false when a key has no word in it.
 MUST_USE bool hf_make_config(const struct model_file *f, const struct hf_shape *shape, struct text *to,
                              struct err *err);
-// tokenizer.json, tokenizer_config.json and generation_config.json of a folder, from the keys of f.
+// tokenizer.json as given (NULL: none), tokenizer_config.json and generation_config.json from the keys of f.
 MUST_USE bool hf_write_tokenizer(const struct model_file *f, const char *folder,
-                                 struct text *notes, struct err *err);
+                                 const struct text *json, struct err *err);
 MUST_USE bool hf_write_text(const char *folder, const char *name, const struct text *t,
                             struct err *err); // one file, atomically
 // Fills f from a folder; only: the one file of weights to take, or NULL.

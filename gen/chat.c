@@ -23,6 +23,8 @@ struct chat {
     struct text turn_end;
     int32_t end;
     struct text reply; // of the turn under way
+    size_t reply_at;   // where its ids begin in fed
+    struct chat_stats *stats;
     token_fn *fn;
     void *arg;
 };
@@ -108,24 +110,55 @@ static bool on_token(void *arg, const struct token_event *e) {
     return c->fn ? c->fn(c->arg, e) : true;
 }
 
-// Generates the reply to ids, feeding only what the session has not.
-static bool reply(struct chat *c, const struct ids *ids, struct chat_stats *stats, struct err *err) {
-    struct session *s = c->o.session;
-    size_t same = 0, held = (size_t)session_length(s);
+// Shortens the session to the ids it has in common with these, which it takes for fed from now on; tells how many those are.
+static size_t keep_common(struct chat *c, const struct ids *ids) {
+    size_t same = 0, held = (size_t)session_length(c->o.session);
     if (c->fed.count > held) c->fed.count = held; // somebody rewound the session
     while (same + 1 < ids->count && same < c->fed.count && ids->id[same] == c->fed.id[same]) same++;
-    session_rewind(s, (int64_t)same);
-    stats->reused = (int64_t)same;
+    session_rewind(c->o.session, (int64_t)same);
     c->fed.count = same;
     for (size_t i = same; i < ids->count; i++) ids_add(&c->fed, ids->id[i]);
+    return same;
+}
+
+// The context is full in the midst of a reply: the oldest turns go until a quarter of it is free, and the reply goes on behind
+// what is left as if the conversation had begun there.
+static bool make_room(void *arg, struct ids *next) {
+    struct chat *c = arg;
+    struct rendering r = {{0}, {0}};
+    struct err err;
+    size_t capacity = (size_t)session_capacity(c->o.session), said = c->fed.count - c->reply_at;
+    bool good = true, shorter = false;
+    while (good && (!shorter || next->count + said > capacity - capacity / 4) && drop_turn(c, &c->stats->dropped)) {
+        good = render(c, &r, next, &err);
+        shorter = good;
+    }
+    rendering_free(&r);
+    if (!shorter || next->count + said >= capacity) return false;
+    size_t at = next->count;
+    for (size_t i = 0; i < said; i++) ids_add(next, c->fed.id[c->reply_at + i]);
+    size_t same = keep_common(c, next);
+    c->reply_at = at;
+    next->count -= same;
+    memmove(next->id, next->id + same, next->count * sizeof *next->id);
+    return true;
+}
+
+// Generates the reply to ids, feeding only what the session has not.
+static bool reply(struct chat *c, const struct ids *ids, struct err *err) {
+    struct session *s = c->o.session;
+    size_t same = keep_common(c, ids);
+    c->stats->reused = (int64_t)same;
+    c->reply_at = ids->count;
     struct sampler *sampler = sampler_new(c->o.sampler, tokenizer_vocab(c->o.tokenizer));
     for (size_t i = 0; i < same; i++) sampler_accept(sampler, ids->id[i]);
     struct generate_options g = c->o.generate;
     g.stop = &c->stop;
     g.ends = &c->end;
     g.n_ends = c->end >= 0;
+    if (c->o.shift) g.make_room = make_room;
     text_clear(&c->reply);
-    bool good = generate(s, c->o.tokenizer, sampler, ids->id + same, ids->count - same, &g, on_token, c, &stats->generate, err);
+    bool good = generate(s, c->o.tokenizer, sampler, ids->id + same, ids->count - same, &g, on_token, c, &c->stats->generate, err);
     sampler_free(sampler);
     c->fed.count = (size_t)session_length(s);
     return good;
@@ -138,6 +171,7 @@ bool chat_say(struct chat *c, const char *text, size_t n, token_fn *fn, void *ar
     *stats = (struct chat_stats){.reused = 0};
     c->fn = fn;
     c->arg = arg;
+    c->stats = stats;
     add_message(c, "user", text, n);
     bool good = render(c, &r, &ids, err);
     // A shifted conversation leaves a quarter of the context to the reply, so that not every turn shifts again.
@@ -147,7 +181,7 @@ bool chat_say(struct chat *c, const char *text, size_t n, token_fn *fn, void *ar
     if (good && ids.count >= capacity)
         good = err_set(err, "the conversation has %zu tokens, the context holds %zu: begin anew, give a larger -c%s", ids.count, capacity,
                        c->o.shift ? " or say less at once" : ", or let the oldest turns go with --context-shift");
-    good = good && reply(c, &ids, stats, err);
+    good = good && reply(c, &ids, err);
     if (good) add_message(c, "assistant", c->reply.data ? c->reply.data : "", c->reply.len);
     else drop_messages(c, c->n - 1, 1);
     rendering_free(&r);

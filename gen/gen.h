@@ -63,6 +63,8 @@ struct generate_options {
     int64_t prompt_threads;    // threads for reading the prompt; 0: those of the pool
     const int32_t *ends;       // n_ends more tokens that end the text
     size_t n_ends;
+    // Called with the session full: shortens it and tells what is fed next to go on; false: the text ends. NULL: it always does.
+    bool (*make_room)(void *arg, struct ids *next);
 };
 // One call per chosen token; bytes is text now complete (may be empty), never part of a stop text.
 struct token_event {
@@ -98,7 +100,7 @@ struct chat_options {
     const struct sampler_options *sampler;
     struct generate_options generate; // stop may be NULL
     const char *system;               // NULL: none
-    bool shift;                       // drop the oldest turns when the context is full; else the turn is refused
+    bool shift;                       // drop the oldest turns when the context is full; else a turn is refused, a reply ends
     struct tm now;                    // what the template takes for today
 };
 struct chat_stats {

@@ -71,6 +71,25 @@ static bool is_end(const struct tokenizer *t, const struct generate_options *o, 
     return tokenizer_is_end(t, id);
 }
 
+static const float *read_ids(struct session *s, const struct generate_options *o, const int32_t *ids, size_t n, struct err *err) {
+    int threads = pool_threads();
+    if (o->prompt_threads) pool_start((int)o->prompt_threads);
+    const float *logits = session_feed(s, ids, (int64_t)n, FEED_PROMPT, LOGITS_LAST, err);
+    if (o->prompt_threads) pool_start(threads);
+    return logits;
+}
+
+// Feeds the token just chosen; when the session is full, what make_room says instead, and *full when it has nothing to say.
+static const float *feed_chosen(struct session *s, const struct generate_options *o, void *arg, int32_t id, bool *full, struct err *err) {
+    struct ids next = {0};
+    const float *logits = NULL;
+    if (session_length(s) < session_capacity(s)) return session_feed(s, &id, 1, FEED_GENERATED, LOGITS_LAST, err);
+    *full = !o->make_room || !o->make_room(arg, &next);
+    if (!*full) logits = read_ids(s, o, next.id, next.count, err);
+    ids_free(&next);
+    return logits;
+}
+
 bool generate(struct session *s, const struct tokenizer *t, struct sampler *sampler, const int32_t *prompt, size_t n_prompt,
               const struct generate_options *o, token_fn *fn, void *arg, struct generate_stats *stats, struct err *err) {
     assert(n_prompt > 0);
@@ -83,10 +102,7 @@ bool generate(struct session *s, const struct tokenizer *t, struct sampler *samp
     *stats = (struct generate_stats){.prompt_tokens = (int64_t)n_prompt, .why = STOP_LENGTH};
     double start = time_now();
     bool fine = true, first_of_text = session_length(s) == 0 && n_prompt <= 1; // no text before the first new token
-    int threads = pool_threads();
-    if (o->prompt_threads) pool_start((int)o->prompt_threads);
-    const float *logits = session_feed(s, prompt, (int64_t)n_prompt, FEED_PROMPT, LOGITS_LAST, err);
-    if (o->prompt_threads) pool_start(threads);
+    const float *logits = read_ids(s, o, prompt, n_prompt, err);
     fine = logits != NULL;
     for (size_t i = 0; fine && i < n_prompt; i++) sampler_accept(sampler, prompt[i]);
     stats->prompt_s = time_now() - start;
@@ -122,11 +138,12 @@ bool generate(struct session *s, const struct tokenizer *t, struct sampler *samp
             break;
         }
         if (o->n >= 0 && stats->new_tokens >= o->n) break;
-        if (session_length(s) >= session_capacity(s)) {
+        bool full = false;
+        logits = feed_chosen(s, o, arg, id, &full, err);
+        if (full) {
             stats->why = STOP_CONTEXT;
             break;
         }
-        logits = session_feed(s, &id, 1, FEED_GENERATED, LOGITS_LAST, err);
         fine = logits != NULL;
     }
     if (fine && stats->why != STOP_TEXT && stats->why != STOP_CALLER) { // what was held back is text after all

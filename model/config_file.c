@@ -85,10 +85,10 @@ static const struct known_key {
     {"mm.tokens_per_image", IDLE, 0, NULL},
     {"rope.scaling.yarn_ext_factor", OFF, 1, "another YaRN"},
     {"rope.scaling.yarn_attn_factor", OFF, 1, "another YaRN"},
-    {"rope.scaling.yarn_log_multiplier", OFF, 0, "another YaRN"},
+    {"rope.scaling.yarn_log_multiplier", READ, 0, NULL},
     {"rope.scaling.alpha", OFF, 0, "stretched rope by alpha"},
     {"attention.max_alibi_bias", OFF, 0, "ALiBi positions"},
-    {"attention.temperature_scale", OFF, 0, "attention scaled by position"},
+    {"attention.temperature_scale", READ, 0, NULL},
     {"attention.temperature_length", OFF, 0, "attention scaled by position"},
     {"attention.output_scale", OFF, 1, "scaled attention"},
     {"attention.value_scale", OFF, 1, "scaled values"},
@@ -251,7 +251,14 @@ static bool read_rope(const struct model_file *f, struct model_config *c, struct
     if (!read_real(f, a, "rope.scaling.attn_factor", 1e3, &magnitude, err)) return false;
     if (!read_real(f, a, "rope.scaling.yarn_beta_fast", 1e6, &c->yarn_fast, err)) return false;
     if (!read_real(f, a, "rope.scaling.yarn_beta_slow", 1e6, &c->yarn_slow, err)) return false;
-    if (c->scaling == SCALING_YARN && c->rope_factor > 1) magnitude *= 1 + .1f * logf(c->rope_factor);
+    float grown = c->scaling == SCALING_YARN && c->rope_factor > 1 ? .1f * logf(c->rope_factor) : 0, shrink = 0;
+    if (!read_real(f, a, "rope.scaling.yarn_log_multiplier", 1e3, &shrink, err)) return false;
+    if (!read_real(f, a, "attention.temperature_scale", 1e3, &c->temperature, err)) return false;
+    magnitude *= (1 + grown) / (1 + shrink * grown);
+    if (!a->by_position && (shrink > 0 || c->temperature > 0))
+        return err_set(err, "%s.%s is %g: a %s model has no attention scaled by position, nor its YaRN (mistral3 has)",
+                       a->name, shrink > 0 ? "rope.scaling.yarn_log_multiplier" : "attention.temperature_scale",
+                       (double)(shrink > 0 ? shrink : c->temperature), a->name);
     c->rope_magnitude = magnitude != 1 ? magnitude : 0;
     for (int64_t l = 0; a->bare_period && l < c->L; l++)
         if ((l + 1) % a->bare_period == 0) c->bare[l / 64] |= UINT64_C(1) << (l % 64);
@@ -473,6 +480,7 @@ static void write_more(const struct model_config *c, struct gguf_out *o) {
     float known = c->scaling == SCALING_YARN && c->rope_factor > 1 ? 1 + .1f * logf(c->rope_factor) : 1;
     float magnitude = (c->rope_magnitude != 0 ? c->rope_magnitude : 1) / known;
     if (magnitude != 1) gguf_out_f32(o, key(k, a, "rope.scaling.attn_factor"), magnitude);
+    if (c->temperature > 0) gguf_out_f32(o, key(k, a, "attention.temperature_scale"), c->temperature);
     if (a->local_plain_rope) gguf_out_f32(o, key(k, a, "rope.freq_base_swa"), c->rope_base_local);
     if (c->window) {
         int32_t local[LAYERS_MAX];

@@ -37,6 +37,8 @@ const struct family families[] = {
      .renormalize = true, .needs = ATTENTION | PRE_NORMS | EXPERTS, .may = SHARED},
     {.name = "minicpm", .help = "MiniCPM 1 and 2: llama with multipliers", .multipliers = true, .local_period = 1,
      .needs = PLAIN},
+    {.name = "mistral3", .help = "Ministral 3: llama with queries that grow with the position", .by_position = true,
+     .needs = PLAIN},
     {.name = "qwen2", .help = "Qwen 2 and 2.5: biases on queries, keys and values", .pairs = ROPE_HALVES,
      .local_period = 1, .needs = PLAIN | QKV_BIASES},
     {.name = "qwen2moe", .help = "Qwen 1.5 and 2 with experts, one of them shared and gated", .pairs = ROPE_HALVES,
@@ -54,7 +56,7 @@ const struct family families[] = {
      .pairs = ROPE_HALVES, .act = GLU_GELU, .root_embedding = true, .local_period = 6, .local_plain_rope = true,
      .local_base = 10000, .capped = true,
      .needs = PLAIN | POST_NORMS | QK_NORMS},
-    {.name = "olmo2", .help = "OLMo 2: norms behind the branches only, wide norms of queries and keys",
+    {.name = "olmo2", .help = "OLMo 2 and 3: norms behind the branches only, wide norms of queries and keys",
      .pairs = ROPE_HALVES, .wide_qk_norm = true, .local_period = 4, .local_plain_rope = true,
      .needs = ATTENTION | GATED | POST_NORMS | QK_NORMS},
     {.name = "olmoe", .help = "OLMoE: experts, wide norms of queries and keys", .pairs = ROPE_HALVES,
@@ -271,6 +273,18 @@ static double dynamic_base(const struct model_config *c, double base, int64_t ct
     double R = (double)config_rotated(c), factor = (double)c->rope_factor;
     if (ctx <= c->ctx || R <= 2) return base;
     return base * pow(factor * (double)ctx / (double)c->ctx - (factor - 1), R / (R - 2));
+}
+
+bool config_rope_note(const struct model_config *c, int64_t ctx, struct text *note) {
+    bool far = ctx > (c->scaling == SCALING_LONG ? c->rope_ctx : c->ctx);
+    if (c->scaling == SCALING_LONG)
+        text_fmt(note, far ? "rope: the factors for contexts above %lld tokens; with -c %lld or less the others"
+                           : "rope: the factors for contexts of at most %lld tokens; with -c above %lld the others",
+                 (long long)c->rope_ctx, (long long)c->rope_ctx);
+    else if (c->scaling == SCALING_DYNAMIC)
+        text_fmt(note, far ? "rope: stretched for a context of %lld tokens, whatever the length of the text"
+                           : "rope: not stretched, as a context of %lld tokens is within the model's", (long long)ctx);
+    return config_rope_by_context(c);
 }
 
 void rope_frequencies(const struct model_config *c, bool local, float *const divisors[2], int64_t ctx, float *freq) {

@@ -161,6 +161,7 @@ static void forward_attention(const struct model *m, const struct pass *p, int64
     clamp(m, q), clamp(m, k), clamp(m, v);
     rotate(m, p, l, q);
     rotate(m, p, l, k);
+    if (p->q_scale) b->mix(&(struct mix_args){q, q, p->q_scale, 1});
     struct tensor keys = k, values = v;
     if (p->cache_k) {
         keys = p->cache_k[l];

@@ -63,6 +63,7 @@ struct pass {
     const int32_t *lo_local;  // lo of layers with a window; NULL when the model has none
     const int32_t *kv_rows;   // where the rows' keys go in the cache
     struct tensor *cache_k, *cache_v; // [L] of [any,G*D]; NULL: the keys are those of the rows themselves
+    const float *q_scale;     // [n] what the queries of a row are multiplied by; NULL: nothing
     const float *rope_freq;   // instead of the model's, where they depend on the context; else NULL
     struct acts *acts;
     enum precision precision; // of all products

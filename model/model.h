@@ -97,6 +97,7 @@ struct family {
     bool local_plain_rope;  // local layers have their own base and are never stretched
     bool local_rope_only;   // where there is a window, layers that see the whole text have no rope
     int bare_period;        // every so-manieth layer has no rope; 0: all have
+    bool by_position;       // reads <arch>.attention.temperature_scale: queries grow with the position
     bool yarn_exact;        // YaRN's ramp begins and ends between pairs
     int64_t window;         // when the file does not say
     float local_base;       // of rope in local layers, when the file does not say; 0: that of the others
@@ -137,6 +138,7 @@ struct model_config {
     int64_t FS;         // width of the shared expert, 0: none
     bool parallel;      // both branches read the stream that enters the layer
     bool head_bias;     // the file has output.bias
+    float temperature;  // queries of position p are multiplied by 1 + temperature ln(1 + floor(p / rope_ctx)); 0: are not
     float clamp;        // queries, keys and values are held to so much; 0: they are not
     uint64_t bare[LAYERS_MAX / 64]; // bit l: layer l has no rope
     int64_t window;     // a local layer sees so many tokens, itself included; 0: no layer is local
@@ -149,6 +151,8 @@ struct model_config {
     int64_t rope_ctx;     // the context before stretching
     bool rope_divisors;   // the file has rope_freqs.weight
 };
+// One sentence on what rope does in a context of ctx tokens, where that depends on it; else false.
+bool config_rope_note(const struct model_config *c, int64_t ctx, struct text *note);
 static inline uint64_t config_tensors(const struct model_config *c) { return (c->family->needs & ~c->less) | c->more; }
 static inline int64_t config_rotated(const struct model_config *c) {
     return c->family->learned_positions ? 0 : c->D - c->unturned;

@@ -9,6 +9,8 @@
 // feed, and what a feed never reaches of the cache is never touched: a long context costs memory as it fills.
 #include "model/internal.h"
 
+#include <math.h>
+
 struct session {
     const struct model *m;
     int64_t ctx, chunk, logit_rows, length;
@@ -21,6 +23,7 @@ struct session {
     int32_t *ids, *pos, *lo, *hi;    // [chunk]; a row's place in the cache is its position
     int32_t *lo_local;               // [chunk], for layers with a window
     float *rope_freq;                // [rotated/2], where they depend on the context; else NULL
+    float *q_scale, *host_q_scale;   // [chunk], where queries grow with the position; else NULL
     int32_t *host_pos, *host_hi, *host_lo; // [chunk] host
     float *host_logits;              // [logit_rows,V] host
     const struct observer *observer; // NULL most of the time
@@ -56,6 +59,7 @@ static void place(struct session *s, const struct session_options *o, struct sla
     s->logits = slab_tensor(slab, DTYPE_F32, s->logit_rows, c->V);
     int32_t **ints[] = {&s->ids, &s->pos, &s->lo, &s->hi, &s->lo_local};
     for (size_t i = 0; i < COUNT_OF(ints); i++) *ints[i] = slab_take(slab, s->chunk, sizeof(int32_t));
+    if (c->temperature > 0) s->q_scale = slab_take(slab, s->chunk, sizeof(float));
     if (config_rope_by_context(c)) s->rope_freq = slab_take(slab, config_rotated(c) / 2, sizeof(float));
 }
 
@@ -84,7 +88,7 @@ size_t session_bytes(const struct model *m, const struct session_options *o) {
     place(&s, o, &slab);
     mem_free(s.cache_k);
     mem_free(s.cache_v);
-    size_t host = 3 * sizeof(int32_t) * (size_t)s.chunk, logits, bytes;
+    size_t host = 4 * sizeof(int32_t) * (size_t)s.chunk, logits, bytes;
     if (slab.too_big || !size_mul((size_t)s.logit_rows * sizeof(float), (size_t)m->config.V, &logits) ||
         !size_add(slab.used, host, &bytes) || !size_add(bytes, logits, &bytes))
         return SIZE_MAX;
@@ -146,6 +150,7 @@ struct session *session_new(const struct model *m, const struct session_options 
     s->host_pos = mem_array((size_t)s->chunk, sizeof *s->host_pos, "positions");
     s->host_hi = mem_array((size_t)s->chunk, sizeof *s->host_hi, "row ranges");
     s->host_lo = mem_array((size_t)s->chunk, sizeof *s->host_lo, "row ranges");
+    if (m->config.temperature > 0) s->host_q_scale = mem_array((size_t)s->chunk, sizeof(float), "scales of queries");
     s->host_logits = mem_array((size_t)(s->logit_rows * m->config.V), sizeof *s->host_logits, "logits");
     return s;
 }
@@ -158,6 +163,7 @@ void session_free(struct session *s) {
     mem_free(s->host_pos);
     mem_free(s->host_hi);
     mem_free(s->host_lo);
+    mem_free(s->host_q_scale);
     mem_free(s->host_logits);
     mem_free(s);
 }
@@ -189,13 +195,16 @@ static void feed_chunk(struct session *s, const int32_t *ids, int64_t n, enum pr
         s->host_hi[i] = (int32_t)(s->length + i + 1);
         s->host_lo[i] = (int32_t)(window > 0 && s->length + i + 1 > window ? s->length + i + 1 - window : 0);
     }
+    for (int64_t i = 0; i < n && s->q_scale; i++)
+        s->host_q_scale[i] = 1 + s->m->config.temperature * logf(1 + (float)((s->length + i) / s->m->config.rope_ctx));
     size_t bytes = (size_t)n * sizeof(int32_t);
+    if (s->q_scale) b->upload(s->q_scale, s->host_q_scale, (size_t)n * sizeof(float));
     b->upload(s->ids, ids, bytes);
     b->upload(s->pos, s->host_pos, bytes);
     b->upload(s->hi, s->host_hi, bytes);
     b->upload(s->lo_local, s->host_lo, bytes);
     model_forward(s->m, &(struct pass){.n = n, .ids = s->ids, .pos = s->pos, .lo = s->lo, .hi = s->hi,
-                                       .lo_local = s->lo_local, .rope_freq = s->rope_freq,
+                                       .lo_local = s->lo_local, .rope_freq = s->rope_freq, .q_scale = s->q_scale,
                                        .kv_rows = s->pos, .cache_k = s->cache_k, .cache_v = s->cache_v,
                                        .acts = &s->acts, .precision = precision, .observer = s->observer});
 }

@@ -57,10 +57,14 @@ ROWS = {
     "granitemoeshared": row("GraniteMoeShared", num_local_experts=5, num_experts_per_tok=2, shared_intermediate_size=12,
                             embedding_multiplier=6.0, residual_multiplier=0.35, attention_multiplier=0.25,
                             logits_scaling=1.7, tie_word_embeddings=True),
+    "gpt_oss": row("GptOss", rope=dict(yarn(truncate=False), original_max_position_embeddings=32), num_local_experts=5,
+                   num_experts_per_tok=2, head_dim=16, sliding_window=9, layer_types=MIXED),
     "smollm3": row("SmolLM3", num_hidden_layers=4, tie_word_embeddings=True),
     "arcee": row("Arcee", head_dim=4),
     "seed_oss": row("SeedOss", head_dim=8, attention_bias=True, attention_out_bias=True),
     "exaone4": row("Exaone4", num_hidden_layers=4, sliding_window=9, sliding_window_pattern=4),
+    "exaone4_whole": row("Exaone4", num_hidden_layers=4, sliding_window=None, sliding_window_pattern=4,
+                         layer_types=["full_attention"] * 4),
     "olmo": row("Olmo", clip_qkv=0.5),
     "olmo3": row("Olmo3", num_hidden_layers=4, sliding_window=9, num_key_value_heads=4,
                  rope={"full_attention": yarn(), "sliding_attention": THETA}),
@@ -86,6 +90,7 @@ ROWS = {
     "llama_linear": row("Llama", rope=dict(rope_type="linear", rope_theta=500.0, factor=4.0), attention_bias=True),
     "mistral": row("Mistral", sliding_window=9, head_dim=8),
     "ministral": row("Ministral", sliding_window=9, head_dim=8, layer_types=["sliding_attention"] * 2),
+    "mistral3": row("Ministral3", rope=yarn(mscale=1.0, mscale_all_dim=1.0, llama_4_scaling_beta=0.3), head_dim=8),
     "gemma3_layers": row("Gemma3Text", head_dim=8, sliding_window=9, query_pre_attn_scalar=8, layer_types=MIXED,
                          tie_word_embeddings=True,
                          rope={"full_attention": dict(rope_type="linear", rope_theta=500.0, factor=4.0),
@@ -157,7 +162,7 @@ def with_tokenizer(path, to):
 
 def by_llama(folder, m, ids, engine):
     path = os.path.join(folder, "out.gguf")
-    subprocess.check_call([os.environ["RUN"], "-m", folder, "--export", "gguf", "-o", path], stderr=subprocess.DEVNULL)
+    subprocess.run([os.environ["RUN"], "-m", folder, "--export", "gguf", "-o", path], stderr=subprocess.PIPE, check=False)
     with_tokenizer(path, path + "2")
     out = subprocess.run([engine, path + "2", str(m["prompt"])] + [str(i) for i in ids], stdout=subprocess.PIPE,
                          env=dict(os.environ, LD_LIBRARY_PATH=os.environ["LLAMA_LIBS"]))

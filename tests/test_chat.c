@@ -296,6 +296,38 @@ Test(chat, a_full_context_is_told_or_shifted) {
     }
 }
 
+// Questions one letter longer each, so that some reply begins with just room enough to begin.
+Test(chat, a_reply_goes_on_when_the_context_fills_in_its_midst) {
+    struct talk k = talk_open(128), fresh = talk_open(128);
+    struct err err = {""};
+    struct chat_stats stats;
+    int midst = 0;
+    talk_begin(&k, true, "Be brief.");
+    talk_begin(&fresh, true, "Be brief.");
+    for (int turn = 0; turn < 24; turn++) {
+        struct text say = {0}, a = {0}, b = {0};
+        struct rendering r = {{0}, {0}};
+        struct ids ids = {0};
+        for (int i = 0; i <= turn; i++) text_str(&say, "q");
+        cr_assert(chat_prompt(k.chat, say.data, say.len, &r, &ids, &err), "%s", err.text);
+        cr_assert(chat_say(k.chat, say.data, say.len, collect, &a, &stats, &err), "%s", err.text);
+        cr_expect_neq(stats.generate.why, STOP_CONTEXT, "turn %d", turn);
+        cr_expect(session_length(k.session) <= 128);
+        if (ids.count < 128 && stats.dropped) midst++;
+        session_rewind(fresh.session, 0); // reads everything again, yet says the same
+        cr_assert(chat_say(fresh.chat, say.data, say.len, collect, &b, &stats, &err), "%s", err.text);
+        cr_expect(a.len == b.len && !memcmp(a.data, b.data, a.len), "turn %d", turn);
+        rendering_free(&r);
+        ids_free(&ids);
+        text_free(&say);
+        text_free(&a);
+        text_free(&b);
+    }
+    cr_expect(midst >= 2, "%d replies were under way when the context was full", midst);
+    talk_close(&k);
+    talk_close(&fresh);
+}
+
 Test(chat, a_stopped_reply_counts_as_far_as_it_went) {
     struct talk k = talk_open(512);
     struct err err = {""};

@@ -261,3 +261,97 @@ Test(families, a_context_beyond_learned_positions_is_refused) {
     cr_assert(!session_new(m, &(struct session_options){.ctx = 65}, &e) && strstr(e.text, "64 positions"), "%s", e.text);
     model_free(m), model_file_close(f);
 }
+
+// A copy of a golden with one more key.
+struct key_row {
+    const char *golden, *key;
+    enum { A_NUMBER, A_WHOLE, A_FLAG, A_TEXT, A_LIST } kind;
+    double x;
+    const char *says; // beside the key's name
+};
+static bool any_key(struct span key) { return key.n > 0; }
+
+static void open_with_key(const struct key_row *r, const char *path, struct err *e) {
+    static const int32_t list[] = {1, 2};
+    struct model_file *f = open_golden(r->golden);
+    struct gguf_out *o = gguf_out_open(path, e);
+    cr_assert(o, "%s", e->text);
+    gguf_out_copy_keys(o, f, any_key);
+    if (r->kind == A_NUMBER) gguf_out_f32(o, r->key, (float)r->x);
+    if (r->kind == A_WHOLE) gguf_out_u32(o, r->key, (uint32_t)r->x);
+    if (r->kind == A_FLAG) gguf_out_bool(o, r->key, r->x != 0);
+    if (r->kind == A_TEXT) gguf_out_text(o, r->key, "spiral", 6);
+    if (r->kind == A_LIST) gguf_out_i32s(o, r->key, list, COUNT_OF(list));
+    for (size_t t = 0; t < model_file_tensor_count(f); t++) {
+        const struct file_tensor *tensor = model_file_tensor_at(f, t);
+        gguf_out_tensor(o, tensor->name, tensor->dtype, tensor->n_dims, tensor->size);
+    }
+    for (size_t t = 0; t < model_file_tensor_count(f); t++)
+        gguf_out_data(o, model_file_tensor_at(f, t)->data, model_file_tensor_at(f, t)->bytes);
+    cr_assert(gguf_out_commit(o, e), "%s", e->text);
+    model_file_close(f);
+}
+
+Test(families, keys_that_change_the_result_are_refused_by_name) {
+    static const struct key_row rows[] = {
+        {"llama_divisors", "llama.attention.temperature_scale", A_NUMBER, .1, "by position"},
+        {"llama_divisors", "llama.attention.temperature_length", A_NUMBER, 8192, "by position"},
+        {"llama_divisors", "llama.attention.max_alibi_bias", A_NUMBER, 8, "ALiBi"},
+        {"llama_divisors", "llama.attention.clamp_kqv", A_NUMBER, 8, "clamped"},
+        {"llama_divisors", "llama.attention.shared_kv_layers", A_NUMBER, 2, "share keys"},
+        {"llama_divisors", "llama.attention.output_scale", A_NUMBER, .5, "scaled"},
+        {"llama_divisors", "llama.attention.value_scale", A_NUMBER, .5, "scaled"},
+        {"llama_divisors", "llama.attention.scale", A_NUMBER, .1, "multiplier"},
+        {"llama_divisors", "llama.logit_scale", A_NUMBER, .5, "multiplier"},
+        {"llama_divisors", "llama.embedding_scale", A_NUMBER, 12, "multiplier"},
+        {"llama_divisors", "llama.residual_scale", A_NUMBER, .2, "multiplier"},
+        {"llama_divisors", "llama.attn_logit_softcapping", A_NUMBER, 50, "capped"},
+        {"llama_divisors", "llama.final_logit_softcapping", A_NUMBER, 30, "capped"},
+        {"llama_divisors", "llama.attention.causal", A_FLAG, 0, "false"},
+        {"llama_divisors", "llama.use_parallel_residual", A_FLAG, 1, "a norm for each branch"},
+        {"llama_divisors", "llama.rope.scaling.type", A_TEXT, 0, "'spiral'"},
+        {"llama_divisors", "llama.rope.scaling.yarn_ext_factor", A_NUMBER, .5, "YaRN"},
+        {"llama_divisors", "llama.rope.scaling.yarn_attn_factor", A_NUMBER, .5, "YaRN"},
+        {"llama_divisors", "llama.rope.scaling.yarn_log_multiplier", A_NUMBER, .1, "YaRN"},
+        {"llama_divisors", "llama.rope.scaling.alpha", A_NUMBER, 1000, "alpha"},
+        {"llama_divisors", "llama.rope.dimension_sections", A_LIST, 0, "not known"},
+        {"llama_divisors", "llama.rope.dimension_count_swa", A_NUMBER, 4, "not known"},
+        {"llama_divisors", "llama.attention.rope_pattern", A_LIST, 0, "not known"},
+        {"llama_divisors", "llama.attention.q_lora_rank", A_NUMBER, 8, "not known"},
+        {"llama_divisors", "llama.attention.kv_lora_rank", A_NUMBER, 8, "not known"},
+        {"llama_divisors", "llama.attention.indexer.top_k", A_NUMBER, 8, "not known"},
+        {"llama_divisors", "llama.attention.group_norm_groups", A_NUMBER, 2, "not known"},
+        {"llama_divisors", "llama.hyper_connection.count", A_NUMBER, 4, "not known"},
+        {"llama_divisors", "llama.ssm.state_size", A_NUMBER, 16, "not known"},
+        {"llama_divisors", "llama.swiglu_clamp_exp", A_LIST, 0, "not known"},
+        {"llama_divisors", "llama.nextn_predict_layers", A_NUMBER, 1, "further tokens"},
+        {"qwen2", "qwen2.attention.sliding_window", A_WHOLE, 9, "sliding-window"},
+        {"gpt2", "gpt2.use_parallel_residual", A_FLAG, 1, "a norm for each branch"},
+        {"granitemoe", "granitemoe.rope.scaling.finetuned", A_FLAG, 0, "false"},
+        {"mixtral", "llama.expert_gating_func", A_NUMBER, 2, "gate of experts"},
+        {"mixtral", "llama.expert_weights_scale", A_NUMBER, 2.5, "scaled experts"},
+        {"mixtral", "llama.expert_weights_norm", A_FLAG, 0, "false"},
+        {"mixtral", "llama.expert_shared_count", A_NUMBER, 1, "shared experts"},
+        {"mixtral", "llama.expert_shared_feed_forward_length", A_WHOLE, 12, "shared experts"},
+        {"mixtral", "llama.expert_group_count", A_NUMBER, 4, "groups"},
+        {"mixtral", "llama.expert_group_used_count", A_NUMBER, 2, "groups"},
+        {"mixtral", "llama.leading_dense_block_count", A_NUMBER, 1, "some layers only"},
+        {"mixtral", "llama.moe_every_n_layers", A_NUMBER, 2, "some layers only"},
+        {"mixtral", "llama.interleave_moe_layer_step", A_NUMBER, 2, "some layers only"},
+        {"olmoe", "olmoe.expert_weights_norm", A_FLAG, 1, "true"},
+        {"olmoe", "olmoe.attention.clamp_kqv", A_NUMBER, 8, "clamped"},
+    };
+    pool_start(1);
+    char path[64];
+    snprintf(path, sizeof path, "/tmp/lehr-test-families-%ld.gguf", (long)getpid());
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        struct err e = {{0}};
+        open_with_key(&rows[i], path, &e);
+        struct model_file *f = model_file_open(path, &e);
+        cr_assert(f, "%s", e.text);
+        struct model *m = model_load(f, cpu("plain"), &e);
+        cr_expect(!m, "runs with %s", rows[i].key);
+        cr_expect(strstr(e.text, rows[i].key) && strstr(e.text, rows[i].says), "%s: %s", rows[i].key, e.text);
+        model_free(m), model_file_close(f), unlink(path);
+    }
+}

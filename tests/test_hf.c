@@ -174,6 +174,10 @@ static struct model_file *keys_of(const char *config, struct hf_model *m, struct
     "\"hidden_size\":64,\"num_hidden_layers\":6,\"intermediate_size\":96,\"num_attention_heads\":4,"                  \
     "\"num_key_value_heads\":2,\"vocab_size\":100,\"max_position_embeddings\":512,\"rms_norm_eps\":1e-6"
 #define CLASS(c) "{\"architectures\":[\"" c "\"],\"model_type\":\"x\"," SIZES
+#define MOE CLASS("Qwen2MoeForCausalLM") ",\"num_experts\":8,\"num_experts_per_tok\":2,\"shared_expert_intermediate_size\":48"
+#define FULL "\"full_attention\""
+#define OSS CLASS("GptOssForCausalLM") ",\"num_local_experts\":8,\"num_experts_per_tok\":2,\"sliding_window\":9"
+#define OSS_ROPE ",\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":32.0,\"original_max_position_embeddings\":128"
 
 static struct model_file *keys_fine(const char *config, struct hf_model *m) {
     struct err err;
@@ -238,6 +242,16 @@ Test(hf, config_of_each_family_in_the_words_of_gguf) {
                   "\"original_max_position_embeddings\":128}}", &m);
     cr_assert(text_is(f, "llama.rope.scaling.type", "yarn") && int_of(f, "llama.rope.scaling.original_context_length") == 128);
     model_file_close(f);
+    f = keys_fine(OSS ",\"experts_per_token\":2,\"initial_context_length\":128,\"swiglu_limit\":7.0,\"attention_bias\":true"
+                  OSS_ROPE ",\"truncate\":false}}", &m);
+    cr_assert(text_is(f, "general.architecture", "gpt-oss") && int_of(f, "gpt-oss.expert_feed_forward_length") == 96 &&
+              int_of(f, "gpt-oss.attention.sliding_window") == 9 && m.E == 8);
+    model_file_close(f);
+    f = keys_fine(CLASS("Exaone4ForCausalLM") ",\"sliding_window\":9,\"sliding_window_pattern\":\"LLLG\",\"layer_types\":["
+                  FULL "," FULL "," FULL "," FULL "," FULL "," FULL "]}", &m);
+    cr_assert(int_of(f, "exaone4.attention.sliding_window") == 9 &&
+              meta_kind(f, "exaone4.attention.sliding_window_pattern") == META_ARRAY); // without rope, though no layer slides
+    model_file_close(f);
 }
 
 Test(hf, what_may_change_the_computation_is_refused_by_name) {
@@ -261,6 +275,37 @@ Test(hf, what_may_change_the_computation_is_refused_by_name) {
         {CLASS("LlamaForCausalLM") ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":2},\"rope_parameters\":{\"rope_type\":\"default\"}}",
          "one is expected"},
         {CLASS("LlamaForCausalLM") ",\"partial_rotary_factor\":0.5}", "'partial_rotary_factor' is 0.5"},
+        {CLASS("LlamaForCausalLM") ",\"clip_qkv\":8.0}", "'clip_qkv' is 8.0"},
+        {CLASS("LlamaForCausalLM") ",\"logit_scale\":0.5}", "'logit_scale' is 0.5"},
+        {CLASS("LlamaForCausalLM") ",\"use_parallel_residual\":true}", "'use_parallel_residual' is true"},
+        {CLASS("LlamaForCausalLM") ",\"no_rope_layers\":[1,0]}", "'no_rope_layers' is [1,0]"},
+        {CLASS("LlamaForCausalLM") ",\"attention_chunk_size\":64}", "'attention_chunk_size' is 64"},
+        {CLASS("LlamaForCausalLM") ",\"kv_lora_rank\":64}", "'kv_lora_rank' is 64"},
+        {CLASS("LlamaForCausalLM") ",\"num_nextn_predict_layers\":1}", "'num_nextn_predict_layers' is 1"},
+        {CLASS("LlamaForCausalLM") ",\"layer_types\":[\"linear_attention\",1]}", "'layer_types'"},
+        {CLASS("LlamaForCausalLM") ",\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":2,\"original_max_position_embeddings\":9,"
+                                   "\"llama_4_scaling_beta\":0.1}}", "llama_4_scaling_beta' is 0.1"},
+        {CLASS("Phi3ForCausalLM") ",\"original_max_position_embeddings\":9,\"rope_scaling\":{\"type\":\"longrope\","
+                                  "\"short_factor\":[1],\"long_factor\":[1],\"short_mscale\":1.2}}", "short_mscale' is 1.2"},
+        {CLASS("SmolLM3ForCausalLM") ",\"no_rope_layers\":[1,1,0,1,1,0]}", "'no_rope_layers' (entry 3) is not every fourth"},
+        {CLASS("SmolLM3ForCausalLM") ",\"no_rope_layer_interval\":3}", "'no_rope_layer_interval' is 3"},
+        {CLASS("PhiForCausalLM") ",\"layer_norm_eps\":1e-5,\"hidden_act\":\"relu\"}", "'hidden_act' is 'relu'"},
+        {CLASS("GPTNeoXForCausalLM") ",\"layer_norm_eps\":1e-5,\"hidden_act\":\"gelu_fast\"}", "'hidden_act' is 'gelu_fast'"},
+        {OSS "}", "'rope_parameters' is missing"},
+        {OSS OSS_ROPE ",\"truncate\":true}}", "truncate' is true"},
+        {OSS OSS_ROPE "}}", "truncate' is true"},
+        {OSS OSS_ROPE ",\"truncate\":false},\"swiglu_limit\":6.0}", "'swiglu_limit' is 6, expected 7"},
+        {OSS OSS_ROPE ",\"truncate\":false},\"swiglu_alpha\":1.5}", "'swiglu_alpha' is 1.5"},
+        {OSS OSS_ROPE ",\"truncate\":false},\"norm_topk_prob\":false}", "'norm_topk_prob' is false"},
+        {CLASS("Ministral3ForCausalLM") "}", "'rope_parameters' is missing"},
+        {MOE ",\"norm_topk_prob\":true}",
+         "'norm_topk_prob' is true"},
+        {MOE ",\"mlp_only_layers\":[0]}",
+         "'mlp_only_layers' is [0]"},
+        {MOE ",\"decoder_sparse_step\":2}",
+         "'decoder_sparse_step' is 2"},
+        {MOE ",\"scoring_func\":\"sigmoid\"}",
+         "'scoring_func' is \"sigmoid\""},
         {CLASS("LlamaForCausalLM") ",\"vocab_size\":7}", "'vocab_size' is there twice"},
         {CLASS("LlamaForCausalLM") ",\"rope_theta\":1e309}", "'rope_theta' is no number"},
         {CLASS("LlamaForCausalLM") ",\"head_dim\":7}", "expected an even number"},
@@ -645,7 +690,7 @@ Test(hf, gguf_to_folder_and_back_changes_no_bit) {
     for (size_t i = 0; i < COUNT_OF(archs); i++) {
         struct model_file *source = open_file(gguf_of(archs[i]));
         struct err err;
-        cr_assert(hf_write(source, in_dir("hf"), DTYPE_F32, NULL, &err), "%s", err.text);
+        cr_assert(hf_write(source, in_dir("hf"), DTYPE_F32, NULL, NULL, &err), "%s", err.text);
         struct model_file *hf = open_file(in_dir("hf"));
         same_tensors(source, hf);
         cr_assert(check(source, in_dir("hf")).identical);
@@ -662,7 +707,7 @@ Test(hf, narrower_folders_compute_nearly_the_same) {
     struct model_file *source = open_file(gguf_of("granite"));
     for (size_t i = 0; i < COUNT_OF(dtypes); i++) {
         struct err err;
-        cr_assert(hf_write(source, in_dir("hf"), dtypes[i], NULL, &err), "%s", err.text);
+        cr_assert(hf_write(source, in_dir("hf"), dtypes[i], NULL, NULL, &err), "%s", err.text);
         struct export_check c = check(source, in_dir("hf"));
         cr_assert(!c.identical && c.kl >= 0 && c.kl < 1e-3 && c.same_top == c.positions, "KL %g", c.kl);
         struct model_file *hf = open_file(in_dir("hf"));
@@ -731,31 +776,20 @@ Test(hf, the_program_exports_compares_and_tells) {
 // --- tokenizer.json ------------------------------------------------------------------------------------------------
 
 // A GGUF with nothing but tokenizer keys.
-static struct model_file *with_tokenizer(bool spm) {
+static struct model_file *with_tokenizer(void) {
     struct err err;
     struct gguf_out *o = gguf_out_open(in_dir("t.gguf"), &err);
-    struct span tokens[40];
-    int32_t types[40];
-    float scores[40];
-    static char spelled[40][8];
+    const struct span tokens[] = {{"<s>\"\n", 5}, {"a", 1}, {"<unk>", 5}, {"</s>", 4}, {"<eot>", 5}, {"b", 1}};
     cr_assert(o);
-    for (int i = 0; i < 40; i++) {
-        snprintf(spelled[i], sizeof spelled[0], "%c%s", 'a' + i % 26, i < 26 ? "" : i < 39 ? "b" : "bc");
-        tokens[i] = (struct span){spelled[i], strlen(spelled[i])};
-        types[i] = 1, scores[i] = (float)-i;
-    }
-    tokens[0] = (struct span){"<s>\"\n", 5}, types[0] = 3, types[2] = 2, types[5] = 4;
     gguf_out_text(o, "general.architecture", "llama", 5);
-    gguf_out_text(o, "tokenizer.ggml.model", spm ? "llama" : "gpt2", spm ? 5 : 4);
-    gguf_out_texts(o, "tokenizer.ggml.tokens", tokens, 40);
-    gguf_out_i32s(o, "tokenizer.ggml.token_type", types, 40);
-    if (spm) gguf_out_f32s(o, "tokenizer.ggml.scores", scores, 40);
-    if (!spm) gguf_out_texts(o, "tokenizer.ggml.merges", (const struct span[]){{"b b", 3}}, 1);
+    gguf_out_text(o, "tokenizer.ggml.model", "llama", 5);
+    gguf_out_texts(o, "tokenizer.ggml.tokens", tokens, 6);
+    gguf_out_i32s(o, "tokenizer.ggml.token_type", (const int32_t[]){3, 1, 2, 3, 3, 1}, 6);
     gguf_out_u32(o, "tokenizer.ggml.bos_token_id", 0);
     gguf_out_u32(o, "tokenizer.ggml.eos_token_id", 3);
     gguf_out_u32(o, "tokenizer.ggml.eot_token_id", 4);
     gguf_out_u32(o, "tokenizer.ggml.unknown_token_id", 2);
-    gguf_out_bool(o, "tokenizer.ggml.add_bos_token", true);
+    gguf_out_u32(o, "tokenizer.ggml.padding_token_id", 5);
     gguf_out_text(o, "tokenizer.chat_template", "{{ x }}\n", 8);
     cr_assert(gguf_out_commit(o, &err), "%s", err.text);
     return open_file(in_dir("t.gguf"));
@@ -771,25 +805,18 @@ static struct text written(const char *name) {
     return t;
 }
 
-Test(hf, tokenizers_are_written_as_the_library_reads_them) {
-    for (int spm = 0; spm < 2; spm++) {
-        struct model_file *f = with_tokenizer(spm);
-        struct err err;
-        struct text notes = {0};
-        cr_assert(hf_write_tokenizer(f, dir, &notes, &err), "%s", err.text);
-        cr_assert(!notes.len, "%s", notes.data);
-        struct text t = written("tokenizer.json"), c = written("tokenizer_config.json"), g = written("generation_config.json");
-        cr_assert(strstr(t.data, "{\"id\":0,\"content\":\"<s>\\\"\\n\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,"
-                                 "\"normalized\":false,\"special\":true}"));
-        cr_assert(strstr(t.data, "\"id\":5,\"content\":\"f\"") && strstr(t.data, "\"special\":false"));
-        cr_assert(strstr(t.data, "TemplateProcessing") && strstr(t.data, "\"ids\":[0]"));
-        if (spm) // "bb" is token 27 with two halves "b"; "nbc" has no halves; best score first
-            cr_assert(strstr(t.data, "\"merges\":[[\"b\",\"b\"],[\"d\",\"b\"],[\"e\",\"b\"],[\"g\",\"b\"]") && strstr(t.data, "ByteFallback"));
-        else
-            cr_assert(strstr(t.data, "\"merges\":[[\"b\",\"b\"]]") && strstr(t.data, "ByteLevel"));
-        cr_assert(strstr(c.data, "\"chat_template\":\"{{ x }}\\n\"") && strstr(c.data, "\"eos_token\":\"d\""));
-        cr_assert(strstr(g.data, "\"eos_token_id\":[3,4]"));
-        text_free(&t), text_free(&c), text_free(&g), text_free(&notes);
-        model_file_close(f);
-    }
+Test(hf, files_beside_the_tokenizer_name_its_tokens) {
+    struct model_file *f = with_tokenizer();
+    struct err err;
+    struct text json = {0};
+    text_str(&json, "{}\n");
+    cr_assert(hf_write_tokenizer(f, dir, &json, &err), "%s", err.text);
+    struct text t = written("tokenizer.json"), c = written("tokenizer_config.json"), g = written("generation_config.json");
+    cr_expect_str_eq(t.data, "{}\n");
+    cr_expect(strstr(c.data, "\"chat_template\":\"{{ x }}\\n\"") && strstr(c.data, "\"eos_token\":\"</s>\""));
+    cr_expect(strstr(c.data, "\"bos_token\":\"<s>\\\"\\n\"") && strstr(c.data, "\"unk_token\":\"<unk>\""));
+    cr_expect(!strstr(c.data, "pad_token"), "a token of text would be split out");
+    cr_expect(strstr(g.data, "\"eos_token_id\":[3,4]"));
+    text_free(&t), text_free(&c), text_free(&g), text_free(&json);
+    model_file_close(f);
 }

@@ -262,7 +262,7 @@ Test(hf_families, gguf_and_folders_written_from_a_folder_change_no_bit) {
         struct expected x = open_expected(names[g]);
         cr_assert(model_export_gguf(f, gguf, &(struct export_options){0}, NULL, &e), "%s", e.text);
         struct model_file *h = open_file(gguf);
-        bool written = hf_write(h, again, DTYPE_F32, NULL, &e);
+        bool written = hf_write(h, again, DTYPE_F32, NULL, NULL, &e);
         cr_expect(written, "%s: %s", names[g], e.text);
         float *first = logits_of(f, &x, &V), *second = logits_of(h, &x, &V);
         size_t bytes = (size_t)(x.n * V) * sizeof *first;

@@ -371,3 +371,60 @@ Test(programs, plan_predicts_the_memory_of_the_run) {
     cr_expect(fabs(promised / real - 1) < 0.05, "promised %.1f MB, took %.1f MB", promised * 1e-6, real * 1e-6);
     text_free(&plan);
 }
+
+// ---- measuring ------------------------------------------------------------------------------------------------------
+
+// per_second of the row of that name and thread count in what --ceiling --json wrote; 0 when there is none.
+static double ceiling_of(const char *name, int threads) {
+    char start[128];
+    double found = 0;
+    struct text said = read_file("ceiling");
+    snprintf(start, sizeof start, "{\"name\":\"%s\",\"threads\":%d,\"per_second\":", name, threads);
+    const char *at = strstr(said.data, start);
+    if (at) found = strtod(at + strlen(start), NULL);
+    text_free(&said);
+    return found;
+}
+
+Test(programs, ceilings_are_numbers_in_a_sane_order) {
+    cr_assert(shell("$RUN --ceiling --json -t 2 >ceiling 2>err") == 0);
+    struct text said = read_file("ceiling");
+    for (const char *line = said.data; *line; line = strchr(line, '\n') + 1) {
+        const char *at = strstr(line, "\"per_second\":");
+        double x = at ? strtod(at + strlen("\"per_second\":"), NULL) : 0;
+        cr_expect(isfinite(x) && x > 1e6 && x < 1e17, "%.80s", line);
+    }
+    text_free(&said);
+    for (int t = 1; t <= 2; t++) {
+        cr_expect(ceiling_of("memory read", t) > 0 && ceiling_of("f32 plain", t) > 0);
+        // Each unit is at least twice the one before it by its width; half of that is left to the weather.
+        const char *order[] = {"f32 avx2", "f32 avx512", "int8 vnni", "int8 amx"};
+        for (size_t i = 1; i < COUNT_OF(order); i++)
+            if (ceiling_of(order[i], t) > 0) cr_expect(ceiling_of(order[i], t) > ceiling_of(order[i - 1], t), "%s", order[i]);
+        if (ceiling_of("bf16 amx", t) > 0) cr_expect(ceiling_of("bf16 amx", t) > ceiling_of("f32 avx512", t));
+    }
+}
+
+Test(programs, a_bench_tells_its_share_and_an_unknown_peer_is_one_sentence) {
+    cr_assert(shell("$RUN -m '%s/data/stories-1m.gguf' --bench --bench-prompt 8 --bench-new 4 --repeats 1 -t 1 >said 2>err", origin) == 0);
+    struct text said = read_file("said");
+    cr_expect(strstr(said.data, "% of memory read (") && strstr(said.data, "prompt of 8: "), "%s", said.data);
+    text_free(&said);
+    cr_expect(shell("MODELS='%s/data/stories-1m.gguf' PEERS=nowhere/llama-bench:it sh '%s/tests/bench/peers.sh' >said 2>err", origin, origin) == 2);
+    struct text err = read_file("err");
+    cr_expect(strstr(err.data, "there is no program nowhere/llama-bench") && strchr(err.data, '\n') == err.data + err.len - 1, "%s", err.data);
+    text_free(&err);
+}
+
+// A peer by the options and the output of llama-bench: its prompt is read at 200, 300 and 100 tokens a second.
+Test(programs, peers_are_run_by_turns_and_a_peer_that_crashes_is_told) {
+    cr_assert(shell("printf '#!/bin/sh\nfor g in 0 4; do printf \"    \\\"n_gen\\\": %%%%d,\\n    \\\"samples_ts\\\": [ 200, 300.5, 100 ]\\n\" $g; done\n' >peer;"
+                    "printf '#!/bin/sh\nkill -ILL $$\n' >broken; chmod +x peer broken") == 0);
+    cr_assert(shell("MODELS='%s/data/stories-1m.gguf' RUN=$RUN PEERS='./peer:other ./broken' PAIRS=2 P=8 N=4 THREADS=1 OUT=. sh '%s/tests/bench/peers.sh' >said 2>err",
+                    origin, origin) == 0);
+    struct text said = read_file("said"), err = read_file("err"), csv = read_file("results.csv");
+    cr_expect(strstr(said.data, "times other") && strstr(said.data, "2 pairs"), "%s", said.data);
+    cr_expect(strstr(err.data, "broken failed on stories-1m.gguf, left out"), "%s", err.data);
+    cr_expect(strstr(csv.data, "stories-1m.gguf,prompt,8,1,2,other,200,-"), "%s", csv.data);
+    text_free(&said), text_free(&err), text_free(&csv);
+}

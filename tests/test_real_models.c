@@ -84,7 +84,7 @@ static void expect_choices(struct real *r, const char *name, const struct ids *p
 TestSuite(real_models, .timeout = 300);
 
 Test(real_models, greedy_choices_are_the_exact_ones) {
-    static const char *const names[] = {"smollm2", "gemma3-270m"};
+    static const char *const names[] = {"smollm2", "gemma3-270m", "sns05"};
     int found = 0;
     for (size_t i = 0; i < COUNT_OF(names); i++) {
         struct real r;
@@ -113,7 +113,7 @@ Test(real_models, greedy_choices_are_the_exact_ones) {
 // The first golden prompt of an instruction model is this question, rendered by transformers with the file's own template and
 // tokenized by llama.cpp.
 Test(real_models, a_chat_begins_with_the_ids_of_the_published_template) {
-    static const char *const names[] = {"smollm2"};
+    static const char *const names[] = {"smollm2", "sns05"};
     int found = 0;
     for (size_t i = 0; i < COUNT_OF(names); i++) {
         struct real r;

@@ -19,9 +19,12 @@
 
 // ---- rules
 
-static struct merge_rule *rule_slot(const struct tokenizer *t, int32_t left, int32_t right) {
+static struct merge_rule *rule_place(const struct tokenizer *t, int32_t left, int32_t right) {
     uint64_t key = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
-    size_t at = (size_t)((key * 0x9E3779B97F4A7C15ull) >> 20) & t->rule_mask;
+    return &t->rule_slots[(size_t)((key * 0x9E3779B97F4A7C15ull) >> 20) & t->rule_mask];
+}
+static struct merge_rule *rule_slot(const struct tokenizer *t, int32_t left, int32_t right) {
+    size_t at = (size_t)(rule_place(t, left, right) - t->rule_slots);
     for (;; at = (at + 1) & t->rule_mask) {
         struct merge_rule *slot = &t->rule_slots[at];
         if (slot->left < 0 || (slot->left == left && slot->right == right)) return slot;
@@ -37,47 +40,75 @@ bool bpe_merge(const struct tokenizer *t, int32_t left, int32_t right, uint32_t 
     return true;
 }
 
+static bool is_text(const struct tokenizer *t, int32_t id) {
+    return id >= 0 && t->type[id] != TOKEN_CONTROL && t->type[id] != TOKEN_UNKNOWN;
+}
 static int32_t normal_token(const struct tokenizer *t, const char *spelling, size_t n) {
     int32_t id = tokenizer_find(t, spelling, n);
-    return id >= 0 && t->type[id] != TOKEN_CONTROL && t->type[id] != TOKEN_UNKNOWN ? id : -1;
+    return is_text(t, id) ? id : -1;
 }
 
 static bool spans_join(struct span a, struct span b, struct span whole) {
     return a.n + b.n == whole.n && !memcmp(whole.p, a.p, a.n) && !memcmp(whole.p + a.n, b.p, b.n);
 }
 
+struct merge_line { // a line of the file on its way to a rule
+    struct span part[2];
+    uint64_t hash[2];
+};
+
 // The parts of line i: given apart, or as "left right".
-static bool rule_parts(const struct recipe *r, size_t i, struct span *left, struct span *right, struct err *err) {
+static bool line_parts(const struct recipe *r, size_t i, struct merge_line *m, struct err *err) {
     struct span line = r->merges[i];
-    *left = line;
+    m->part[0] = line;
     if (r->merge_right) {
-        *right = r->merge_right[i];
-        return true;
+        m->part[1] = r->merge_right[i];
+    } else {
+        const char *space = line.n > 2 ? memchr(line.p + 1, ' ', line.n - 2) : NULL;
+        if (!space) return err_set(err, "expected two tokens with a space between them");
+        m->part[0].n = (size_t)(space - line.p);
+        m->part[1] = (struct span){space + 1, line.n - m->part[0].n - 1};
     }
-    const char *space = line.n > 2 ? memchr(line.p + 1, ' ', line.n - 2) : NULL;
-    if (!space) return err_set(err, "expected two tokens with a space between them");
-    left->n = (size_t)(space - line.p);
-    *right = (struct span){space + 1, line.n - left->n - 1};
+    for (int k = 0; k < 2; k++) m->hash[k] = token_hash(m->part[k]);
     return true;
 }
 
-static bool rule_parse(const struct tokenizer *t, struct span left, struct span right, struct text *joined,
-                       struct merge_rule *rule, struct err *err) {
-    rule->left = normal_token(t, left.p, left.n);
-    rule->right = normal_token(t, right.p, right.n);
-    if (rule->left < 0 || rule->right < 0)
-        return err_set(err, "its %s part is no text token of the vocabulary",
-                       rule->left < 0 ? "left" : "right");
+// The token of both parts together: mostly the one behind that of the line before.
+static int32_t joined_token(const struct tokenizer *t, const struct merge_line *m, int32_t before,
+                            struct text *joined) {
+    const int32_t next = before + 1;
+    if ((size_t)next < t->n && spans_join(m->part[0], m->part[1], t->token[next]))
+        return is_text(t, next) ? next : -1;
     text_clear(joined);
-    text_add(joined, left.p, left.n);
-    text_add(joined, right.p, right.n);
-    rule->result = normal_token(t, joined->data, joined->len);
+    for (int k = 0; k < 2; k++) text_add(joined, m->part[k].p, m->part[k].n);
+    return normal_token(t, joined->data, joined->len);
+}
+
+static bool rule_parse(const struct tokenizer *t, const struct merge_line *m, struct text *joined,
+                       struct merge_rule *rule, struct err *err) {
+    rule->left = tokenizer_find_hashed(t, m->part[0], m->hash[0]);
+    rule->right = tokenizer_find_hashed(t, m->part[1], m->hash[1]);
+    if (!is_text(t, rule->left) || !is_text(t, rule->right))
+        return err_set(err, "its %s part is no text token of the vocabulary",
+                       !is_text(t, rule->left) ? "left" : "right");
+    rule->result = joined_token(t, m, rule->result, joined);
     if (rule->result < 0) return err_set(err, "its result is no text token of the vocabulary");
     if (!spans_join(t->piece[rule->left], t->piece[rule->right], t->piece[rule->result]))
         return err_set(err, "its result stands for other bytes than its parts");
     return true;
 }
 
+static void rule_add(struct tokenizer *t, const struct merge_rule *rule) {
+    struct merge_rule *slot = rule_slot(t, rule->left, rule->right);
+    if (slot->left >= 0) return; // said twice: the first counts
+    *slot = *rule;
+    slot->rank = (uint32_t)t->n_rules;
+    t->rules[t->n_rules++] = *slot;
+}
+
+// Lines are taken LINES at a time, in steps: what they look up is all over the tables, and the
+// processor fetches many places at once, but no place before it knows the one that leads there.
+enum { LINES = 16 };
 bool bpe_rules_make(struct tokenizer *t, const struct recipe *r, struct err *err) {
     size_t slots = 16;
     while (slots < 2 * r->n_merges) slots *= 2;
@@ -86,19 +117,26 @@ bool bpe_rules_make(struct tokenizer *t, const struct recipe *r, struct err *err
     t->rule_mask = slots - 1;
     for (size_t i = 0; i < slots; i++) t->rule_slots[i].left = -1;
     struct text joined = {0};
+    struct merge_line line[LINES];
+    struct merge_rule rule[LINES];
+    int32_t before = -1;
     bool good = true;
-    for (size_t i = 0; i < r->n_merges && good; i++) {
-        struct merge_rule rule = {.rank = (uint32_t)t->n_rules};
-        struct span left = {0}, right = {0};
-        good = rule_parts(r, i, &left, &right, err) && rule_parse(t, left, right, &joined, &rule, err);
-        if (!good) {
-            int shown = r->merges[i].n < 60 ? (int)r->merges[i].n : 60;
-            err_in(err, "merge %zu of %zu, \"%.*s\"", i + 1, r->n_merges, shown, r->merges[i].p);
-            break;
+    for (size_t at = 0; at < r->n_merges && good; at += LINES) {
+        size_t n = 0, done = 0; // lines with two parts, and those that became rules
+        while (n < LINES && at + n < r->n_merges && line_parts(r, at + n, &line[n], err)) n++;
+        for (enum token_expect_step step = EXPECT_SLOT; step <= EXPECT_BYTES; step++)
+            for (size_t i = 0; i < 2 * n; i++) token_expect(t, line[i / 2].hash[i % 2], step);
+        for (; done < n; done++) {
+            rule[done].result = before;
+            if (!rule_parse(t, &line[done], &joined, &rule[done], err)) break;
+            before = rule[done].result;
+            __builtin_prefetch(rule_place(t, rule[done].left, rule[done].right), 1);
         }
-        struct merge_rule *slot = rule_slot(t, rule.left, rule.right);
-        if (slot->left >= 0) continue; // said twice: the first counts
-        *slot = t->rules[t->n_rules++] = rule;
+        for (size_t i = 0; i < done; i++) rule_add(t, &rule[i]);
+        good = done == LINES || at + done == r->n_merges;
+        if (good) continue;
+        struct span bad = r->merges[at + done];
+        err_in(err, "merge %zu of %zu, \"%.*s\"", at + done + 1, r->n_merges, bad.n < 60 ? (int)bad.n : 60, bad.p);
     }
     text_free(&joined);
     return good;

@@ -89,6 +89,7 @@ void ends_make(struct tokenizer *t) {
 // One id more, kept sorted; a token that ends a text is no part of it.
 static void end_add(struct tokenizer *t, int32_t id) {
     if (tokenizer_is_end(t, id)) return;
+    tokenizer_keep_hash(t);
     size_t cap = t->n_ends;
     mem_grow((void **)&t->ends, &cap, t->n_ends + 1, sizeof *t->ends, "end tokens");
     t->ends[t->n_ends++] = id;

@@ -358,6 +358,7 @@ static enum normalize_kind normalize_kind_of(const struct hf *h, const struct pa
     struct span s = span_of(h, p->pattern);
     if (!p->regex) return s.n ? NORMALIZE_REPLACE : NORMALIZE_COUNT;
     if (place_is(h, p->pattern, " {2,}")) return NORMALIZE_BLANKS;
+    if (place_is(h, p->pattern, "^ +| +$") && place_is(h, p->content, "")) return NORMALIZE_TRIM;
     for (size_t i = 0; i < s.n; i++) // a pattern without operators is a string
         if (strchr("\\^$.|?*+()[]{}", s.p[i]) && s.p[i]) return NORMALIZE_COUNT;
     return s.n ? NORMALIZE_REPLACE : NORMALIZE_COUNT;

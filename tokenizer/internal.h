@@ -2,6 +2,7 @@
 // encoder at work.
 //
 //   hf.c              tokenizer.json -> recipe
+//   hf_out.c          tokenizer -> tokenizer.json
 //   load.c            files and the built-in byte vocabulary -> recipe; tokenizer -> keys of a GGUF file
 //   tokenizer.c       recipe -> tokenizer: checks, the token table, pieces, the hash; all small questions about one
 //   ends.c            which tokens end a generation
@@ -99,6 +100,7 @@ enum normalize_kind { // the first four as enum normal_form
     NORMALIZE_CHARSMAP,
     NORMALIZE_LONGEST,
     NORMALIZE_SPACES,
+    NORMALIZE_TRIM,
     NORMALIZE_COUNT
 };
 enum normalize_flags { STRIP_LEFT = 1, STRIP_RIGHT = 2, SPACES_PREFIX = 1, SPACES_MERGE = 2 };
@@ -184,6 +186,7 @@ const struct pretokenizer *pretokenizer_row(size_t i);                    // NUL
 const struct splitter *splitter_find(const char *name, size_t n);         // by our word
 // By the text of a pattern as tokenizer.json has it; NULL: unknown.
 const struct splitter *splitter_of_pattern(const char *pattern, size_t n);
+const char *splitter_pattern(const struct splitter *s); // the way back, one of its texts; NULL: has none
 
 struct pieces { // a text being split; 0-initialise the rest
     const struct splitter *const *stage;
@@ -283,8 +286,10 @@ struct tokenizer {
         size_t count, first[257]; // where those with first byte c begin
     } special, user, late; // late: found in the normalized text (tokenizer.json)
     struct text late_bytes;                   // their spellings
-    uint64_t hash;
+    uint64_t hash; // 0: made when somebody asks, which few programs do
 };
+// Before types change: the hash is that of what the tokenizer was made from.
+void tokenizer_keep_hash(struct tokenizer *t);
 
 // Whether U+2581 stands for spaces: SentencePiece's kinds.
 static inline bool marks_spaces(const struct tokenizer *t) { return t->kind == TOKENIZER_SPM || t->kind == TOKENIZER_UNIGRAM; }
@@ -324,6 +329,12 @@ struct recipe {
 };
 struct tokenizer *tokenizer_make(const struct recipe *r, struct err *err); // NULL on failure
 int32_t tokenizer_find(const struct tokenizer *t, const char *spelling, size_t n); // -1 when absent
+// The same in steps, for many spellings at a time: what a look-up reads, one place after the other, is asked from memory
+// before it is needed.
+uint64_t token_hash(struct span spelling);
+enum token_expect_step { EXPECT_SLOT, EXPECT_TOKEN, EXPECT_BYTES };
+void token_expect(const struct tokenizer *t, uint64_t hash, enum token_expect_step step);
+int32_t tokenizer_find_hashed(const struct tokenizer *t, struct span spelling, uint64_t hash);
 // The byte that a spelling "<0x0A>" names, -1 when it is no such spelling.
 int byte_token_value(struct span spelling);
 

@@ -4,6 +4,7 @@
 //     nfc nfd nfkc nfkd   the normal forms (unicode.c)
 //     strip               white space at the ends of a stretch
 //     replace             every occurrence of one string by another; blanks: every run of two or more spaces by a string
+//     trim                spaces (U+0020) at both ends
 //     charsmap            SentencePiece's precompiled map of strings to strings
 //     spaces              SentencePiece's own treatment of spaces as llama.cpp has it: one in front, runs merged, U+2581
 //
@@ -123,6 +124,14 @@ static bool strip(const char *text, size_t n, unsigned sides, struct text *out) 
     return from > 0;
 }
 
+static bool trim(const char *text, size_t n, struct text *out) {
+    size_t from = 0;
+    while (from < n && text[from] == ' ') from++;
+    while (n > from && text[n - 1] == ' ') n--;
+    text_add(out, text + from, n - from);
+    return from > 0;
+}
+
 static bool replace(const char *text, size_t n, struct span from, struct span to, struct text *out) {
     bool front = false;
     for (size_t at = 0; at < n;) {
@@ -172,7 +181,7 @@ static void spaces(const char *text, size_t n, unsigned flags, struct text *out)
 
 // ---- the list
 
-static const char *const names[] = {"nfc", "nfd", "nfkc", "nfkd", "strip", "replace", "blanks", "charsmap", "longest", "spaces"};
+static const char *const names[] = {"nfc", "nfd", "nfkc", "nfkd", "strip", "replace", "blanks", "charsmap", "longest", "spaces", "trim"};
 static_assert(COUNT_OF(names) == NORMALIZE_COUNT, "a name for every step");
 
 const char *normalize_name(enum normalize_kind kind) { return names[kind]; }
@@ -214,6 +223,8 @@ bool normalize_all(const struct tokenizer *t, const char *text, size_t n, struct
             form_add(out->p, out->n, (enum normal_form)s->kind, to);
         else if (s->kind == NORMALIZE_STRIP)
             front_lost |= strip(out->p, out->n, s->flags, to);
+        else if (s->kind == NORMALIZE_TRIM)
+            front_lost |= trim(out->p, out->n, to);
         else if (s->kind == NORMALIZE_REPLACE)
             front_lost |= replace(out->p, out->n, s->from, s->to, to);
         else if (s->kind == NORMALIZE_BLANKS)

@@ -185,3 +185,9 @@ const struct splitter *splitter_of_pattern(const char *pattern, size_t n) {
         if (same(patterns[i].pattern, pattern, n)) return patterns[i].splitter;
     return NULL;
 }
+
+const char *splitter_pattern(const struct splitter *s) {
+    for (size_t i = 0; i < COUNT_OF(patterns); i++)
+        if (patterns[i].splitter == s) return patterns[i].pattern;
+    return NULL;
+}

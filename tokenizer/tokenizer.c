@@ -16,23 +16,44 @@
 
 // ---- the table of spellings
 
+uint64_t token_hash(struct span spelling) { return hash_bytes(1, spelling.p, spelling.n); }
+
 // The slot of a spelling, or the empty one where it belongs.
 static struct token_slot *token_slot(const struct tokenizer *t, const char *spelling, size_t n,
-                                     uint32_t *tag) {
-    uint64_t hash = hash_bytes(1, spelling, n);
-    *tag = (uint32_t)(hash >> 32);
+                                     uint64_t hash) {
     for (size_t at = (size_t)hash & t->table_mask;; at = (at + 1) & t->table_mask) {
         struct token_slot *slot = &t->table[at];
         if (!slot->id_plus_1) return slot;
-        if (slot->tag != *tag) continue;
+        if (slot->tag != (uint32_t)(hash >> 32)) continue;
         struct span s = t->token[slot->id_plus_1 - 1];
         if (s.n == n && !memcmp(s.p, spelling, n)) return slot;
     }
 }
 
+int32_t tokenizer_find_hashed(const struct tokenizer *t, struct span s, uint64_t hash) {
+    return s.n ? (int32_t)token_slot(t, s.p, s.n, hash)->id_plus_1 - 1 : -1;
+}
 int32_t tokenizer_find(const struct tokenizer *t, const char *spelling, size_t n) {
-    uint32_t tag;
-    return n ? (int32_t)token_slot(t, spelling, n, &tag)->id_plus_1 - 1 : -1;
+    const struct span s = {spelling, n};
+    return tokenizer_find_hashed(t, s, token_hash(s));
+}
+
+void token_expect(const struct tokenizer *t, uint64_t hash, enum token_expect_step step) {
+    const struct token_slot *slot = &t->table[(size_t)hash & t->table_mask];
+    if (step == EXPECT_SLOT)
+        __builtin_prefetch(slot);
+    else if (slot->id_plus_1 && step == EXPECT_TOKEN)
+        __builtin_prefetch(&t->token[slot->id_plus_1 - 1]);
+    else if (slot->id_plus_1)
+        __builtin_prefetch(t->token[slot->id_plus_1 - 1].p);
+}
+
+// The hashes of the next few tokens, their slots on the way from memory.
+enum { TOKENS_AHEAD = 16 };
+static uint64_t hash_ahead(const struct tokenizer *t, size_t i) {
+    const uint64_t hash = i < t->n ? token_hash(t->token[i]) : 0;
+    token_expect(t, hash, EXPECT_SLOT);
+    return hash;
 }
 
 static bool table_make(struct tokenizer *t, struct err *err) {
@@ -40,21 +61,24 @@ static bool table_make(struct tokenizer *t, struct err *err) {
     while (slots < 2 * t->n) slots *= 2;
     t->table = mem_array(slots, sizeof *t->table, "token table");
     t->table_mask = slots - 1;
+    uint64_t ahead[TOKENS_AHEAD];
+    for (size_t i = 0; i < TOKENS_AHEAD; i++) ahead[i] = hash_ahead(t, i);
     for (size_t i = 0; i < t->n; i++) {
         struct span s = t->token[i];
+        const uint64_t hash = ahead[i % TOKENS_AHEAD];
+        ahead[i % TOKENS_AHEAD] = hash_ahead(t, i + TOKENS_AHEAD);
         if (!s.n) {
             if (t->type[i] == TOKEN_NORMAL)
                 return err_set(err, "token %zu is empty, yet said to be text", i);
             continue;
         }
-        uint32_t tag;
-        struct token_slot *slot = token_slot(t, s.p, s.n, &tag);
+        struct token_slot *slot = token_slot(t, s.p, s.n, hash);
         if (slot->id_plus_1)
             return err_set(
                 err,
                 "tokens %u and %zu are spelled alike, \"%.*s\"; every token needs its own spelling",
                 slot->id_plus_1 - 1, i, s.n < 60 ? (int)s.n : 60, s.p);
-        *slot = (struct token_slot){tag, (uint32_t)i + 1};
+        *slot = (struct token_slot){(uint32_t)(hash >> 32), (uint32_t)i + 1};
     }
     return true;
 }
@@ -400,7 +424,6 @@ struct tokenizer *tokenizer_make(const struct recipe *r, struct err *err) {
         special_list_make(t, false, &t->user);
     }
     facts_find(t);
-    t->hash = hash_make(t);
     return t;
 }
 
@@ -437,7 +460,8 @@ const char *tokenizer_kind_name(const struct tokenizer *t) {
 }
 
 int64_t tokenizer_vocab(const struct tokenizer *t) { return (int64_t)t->n; }
-uint64_t tokenizer_hash(const struct tokenizer *t) { return t->hash; }
+uint64_t tokenizer_hash(const struct tokenizer *t) { return t->hash ? t->hash : hash_make(t); }
+void tokenizer_keep_hash(struct tokenizer *t) { t->hash = tokenizer_hash(t); }
 int32_t tokenizer_bos(const struct tokenizer *t) { return t->bos; }
 int32_t tokenizer_eos(const struct tokenizer *t) { return t->eos; }
 bool tokenizer_adds_bos(const struct tokenizer *t) { return t->adds_bos; }

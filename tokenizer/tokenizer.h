@@ -50,6 +50,9 @@ struct tokenizer *tokenizer_byte(void); // the id of a byte is its value, 256 en
 void tokenizer_free(struct tokenizer *t);
 // The tokenizer.ggml.* keys llama.cpp reads.
 void tokenizer_write(const struct tokenizer *t, struct gguf_out *o);
+// As a tokenizer.json, appended to json; lines in notes (may be NULL) say what comes out otherwise there. False, with
+// nothing appended, when it has no words for this tokenizer.
+MUST_USE bool tokenizer_write_json(const struct tokenizer *t, struct text *json, struct text *notes, struct err *err);
 
 enum tokenizer_kind tokenizer_kind(const struct tokenizer *t);
 const char *tokenizer_kind_name(const struct tokenizer *t); // "bpe gpt-2", "spm", "unigram", "byte"

@@ -1,9 +1,10 @@
 // tokenize_texts.c: ids of many texts, for scripts that hold them against another tokenizer's.
 //
-//     tokenize_texts TOKENIZER [speed] < texts      TOKENIZER as tokenizer_open takes it
+//     tokenize_texts TOKENIZER [speed|json] < texts      TOKENIZER as tokenizer_open takes it
 //
 // A text is u32 length, u32 flags (enum tokenize_flags), bytes; each gives one line of ids. With "speed": all texts are encoded
-// five times, and the best time in seconds and the ids in all are printed instead.
+// five times, and the best time in seconds and the ids in all are printed instead. With "json": no texts are read; the tokenizer
+// is printed as a tokenizer.json.
 #include "tokenizer/tokenizer.h"
 
 #include <stdlib.h>
@@ -24,15 +25,28 @@ static bool next_text(const struct text *in, size_t *at, struct text_in *out) {
     return true;
 }
 
+static int print_json(struct tokenizer *t) {
+    struct text json = {0}, notes = {0};
+    struct err err;
+    bool good = tokenizer_write_json(t, &json, &notes, &err);
+    if (good) fwrite(json.data, 1, json.len, stdout);
+    fprintf(stderr, "%s", good ? (notes.len ? notes.data : "") : err.text);
+    text_free(&json);
+    text_free(&notes);
+    tokenizer_free(t);
+    return !good;
+}
+
 int main(int argc, char **argv) {
     struct err err;
     struct text in = {0};
     double start = time_now();
     struct tokenizer *t = argc > 1 ? tokenizer_open(argv[1], -1, &err) : NULL;
     if (!t) {
-        fprintf(stderr, "%s\n", argc > 1 ? err.text : "usage: tokenize_texts TOKENIZER [speed] < texts");
+        fprintf(stderr, "%s\n", argc > 1 ? err.text : "usage: tokenize_texts TOKENIZER [speed|json] < texts");
         return 1;
     }
+    if (argc > 2 && !strcmp(argv[2], "json")) return print_json(t);
     if (argc > 2) printf("load %.3f s\n", time_now() - start);
     if (!file_read_all("-", (size_t)1 << 30, &in, &err)) {
         fprintf(stderr, "%s\n", err.text);

@@ -1,7 +1,4 @@
-// A libFuzzer target for tokenizer.json and the tokenizer keys of GGUF files:
-//     clang -g -O1 -fsanitize=fuzzer,address,undefined -I. -D_GNU_SOURCE tests/fuzz/fuzz_tokenizer.c
-//           tokenizer/*.c formats/*.c core/*.c -lm -pthread -o fuzz_tokenizer
-//     ./fuzz_tokenizer -max_len=65536 CORPUS tests/golden       (tests/golden has seeds of both kinds)
+// tokenizer.json and GGUF files there and back, through files on disk, so slower than fuzz_tokenizer_json.c:
 // A file becomes a tokenizer or is refused with a sentence; a tokenizer gives ids inside its vocabulary for any bytes, and
 // comes back from a GGUF file with the same hash and the same ids.
 #include "tokenizer/tokenizer.h"
