@@ -317,7 +317,6 @@ static void matmul_experts(const struct matmul_experts_args *a) { cpu_matmul_exp
 bool cpu_fill_amx_whole(struct backend *b) {
     enum { AMX_INT8 = 25 };
     unsigned x, y, z, d;
-    if (!__builtin_cpu_supports("avx512vbmi")) return false;
     if (!__get_cpuid_count(7, 0, &x, &y, &z, &d) || !(d >> AMX_INT8 & 1)) return false;
     if (!__builtin_cpu_supports("avx512vbmi")) return false;
     below = *b;
