@@ -1,5 +1,5 @@
 // amx_whole.c: products of block formats in whole numbers (kernels_whole.h) on the matrix units of recent Xeons
-// (AMX-INT8), for three rows and more: speculation, small batches, and prompts whose products must be exact.
+// (AMX-INT8), for more rows than two or four: speculation, small batches, and prompts whose products must be exact.
 //
 // Whole numbers are exact by any instruction, and the float operations behind them are those of coded_dot, in the same
 // order: every bit is that of AVX-512. One instruction, 16 cycles, does for a group of terms and 16 columns
@@ -13,8 +13,10 @@
 //       while the segment passes. While those of one step are added, the unit multiplies the next.
 //
 // The floor for 32 terms, 16 columns and 8 rows (4096 products), in cycles: unit 16; C to L1 16, a line a cycle; adding
-// six vector operations a row on two ports, 24; taking codes of four bits out another 8. So 32, which is 290 GMAC/s at
-// 2.3 GHz; the dots of AVX-512-VNNI alone take 64, with the rest 92.
+// six vector operations a row on two ports, 24; taking codes of four bits out another 8: 32. AVX-512-VNNI needs 64 for
+// the dots alone, 92 in all. Measured 56 to 80 where clocks fall by a fifth while tiles are in use and one of the ports
+// does no floats then: one thread, 2048 x 2048, Q4_0, 8 rows 170 GMAC/s (VNNI 100), 64 rows 195 (VNNI 98), Q8_0 150 and
+// 180, Q6_K, in groups of 16, 95 and 110 (VNNI 78), on the two-core Xeon of amx.c.
 #include "cpu/cpu.h"
 
 #if defined(__AMX_TILE__) && defined(__AMX_INT8__) && defined(__AVX512VBMI__) && defined(__linux__)
@@ -32,7 +34,6 @@ enum {
     LINE = 4 * PANEL,         // bytes of its quads of one kind
     PASSES = 8,               // that share the codes
     SUMS = PANEL * PASS,      // of a pass and a panel: [2 halves][R][VW]
-    LEAST_ROWS = 3,
 };
 
 // A thread's own.
@@ -103,25 +104,36 @@ static void tiles_open(int R, int group) {
     _tile_loadconfig(&shapes);
 }
 
-// One group: its products into one pair of tiles, while those of the group before go from the other to
-// c[2 halves][2 R][16]. A store that follows its own product waits for it, and no product starts meanwhile.
+// Of a pair of tiles, `now` or `old`, into c[2 halves][2 R][16].
+#define GROUP_STORE(old0, old1)                                                                    \
+    do {                                                                                           \
+        _tile_stored(old0, c, 64);                                                                 \
+        _tile_stored(old1, c + 2 * R * VW, 64);                                                    \
+    } while (0)
+// The products of a group into `now`, while those of the group before go from `old` to c. A store right behind its own
+// product waits for it, and no product starts meanwhile.
 #define GROUP_MULTIPLY(now0, now1, old0, old1)                                                     \
     do {                                                                                           \
         _tile_loadd(4, codes, LINE);                                                               \
         _tile_loadd(6, planes, 32);                                                                \
         _tile_zero(now0);                                                                          \
         _tile_dpbsud(now0, 6, 4);                                                                  \
-        _tile_stored(old0, c, 64);                                                                 \
         _tile_loadd(5, codes + LINE / 2, LINE);                                                    \
         _tile_zero(now1);                                                                          \
         _tile_dpbsud(now1, 6, 5);                                                                  \
-        _tile_stored(old1, c + 2 * R * VW, 64);                                                    \
+        if (i > 0) GROUP_STORE(old0, old1);                                                        \
     } while (0)
-INLINE void group_multiply(const int R, const void *planes, const unsigned char *codes, bool odd, int32_t *c) {
-    if (odd)
+// Step i of `groups` and one more, which only stores.
+INLINE void group_multiply(const int R, const unsigned char *planes, const unsigned char *codes, int64_t i,
+                           int64_t groups, int32_t *c) {
+    if (i < groups && i % 2)
         GROUP_MULTIPLY(2, 3, 0, 1);
-    else
+    else if (i < groups)
         GROUP_MULTIPLY(0, 1, 2, 3);
+    else if (i % 2)
+        GROUP_STORE(0, 1);
+    else
+        GROUP_STORE(2, 3);
 }
 
 // Words at p, 8 to the left. While tiles are in use there is one port for floats, shifts and whole multiplications;
@@ -151,6 +163,15 @@ INLINE void group_add(const int R, const bool mins, const float (*factors)[PANEL
     }
 }
 
+// Asks for what comes: weights of the next segment into L2, and codes that are read where they lie, two chunks ahead,
+// into L1. All into L1 would be too much for it: 18 ms instead of 14 for eight rows of 65536 x 2048 Q8_0, one thread.
+INLINE const unsigned char *chunk_ask(const struct segment *s, int64_t chunk, const unsigned char *next) {
+    if (s->apart != CODES)
+        for (int l = 0; l < CODES; l += 64) __builtin_prefetch(s->codes + (chunk + 2) * s->apart + l);
+    for (int l = 0; l < s->lines; l++, next += 64) __builtin_prefetch(next, 0, 2);
+    return next;
+}
+
 INLINE void segment_multiply(const int R, const int group, const bool mins, const struct segment *s,
                              const struct wide *x, float *total) {
     enum { ROOM = 2 * 2 * PASS * VW };
@@ -164,14 +185,15 @@ INLINE void segment_multiply(const int R, const int group, const bool mins, cons
     const unsigned char *next = s->next;
 #pragma GCC unroll 16
     for (int i = 0; i < 2 * R; i++) sums[i] = v_load(total + i * VW);
-    // Group i is multiplied, i - 1 stored, i - 2 added; the last one is multiplied three times, for nothing.
+    // Group i is multiplied, i - 1 stored, i - 2 added.
     for (int64_t i = 0; i < groups + 2; i++) {
-        const int64_t at = min_i64(i, groups - 1), chunk = at / each, g = at % each, done = i - 2;
+        const int64_t chunk = i / each, g = i % each, done = i - 2;
         __asm__ volatile("" ::: "memory"); // gcc 12 does not know that a tile load reads memory
-        group_multiply(R, planes + chunk * 64 * R + g * group, s->codes + chunk * s->apart + g * (group / 4) * LINE,
-                       i % 2, c[i % 2]);
+        if (i <= groups)
+            group_multiply(R, planes + chunk * 64 * R + g * group,
+                           s->codes + chunk * s->apart + g * (group / 4) * LINE, i, groups, c[i % 2]);
         __asm__ volatile("" ::: "memory");
-        for (int l = 0; g == 0 && l < s->lines; l++, next += 64) __builtin_prefetch(next);
+        if (g == 0 && i < groups) next = chunk_ask(s, chunk, next);
         if (done < 0) continue;
         group_add(R, mins, s->factors[done], steps + done / each * R, offsets + done * R, starts + done * R,
                   c[(done + 1) % 2], sums);
@@ -186,18 +208,19 @@ typedef void multiply_segment(const struct segment *s, const struct wide *x, flo
                                                 float *total) {                                    \
         segment_multiply(R, group, mins, s, x, total);                                             \
     }
-MULTIPLY(4, 16, 0)
-MULTIPLY(4, 16, 1)
 MULTIPLY(4, 32, 0)
 MULTIPLY(4, 32, 1)
 MULTIPLY(8, 16, 0)
 MULTIPLY(8, 16, 1)
 MULTIPLY(8, 32, 0)
 MULTIPLY(8, 32, 1)
-static multiply_segment *const multiplies[2][2][2] = { // eight rows, groups of 32, mins
-    {{multiply_4_16_0, multiply_4_16_1}, {multiply_4_32_0, multiply_4_32_1}},
-    {{multiply_8_16_0, multiply_8_16_1}, {multiply_8_32_0, multiply_8_32_1}},
-};
+static multiply_segment *multiply_choose(int R, int group, bool mins) {
+    static multiply_segment *const of_8[2][2] = {{multiply_8_16_0, multiply_8_16_1},
+                                                 {multiply_8_32_0, multiply_8_32_1}};
+    static multiply_segment *const of_4[2] = {multiply_4_32_0, multiply_4_32_1};
+    assert(R == PASS || group == 32);
+    return R == PASS ? of_8[group == 32][mins] : of_4[mins];
+}
 
 // ---------------------------------------------------------------------------------------------------------------
 // The product.
@@ -228,6 +251,7 @@ static void walk_multiply(const struct product *p, struct room *room, int64_t fi
     const enum dtype t = a->w.dtype;
     const int64_t K = a->x.cols;
     const size_t panel = coded_panel_bytes(t, K), part = (size_t)(SEGMENT / coded_terms(t) * coded_block_bytes(t));
+    multiply_segment *const multiply = multiply_choose(tile_rows(a->x.rows), coded_group(t), coded_mins(t));
     memset(room->sums, 0, sizeof room->sums[0] * (size_t)ceil_div(last - row, PASS));
     struct segment s = {.codes = room->codes, .apart = CODES, .factors = (const void *)room->factors};
     for (s.k = 0; s.k < K; s.k += SEGMENT)
@@ -241,7 +265,7 @@ static void walk_multiply(const struct product *p, struct room *room, int64_t fi
             for (int64_t at = row, pass = 0; at < last; at += PASS, pass++, s.lines = 0) {
                 const int R = tile_rows(a->x.rows);
                 const struct wide x = wide_at(p->wide + (size_t)at * wide_bytes(K), K, R);
-                multiplies[R == 8][coded_group(t) == 32][coded_mins(t)](&s, &x, room->sums[pass][i - first]);
+                multiply(&s, &x, room->sums[pass][i - first]);
             }
         }
     for (int64_t at = row, pass = 0; at < last; at += PASS, pass++)
@@ -264,9 +288,15 @@ static void product_piece(void *arg, int64_t lo, int64_t hi, int thread) {
 
 static struct backend below; // written again with the same values whenever a table is made
 
+// Measured: four rows gain a fifth where codes are taken out for all of them, and lose a tenth where they lie as bytes
+// or groups have 16 terms; eight rows always gain.
+static bool tiles_pay(enum dtype t, int64_t rows) {
+    return rows > 4 || (rows > 2 && coded_group(t) == 32 && !coded_octets(t));
+}
+
 static void matmul(const struct matmul_args *a) {
     const enum dtype t = a->w.dtype;
-    if (a->precision != PRECISION_F32 || !is_coded(t) || a->w.layout != LAYOUT_DEVICE || a->x.rows < LEAST_ROWS) {
+    if (a->precision != PRECISION_F32 || !is_coded(t) || a->w.layout != LAYOUT_DEVICE || !tiles_pay(t, a->x.rows)) {
         below.matmul(a);
         return;
     }

@@ -74,6 +74,17 @@ INLINE vi v_zero_words(void) { return _mm256_setzero_si256(); }
 INLINE vi v_set1_words(int32_t x) { return _mm256_set1_epi32(x); }
 INLINE void v_store_words(void *p, vi a) { _mm256_storeu_si256(p, a); }
 INLINE vi v_max_words(vi a, vi b) { return _mm256_max_epi32(a, b); }
+INLINE vi v_add_words(vi a, vi b) { return _mm256_add_epi32(a, b); }
+INLINE int32_t v_most_word(vi a) {
+    __m128i m = _mm_max_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4e));
+    return _mm_cvtsi128_si32(_mm_max_epi32(m, _mm_shuffle_epi32(m, 0xb1)));
+}
+INLINE int32_t v_sum_words(vi a) {
+    __m128i m = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    m = _mm_add_epi32(m, _mm_shuffle_epi32(m, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(m, _mm_shuffle_epi32(m, 0xb1)));
+}
 INLINE vi v_whole(vf a) { return _mm256_cvtps_epi32(a); } // to nearest, even among equals
 INLINE __m128i bytes_16(int a, int b, int c, int d, int e, int f, int g, int h, int i, int j, int k,
                         int l, int m, int n, int o, int p) {

@@ -1,8 +1,9 @@
 // cpu.c: the processor as a backend: which kernels this machine can run, and memory.
 //
 // Four levels, each complete by itself: plain C (ops.c), AVX2 with FMA and F16C (avx2.c), AVX-512 (avx512.c), and AMX
-// (amx.c) for products of bf16 numbers, which AVX2 and AVX-512 do in f32. A level is the plain table with the members of the faster files written over it, best last. The choice is made once, from
-// what the processor says at run time; nothing is decided inside a step.
+// for products of bf16 numbers (amx.c), which AVX2 and AVX-512 do in f32, and for exact products of block formats
+// (amx_whole.c), with the bits of AVX-512. A level is the plain table with the members of the faster files written over
+// it, best last. The choice is made once, from what the processor says at run time; nothing is decided inside a step.
 //
 // Device memory is host memory, so upload and download are copies and nothing is ever pending. Memory is asked with
 // calloc: large blocks come lazily zeroed from the kernel, so a cache for a long context costs what is used of it.

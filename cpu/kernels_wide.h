@@ -28,12 +28,10 @@ INLINE struct wide wide_at(const unsigned char *pass, int64_t terms, int64_t R) 
 
 // 32 terms: q[i] = x[i] / step rounded. Infinity and NaN make the step NaN. Below 1e-30 is zero.
 static float sixteen_bits(const float *x, int32_t q[32]) {
-    int32_t bits[VW], most = 0;
     vi m = v_zero_words();
     for (int i = 0; i < 32; i += VW)
         m = v_max_words(m, v_and(v_load_words(x + i), 0x7fffffff)); // the order of floats
-    v_store_words(bits, m);
-    for (int i = 0; i < VW; i++) most = bits[i] > most ? bits[i] : most;
+    const int32_t most = v_most_word(m);
     float largest;
     memcpy(&largest, &most, sizeof largest);
     const bool finite = isfinite(largest), some = finite && largest >= 1e-30f;
@@ -59,14 +57,17 @@ static void widen_row(const struct widening *w, const float *x, unsigned char *p
         const float step = x ? sixteen_bits(x + k, q) : 0;
         if (!x) memset(q, 0, sizeof q);
         for (int i = 0; i < 32; i += VW) v_quads_store(pairs + i / 2, v_load_words(q + i));
-        for (int i = 0; i < 16; i++) {
-            const int64_t plane = ((k / 32 * 2 + i % 2) * R + r) * 8 + i / 2;
-            quads[w->tiles ? plane : ((k / 4 + i / 2) * R + r) * 2 + i % 2] = pairs[i];
-        }
+        int32_t *high = quads + (k / 32 * 2 * R + r) * 8, *low = high + R * 8;
+        for (int i = 0; i < 8; i++)
+            if (w->tiles)
+                high[i] = pairs[2 * i], low[i] = pairs[2 * i + 1];
+            else
+                memcpy(quads + ((k / 4 + i) * R + r) * 2, pairs + 2 * i, 8);
         steps[k / 32 * R + r] = step;
         for (int g = 0; g < 32; g += w->group) {
-            int32_t sum = 0;
-            for (int i = g; i < g + w->group; i++) sum += q[i];
+            vi all = v_load_words(q + g);
+            for (int i = g + VW; i < g + w->group; i += VW) all = v_add_words(all, v_load_words(q + i));
+            const int32_t sum = v_sum_words(all);
             const int32_t start = -w->zero * sum;
             const float offset = step * (float)sum;
             memcpy(sums + (k + g) / w->group * R + r, w->mins ? (const void *)&offset : &start, 4);

@@ -65,6 +65,9 @@ INLINE vi v_zero_words(void) { return _mm512_setzero_si512(); }
 INLINE vi v_set1_words(int32_t x) { return _mm512_set1_epi32(x); }
 INLINE void v_store_words(void *p, vi a) { _mm512_storeu_si512(p, a); }
 INLINE vi v_max_words(vi a, vi b) { return _mm512_max_epi32(a, b); }
+INLINE vi v_add_words(vi a, vi b) { return _mm512_add_epi32(a, b); }
+INLINE int32_t v_most_word(vi a) { return _mm512_reduce_max_epi32(a); }
+INLINE int32_t v_sum_words(vi a) { return _mm512_reduce_add_epi32(a); }
 INLINE vi v_whole(vf a) { return _mm512_cvtps_epi32(a); } // to nearest, even among equals
 INLINE __m128i bytes_16(int a, int b, int c, int d, int e, int f, int g, int h, int i, int j, int k,
                         int l, int m, int n, int o, int p) {
