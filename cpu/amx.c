@@ -1,11 +1,12 @@
 // amx.c: products of bf16 numbers on the matrix units of recent Xeons (AMX-BF16), for PRECISION_BF16.
 //
 // Products of block formats in f32 are in amx_whole.c, everything else of this level is AVX-512's (avx512.c). One
-// engine serves matmul, matmul_dx and matmul_dw: C[rows, cols] = A[rows, terms] B[terms, cols]. A tile register holds 16 lines of 64 bytes, and one
-// instruction does 16 x 16 x 32 multiplications in 16 cycles: C[16][16] f32 += A[16][32] B, B as 16 lines of 16 columns
-// of two terms each. Four accumulators, two tiles of A and two of B make 32 x 32 outputs: 4 KiB of tiles for 64 cycles
-// of multiplying. From L1 they take 32 cycles (two lines each), from L2 some 84 (48 bytes each): one factor must come
-// from L1, then it is 58. From L3 (9 bytes a cycle) A may come once per 8 panels, 4 bytes a cycle.
+// engine serves matmul, matmul_dx and matmul_dw: C[rows, cols] = A[rows, terms] B[terms, cols]. A tile register holds
+// 16 lines of 64 bytes, and one instruction does 16 x 16 x 32 multiplications in 16 cycles: C[16][16] f32 += A[16][32] B,
+// B as 16 lines of 16 columns of two terms each. Four accumulators, two tiles of A and two of B make 32 x 32 outputs:
+// 4 KiB of tiles for 64 cycles of multiplying. From L1 they take 32 cycles (two lines each), from L2 some 84 (48 bytes
+// each): one factor must come from L1, then it is 58. From L3 (9 bytes a cycle) A may come once per 8 panels, 4 bytes a
+// cycle.
 //
 //   A   packed to bf16 once per call by all threads, in the order it is read: block of terms, strip of 32 rows, step of
 //       32 terms, two tiles. A block of all rows (288 KiB of 512 rows) stays in L2 while the panels of a piece pass.
