@@ -52,9 +52,9 @@ static void print_list(void) {
         if (families[i].trains) printf("  %-12s %s\n", families[i].name, families[i].help);
     puts("schedules (--schedule)");
     for (int i = 0; i < schedule_count; i++)
-        printf("  %-12s %s [%s]\n", schedules[i].name, schedules[i].help, schedules[i].source);
+        printf("  %-14s %s [%s]\n", schedules[i].name, schedules[i].help, schedules[i].source);
     puts("decay shapes (--decay-shape)");
-    for (int i = 0; i < decay_count; i++) printf("  %-12s %s\n", decays[i].name, decays[i].help);
+    for (int i = 0; i < decay_count; i++) printf("  %-14s %s\n", decays[i].name, decays[i].help);
     puts("dtypes (--export-dtype)");
     for (int i = 0; i < DTYPE_COUNT; i++)
         if (dtype_row((enum dtype)i)->from_f32) printf("  %s\n", dtype_row((enum dtype)i)->name);
@@ -275,9 +275,9 @@ static double default_decay(double D) { return D >= 1e9 ? 0.1 : D >= 1e7 ? 0.2 :
 
 // How much in all: from --tokens, --steps or the clock. 0: the clock decides later.
 static void resolve_tokens(double expected) {
-    bool phase = schedule_find(opts.schedule)->decays;
+    bool phase = schedule_find(opts.schedule)->curve != NULL;
     amount.tokens = opts.steps ? opts.steps * amount.batch_tokens : opts.tokens ? whole_batches((double)opts.tokens) : 0;
-    // A schedule that needs its horizon gets the expected one; power and wsd place their decay by the clock.
+    // A schedule that needs its horizon gets the expected one; the others place their decay by the clock.
     if (!amount.tokens && !phase) amount.tokens = whole_batches(expected);
     amount.decay = opts.decay >= 0 ? opts.decay : default_decay(expected);
     if (amount.tokens && phase) amount.decay_tokens = (int64_t)(amount.decay * (double)amount.tokens);
@@ -306,6 +306,7 @@ static void resolve_amounts(struct run *r, const struct model_config *c) {
                     : opts.warmup < 1  ? opts.warmup * expected
                                     : opts.warmup;
     amount.warmup = ceil(amount.warmup / batch) * batch;
+    amount.cool = opts.cool < 1 ? opts.cool * expected : opts.cool;
 }
 
 static void make_schedule(struct run *r) {
@@ -313,6 +314,7 @@ static void make_schedule(struct run *r) {
         .kind = schedule_find(opts.schedule), .lr = amount.lr, .total = amount.tokens ? (double)amount.tokens : INFINITY,
         .warmup = amount.warmup, .decay = (double)amount.decay_tokens, .shape = decay_find(opts.decay_shape), .final = opts.final,
         .power_a = amount.power_a, .power_b = opts.power_b, .batch = (double)amount.batch_tokens,
+        .phi = opts.phi, .hold = opts.hold, .cool = amount.cool,
     };
 }
 
@@ -383,7 +385,7 @@ static void branch_off(struct run *r) {
     if ((double)amount.decay_tokens < 0.05 * (double)amount.tokens)
         fprintf(stderr, "note: a decay of %.1f%% of the tokens is short; 10%% to 20%% is usual\n",
                 100 * (double)amount.decay_tokens / (double)amount.tokens);
-    if (!schedule_find(opts.schedule)->decays)
+    if (!schedule_find(opts.schedule)->curve)
         refuse(2, "--decay-from needs a schedule with a decay phase; %s has none", opts.schedule);
 }
 
@@ -494,7 +496,7 @@ static void place_decay(struct run *r) {
 
 static bool decay_begins(const struct run *r) {
     const struct schedule *s = &r->schedule;
-    if (!s->kind->decays || s->decay <= 0) return false;
+    if (!s->kind->curve || s->decay <= 0) return false;
     double at = s->total - s->decay, now = (double)r->state.tokens;
     return now >= at && now < at + s->batch && r->state.tokens > r->resumed_at;
 }

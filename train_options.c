@@ -10,7 +10,7 @@ struct train_options opts = {
     .out = "out", .family = "granite", .size = "1M", .tokenizer = "bpe:4096", .schedule = "power",
     .decay_shape = "linear", .dtype = "f32", .device = "auto", .export_dtype = "f32",
     .seq = 1024, .seed = 1, .keep = 2, .eval_every = 0, .eval_tokens = 65536, .samples = 3,
-    .story_bytes = 20000000, .decay = -1, .power_b = -0.51, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1,
+    .story_bytes = 20000000, .decay = -1, .power_b = -0.51, .phi = 1, .hold = 0.55, .cool = 0.5, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1,
     .clip = 1, .guard = 6, .valid_share = 0.05, .save_seconds = 600, .floor = 0, .resume = true, .tied = true, .doc_mask = true,
 };
 
@@ -53,8 +53,11 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"--schedule", OPT_TEXT, &opts.schedule, 0, 0, "NAME", "[Learning] power, wsd, cosine, linear, constant; --list explains", 0},
     {"--lr", OPT_REAL, &opts.lr, 0, 100, "X", "peak learning rate, for power the cap; 0: the family's default", 0},
     {"--warmup", OPT_REAL, &opts.warmup, -1, 1e15, "N", "tokens of warmup; below 1 a share of all; 0: 2% or 50 steps, whichever is longer; -1: none", 0},
-    {"--decay", OPT_REAL, &opts.decay, -1, 1, "X", "share of the tokens spent in the decay phase (power, wsd); -1: 0.1, below 1G tokens 0.2, below 10M 0.5", 0},
-    {"--decay-shape", OPT_TEXT, &opts.decay_shape, 0, 0, "NAME", "linear, 1-sqrt, exponential, cosine", 0},
+    {"--decay", OPT_REAL, &opts.decay, -1, 1, "X", "share of the tokens spent in the decay phase (power, wsd, infinite, inverse-sqrt); -1: 0.1, below 1G tokens 0.2, below 10M 0.5", 0},
+    {"--decay-shape", OPT_TEXT, &opts.decay_shape, 0, 0, "NAME", "linear, 1-sqrt, exponential, affine, cosine, rex, uba", 0},
+    {"--phi", OPT_REAL, &opts.phi, 0.01, 100, "X", "where uba falls: 2 is the cosine, below it later, above it earlier", 0},
+    {"--hold", OPT_REAL, &opts.hold, 0, 1, "X", "share of the peak at which infinite is level", 0},
+    {"--cool", OPT_REAL, &opts.cool, 0, 1e15, "N", "tokens in which infinite falls to it; below 1 a share of all", 0},
     {"--final", OPT_REAL, &opts.final, 0, 1, "X", "floor of the decay as a share", 0},
     {"--decay-from", OPT_TEXT, &opts.decay_from, 0, 0, "CKPT", "cool down any checkpoint: branch off with --decay-tokens into another --out", 0},
     {"--decay-tokens", OPT_INT, &opts.decay_tokens, 0, 1e15, "N", "length of that branch; 0: 25% of what the checkpoint has seen", 0},
@@ -91,7 +94,7 @@ struct opt train_amounts_table[] = {
     {"--tokens", OPT_INT, &amount.tokens, 0, 0, "", "", 0},   {"--batch-tokens", OPT_INT, &amount.batch_tokens, 0, 0, "", "", 0},
     {"--decay-tokens", OPT_INT, &amount.decay_tokens, 0, 0, "", "", 0}, {"--lr", OPT_REAL, &amount.lr, 0, 0, "", "", 0},
     {"--warmup", OPT_REAL, &amount.warmup, 0, 0, "", "", 0}, {"--power-a", OPT_REAL, &amount.power_a, 0, 0, "", "", 0},
-    {"--decay", OPT_REAL, &amount.decay, 0, 0, "", "", 0},
+    {"--decay", OPT_REAL, &amount.decay, 0, 0, "", "", 0}, {"--cool", OPT_REAL, &amount.cool, 0, 0, "", "", 0},
 };
 const size_t train_amounts_count = COUNT_OF(train_amounts_table);
 static const char amounts_follow[] = "# what these came to\n";

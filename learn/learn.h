@@ -13,23 +13,27 @@
 
 struct schedule {
     const struct schedule_row *kind;
-    double lr;            // peak (wsd, cosine, linear, constant), cap eta_max (power)
+    double lr;            // peak; for power the cap eta_max
     double total, warmup; // tokens; total may be INFINITY. Warmup is linear from 0 to the curve's value at `warmup`
-    double decay;         // tokens of the last phase (power, wsd): begins at max(warmup, total - decay)
+    double decay;         // tokens of the last phase of rows with a curve: begins at max(warmup, total - decay)
     const struct decay_row *shape;
-    double final;         // floor as a fraction of the peak (cosine, linear) or of the rate at decay start (wsd, power)
+    double final;         // floor as a fraction of the peak or, of a decay, of the rate it began at
     double power_a, power_b; // 4, -0.51 (Shen et al. 2024)
+    double phi;           // uba: 2 is the cosine, below it falls later
+    double cool, hold;    // infinite: tokens of its first fall, and the share of lr that it falls to
     double batch;         // tokens per step; beta = batch / 4096
 };
 struct schedule_row {
     const char *name;
-    double (*curve)(const struct schedule *s, double n); // the rate at n tokens without warmup and decay; n >= 0
-    bool decays;          // has a decay phase of `decay` tokens
+    // One of two. The rate at n tokens without warmup and decay, which knows no horizon: a decay phase of `decay` tokens
+    // follows. Or the share of lr at u of the way from warmup to total, for schedules that are one shape as a whole.
+    double (*curve)(const struct schedule *s, double n);
+    double (*over)(double u, const struct schedule *s);
     const char *help, *source;
 };
 struct decay_row {
-    const char *name;     // "1-sqrt", "linear", "exponential", "cosine"
-    double (*factor)(double u, double final); // u in [0,1]: 1 at 0, final at 1
+    const char *name;     // "1-sqrt", "linear", ...
+    double (*factor)(double u, const struct schedule *s); // u in [0,1]: 1 at 0, s->final at 1
     const char *help;
 };
 extern const struct schedule_row schedules[];
@@ -39,8 +43,8 @@ const struct schedule_row *schedule_find(const char *name); // NULL when unknown
 const struct decay_row *decay_find(const char *name);
 // Learning rate of the step that begins when n tokens are done and ends at n + batch. What rises (warmup) is read at
 // the end of the step, what falls (curve, decay) at its beginning: the first step of a warmup is not zero, the last
-// step of a decay to zero is not lost, and n = 0 needs no special case. Until the decay begins, power, wsd and
-// constant do not depend on `total`: a run may be prolonged.
+// step of a decay to zero is not lost, and n = 0 needs no special case. Until the decay begins, rows with
+// a curve do not depend on `total`: a run may be prolonged.
 double schedule_lr(const struct schedule *s, double n);
 
 // --- optimizers (methods C) ----------------------------------------------------------------------------------------
