@@ -225,11 +225,9 @@ static struct model_config make_config(const struct run *r) {
     return c;
 }
 
-// Step Law (Li et al. 2025): batch in tokens for D tokens of training, in whole sequences. Its data begin at 4G tokens; for
-// small runs half of it does better (stories at 0.6M and 1.5M tokens: 1024 beats 2048).
-static int64_t step_law_batch(double D, int64_t T) {
-    double batch = 0.58 * pow(D, 0.571) * (D < 1e8 ? 0.5 : 1);
-    int64_t sequences = (int64_t)(batch / (double)T + 0.5), least = (1024 + T - 1) / T;
+// The Step Law's batch for D tokens of training, in whole sequences and not below about a thousand tokens.
+static int64_t default_batch(double D, int64_t T) {
+    int64_t sequences = (int64_t)(step_law_batch(D) / (double)T + 0.5), least = (1024 + T - 1) / T;
     return (sequences < least ? least : sequences) * T;
 }
 
@@ -292,7 +290,7 @@ static void resolve_amounts(struct run *r, const struct model_config *c) {
         struct plan plan;
         expected = opts.time * measured_tokens_per_s(r, c, &plan);
     }
-    amount.batch_tokens = opts.batch_tokens ? opts.batch_tokens : step_law_batch(opts.steps ? 2e6 : expected, opts.seq);
+    amount.batch_tokens = opts.batch_tokens ? opts.batch_tokens : default_batch(opts.steps ? 2e6 : expected, opts.seq);
     if (amount.batch_tokens % opts.seq)
         refuse(2, "--batch-tokens %lld is no multiple of --seq %lld", (long long)amount.batch_tokens, (long long)opts.seq);
     if (opts.steps) expected = (double)(opts.steps * amount.batch_tokens);

@@ -47,6 +47,45 @@ const struct decay_row *decay_find(const char *name);
 // a curve do not depend on `total`: a run may be prolonged.
 double schedule_lr(const struct schedule *s, double n);
 
+// --- batch (methods A.4 to A.6) --------------------------------------------------------------------------------------
+
+// What the gradient's norms say about its noise. Start with {0}; part of the checkpoint.
+struct noise {
+    double signal, trace; // moving averages: |G|^2, and the trace of the covariance of one token's gradient
+    double steps;         // that went into them
+};
+// From one step: squared norms of the mean gradient over its first b tokens and over all B > b, before clipping.
+void noise_add(struct noise *z, double b, double small, double B, double large);
+double noise_scale(const struct noise *z); // trace / signal in tokens; NaN before ten steps, or when nothing is known
+
+struct batch_rule {
+    const struct batch_row *kind;
+    double least, most;   // tokens, whole sequences: the smallest batch, and the largest
+    double ramp, theta;   // tokens of the ramp; theta of the norm test (.1 to .5 in the paper)
+    int64_t T;            // tokens of a sequence
+    // The rest is state and part of the checkpoint; 0 at the start.
+    int64_t now;          // the last batch: a batch never shrinks
+    double judged;        // steps of the noise when `adaptive` last looked
+    struct noise noise;
+};
+struct batch_row {
+    const char *name;
+    double (*size)(struct batch_rule *r, double n); // tokens wanted when n are done
+    const char *help, *source;
+};
+struct batch_lr_row {
+    const char *name;
+    double (*factor)(double B, double at, double noise); // rate of batch B over that of batch `at`; noise may be NaN
+    const char *help, *source;
+};
+extern const struct batch_row batch_rules[];
+extern const struct batch_lr_row batch_lr_rules[];
+extern const int batch_rule_count, batch_lr_rule_count;
+const struct batch_row *batch_rule_find(const char *name); // NULL when unknown
+const struct batch_lr_row *batch_lr_rule_find(const char *name);
+int64_t batch_next(struct batch_rule *r, double n); // tokens of the step that begins at n, a multiple of T
+double step_law_batch(double tokens); // 0.58 D^0.571 (Li et al. 2025), half of it below 100M tokens
+
 // --- optimizers (methods C) ----------------------------------------------------------------------------------------
 
 // AdamW as in PyTorch: w -= lr * (step + weight_decay * w), so the decay is coupled with the rate, and under muP it
