@@ -53,6 +53,11 @@ static void print_list(void) {
     puts("schedules (--schedule)");
     for (int i = 0; i < schedule_count; i++)
         printf("  %-14s %s [%s]\n", schedules[i].name, schedules[i].help, schedules[i].source);
+    puts("batch rules (--batch-rule)");
+    for (int i = 0; i < batch_rule_count; i++) printf("  %-14s %s [%s]\n", batch_rules[i].name, batch_rules[i].help, batch_rules[i].source);
+    puts("what the rate does when the batch changes (--batch-lr)");
+    for (int i = 0; i < batch_lr_rule_count; i++)
+        printf("  %-14s %s [%s]\n", batch_lr_rules[i].name, batch_lr_rules[i].help, batch_lr_rules[i].source);
     puts("decay shapes (--decay-shape)");
     for (int i = 0; i < decay_count; i++) printf("  %-14s %s\n", decays[i].name, decays[i].help);
     puts("dtypes (--export-dtype)");
@@ -100,7 +105,8 @@ struct run {
     struct log_file *log;
     struct progress progress;
     struct text notes;
-    int64_t n_seq, micro_seq;             // sequences of a step, of a micro-batch
+    const struct batch_lr_row *batch_lr;
+    int64_t micro_seq;                    // sequences of a micro-batch
     int32_t *ids, *targets, *doc_start;   // one micro-batch
     float *losses;
     double last_save, last_eval, floor; // time_now, seconds of training, nats per byte
@@ -304,6 +310,7 @@ static void resolve_amounts(struct run *r, const struct model_config *c) {
                     : opts.warmup < 1  ? opts.warmup * expected
                                     : opts.warmup;
     amount.warmup = ceil(amount.warmup / batch) * batch;
+    amount.batch_ramp = opts.batch_ramp < 1 ? opts.batch_ramp * expected : opts.batch_ramp;
     amount.cool = opts.cool < 1 ? opts.cool * expected : opts.cool;
 }
 
@@ -314,6 +321,21 @@ static void make_schedule(struct run *r) {
         .power_a = amount.power_a, .power_b = opts.power_b, .batch = (double)amount.batch_tokens,
         .phi = opts.phi, .hold = opts.hold, .cool = amount.cool,
     };
+}
+
+// The rule is made anew, its state stays. Power has the batch in its law; elsewhere Adam's root is the default.
+static void make_batch(struct run *r) {
+    struct batch_rule *b = &r->state.batch;
+    b->kind = batch_rule_find(opts.batch_rule);
+    b->most = (double)amount.batch_tokens;
+    b->least = b->kind == batch_rule_find("constant") ? b->most : opts.batch_least ? (double)opts.batch_least : fmax((double)(amount.batch_tokens / 8 / opts.seq * opts.seq), (double)opts.seq);
+    b->ramp = amount.batch_ramp;
+    b->theta = opts.batch_theta;
+    b->T = opts.seq;
+    bool power = strcmp(opts.schedule, "power") == 0;
+    r->batch_lr = batch_lr_rule_find(*opts.batch_lr ? opts.batch_lr : power ? "none" : "sqrt");
+    if (b->least > b->most || (int64_t)b->least % opts.seq)
+        refuse(2, "--batch-least %.0f should be a multiple of --seq and at most --batch-tokens, %lld", b->least, (long long)amount.batch_tokens);
 }
 
 static void keep_options(struct run *r) {
@@ -437,46 +459,69 @@ static double log_evaluation(struct run *r, int64_t tokens) {
     return per_byte;
 }
 
+// Adds one micro-batch to the gradient: n sequences of the run from number s on.
+static void add_micro_batch(struct run *r, int64_t s, int64_t n, double batch, double *sum, int64_t *scored) {
+    int64_t T = opts.seq;
+    for (int64_t i = 0; i < n; i++)
+        loader_sequence(&r->train, T, r->state.seed, s + i, (int32_t)(i * T), r->ids + i * T, r->targets + i * T, r->doc_start + i * T);
+    train_loss(r->acts, &(struct train_batch){n * T, T, r->ids, r->targets, r->doc_start}, 1 / (float)batch, r->losses);
+    // Row by row, so that the split into micro-batches does not show in the last bits.
+    for (int64_t i = 0; i < n * T; i++) *sum += r->losses[i], *scored += r->targets[i] >= 0;
+}
+
+// Tokens of this step, never beyond the run's end; its rate is that of the whole batch.
+static int64_t step_batch(struct run *r, double *lr) {
+    struct batch_rule *rule = &r->state.batch;
+    int64_t batch = batch_next(rule, (double)r->state.tokens), left = amount.tokens - r->state.tokens;
+    r->schedule.batch = (double)batch;
+    *lr = schedule_lr(&r->schedule, (double)r->state.tokens) *
+          r->batch_lr->factor((double)batch, (double)amount.batch_tokens, noise_scale(&rule->noise));
+    return amount.tokens && left < batch ? left : batch;
+}
+
 // One step. False when a signal came between micro-batches: the partial gradient is dropped.
 static bool step(struct run *r) {
-    int64_t T = opts.seq, first = r->state.step * r->n_seq;
     int64_t scored = 0;
-    double start = time_now(), sum = 0, lr = schedule_lr(&r->schedule, (double)r->state.tokens);
+    double start = time_now(), sum = 0, lr, small = 0;
+    struct batch_rule before = r->state.batch;
+    int64_t batch = step_batch(r, &lr), first = r->state.tokens / opts.seq, n_seq = batch / opts.seq;
+    int64_t probe = n_seq < 2 ? n_seq : (n_seq + 7) / 8; // the same cut for any micro-batch: the noise is part of the run
     r->backend->begin();
     train_zero_grads(r->acts);
-    for (int64_t s = 0; s < r->n_seq; s += r->micro_seq) {
-        int64_t n = r->n_seq - s < r->micro_seq ? r->n_seq - s : r->micro_seq;
-        for (int64_t i = 0; i < n; i++)
-            loader_sequence(&r->train, T, r->state.seed, first + s + i, (int32_t)(i * T), r->ids + i * T, r->targets + i * T,
-                            r->doc_start + i * T);
-        train_loss(r->acts, &(struct train_batch){n * T, T, r->ids, r->targets, r->doc_start},
-                   1 / (float)amount.batch_tokens, r->losses);
-        // Row by row, so that the split into micro-batches does not show in the last bits.
-        for (int64_t i = 0; i < n * T; i++) sum += r->losses[i], scored += r->targets[i] >= 0;
-        if (stop_wanted) return false;
+    for (int64_t s = 0, n; s < n_seq; s += n) {
+        int64_t stop = s < probe ? probe : n_seq;
+        n = stop - s < r->micro_seq ? stop - s : r->micro_seq;
+        add_micro_batch(r, first + s, n, (double)batch, &sum, &scored);
+        if (s + n == probe) small = optimizer_grad_norm(r->optimizer) * (double)n_seq / (double)probe;
+        if (stop_wanted) {
+            r->state.batch = before;
+            return false;
+        }
     }
     double loss = sum / (double)(scored ? scored : 1), norm = optimizer_grad_norm(r->optimizer);
     enum guard_verdict verdict = guard_judge(&r->state.guard, loss, norm);
     r->state.step++;
+    if (verdict == GUARD_KEEP && probe < n_seq)
+        noise_add(&r->state.batch.noise, (double)(probe * opts.seq), small * small, (double)batch, norm * norm);
     if (verdict == GUARD_KEEP) optimizer_step(r->optimizer, lr, norm, r->state.step - r->state.guard.skipped);
     r->backend->end();
-    r->state.tokens += amount.batch_tokens;
+    r->state.tokens += batch;
     double seconds = time_now() - start;
     r->state.seconds += seconds;
-    struct log_row row = {r->state.step, r->state.tokens, loss, lr, norm, seconds * 1e3, (double)amount.batch_tokens / seconds,
-                          NAN, NAN, verdict == GUARD_KEEP ? NULL : guard_name(verdict)};
+    struct log_row row = {r->state.step, r->state.tokens, loss, lr, norm, seconds * 1e3, (double)batch / seconds, NAN, NAN,
+                          verdict == GUARD_KEEP ? NULL : guard_name(verdict), (double)batch, noise_scale(&r->state.batch.noise)};
     log_add(r->log, &row);
     if (verdict != GUARD_KEEP)
         progress_note(&r->progress, "step %lld skipped: %s (loss %g, gradient norm %g)", (long long)r->state.step,
                       guard_name(verdict), loss, norm);
     if (verdict == GUARD_NOT_FINITE && r->state.guard.in_a_row >= 20)
         refuse(1, "the loss was not finite 20 steps in a row; the checkpoints in %s are from before: lower --lr", opts.out);
-    double eta = amount.tokens ? (double)(amount.tokens - r->state.tokens) / (double)amount.batch_tokens * seconds
+    double eta = amount.tokens ? (double)(amount.tokens - r->state.tokens) / (double)batch * seconds
                           : opts.time - r->state.seconds;
     char done[32], speed[32], left[32];
     progress_line(&r->progress, r->state.step == 1, "step %lld | %s tokens | loss %.4f | lr %.2e | norm %.3f | %s tok/s | eta %s",
                   (long long)r->state.step, text_count(done, (double)r->state.tokens), loss, lr, norm,
-                  text_count(speed, (double)amount.batch_tokens / seconds), text_time(left, eta > 0 ? eta : 0));
+                  text_count(speed, (double)batch / seconds), text_time(left, eta > 0 ? eta : 0));
     return true;
 }
 
@@ -653,6 +698,8 @@ static void parse_options(int argc, char **argv) {
     if (compute != DTYPE_F32 && compute != DTYPE_BF16) refuse(2, "--dtype %s: expected f32 or bf16", opts.dtype);
     if (out == DTYPE_COUNT || !dtype_row(out)->from_f32) refuse(2, "--export-dtype %s is unknown; --list names them", opts.export_dtype);
     if (!schedule_find(opts.schedule)) refuse(2, "--schedule %s is unknown; --list names them", opts.schedule);
+    if (!batch_rule_find(opts.batch_rule)) refuse(2, "--batch-rule %s is unknown; --list names them", opts.batch_rule);
+    if (*opts.batch_lr && !batch_lr_rule_find(opts.batch_lr)) refuse(2, "--batch-lr %s is unknown; --list names them", opts.batch_lr);
     if (!decay_find(opts.decay_shape)) refuse(2, "--decay-shape %s is unknown; --list names them", opts.decay_shape);
     if (!family_find(opts.family)) refuse(2, "--family %s is unknown; --list names them", opts.family);
     if (strcmp(opts.device, "auto") && strcmp(opts.device, "cpu"))
@@ -734,7 +781,7 @@ static struct model_config settle(struct run *r, const struct model_file *checkp
         if (opts.decay_from) branch_off(r);
     }
     make_schedule(r);
-    r->n_seq = amount.batch_tokens / opts.seq;
+    make_batch(r);
     r->micro_seq = micro_sequences(amount.batch_tokens);
     return config;
 }

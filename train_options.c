@@ -8,7 +8,7 @@
 
 struct train_options opts = {
     .out = "out", .family = "granite", .size = "1M", .tokenizer = "bpe:4096", .schedule = "power",
-    .decay_shape = "linear", .dtype = "f32", .device = "auto", .export_dtype = "f32",
+    .decay_shape = "linear", .dtype = "f32", .device = "auto", .batch_rule = "constant", .batch_lr = "", .batch_ramp = 0.1, .batch_theta = 0.5, .export_dtype = "f32",
     .seq = 1024, .seed = 1, .keep = 2, .eval_every = 0, .eval_tokens = 65536, .samples = 3,
     .story_bytes = 20000000, .decay = -1, .power_b = -0.51, .phi = 1, .hold = 0.55, .cool = 0.5, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1,
     .clip = 1, .guard = 6, .valid_share = 0.05, .save_seconds = 600, .floor = 0, .resume = true, .tied = true, .doc_mask = true,
@@ -49,6 +49,11 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"--steps --max-iters", OPT_INT, &opts.steps, 0, 1e12, "N", "or how many steps", 0},
     {"--seq --block-size", OPT_INT, &opts.seq, 8, 1 << 20, "N", "tokens of a sequence", 0},
     {"--batch-tokens", OPT_INT, &opts.batch_tokens, 0, 1e12, "N", "tokens of a step; 0: by the Step Law, 0.58 D^0.571", 0},
+    {"--batch-rule", OPT_TEXT, &opts.batch_rule, 0, 0, "NAME", "constant, ramp, critical or adaptive, up to --batch-tokens; --list explains", 0},
+    {"--batch-least", OPT_INT, &opts.batch_least, 0, 1e12, "N", "tokens of the first steps of a batch that grows; 0: an eighth", 0},
+    {"--batch-ramp", OPT_REAL, &opts.batch_ramp, 0, 1e15, "N", "tokens of the ramp; below 1 a share of all", 0},
+    {"--batch-theta", OPT_REAL, &opts.batch_theta, 0.01, 10, "X", "of the norm test: the noise a batch may have, as a share of its signal", 0},
+    {"--batch-lr", OPT_TEXT, &opts.batch_lr, 0, 0, "NAME", "the rate when the batch changes: none, sqrt, linear, surge; \"\": sqrt, and none for power, whose law knows the batch", 0},
     {"--micro-batch", OPT_INT, &opts.micro_batch, 0, 1 << 20, "N", "sequences computed at once: memory and speed, never the result (0: about 4096 tokens)", 0},
     {"--schedule", OPT_TEXT, &opts.schedule, 0, 0, "NAME", "[Learning] power, wsd, cosine, linear, constant; --list explains", 0},
     {"--lr", OPT_REAL, &opts.lr, 0, 100, "X", "peak learning rate, for power the cap; 0: the family's default", 0},
@@ -95,6 +100,7 @@ struct opt train_amounts_table[] = {
     {"--decay-tokens", OPT_INT, &amount.decay_tokens, 0, 0, "", "", 0}, {"--lr", OPT_REAL, &amount.lr, 0, 0, "", "", 0},
     {"--warmup", OPT_REAL, &amount.warmup, 0, 0, "", "", 0}, {"--power-a", OPT_REAL, &amount.power_a, 0, 0, "", "", 0},
     {"--decay", OPT_REAL, &amount.decay, 0, 0, "", "", 0}, {"--cool", OPT_REAL, &amount.cool, 0, 0, "", "", 0},
+    {"--batch-ramp", OPT_REAL, &amount.batch_ramp, 0, 0, "", "", 0},
 };
 const size_t train_amounts_count = COUNT_OF(train_amounts_table);
 static const char amounts_follow[] = "# what these came to\n";

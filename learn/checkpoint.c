@@ -6,6 +6,7 @@
 //
 //   train.version 1          train.step, train.tokens, train.batch_tokens, train.sequence       u64
 //   train.seed, train.data_hash  16 hexadecimal digits      train.seconds  f64     train.options  text
+//   train.batch.now u64, .judged f64               train.noise.signal, .trace, .steps  f64 (absent: at the start)
 //   train.guard.count, .skipped, .in_a_row  u64    train.guard.limit  f64    train.guard.loss, .norm  256 x i32
 //
 // Saving never endangers what is there: free space is asked first, the file appears by one rename after fsync, and
@@ -15,6 +16,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <float.h>
 #include <math.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -76,6 +78,11 @@ static void write_state(struct gguf_out *o, const struct run_state *r) {
     gguf_out_f64(o, "train.guard.limit", r->guard.limit);
     write_doubles(o, "train.guard.loss", r->guard.loss);
     write_doubles(o, "train.guard.norm", r->guard.norm);
+    gguf_out_u64(o, "train.batch.now", (uint64_t)r->batch.now);
+    gguf_out_f64(o, "train.batch.judged", r->batch.judged);
+    gguf_out_f64(o, "train.noise.signal", r->batch.noise.signal);
+    gguf_out_f64(o, "train.noise.trace", r->batch.noise.trace);
+    gguf_out_f64(o, "train.noise.steps", r->batch.noise.steps);
 }
 
 static bool read_hex(const struct model_file *f, const char *key, uint64_t *x, struct err *err) {
@@ -137,6 +144,11 @@ bool checkpoint_read_state(const struct model_file *f, struct run_state *r, stru
                 meta_real(f, "train.guard.limit", true, 0, 1e12, &r->guard.limit, err) &&
                 read_doubles(f, "train.guard.loss", r->guard.loss, err) &&
                 read_doubles(f, "train.guard.norm", r->guard.norm, err) &&
+                meta_int(f, "train.batch.now", false, 0, INT64_MAX, &r->batch.now, err) &&
+                meta_real(f, "train.batch.judged", false, 0, 1e18, &r->batch.judged, err) &&
+                meta_real(f, "train.noise.signal", false, -DBL_MAX, DBL_MAX, &r->batch.noise.signal, err) &&
+                meta_real(f, "train.noise.trace", false, -DBL_MAX, DBL_MAX, &r->batch.noise.trace, err) &&
+                meta_real(f, "train.noise.steps", false, 0, 1e18, &r->batch.noise.steps, err) &&
                 meta_text(f, "train.options", true, &options, err);
     if (!fine) return false;
     text_add(&r->options, options.p ? options.p : "", options.n);

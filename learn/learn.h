@@ -198,9 +198,10 @@ void loader_window(const struct tokens *t, int64_t T, int64_t w, int32_t base, i
 
 struct run_state { // everything that is not a tensor
     int64_t step, tokens;       // done
-    int64_t batch_tokens, T;
+    int64_t batch_tokens, T;    // of the largest batch
     uint64_t seed, data_hash;
     struct guard guard;
+    struct batch_rule batch;    // only its state is in checkpoints
     double seconds;             // spent training, for logs
     struct text options;        // the option table as text, one `name = value` a line; owned by whoever fills it
 };
@@ -225,7 +226,8 @@ MUST_USE bool checkpoint_export(const char *path, const struct model *m, const s
 // --- log and report ------------------------------------------------------------------------------------------------
 
 // OUT/log.jsonl: one object per step:
-//   step, tokens, loss (nats per token), lr, grad_norm, dt_ms, tok_per_s, skipped (reason, only then);
+//   step, tokens, loss (nats per token), lr, grad_norm, dt_ms, tok_per_s, batch, noise (both in tokens), skipped
+//   (reason, only then);
 //   evaluations: step, tokens, val_loss (nats per token), val_nats_per_byte.
 // Members that are not finite are left out. Losses, lr and grad_norm have all the digits that read back the same, so
 // the logs of equal runs are equal but for dt_ms and tok_per_s. Each line is one write.
@@ -234,6 +236,7 @@ struct log_row {
     double loss, lr, grad_norm, dt_ms, tok_per_s;
     double val_loss, val_nats_per_byte; // NaN when this row is no evaluation, as the five above when it is one
     const char *skipped;                // NULL when kept
+    double batch, noise;                // tokens of the step, noise scale in tokens; 0: not known
 };
 struct log_file;
 // Opens for appending after dropping rows with more than keep_tokens (a resume; -1 drops all) and a torn end. NULL on
