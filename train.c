@@ -53,6 +53,8 @@ static void print_list(void) {
     puts("schedules (--schedule)");
     for (int i = 0; i < schedule_count; i++)
         printf("  %-14s %s [%s]\n", schedules[i].name, schedules[i].help, schedules[i].source);
+    puts("optimizers (--optimizer)");
+    for (int i = 0; i < optimizer_count; i++) printf("  %-14s %s [%s]\n", optimizers[i].name, optimizers[i].help, optimizers[i].source);
     puts("batch rules (--batch-rule)");
     for (int i = 0; i < batch_rule_count; i++) printf("  %-14s %s [%s]\n", batch_rules[i].name, batch_rules[i].help, batch_rules[i].source);
     puts("what the rate does when the batch changes (--batch-lr)");
@@ -265,7 +267,7 @@ static double measured_tokens_per_s(const struct run *r, const struct model_conf
     struct err err;
     int64_t batch = amount.batch_tokens ? amount.batch_tokens : 8 * opts.seq, micro = micro_sequences(batch) * opts.seq;
     size_t data_bytes = (size_t)(r->train.count + r->valid.count) * (r->train.t16 ? 2 : 4);
-    if (!plan_make(plan, c, r->backend, dtype_from_name(opts.dtype), micro, opts.seq, batch, amount.tokens, data_bytes, &err)) fail(1, &err);
+    if (!plan_make(plan, c, r->backend, dtype_from_name(opts.dtype), optimizer_find(opts.optimizer), micro, opts.seq, batch, amount.tokens, data_bytes, &err)) fail(1, &err);
     return plan->tokens_per_s;
 }
 
@@ -303,7 +305,7 @@ static void resolve_amounts(struct run *r, const struct model_config *c) {
     resolve_tokens(expected);
     if (amount.tokens) expected = (double)amount.tokens;
     double batch = (double)amount.batch_tokens;
-    amount.lr = opts.lr > 0 ? opts.lr : default_lr(c, expected);
+    amount.lr = opts.lr > 0 ? opts.lr : default_lr(c, expected) * optimizer_find(opts.optimizer)->lr;
     amount.power_a = opts.power_a > 0 ? opts.power_a : default_power_a(batch);
     amount.warmup = opts.warmup < 0    ? 0
                     : opts.warmup == 0 ? fmax(0.02 * expected, fmin(50 * batch, 0.1 * expected))
@@ -427,6 +429,7 @@ static double evaluate(struct run *r, int64_t tokens) {
     if (wanted < 1) wanted = 1;
     if (wanted > windows) wanted = windows;
     double sum = 0;
+    bool swapped = optimizer_swap(r->optimizer);
     for (int64_t w = 0; w < wanted && !stop_wanted;) {
         int64_t n = wanted - w < r->micro_seq ? wanted - w : r->micro_seq;
         for (int64_t i = 0; i < n; i++)
@@ -436,6 +439,7 @@ static double evaluate(struct run *r, int64_t tokens) {
         for (int64_t i = 0; i < n * T; i++) sum += r->losses[i], scored += r->targets[i] >= 0;
         w += n;
     }
+    if (swapped) optimizer_swap(r->optimizer);
     return scored ? sum / (double)scored : NAN;
 }
 
@@ -668,6 +672,7 @@ static void finish(struct run *r) {
     if (!log_close(r->log, &err)) fail(1, &err);
     // The export reads its own file back, which takes the room of a second model: what only training needs goes first.
     train_state_free(r->acts);
+    optimizer_swap(r->optimizer);
     optimizer_free(r->optimizer);
     enum dtype dtype = dtype_from_name(opts.export_dtype);
     text_fmt(&path, "%s/model.gguf", opts.out);
@@ -698,6 +703,7 @@ static void parse_options(int argc, char **argv) {
     if (compute != DTYPE_F32 && compute != DTYPE_BF16) refuse(2, "--dtype %s: expected f32 or bf16", opts.dtype);
     if (out == DTYPE_COUNT || !dtype_row(out)->from_f32) refuse(2, "--export-dtype %s is unknown; --list names them", opts.export_dtype);
     if (!schedule_find(opts.schedule)) refuse(2, "--schedule %s is unknown; --list names them", opts.schedule);
+    if (!optimizer_find(opts.optimizer)) refuse(2, "--optimizer %s is unknown; --list names them", opts.optimizer);
     if (!batch_rule_find(opts.batch_rule)) refuse(2, "--batch-rule %s is unknown; --list names them", opts.batch_rule);
     if (*opts.batch_lr && !batch_lr_rule_find(opts.batch_lr)) refuse(2, "--batch-lr %s is unknown; --list names them", opts.batch_lr);
     if (!decay_find(opts.decay_shape)) refuse(2, "--decay-shape %s is unknown; --list names them", opts.decay_shape);
@@ -709,7 +715,9 @@ static void parse_options(int argc, char **argv) {
 static void allocate(struct run *r) {
     struct err err;
     size_t rows = (size_t)(r->micro_seq * opts.seq);
-    struct optimizer_options oo = {opts.beta1, opts.beta2, opts.eps, opts.weight_decay, opts.clip};
+    const struct optimizer_row *row = optimizer_find(opts.optimizer);
+    struct optimizer_options oo = {.row = row, .beta1 = opts.beta1 >= 0 ? opts.beta1 : row->beta1, .beta2 = opts.beta2 >= 0 ? opts.beta2 : row->beta2,
+                                   .eps = opts.eps, .weight_decay = opts.weight_decay, .clip = opts.clip, .momentum = opts.momentum};
     r->optimizer = optimizer_new(r->model, &oo, &err);
     if (!r->optimizer) fail(1, &err);
     r->acts = train_state_new(r->model, r->micro_seq * opts.seq, opts.seq, &err);

@@ -4,7 +4,7 @@
 // optimizer and the keys train.*. Numbers that must come back bit for bit are kept as such: 64-bit unsigned ones as
 // hexadecimal text, the guard's doubles as pairs of 32-bit integers (low half first), everything else fits its key.
 //
-//   train.version 1          train.step, train.tokens, train.batch_tokens, train.sequence       u64
+//   train.version 2          train.step, train.tokens, train.batch_tokens, train.sequence       u64
 //   train.seed, train.data_hash  16 hexadecimal digits      train.seconds  f64     train.options  text
 //   train.batch.now u64, .judged f64               train.noise.signal, .trace, .steps  f64 (absent: at the start)
 //   train.guard.count, .skipped, .in_a_row  u64    train.guard.limit  f64    train.guard.loss, .norm  256 x i32
@@ -23,7 +23,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { VERSION = 1, SLACK_BYTES = 1 << 20 };
+enum { VERSION = 2, SLACK_BYTES = 1 << 20 };
 
 static char *path_in(const char *folder, const char *name) {
     struct text t = {0};
@@ -241,13 +241,13 @@ static void remove_older(const char *folder, int64_t tokens, int keep) {
 }
 
 bool checkpoint_save(const char *folder, const struct model *m, const struct tokenizer *t,
-                     const struct optimizer *o, const struct run_state *r, int keep,
+                     struct optimizer *o, const struct run_state *r, int keep,
                      struct err *err) {
     assert(m->trainable && r->tokens >= 0);
     char name[64];
     if (!file_make_folder(folder, err)) return false;
     remove_stale(folder);
-    if (!room_for(folder, file_bytes(&m->config, t, 3), err)) return false;
+    if (!room_for(folder, file_bytes(&m->config, t, 1) + optimizer_state_bytes(o), err)) return false;
     name_of(name, r->tokens);
     char *path = path_in(folder, name);
     struct gguf_out *out = gguf_out_open(path, err);
@@ -256,6 +256,7 @@ bool checkpoint_save(const char *folder, const struct model *m, const struct tok
     config_write(&m->config, out);
     tokenizer_write(t, out);
     write_state(out, r);
+    optimizer_keys(o, out);
     model_declare(m, DTYPE_F32, out, NULL);
     optimizer_declare(o, out);
     gguf_out_seal(out);

@@ -88,21 +88,43 @@ double step_law_batch(double tokens); // 0.58 D^0.571 (Li et al. 2025), half of 
 
 // --- optimizers (methods C) ----------------------------------------------------------------------------------------
 
-// AdamW as in PyTorch: w -= lr * (step + weight_decay * w), so the decay is coupled with the rate, and under muP it
-// falls with lr / m_width as in nanoGPT-mup and IBM's engine (methods B.1). Norms do not decay (param.decay).
+// Weight decay is coupled with the rate as in PyTorch: w -= lr * (step + weight_decay * w), so under muP it falls with
+// lr / m_width as in nanoGPT-mup and IBM's engine (methods B.1). Norms do not decay (param.decay).
 struct optimizer_options {
-    double beta1, beta2, eps, weight_decay, clip; // .9 .95 1e-8 .1 1.0; clip 0: off
+    double beta1, beta2, eps, weight_decay, clip; // adamw: .9 .95 1e-8 .1 1.0; clip 0: off
+    double momentum;                              // muon, on hidden matrices: .95
+    const struct optimizer_row *row;              // NULL: adamw
 };
-struct optimizer; // moments of every parameter, in the model's order: two f32 blocks on the device
-size_t optimizer_bytes(const struct model_config *c); // what optimizer_new allocates on the device
+struct optimizer; // a model's, with its blocks of state on the device
+struct one;       // one parameter of a step
+enum { OPTIMIZER_BLOCKS = 3 };
+struct optimizer_row {
+    const char *name;
+    const char *block[OPTIMIZER_BLOCKS]; // names of the state it keeps, f32
+    int64_t (*floats)(const struct model *m, const struct param *p, int block); // of a parameter in a block
+    int64_t (*room)(const struct param *p); // floats of scratch that the step of a parameter needs; NULL: none
+    void (*step)(const struct optimizer *o, const struct one *x);
+    double beta1, beta2; // when nothing is said
+    double lr;           // its rates are about so many times AdamW's
+    const char *help, *source;
+};
+extern const struct optimizer_row optimizers[]; // the first is the default
+extern const int optimizer_count;
+const struct optimizer_row *optimizer_find(const char *name); // NULL when unknown
+size_t optimizer_bytes(const struct optimizer_row *row, const struct model_config *c); // what optimizer_new allocates on the device
 struct optimizer *optimizer_new(struct model *m, const struct optimizer_options *o, struct err *err);
 void optimizer_free(struct optimizer *o);
+size_t optimizer_state_bytes(const struct optimizer *o); // that a checkpoint holds
 double optimizer_grad_norm(struct optimizer *o); // global, before clipping; NaN or inf shows here: do not step then
 // Scales the gradients by min(1, clip / (grad_norm + 1e-6)), updates with lr * param.lr_scale, refreshes bf16 copies.
 // step counts from 1 (bias correction). grad_norm must be finite.
 void optimizer_step(struct optimizer *o, double lr, double grad_norm, int64_t step);
-void optimizer_declare(const struct optimizer *o, struct gguf_out *out); // tensors "adam.m.<param>", "adam.v.<param>"
-void optimizer_write_data(const struct optimizer *o, struct gguf_out *out);
+// Puts the weights that are to be judged and kept in the place of those that are trained, and back when called again, bit
+// for bit. False when they are the same, which is so but for schedule-free.
+bool optimizer_swap(struct optimizer *o);
+void optimizer_keys(const struct optimizer *o, struct gguf_out *out);
+void optimizer_declare(struct optimizer *o, struct gguf_out *out); // tensors "optimizer.<block>.<param>"
+void optimizer_write_data(struct optimizer *o, struct gguf_out *out);
 MUST_USE bool optimizer_read(struct optimizer *o, const struct model_file *f, struct err *err);
 
 // Skips updates that are not finite or far above recent history: (x - mean) / std of loss or gradient norm over
@@ -209,7 +231,7 @@ struct run_state { // everything that is not a tensor
 // files (all stay when keep is 0); files that claim more tokens than this one are left alone. Also removes
 // temporaries of killed processes. False on a full disk and the like: the old files are untouched.
 MUST_USE bool checkpoint_save(const char *folder, const struct model *m, const struct tokenizer *t,
-                              const struct optimizer *o, const struct run_state *r, int keep, struct err *err);
+                              struct optimizer *o, const struct run_state *r, int keep, struct err *err);
 // Newest file in folder that is whole (seal); names skipped ones in notes. False when there is none (err empty) or
 // the folder cannot be read. path is owned by the caller. A folder that does not exist holds none.
 MUST_USE bool checkpoint_newest(const char *folder, char **path, struct text *notes, struct err *err);
@@ -282,7 +304,7 @@ struct plan {
 // model that is too large for this is measured at one and two layers. micro_rows: tokens of a micro-batch, a multiple
 // of T. data_bytes: data that is still to come into memory.
 MUST_USE bool plan_make(struct plan *p, const struct model_config *c, const struct backend *b, enum dtype compute,
-                        int64_t micro_rows, int64_t T, int64_t batch_tokens, int64_t tokens, size_t data_bytes,
+                        const struct optimizer_row *row, int64_t micro_rows, int64_t T, int64_t batch_tokens, int64_t tokens, size_t data_bytes,
                         struct err *err);
 void plan_print(const struct plan *p, FILE *to);
 

@@ -126,6 +126,13 @@ Test(programs, every_rule_of_learning_keeps_the_promises) {
         "--schedule linear-to-zero",
         "--schedule uba --phi 0.5",
         "--schedule cosine --final 0.1",
+        "--optimizer nadamw",
+        "--optimizer muon --schedule wsd",
+        "--optimizer lion",
+        "--optimizer adafactor",
+        "--optimizer sgd",
+        "--optimizer lamb",
+        "--optimizer schedule-free --schedule constant --eval-every 5",
     };
     make_corpus();
     for (size_t i = 0; i < COUNT_OF(rows); i++) {
