@@ -144,6 +144,14 @@ static void parse_options(int argc, char **argv) {
     if (compute != DTYPE_F32 && compute != DTYPE_BF16) refuse(2, "--dtype %s: expected f32 or bf16", opts.dtype);
     if (out == DTYPE_COUNT || !dtype_row(out)->from_f32) refuse(2, "--export-dtype %s is unknown; --list names them", opts.export_dtype);
     if (!schedule_find(opts.schedule)) refuse(2, "--schedule %s is unknown; --list names them", opts.schedule);
+    for (size_t i = 0; i < opts.ladder.count; i++) {
+        char *end;
+        double share = strtod(opts.ladder.word[i], &end);
+        if (*end || !(share > 0 && share < 1)) refuse(2, "--ladder %s: expected a share between 0 and 1", opts.ladder.word[i]);
+    }
+    if ((opts.ladder.count || opts.probe_decay > 0) && !schedule_find(opts.schedule)->curve)
+        refuse(2, "--ladder and --probe-decay need a schedule with a decay phase; %s has none", opts.schedule);
+    if (opts.ladder.count && !opts.tokens && !opts.steps) refuse(2, "--ladder divides --tokens or --steps; give one of them");
     if (!optimizer_find(opts.optimizer)) refuse(2, "--optimizer %s is unknown; --list names them", opts.optimizer);
     if (!batch_rule_find(opts.batch_rule)) refuse(2, "--batch-rule %s is unknown; --list names them", opts.batch_rule);
     if (*opts.batch_lr && !batch_lr_rule_find(opts.batch_lr)) refuse(2, "--batch-lr %s is unknown; --list names them", opts.batch_lr);
@@ -245,9 +253,11 @@ static void open_records(struct run *r) {
     unlink(report_path);
     r->log = log_open(log_path, r->state.tokens ? r->state.tokens : -1, &err);
     if (!r->log || !log_read(log_path, &rows, &err)) fail(1, &err);
-    r->evaluated_at = -1;
-    for (size_t i = 0; i < rows.count; i++)
+    r->evaluated_at = r->cooled_at = -1;
+    for (size_t i = 0; i < rows.count; i++) {
         if (isfinite(rows.row[i].val_loss)) r->evaluated_at = rows.row[i].tokens;
+        if (rows.row[i].cooled_tokens > 0) r->cooled_at = rows.row[i].tokens;
+    }
     log_rows_free(&rows);
     opt_write(train_table, train_table_count, &settings);
     struct file_out *f = file_out_open(config_path, &err);

@@ -29,6 +29,7 @@ struct run {
     double last_save, last_eval, floor; // time_now, seconds of training, nats per byte
     int64_t resumed_at;   // tokens
     int64_t evaluated_at; // tokens of the last evaluation in the log, -1 when there is none
+    int64_t cooled_at;    // the same of the last cool-down aside
 };
 
 extern volatile sig_atomic_t stop_wanted; // a signal came: save and end

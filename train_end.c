@@ -4,27 +4,32 @@
 #include <math.h>
 #include <string.h>
 
-// Loss and validation loss of a log as one terminal plot.
+// The losses of a log as one terminal plot.
 void draw_log(const struct log_rows *rows, FILE *to) {
-    size_t n[2] = {0};
-    double *x[2], *y[2];
-    for (int k = 0; k < 2; k++) {
+    enum { KINDS = 3 };
+    static const char *const names[KINDS] = {"training loss", "validation", "had it been cooled down"};
+    struct series series[KINDS];
+    size_t shown = 0, n[KINDS] = {0};
+    double *x[KINDS], *y[KINDS];
+    for (int k = 0; k < KINDS; k++) {
         x[k] = mem_array(rows->count + 1, sizeof **x, "plot");
         y[k] = mem_array(rows->count + 1, sizeof **y, "plot");
     }
     for (size_t i = 0; i < rows->count; i++) {
-        const double value[2] = {rows->row[i].loss, rows->row[i].val_loss}; // a row has one or the other
-        for (int k = 0; k < 2; k++) {
+        const struct log_row *row = &rows->row[i];
+        const double value[KINDS] = {row->loss, row->val_loss, row->cooled_tokens > 0 ? row->cooled_loss : NAN};
+        for (int k = 0; k < KINDS; k++) {
             if (!isfinite(value[k])) continue;
-            x[k][n[k]] = (double)rows->row[i].tokens;
+            x[k][n[k]] = (double)(k == 2 ? row->cooled_tokens : row->tokens);
             y[k][n[k]++] = value[k];
         }
     }
-    struct series series[2] = {{"training loss", x[0], y[0], n[0], LOOK_LINE}, {"validation", x[1], y[1], n[1], LOOK_POINTS}};
-    struct plot plot = {"loss in nats per token", "tokens", "", series, n[1] ? 2u : 1u, false};
+    for (int k = 0; k < KINDS; k++)
+        if (k == 0 || n[k]) series[shown++] = (struct series){names[k], x[k], y[k], n[k], k ? LOOK_POINTS : LOOK_LINE};
+    struct plot plot = {"loss in nats per token", "tokens", "", series, shown, false};
     int width = term_width();
     plot_terminal(&plot, width > 100 ? 100 : width, 16, to);
-    for (int k = 0; k < 2; k++) {
+    for (int k = 0; k < KINDS; k++) {
         mem_free(x[k]);
         mem_free(y[k]);
     }

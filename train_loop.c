@@ -8,7 +8,9 @@
 #include "train.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static void keep_options(struct run *r) {
     text_clear(&r->state.options);
@@ -114,9 +116,11 @@ static bool step(struct run *r) {
     r->state.tokens += batch;
     double seconds = time_now() - start;
     r->state.seconds += seconds;
-    struct log_row row = {r->state.step, r->state.tokens, loss, lr, norm, seconds * 1e3, (double)batch / seconds, NAN, NAN,
-                          verdict == GUARD_KEEP ? NULL : guard_name(verdict), (double)batch, noise_scale(&r->state.batch.noise)};
-    log_add(r->log, &row);
+    struct log_row row = {.step = r->state.step, .tokens = r->state.tokens, .loss = loss, .lr = lr, .grad_norm = norm,
+                          .dt_ms = seconds * 1e3, .tok_per_s = (double)batch / seconds, .val_loss = NAN, .val_nats_per_byte = NAN,
+                          .skipped = verdict == GUARD_KEEP ? NULL : guard_name(verdict), .batch = (double)batch,
+                          .noise = noise_scale(&r->state.batch.noise)};
+    if (r->log) log_add(r->log, &row); // none while aside
     if (verdict != GUARD_KEEP)
         progress_note(&r->progress, "step %lld skipped: %s (loss %g, gradient norm %g)", (long long)r->state.step,
                       guard_name(verdict), loss, norm);
@@ -160,29 +164,119 @@ static bool evaluation_due(const struct run *r) {
     return r->state.step % (int64_t)fmax(1, ceil((double)amount.tokens / (double)amount.batch_tokens / 10)) == 0;
 }
 
+// ---- cool-downs aside ---------------------------------------------------------------------------------------------
+
+// The tokens of a cool-down from n on that makes up `share` of all it has seen then, in whole batches.
+static int64_t cool_length(double n, double share) { return whole_batches(n * share / (1 - share)); }
+
+// Cools a copy of the run down over `tokens`, logs what it is worth then, and goes on as if nothing had been: the state is
+// kept in a checkpoint of its own and read back, which changes no bit. Its model goes to `model` where that is not NULL.
+static void cool_aside(struct run *r, int64_t tokens, const char *model) {
+    struct err err;
+    struct text path = {0};
+    char *folder = in_out("aside");
+    const struct train_amounts kept = amount;
+    struct log_file *log = r->log;
+    const int64_t from = r->state.tokens, step_from = r->state.step;
+    keep_options(r);
+    text_fmt(&path, "%s/ckpt-%lld.gguf", folder, (long long)from);
+    if (!checkpoint_save(folder, r->model, r->tokenizer, r->optimizer, &r->state, 1, &err)) {
+        progress_note(&r->progress, "warning: no cool-down aside: %s", err.text);
+        mem_free(folder);
+        text_free(&path);
+        return;
+    }
+    r->log = NULL;
+    amount.tokens = from + tokens, amount.decay_tokens = tokens;
+    make_schedule(r);
+    while (!finished(r) && step(r)) continue;
+    double loss = finished(r) ? evaluate(r, 4 * opts.eval_tokens) : NAN, seconds = r->state.seconds;
+    int64_t end = r->state.tokens;
+    if (finished(r) && model) {
+        optimizer_swap(r->optimizer);
+        if (!checkpoint_export(model, r->model, r->tokenizer, dtype_from_name(opts.export_dtype), &r->notes, &err))
+            progress_note(&r->progress, "warning: %s", err.text);
+        optimizer_swap(r->optimizer);
+        text_clear(&r->notes);
+    }
+    text_free(&r->state.options);
+    struct model_file *f = model_file_open(path.data, &err);
+    if (!f || !checkpoint_read_state(f, &r->state, &err) || !checkpoint_read_tensors(f, r->model, r->optimizer, &err)) fail(1, &err);
+    model_file_close(f);
+    unlink(path.data);
+    rmdir(folder);
+    amount = kept, r->log = log, r->state.seconds = seconds;
+    make_schedule(r);
+    make_batch(r);
+    if (isfinite(loss)) {
+        struct log_row row = {.step = step_from, .tokens = from, .loss = NAN, .lr = NAN, .grad_norm = NAN, .dt_ms = NAN, .tok_per_s = NAN,
+                              .val_loss = NAN, .val_nats_per_byte = NAN, .cooled_tokens = end, .cooled_loss = loss,
+                              .cooled_nats_per_byte = loss * (double)r->valid.count / r->valid.bytes};
+        char count[32];
+        log_add(r->log, &row);
+        progress_note(&r->progress, "cooled down aside to %s tokens: validation loss %.4f", text_count(count, (double)end), loss);
+    }
+    mem_free(folder);
+    text_free(&path);
+}
+
+// Rungs of --ladder: the run that ends with a share of all tokens leaves the trunk where its own decay begins.
+static void climb(struct run *r, int64_t before) {
+    for (size_t i = 0; i < opts.ladder.count && amount.tokens; i++) {
+        double share = strtod(opts.ladder.word[i], NULL);
+        int64_t all = whole_batches(share * (double)amount.tokens), decay = whole_batches(amount.decay * (double)all), leave = all - decay;
+        if (leave <= before || leave > r->state.tokens || r->state.tokens <= r->cooled_at) continue;
+        struct text name = {0};
+        text_fmt(&name, "model-%lld.gguf", (long long)(r->state.tokens + decay));
+        char *path = in_out(name.data);
+        cool_aside(r, decay, path);
+        mem_free(path);
+        text_free(&name);
+    }
+}
+
+// Whether the step from `before` crossed a multiple of --probe-decay.
+static bool probe_due(const struct run *r, int64_t before) {
+    double every = opts.probe_decay < 1 ? opts.probe_decay * (double)amount.tokens : opts.probe_decay;
+    if (!(every > 0) || finished(r) || r->state.tokens <= r->cooled_at) return false;
+    if (amount.tokens && r->state.tokens > amount.tokens - amount.decay_tokens) return false; // cooling down already
+    return floor((double)before / every) < floor((double)r->state.tokens / every);
+}
+
+static void cool_downs(struct run *r, int64_t before) {
+    if (probe_due(r, before)) cool_aside(r, cool_length((double)r->state.tokens, opts.probe_share), NULL);
+    climb(r, before);
+}
+
+// ---- all of it ----------------------------------------------------------------------------------------------------
+
+static void keep_trunk(struct run *r) { // for ever: from here any other decay can start
+    struct text folder = {0};
+    struct err err;
+    text_fmt(&folder, "%s/trunk", opts.out);
+    if (file_make_folder(folder.data, &err)) save(r, folder.data, 1000);
+    else progress_note(&r->progress, "warning: not saved: %s", err.text);
+    text_free(&folder);
+}
+
 void loop(struct run *r) {
     bool guarded = false;
-    // The checkpoint was written before its evaluation; when the run was killed in between, it is made now.
+    // The checkpoint was written before its evaluation and cool-downs; when the run was killed in between, they are made now.
     if (r->resumed_at && r->evaluated_at < r->state.tokens && evaluation_due(r)) log_evaluation(r, opts.eval_tokens);
+    if (r->resumed_at) cool_downs(r, r->state.tokens - r->state.batch.now);
     while (!finished(r) && !stop_wanted) {
+        int64_t before = r->state.tokens;
         if (!step(r)) break;
         if (!guarded) mem_freeze(true), guarded = true;
         mem_freeze(false);
         place_decay(r);
-        bool trunk_done = decay_begins(r);
-        if (trunk_done) { // kept apart and for ever: from here any other decay can start
-            struct text folder = {0};
-            text_fmt(&folder, "%s/trunk", opts.out);
-            struct err err;
-            if (file_make_folder(folder.data, &err)) save(r, folder.data, 1000);
-            else progress_note(&r->progress, "warning: not saved: %s", err.text);
-            text_free(&folder);
-        }
+        if (decay_begins(r)) keep_trunk(r);
         bool by_steps = opts.save_every && r->state.step % opts.save_every == 0;
         bool eval_due = evaluation_due(r);
         double since_save = time_now() - r->last_save;
         if (by_steps || since_save > opts.save_seconds || (eval_due && since_save > 30)) save(r, opts.out, (int)opts.keep);
         if (eval_due) log_evaluation(r, opts.eval_tokens);
+        cool_downs(r, before);
         mem_freeze(true);
     }
     if (guarded) mem_freeze(false);

@@ -10,7 +10,7 @@ struct train_options opts = {
     .out = "out", .family = "granite", .size = "1M", .tokenizer = "bpe:4096", .schedule = "power",
     .decay_shape = "linear", .dtype = "f32", .device = "auto", .batch_rule = "constant", .batch_lr = "", .batch_ramp = 0.1, .batch_theta = 0.5, .export_dtype = "f32",
     .seq = 1024, .seed = 1, .keep = 2, .eval_every = 0, .eval_tokens = 65536, .samples = 3,
-    .story_bytes = 20000000, .decay = -1, .power_b = -0.51, .phi = 1, .hold = 0.55, .cool = 0.5, .beta1 = -1, .beta2 = -1, .momentum = 0.95, .optimizer = "adamw", .eps = 1e-8, .weight_decay = 0.1,
+    .story_bytes = 20000000, .decay = -1, .power_b = -0.51, .phi = 1, .probe_share = 0.1, .hold = 0.55, .cool = 0.5, .beta1 = -1, .beta2 = -1, .momentum = 0.95, .optimizer = "adamw", .eps = 1e-8, .weight_decay = 0.1,
     .clip = 1, .guard = 6, .valid_share = 0.05, .save_seconds = 600, .floor = 0, .resume = true, .tied = true, .doc_mask = true,
 };
 
@@ -66,6 +66,9 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"--final", OPT_REAL, &opts.final, 0, 1, "X", "floor of the decay as a share", 0},
     {"--decay-from", OPT_TEXT, &opts.decay_from, 0, 0, "CKPT", "cool down any checkpoint: branch off with --decay-tokens into another --out", 0},
     {"--decay-tokens", OPT_INT, &opts.decay_tokens, 0, 1e15, "N", "length of that branch; 0: 25% of what the checkpoint has seen", 0},
+    {"--probe-decay", OPT_REAL, &opts.probe_decay, 0, 1e15, "N", "every so many tokens (below 1: share of all) cool a copy down and log what the run is worth now", 0},
+    {"--probe-share", OPT_REAL, &opts.probe_share, 0.001, 0.9, "X", "length of that cool-down, as a share of all it has seen then", 0},
+    {"--ladder", OPT_MANY, &opts.ladder, 0, 0, "X", "also cool down the run that ends with this share of the tokens, and keep its model; give it several times", 0},
     {"--power-a", OPT_REAL, &opts.power_a, 0, 1000, "X", "amplitude of the power law; 0: 4, and below 64k tokens a batch 4 (64k / batch)^0.25", 0},
     {"--power-b", OPT_REAL, &opts.power_b, -2, 0, "X", "exponent of the power law", 0},
     {"--optimizer", OPT_TEXT, &opts.optimizer, 0, 0, "NAME", "adamw, nadamw, muon, lion, adafactor, sgd, lamb, schedule-free; --list explains", 0},
@@ -111,7 +114,7 @@ static const char amounts_follow[] = "# what these came to\n";
 static const char *const free_options[] = {
     "out", "config", "save-seconds", "save-every", "keep", "resume", "override", "export-dtype", "micro-batch", "eval-every",
     "eval-tokens", "samples", "prompt", "floor", "threads", "device", "cpu", "plan", "plot", "list", "version", "help", "time",
-    "decay-from", "decay-tokens", "data"};
+    "decay-from", "decay-tokens", "data", "probe-decay", "probe-share", "ladder"};
 
 bool train_option_is_free(const char *name, size_t n) {
     for (size_t i = 0; i < COUNT_OF(free_options); i++)

@@ -250,7 +250,8 @@ MUST_USE bool checkpoint_export(const char *path, const struct model *m, const s
 // OUT/log.jsonl: one object per step:
 //   step, tokens, loss (nats per token), lr, grad_norm, dt_ms, tok_per_s, batch, noise (both in tokens), skipped
 //   (reason, only then);
-//   evaluations: step, tokens, val_loss (nats per token), val_nats_per_byte.
+//   evaluations: step, tokens, val_loss (nats per token), val_nats_per_byte;
+//   cool-downs aside: step, tokens, cooled_tokens, cooled_loss, cooled_nats_per_byte.
 // Members that are not finite are left out. Losses, lr and grad_norm have all the digits that read back the same, so
 // the logs of equal runs are equal but for dt_ms and tok_per_s. Each line is one write.
 struct log_row {
@@ -259,6 +260,9 @@ struct log_row {
     double val_loss, val_nats_per_byte; // NaN when this row is no evaluation, as the five above when it is one
     const char *skipped;                // NULL when kept
     double batch, noise;                // tokens of the step, noise scale in tokens; 0: not known
+    // A row of its own: what the run would be worth had it been cooled down from here until cooled_tokens; else 0.
+    int64_t cooled_tokens;
+    double cooled_loss, cooled_nats_per_byte;
 };
 struct log_file;
 // Opens for appending after dropping rows with more than keep_tokens (a resume; -1 drops all) and a torn end. NULL on

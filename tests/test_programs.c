@@ -79,7 +79,7 @@ static struct text learned_columns(const char *log) {
     snprintf(path, sizeof path, "%s/%s", scratch, log);
     cr_assert(log_read(path, &rows, &err), "%s", err.text);
     for (size_t i = 0; i < rows.count; i++)
-        text_fmt(&t, "%lld %lld %.17g %.17g %.17g %.17g %.17g %.17g\n", (long long)rows.row[i].step, (long long)rows.row[i].tokens,
+        if (!rows.row[i].cooled_tokens) text_fmt(&t, "%lld %lld %.17g %.17g %.17g %.17g %.17g %.17g\n", (long long)rows.row[i].step, (long long)rows.row[i].tokens,
                  rows.row[i].loss, rows.row[i].lr, rows.row[i].grad_norm, rows.row[i].val_loss, rows.row[i].batch, rows.row[i].noise);
     log_rows_free(&rows);
     return t;
@@ -242,6 +242,23 @@ Test(programs, any_checkpoint_can_be_cooled_down) {
         }
     cr_expect(rows.count >= 8 && rows.row[0].tokens == 5376 && last_lr < 0.003, "last rate %g", last_lr);
     cr_expect(shell("test -s branch/model.gguf && test -s trunk/trunk/ckpt-*.gguf") == 0);
+}
+
+// A rung of the ladder is the run of that length, bit for bit, and the trunk is what it would have been without.
+Test(programs, cool_downs_aside_are_whole_runs_and_leave_no_trace) {
+    make_corpus();
+    const char *line = "rm -rf %s; $TRAIN corpus.txt " TINY " --schedule %s --lr 0.01 --warmup 512 --decay 0.25 --tokens %d %s -o %s 2>log";
+    static const char *const schedules_[] = {"wsd --decay-shape 1-sqrt", "power", "wsd --optimizer schedule-free --batch-rule ramp --batch-ramp 1000"};
+    for (size_t i = 0; i < COUNT_OF(schedules_); i++) {
+        cr_assert(shell(line, "plain", schedules_[i], 8192, "", "plain") == 0);
+        cr_assert(shell(line, "ladder", schedules_[i], 8192, "--ladder 0.25 --ladder 0.5 --probe-decay 1500", "ladder") == 0);
+        cr_assert(shell(line, "half", schedules_[i], 4096, "", "half") == 0);
+        cr_expect(same_learning("plain/log.jsonl", "ladder/log.jsonl"), "%s", schedules_[i]);
+        cr_expect(same_file("plain/model.gguf", "ladder/model.gguf"), "%s", schedules_[i]);
+        if (!strstr(schedules_[i], "ramp")) cr_expect(same_file("half/model.gguf", "ladder/model-4096.gguf"), "%s", schedules_[i]);
+        cr_expect(shell("test $(grep -c cooled_loss ladder/log.jsonl) -ge 6 && ! test -e ladder/aside") == 0, "%s", schedules_[i]);
+        cr_expect(shell("grep -q 'had it been cooled down' ladder/report.html") == 0);
+    }
 }
 
 Test(programs, a_full_disk_loses_nothing_and_says_so) {

@@ -60,12 +60,15 @@ static struct log_row step_row(int64_t step) {
                             NAN,
                             step == 7 ? "loss far \"outside\"" : NULL,
                             512,
-                            step == 7 ? 0 : 1e5 / 3};
+                            step == 7 ? 0 : 1e5 / 3,
+                            0,
+                            0,
+                            0};
 }
 
 static struct log_row eval_row(int64_t step) {
     return (struct log_row){step,    step * 512, NAN, NAN, NAN, NAN, NAN, 5.0 / (double)step + 1,
-                            2.0 / 3, NULL, 0, 0};
+                            2.0 / 3, NULL, 0, 0, 0, 0, 0};
 }
 
 static struct log_file *open_log(int64_t keep_tokens) {
@@ -123,9 +126,9 @@ Test(log, rows_come_back_bit_for_bit) {
 
 Test(log, fields_are_those_documented) {
     struct log_file *l = open_log(-1);
-    struct log_row a = {3, 1536, 2.5, 0.001, 0.5, 12.5, 4096, NAN, NAN, NULL, 512, 0},
-                   b = {3, 1536, NAN, NAN, NAN, NAN, NAN, 2.25, 0.75, NULL, 0, 0};
-    struct log_row c = {4, 2048, INFINITY, 0.001, NAN, 12.5, 4096, NAN, NAN, "not finite", 512, 777.25};
+    struct log_row a = {3, 1536, 2.5, 0.001, 0.5, 12.5, 4096, NAN, NAN, NULL, 512, 0, 0, 0, 0},
+                   b = {3, 1536, NAN, NAN, NAN, NAN, NAN, 2.25, 0.75, NULL, 0, 0, 4096, 2.125, 0.5};
+    struct log_row c = {4, 2048, INFINITY, 0.001, NAN, 12.5, 4096, NAN, NAN, "not finite", 512, 777.25, 0, 0, 0};
     log_add(l, &a);
     log_add(l, &b);
     log_add(l, &c);
@@ -134,7 +137,7 @@ Test(log, fields_are_those_documented) {
     cr_assert_str_eq(t.data,
                      "{\"step\":3,\"tokens\":1536,\"loss\":2.5,\"lr\":0.001,\"grad_norm\":0.5,\"dt_"
                      "ms\":12.5,\"tok_per_s\":4096,\"batch\":512}\n"
-                     "{\"step\":3,\"tokens\":1536,\"val_loss\":2.25,\"val_nats_per_byte\":0.75}\n"
+                     "{\"step\":3,\"tokens\":1536,\"val_loss\":2.25,\"val_nats_per_byte\":0.75,\"cooled_tokens\":4096,\"cooled_loss\":2.125,\"cooled_nats_per_byte\":0.5}\n"
                      "{\"step\":4,\"tokens\":2048,\"lr\":0.001,\"dt_ms\":12.5,\"tok_per_s\":4096,\"batch\":512,\"noise\":777.25,"
                      "\"skipped\":\"not finite\"}\n");
     text_free(&t);
@@ -378,7 +381,7 @@ Test(report, has_everything_on_one_page) {
     cr_assert(log_read(path, &rows, NULL));
     struct text t = report_of(&rows, 0.5);
     cr_assert_eq(strncmp(t.data, "<!doctype html>", 15), 0);
-    cr_assert_eq(times_in(t.data, "<svg"), 5);
+    cr_assert_eq(times_in(t.data, "<svg"), 7);
     static const char *const says[] = {
         ">Loss (nats per token)<",
         ">Validation (nats per byte)<",
@@ -429,7 +432,7 @@ Test(report, asks_the_network_for_nothing_and_runs_nothing) {
 
 Test(report, of_next_to_nothing_is_a_page) {
     struct log_row nothing[] = {
-        step_row(1), {2, 1024, NAN, NAN, NAN, NAN, NAN, NAN, NAN, "not finite", 0, 0}, eval_row(2)};
+        step_row(1), {2, 1024, NAN, NAN, NAN, NAN, NAN, NAN, NAN, "not finite", 0, 0, 0, 0, 0}, eval_row(2)};
     for (size_t n = 0; n <= COUNT_OF(nothing); n++) {
         struct log_rows rows = {nothing, n, n};
         struct text t = report_of(&rows, NAN);
