@@ -104,6 +104,8 @@ struct file_map {
 };
 MUST_USE bool file_map_open(struct file_map *m, const char *path, struct err *err);
 void file_map_close(struct file_map *m);
+// Bytes [p, p + n) of a map need not be resident; they come back when they are read again.
+void file_map_forget(const void *p, size_t n);
 void file_guard_sigbus(void);
 
 // Reads a whole file or stream ("-" is standard input) of at most limit bytes into *out.

@@ -327,3 +327,10 @@ static panel_pack_fn *const panel_packs[DTYPE_COUNT] = {
     CODED_DTYPES(PANEL_PACK_ROW)[DTYPE_F32] = panel_pack_words,
     [DTYPE_F16] = panel_pack_halves,
     [DTYPE_BF16] = panel_pack_halves};
+
+// Panel i of w, whose rows lie as in the file, at `to`, whatever was there.
+static void panel_make(const struct tensor *w, int64_t i, unsigned char *to) {
+    const int64_t count = min_i64(PANEL, w->rows - i * PANEL);
+    if (count < PANEL) memset(to, 0, panel_bytes(w));
+    panel_packs[w->dtype](w, i * PANEL, count, to);
+}
