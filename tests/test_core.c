@@ -264,6 +264,8 @@ Test(file, a_map_is_the_file) {
     cr_assert_eq(m.size, sizeof bytes);
     cr_assert_eq(memcmp(m.data, bytes, m.size), 0);
     cr_assert_str_eq(m.path, path);
+    file_map_forget(m.data, m.size); // what is forgotten comes back when it is read
+    cr_assert_eq(memcmp(m.data, bytes, m.size), 0);
     file_map_close(&m);
     cr_assert_null(m.data);
     put_file(in(&f, "empty", path), "", 0);
