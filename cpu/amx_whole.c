@@ -162,9 +162,11 @@ INLINE vi v_left_8(const int32_t *p) {
                                     _mm512_set1_epi8(1));
     return _mm512_maskz_permutexvar_epi8(0xeeeeeeeeeeeeeeee, from, v_load_words(p));
 }
-// sums[2 halves][R] += what c says, as coded_dot adds it.
+// sums[2 halves][R] += what c says, as coded_dot adds it. Between them, `lines` of the next segment are asked for into L2,
+// one at a time: a core keeps 16 lines on their way, and asking for more at once stops everything (a tenth of eight rows).
 INLINE void group_add(const int R, const enum ending ending, const float (*factors)[PANEL], const float *steps,
-                      const float *offsets, const int32_t *starts, const int32_t *c, vf *sums) {
+                      const float *offsets, const int32_t *starts, const int32_t *c, vf *sums,
+                      const unsigned char *next, int lines) {
 #pragma GCC unroll 2
     for (int half = 0; half < 2; half++) {
         const vf dl = v_load(factors[0] + half * VW);
@@ -173,20 +175,20 @@ INLINE void group_add(const int R, const enum ending ending, const float (*facto
             const int32_t *high = c + (half * 2 * R + r) * VW, *low = high + R * VW;
             vi whole = _mm512_add_epi32(v_left_8(high), v_load_words(low));
             if (ending == START) whole = _mm512_add_epi32(whole, v_set1_words(starts[r]));
-            vf *sum = &sums[half * R + r];
+            const int line = half * R + r;
+            if (line < lines) __builtin_prefetch(next + 64 * line, 0, 2);
+            vf *sum = &sums[line];
             *sum = v_fma(dl, v_mul(v_set1(steps[r]), v_float(whole)), *sum);
             if (ending == OFFSET) *sum = v_fma(v_load(factors[1] + half * VW), v_set1(offsets[r]), *sum);
         }
     }
 }
 
-// Asks for what comes: weights of the next segment into L2, and codes that are read where they lie, two chunks ahead,
-// into L1. All into L1 would be too much for it: 18 ms instead of 14 for eight rows of 65536 x 2048 Q8_0, one thread.
-INLINE const unsigned char *chunk_ask(const struct segment *s, int64_t chunk, const unsigned char *next) {
-    if (s->apart != CODES)
-        for (int l = 0; l < CODES; l += 64) __builtin_prefetch(s->codes + (chunk + 2) * s->apart + l);
-    for (int l = 0; l < s->lines; l++, next += 64) __builtin_prefetch(next, 0, 2);
-    return next;
+// Asks for codes that are read where they lie, two chunks ahead, into L1. All that comes, into L1, would be too much for
+// it: 18 ms instead of 14 for eight rows of 65536 x 2048 Q8_0, one thread.
+INLINE void chunk_ask(const struct segment *s, int64_t chunk) {
+    if (s->apart == CODES) return;
+    for (int l = 0; l < CODES; l += 64) __builtin_prefetch(s->codes + (chunk + 2) * s->apart + l);
 }
 
 INLINE void segment_multiply(const int R, const int group, const enum ending ending, const struct segment *s,
@@ -200,6 +202,7 @@ INLINE void segment_multiply(const int R, const int group, const enum ending end
     const float *steps = x->steps + s->k / 32 * R, *offsets = x->sums + s->k / group * R;
     const int32_t *starts = x->starts + s->k / group * R;
     const unsigned char *next = s->next;
+    const int lines = (s->lines + each - 1) / each; // of a group
 #pragma GCC unroll 16
     for (int i = 0; i < 2 * R; i++) sums[i] = v_load(total + i * VW);
     // Group i is multiplied, i - 1 stored, i - 2 added.
@@ -210,10 +213,11 @@ INLINE void segment_multiply(const int R, const int group, const enum ending end
             group_multiply(R, ending, planes + chunk * 64 * R + g * group,
                            s->codes + chunk * s->apart + g * (group / 4) * LINE, i, groups, c[i % 2]);
         __asm__ volatile("" ::: "memory");
-        if (g == 0 && i < groups) next = chunk_ask(s, chunk, next);
+        if (g == 0 && i < groups) chunk_ask(s, chunk);
         if (done < 0) continue;
         group_add(R, ending, s->factors[done], steps + done / each * R, offsets + done * R, starts + done * R,
-                  c[(done + 1) % 2], sums);
+                  c[(done + 1) % 2], sums, next, lines);
+        next += 64 * lines;
     }
 #pragma GCC unroll 16
     for (int i = 0; i < 2 * R; i++) v_store(total + i * VW, sums[i]);
