@@ -184,6 +184,8 @@ struct ceiling {
 
 struct backend {
     const char *name; // "cpu"
+    // matmul, matmul_experts and embed also take weights as ROWS in host memory, with the same bits, more slowly.
+    bool reads_host;
     // --- memory. Device addresses are void *; on the CPU they are host addresses.
     void *(*alloc)(size_t bytes, const char *what, struct err *err); // zeroed; NULL on failure
     void (*free)(void *p);

@@ -291,9 +291,10 @@ static void print_summary(struct printer *p, const struct generate_stats *s) {
     } else {
         put_text(p, "\n", 1);
     }
-    fprintf(stderr, "%lld prompt tokens at %.1f/s, first token after %.0f ms, %lld new at %.1f/s, stopped by %s, seed %lld\n",
-            (long long)s->prompt_tokens, prompt_speed, s->first_s * 1e3, (long long)s->new_tokens, speed,
-            stop_reason_name(s->why), (long long)o.sampler.seed);
+    fprintf(stderr, "%lld prompt tokens at %.1f/s, first token after %.0f ms, ", (long long)s->prompt_tokens, prompt_speed, s->first_s * 1e3);
+    if (s->settle_s > 1e-3) fprintf(stderr, "weights packed in %.2f s, ", s->settle_s);
+    fprintf(stderr, "%lld new at %.1f/s, stopped by %s, seed %lld\n", (long long)s->new_tokens, speed, stop_reason_name(s->why),
+            (long long)o.sampler.seed);
 }
 
 static int run_generate(struct app *a) {

@@ -189,7 +189,8 @@ int bench_model(struct app *a, const struct bench_options *b, struct err *err) {
     struct ceiling ceilings[CEILINGS_MOST];
     struct speed prompt, fresh;
     int found = 0;
-    bool fine = !b->depth || session_feed(a->session, ids, b->depth, FEED_PROMPT, LOGITS_NONE, err);
+    bool fine = session_settle(a->session, err);
+    fine = fine && (!b->depth || session_feed(a->session, ids, b->depth, FEED_PROMPT, LOGITS_NONE, err));
     if (fine && b->prompt) fine = measure(a->session, b, ids, b->prompt, 0, &prompt, err);
     if (fine) fine = (found = a->backend->ceilings(ceilings, bench_seconds, err)) > 0;
     if (fine && b->prompt) print_prompt(a, b, prompt, ceilings, found);

@@ -254,6 +254,22 @@ static struct region source_rows(const struct product *p, int64_t segment, int64
 }
 static const struct right_kind right_rows = {fill_rows, source_rows};
 
+// Rows of blocks, which are there until weights are packed: the panel is packed into the room first, where it rests for
+// all blocks of terms. Nothing is asked for ahead, as a piece is one panel.
+static void fill_blocks(const struct product *p, int64_t segment, int64_t panel, int64_t k0,
+                        int64_t terms, uint16_t *room, uint16_t *to) {
+    (void)segment;
+    if (k0 == 0) cpu_panel_make(&p->right, panel, (unsigned char *)room);
+    fills[p->right.dtype]((const unsigned char *)room, k0, terms, to);
+}
+
+static struct region source_blocks(const struct product *p, int64_t segment, int64_t panel, int64_t k0,
+                                   int64_t terms) {
+    (void)p, (void)segment, (void)panel, (void)k0, (void)terms;
+    return (struct region){NULL, 0, 0, 0};
+}
+static const struct right_kind right_blocks = {fill_blocks, source_blocks};
+
 // Columns of B are columns of the tensor: a pair of terms is two of its rows, f32 or bf16.
 static void fill_columns(const struct product *p, int64_t segment, int64_t panel, int64_t k0,
                          int64_t terms, uint16_t *room, uint16_t *to) {
@@ -429,7 +445,11 @@ static void strip_write(const float *c, int64_t rows, int64_t cols, float *out, 
     }
 }
 
-static size_t right_bytes(void) { return (size_t)2 * DEPTH * PANEL * sizeof(uint16_t); }
+// Of B, and of the room behind it.
+static size_t right_bytes(const struct product *p) {
+    const size_t b = (size_t)DEPTH * PANEL * sizeof(uint16_t);
+    return b + (p->kind == &right_blocks ? panel_bytes(&p->right) : b);
+}
 static size_t sums_bytes(const struct product *p) {
     const int64_t resting = product_blocks(p) > 1 ? p->strips_each * p->panels_each : 1;
     return (size_t)resting * SUMS * sizeof(float);
@@ -478,7 +498,7 @@ static struct region share_next(const struct product *p, const struct share *h, 
 static void product_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const struct product *p = arg;
     const int64_t panels = ceil_div(p->out.cols, PANEL), blocks = product_blocks(p);
-    struct share h = {.b = cpu_scratch(thread, SLOT_A, right_bytes())};
+    struct share h = {.b = cpu_scratch(thread, SLOT_A, right_bytes(p))};
     float *sums = cpu_scratch(thread, SLOT_B, sums_bytes(p)); // [strip][panel] where they rest
     h.apart = blocks > 1 ? p->panels_each * SUMS : 0;
     cpu_tiles_open();
@@ -510,6 +530,7 @@ static void product_cut(struct product *p) {
     p->row_blocks = ceil_div(p->strips, p->strips_each);
     const int64_t panels = ceil_div(p->out.cols, PANEL), wanted = 4 * pool_threads();
     p->panels_each = max_i64(1, min_i64(PANELS_MOST, panels * p->row_blocks / wanted));
+    if (p->kind == &right_blocks) p->panels_each = 1;
 }
 
 static uint16_t *left_room(const struct product *p) {
@@ -517,7 +538,7 @@ static uint16_t *left_room(const struct product *p) {
 }
 
 static void product_run(struct product *p) {
-    cpu_scratch_reserve(SLOT_A, right_bytes());
+    cpu_scratch_reserve(SLOT_A, right_bytes(p));
     cpu_scratch_reserve(SLOT_B, sums_bytes(p));
     const int64_t pieces = ceil_div(ceil_div(p->out.cols, PANEL), p->panels_each) * p->row_blocks;
     pool_for(pieces, 1, product_piece, p);
@@ -538,7 +559,9 @@ static void matmul(const struct matmul_args *a) {
     if (a->x.rows == 0) return;
     struct product p = {.out = a->out,
                         .right = a->w,
-                        .kind = a->w.layout == LAYOUT_DEVICE ? &right_packed : &right_rows,
+                        .kind = a->w.layout == LAYOUT_DEVICE ? &right_packed
+                                : is_coded(a->w.dtype)       ? &right_blocks
+                                                             : &right_rows,
                         .terms = a->x.cols,
                         .segments = 1,
                         .scale = one_if_zero(a->scale),

@@ -13,6 +13,8 @@
 
 #include "cpu/kernels.h"
 
+void cpu_panel_make(const struct tensor *w, int64_t i, unsigned char *to) { panel_make(w, i, to); }
+
 #else
 bool cpu_fill_avx512(struct backend *b) {
     (void)b;

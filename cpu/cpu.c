@@ -186,6 +186,7 @@ static const struct level_row {
 static bool level_fill(struct backend *b, enum level level) {
     *b = (struct backend){
         .name = "cpu",
+        .reads_host = true,
         .alloc = cpu_alloc,
         .free = cpu_free,
         .upload = cpu_copy,

@@ -12,6 +12,8 @@ void cpu_fill_families(struct backend *b); // what ops_families.c has of them; c
 void cpu_rare_glu(const struct glu_args *a); // the kinds behind GLU_GELU, for the glu of every level
 // matmul_experts on top of a level's own product.
 void cpu_matmul_experts(const struct matmul_experts_args *a, void (*matmul)(const struct matmul_args *a));
+// Panel i of a weight of a block format, whose rows lie as in the file, as weight_load makes it (avx512.c).
+void cpu_panel_make(const struct tensor *w, int64_t i, unsigned char *to);
 // False when this build or this processor lacks the instructions; then b is untouched.
 bool cpu_fill_avx2(struct backend *b);
 bool cpu_fill_avx512(struct backend *b);

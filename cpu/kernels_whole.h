@@ -114,8 +114,7 @@ static void coded_piece(void *arg, int64_t lo, int64_t hi, int thread) {
             panel[s] = (const unsigned char *)a->w.data + (size_t)at * each;
             if (packed) continue;
             unsigned char *made = (unsigned char *)cpu_scratch(thread, SLOT_A, WALK * each) + s * each;
-            memset(made, 0, each);
-            panel_packs[a->w.dtype](&a->w, at * PANEL, min_i64(PANEL, a->w.rows - at * PANEL), made);
+            panel_make(&a->w, at, made);
             panel[s] = made;
         }
         for (int64_t row = 0; row < a->x.rows; row += PASS) {

@@ -49,7 +49,7 @@ static void random_ids(int32_t *ids, int64_t n, int64_t V, uint64_t seed) {
     for (int64_t i = 0; i < n; i++) ids[i] = (int32_t)rng_below(seed, 77, (uint64_t)i, (uint64_t)V);
 }
 
-static struct session *new_session(const struct model *m, struct session_options o) {
+static struct session *new_session(struct model *m, struct session_options o) {
     struct err e = {{0}};
     struct session *s = session_new(m, &o, &e);
     cr_assert(s, "%s", e.text);
@@ -297,7 +297,7 @@ Test(model, bf16_products_give_nearly_the_same_gradient) {
 
 // --- the same bits -------------------------------------------------------------------------------------------------
 
-static void same_feeds(const struct model *m, enum dtype kv, const char *name) {
+static void same_feeds(struct model *m, enum dtype kv, const char *name) {
     enum { N = 40 };
     int64_t V = m->config.V;
     int32_t ids[N];
@@ -692,7 +692,7 @@ static void write_model(const struct model *m, enum dtype matrices, struct text 
 }
 
 // Largest difference of the logits of 12 tokens, relative to the largest logit.
-static double logits_apart(const struct model *a, const struct model *b) {
+static double logits_apart(struct model *a, struct model *b) {
     enum { N = 12 };
     int32_t ids[N];
     random_ids(ids, N, a->config.V, 80);
