@@ -208,6 +208,7 @@ static bool level_fill(struct backend *b, enum level level) {
     bool have_avx512 = cpu_fill_avx512(b);
     if (level == LEVEL_AVX512) return have_avx512;
     bool have_amx = have_avx512 && cpu_fill_amx(b);
+    if (have_amx) cpu_fill_amx_attend(b);
     if (have_amx) cpu_fill_amx_whole(b); // a processor without AMX-INT8 keeps the products of AVX-512
     return have_amx;
 }

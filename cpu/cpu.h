@@ -16,6 +16,7 @@ void cpu_matmul_experts(const struct matmul_experts_args *a, void (*matmul)(cons
 bool cpu_fill_avx2(struct backend *b);
 bool cpu_fill_avx512(struct backend *b);
 bool cpu_fill_amx(struct backend *b); // on top of avx512: products of PRECISION_BF16
+bool cpu_fill_amx_attend(struct backend *b); // on top of amx: attention of PRECISION_BF16
 // Where amx.c has matrix units: whether the system lets this process use them, and eight whole tiles for this thread, until
 // it releases them.
 bool cpu_tiles_allowed(void);
