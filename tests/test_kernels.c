@@ -511,6 +511,61 @@ Test(kernels, a_cache_of_any_dtype_gives_equal_bits_alone_in_batches_and_on_both
     }
 }
 
+// Attention of PRECISION_BF16 as a session asks for it: a prompt whole, and in passes of 1, 7 and 256 rows, with a
+// window or none, on 1 to 3 threads.
+Test(kernels, rounded_attention_of_a_prompt_does_not_depend_on_its_cut) {
+    enum { N = 290, BEFORE = 300, KEYS = BEFORE + N };
+    static const struct {
+        int64_t heads, kv_heads, head_size, window;
+        float softcap;
+    } shapes[] = {{9, 3, 64, 0, 0}, {4, 1, 256, 70, 0}, {2, 2, 96, 300, 5}};
+    static const int64_t cuts[] = {1, 7, 256};
+    struct err err;
+    const struct backend *b = backend_cpu("amx", &err);
+    if (!b) return;
+    for (size_t s = 0; s < COUNT_OF(shapes); s++) {
+        const int64_t H = shapes[s].heads, G = shapes[s].kv_heads, D = shapes[s].head_size, wide = H * D;
+        const struct tensor k = matrix(KEYS, G * D, 2), v = matrix(KEYS, G * D, 3), q = matrix(N, wide, 1);
+        const struct tensor out = matrix(N, wide, 4), meaning = matrix(N, wide, 5), part = matrix(N, wide, 6);
+        float *lse = numbers(N * H, 7), *lse_meant = numbers(N * H, 8), *lse_part = numbers(N * H, 9);
+        int32_t lo[N], hi[N];
+        for (int64_t i = 0; i < KEYS * G * D; i++) { // numbers that F16 and BF16 both have
+            ((float *)k.data)[i] = rintf(((float *)k.data)[i] * 128) / 128;
+            ((float *)v.data)[i] = rintf(((float *)v.data)[i] * 128) / 128;
+        }
+        for (int64_t i = 0; i < N; i++) {
+            hi[i] = (int32_t)(BEFORE + i + 1);
+            lo[i] = shapes[s].window ? hi[i] - (int32_t)shapes[s].window : 0;
+        }
+        struct attend_args a = {.out = meaning, .q = q, .k = k, .v = v, .lo = lo, .hi = hi, .lse = lse_meant, .heads = H,
+                                .kv_heads = G, .head_size = D, .scale = .3f, .softcap = shapes[s].softcap,
+                                .precision = PRECISION_BF16};
+        pool_start(2);
+        plain()->attend(&a);
+        a.k = held(b, k, DTYPE_F16, CACHE_KEYS, D), a.v = held(b, v, DTYPE_BF16, CACHE_VALUES, D);
+        a.out = out, a.lse = lse;
+        b->attend(&a);
+        // Both round p_j, each within 2^-8 of itself, and v is within 1. No p_j that was rounded is in the sum.
+        NEAR(out.data, meaning.data, N * wide, 0x1p-7, "shape %zu", s);
+        NEAR(lse, lse_meant, N * H, 1e-5, "lse of shape %zu", s);
+        for (size_t c = 0; c < COUNT_OF(cuts); c++) {
+            pool_start((int)c + 1);
+            for (int64_t at = 0; at < N; at += cuts[c]) {
+                const int64_t count = at + cuts[c] < N ? cuts[c] : N - at;
+                struct attend_args some = a;
+                some.q = tensor_rows(q, at, count), some.out = tensor_rows(part, at, count);
+                some.lo += at, some.hi += at, some.lse = lse_part + at * H;
+                b->attend(&some);
+            }
+            SAME(part.data, out.data, N * wide, "shape %zu by %lld rows", s, (long long)cuts[c]);
+            SAME(lse_part, lse, N * H, "lse of shape %zu by %lld rows", s, (long long)cuts[c]);
+        }
+        b->free(a.k.data), b->free(a.v.data);
+        free(k.data), free(v.data), free(q.data), free(out.data), free(meaning.data), free(part.data);
+        free(lse), free(lse_meant), free(lse_part);
+    }
+}
+
 static struct attend_back_args back_case(const struct attend_args *a, int64_t segment) {
     return (struct attend_back_args){.dq = matrix(a->q.rows, a->q.cols, 6),
                                      .dk = matrix(a->k.rows, a->k.cols, 7),
