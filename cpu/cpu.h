@@ -32,8 +32,8 @@ void *cpu_scratch(int thread, int slot, size_t bytes);
 void cpu_scratch_reserve(int slot, size_t bytes);
 // The backend's alloc member, for what weight_load makes; the free member releases it.
 void *cpu_alloc(size_t bytes, const char *what, struct err *err);
-// Fresh memory that will be written all over: the system may give it in pages of 2 MiB, hundreds of
-// page faults at once. Not for memory of which a part may stay untouched.
+// Fresh memory that will be written all over, or in long runs: the system may give it in pages of 2 MiB, hundreds of
+// page faults at once.
 void cpu_expect_full(void *p, size_t bytes);
 
 #endif
