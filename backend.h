@@ -119,6 +119,7 @@ struct attend_args {
 struct attend_back_args {
     struct tensor dq, dk, dv, dout, out, q, k, v; const int32_t *lo, *hi; const float *lse;
     int64_t heads, kv_heads, head_size; float scale; int64_t segment;
+    enum precision precision; // BF16 permits rounding q, k, v, dout, p_j and the gradients of scores to bf16
 };
 
 // out = act(gate) * up                                     [n,F]; out may be gate or up; up absent: act(gate).

@@ -1,7 +1,7 @@
 // cpu.c: the processor as a backend: which kernels this machine can run, and memory.
 //
 // Four levels, each complete by itself: plain C (ops.c), AVX2 with FMA and F16C (avx2.c), AVX-512 (avx512.c), and AMX
-// for products of bf16 numbers (amx.c), which AVX2 and AVX-512 do in f32, and for exact products of block formats
+// for products and attention of bf16 numbers (amx.c, amx_attend.c), which AVX2 and AVX-512 do in f32, and for exact products of block formats
 // (amx_whole.c), with the bits of AVX-512. A level is the plain table with the members of the faster files written over
 // it, best last. The choice is made once, from what the processor says at run time; nothing is decided inside a step.
 //
