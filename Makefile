@@ -26,6 +26,7 @@ ifneq (,$(filter x86_64 amd64,$(ARCH)))
   ISA_avx2   := -mavx2 -mfma -mf16c
   ISA_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx2 -mfma -mf16c
   ISA_amx    := $(ISA_avx512) -mavx512bf16 -mamx-tile -mamx-bf16
+  ISA_amx_attend     := $(ISA_amx)
   ISA_ceiling_avx2   := $(ISA_avx2)
   ISA_ceiling_avx512 := $(ISA_avx512)
   ISA_ceiling_amx    := $(ISA_amx) -mamx-int8

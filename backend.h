@@ -107,16 +107,19 @@ struct store_rows_args { struct tensor dst, src; const int32_t *rows; enum cache
 // DEVICE. An empty range gives zeros. Sums over keys are made of one part per 256 keys, added in order, counted from lo
 // in ROWS and from row 0 in DEVICE, so that there rows of a sliding window share their parts.
 // lse (may be NULL) receives log-sum-exp of the scaled scores, [n,H], for attend_back.
+// precision BF16 permits rounding q, k, v and the p_j (not yet divided by their sum) to bf16; scores and sums stay f32.
 // softcap > 0: scores are softcap * tanh(scale * q . k / softcap) (Gemma 2, section 2); attend_back knows none.
 struct attend_args {
     struct tensor out, q, k, v; const int32_t *lo, *hi; float *lse;
     int64_t heads, kv_heads, head_size; float scale; // scale is used as given, never defaulted
     float softcap;
+    enum precision precision;
 };
 // dq, dk, dv overwritten. k, v f32; rows come in segments, the keys of a row lie inside its own segment.
 struct attend_back_args {
     struct tensor dq, dk, dv, dout, out, q, k, v; const int32_t *lo, *hi; const float *lse;
     int64_t heads, kv_heads, head_size; float scale; int64_t segment;
+    enum precision precision; // BF16 permits rounding q, k, v, dout, p_j and the gradients of scores to bf16
 };
 
 // out = act(gate) * up                                     [n,F]; out may be gate or up; up absent: act(gate).

@@ -18,6 +18,7 @@ void cpu_panel_make(const struct tensor *w, int64_t i, unsigned char *to);
 bool cpu_fill_avx2(struct backend *b);
 bool cpu_fill_avx512(struct backend *b);
 bool cpu_fill_amx(struct backend *b); // on top of avx512: products of PRECISION_BF16
+bool cpu_fill_amx_attend(struct backend *b); // on top of amx: attention of PRECISION_BF16
 // Where amx.c has matrix units: whether the system lets this process use them, and eight whole tiles for this thread, until
 // it releases them.
 bool cpu_tiles_allowed(void);
@@ -33,8 +34,8 @@ void *cpu_scratch(int thread, int slot, size_t bytes);
 void cpu_scratch_reserve(int slot, size_t bytes);
 // The backend's alloc member, for what weight_load makes; the free member releases it.
 void *cpu_alloc(size_t bytes, const char *what, struct err *err);
-// Fresh memory that will be written all over: the system may give it in pages of 2 MiB, hundreds of
-// page faults at once. Not for memory of which a part may stay untouched.
+// Fresh memory that will be written all over, or in long runs: the system may give it in pages of 2 MiB, hundreds of
+// page faults at once.
 void cpu_expect_full(void *p, size_t bytes);
 
 #endif

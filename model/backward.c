@@ -96,7 +96,7 @@ static void back_attention(const struct model *m, const struct pass *p, const st
     back_weight(m, w->o, dx, attended, c->m_res, segment);
     back_input(m, w->o, dattended, dx, c->m_res, false);
     m->backend->attend_back(&(struct attend_back_args){dq, dk, dv, dattended, attended, q, k, v, p->lo, p->hi, y->lse,
-                                                       c->H, c->G, c->D, c->m_attn, segment});
+                                                       c->H, c->G, c->D, c->m_attn, segment, model_precision(m)});
     rotate_back(m, dq, p->pos);
     rotate_back(m, dk, p->pos);
     norm(m, normed, x, w->attn_norm);

@@ -415,7 +415,8 @@ static struct attend_args attend_args(const struct op_run *r) {
                                 .kv_heads = r->s.G,
                                 .head_size = r->s.D,
                                 .scale = r->s.scale,
-                                .softcap = r->s.softcap};
+                                .softcap = r->s.softcap,
+                                .precision = precision_of(r)};
 }
 static void attend_call(const struct op_run *r, const struct backend *b) {
     const struct attend_args a = attend_args(r);
@@ -475,6 +476,7 @@ static double attend_all(const struct op_run *r, const struct ranges *at, const 
     return loss;
 }
 static void attend_reference(const struct op_run *r) {
+    take_rounded(r, ATTEND_Q), take_rounded(r, ATTEND_K), take_rounded(r, ATTEND_V);
     attend_all(r, &(struct ranges){V(r, ATTEND_LO), V(r, ATTEND_HI)}, V(r, ATTEND_Q),
                V(r, ATTEND_K), V(r, ATTEND_V), V(r, ATTEND_OUT),
                r->s.mode ? NULL : V(r, ATTEND_LSE), NULL);
@@ -1069,6 +1071,21 @@ const struct op_spec op_specs[] = {
             {.n = 19, .H = 4, .G = 2, .D = 33, .scale = .17f},
             {.n = 65, .H = 2, .G = 2, .D = 64, .segment = 13, .scale = .125f}),
      attend_declare, attend_call, .reference = attend_reference, .terms = terms_attend, .unit = 1},
+    // A p_j is off by 2^-8 of itself at most, 0.41 of that on average, in either direction, so a sum of p_j v_j by 0.41
+    // 2^-8 of what it is itself, on average over random v; none of some 10^5 by six times that.
+    {OP_ATTEND, "attend rounded rows", FLOATS,
+     SHAPES({.n = 1, .H = 1, .G = 1, .D = 32, .scale = .2f}, {.n = 19, .H = 4, .G = 2, .D = 96, .scale = .1f},
+            {.n = 170, .H = 5, .G = 1, .D = 32, .segment = 85, .scale = .3f}, {.n = 70, .H = 2, .G = 2, .D = 256, .scale = .06f},
+            {.n = 300, .H = 2, .G = 1, .D = 64, .scale = .125f, .softcap = 2}),
+     attend_declare, attend_call, .reference = attend_reference, .terms = terms_attend, .rounds = true, .inner = 0x3p-8, .unit = 1},
+    {OP_ATTEND, "attend rounded cache", FLOATS,
+     SHAPES({.n = 1, .H = 6, .G = 2, .D = 64, .K = 700, .scale = .125f}, {.n = 5, .H = 6, .G = 3, .D = 32, .K = 65, .scale = .18f, .softcap = .7f},
+            {.n = 19, .H = 4, .G = 4, .D = 64, .K = 257, .scale = .125f, .mode = 2},
+            {.n = 60, .H = 14, .G = 2, .D = 128, .K = 300, .scale = .09f}),
+     attend_declare, attend_held_call, .reference = attend_reference, .terms = terms_attend, .rounds = true, .inner = 0x3p-8, .unit = 1},
+    {OP_ATTEND, "attend rounded cache of blocks", BLOCKS_CACHE,
+     SHAPES({.n = 3, .H = 2, .G = 1, .D = 32, .K = 33, .scale = .35f}, {.n = 40, .H = 3, .G = 1, .D = 96, .K = 600, .scale = .1f}),
+     attend_declare, attend_held_call, .reference = attend_reference, .terms = terms_attend, .rounds = true, .inner = 0x3p-8, .unit = 1},
     // dout . v, of size sqrt(D), less its mean over the keys: where one key has all the weight nothing is left but
     // rounding, scale * sqrt(D) = 1 of epsilon beside gradients of 0.3.
     {OP_ATTEND_BACK, "attend_back", BIT(F32),
