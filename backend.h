@@ -239,4 +239,11 @@ struct backend {
 // NULL with a reason on failure. Starts nothing: the caller has called pool_start.
 const struct backend *backend_cpu(const char *level, struct err *err);
 
+// b with a clock around every op: same results. One profile for a process, which begins anew, at rest, with this call.
+const struct backend *backend_profiled(const struct backend *b);
+void backend_profile_run(bool run); // from here on, until false
+// What the ops cost meanwhile, the dearest first: calls, seconds by the clock and their share, seconds of all processors
+// and operations per one of them. The last line is all else.
+void backend_profile(struct text *to);
+
 #endif
