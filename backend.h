@@ -54,7 +54,7 @@ enum op {
     OP_EMBED, OP_EMBED_BACK, OP_RMSNORM, OP_RMSNORM_BACK, OP_MATMUL, OP_MATMUL_DX, OP_MATMUL_DW, OP_ROPE, OP_STORE_ROWS,
     OP_ATTEND, OP_ATTEND_BACK, OP_GLU, OP_GLU_BACK, OP_ADD, OP_CROSS_ENTROPY, OP_SUM_SQUARES, OP_ADAMW, OP_CAST,
     OP_LAYERNORM, OP_BIAS, OP_SOFTCAP, OP_ROUTE, OP_MATMUL_EXPERTS, OP_MIX,
-    OP_CLAMP, OP_SINK, OP_COUNT
+    OP_CLAMP, OP_SINK, OP_HEAD_LOSS, OP_COUNT
 };
 const char *op_name(enum op op); // "matmul"
 
@@ -134,6 +134,25 @@ struct add_args { struct tensor out, a, b; float scale; };
 // z = logit_scale * logits[i,:];  loss[i] = logsumexp(z) - z[target[i]], 0 where target is -1.
 // grad_scale != 0: logits[i,:] = grad_scale * logit_scale * (softmax(z) - onehot(target)), zeros where target is -1.
 struct cross_entropy_args { float *loss; struct tensor logits; const int32_t *targets; float logit_scale, grad_scale; };
+
+// The head and its loss in one, without the logits of all rows. For each row: z = logit_scale * x[i,:] w^T,
+//   loss[i] = logsumexp(z) - z[target[i]], 0 where target is -1;
+// and with grad_scale != 0, dz = grad_scale * logit_scale * (softmax(z) - onehot(target)), zeros where target is -1:
+//   dx = dz w ;  dw += dz^T x by segments.
+// As matmul, cross_entropy, matmul_dx and matmul_dw, but only HEAD_ROWS rows, or as many whole segments as `room` has
+// place for, at a time. A longer segment is summed up in parts of HEAD_ROWS rows. The size of room shows in no bit.
+// PRECISION_BF16 rounds x and w as in matmul, and in the backward products x / sum(e^z) and e^z or, at the target, e^z -
+// sum(e^z). loss [n]; dx [n,C], dw [V,C] f32; x [n,C] f32; w [V,C] ROWS f32 or bf16. room: head_loss_room bytes or more.
+enum { HEAD_ROWS = 1024 };
+struct head_loss_args {
+    float *loss; struct tensor dx, dw, x, w; const int32_t *targets;
+    float logit_scale, grad_scale; int64_t segment; enum precision precision;
+    void *room; size_t room_bytes;
+};
+static inline size_t head_loss_room(int64_t rows, int64_t V) { // for blocks of so many rows
+    return (size_t)((rows + 31) / 32 * 32) * (size_t)((V + 31) / 32 * 32) * sizeof(float);
+}
+static inline int64_t head_loss_least(int64_t segment) { return segment < HEAD_ROWS ? segment : HEAD_ROWS; } // rows
 
 // *out = sum of x^2 in double; chunks of 4096 values summed in order. out on the device.
 struct sum_squares_args { double *out; struct tensor x; };
@@ -233,6 +252,7 @@ struct backend {
     void (*mix)(const struct mix_args *a);
     void (*clamp)(const struct clamp_args *a);
     void (*sink)(const struct sink_args *a);
+    void (*head_loss)(const struct head_loss_args *a);
 };
 
 // level: NULL for the best kernels this processor has, else "plain", "avx2", "avx512" or "amx" (refused when not present).

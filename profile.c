@@ -45,7 +45,8 @@ static double product(const struct tensor *x, int64_t out) {
     row(SUM_SQUARES, sum_squares, 0) row(ADAMW, adamw, 0) row(CAST, cast, 0) row(LAYERNORM, layernorm, 0)              \
     row(BIAS, bias, 0) row(SOFTCAP, softcap, 0) row(ROUTE, route, 0)                                                   \
     row(MATMUL_EXPERTS, matmul_experts, product(&a->x, a->out.cols) * (double)(a->out.rows / a->x.rows))               \
-    row(MIX, mix, 0) row(CLAMP, clamp, 0) row(SINK, sink, 0)
+    row(MIX, mix, 0) row(CLAMP, clamp, 0) row(SINK, sink, 0)                                                   \
+    row(HEAD_LOSS, head_loss, product(&a->x, a->w.rows) * (a->grad_scale != 0 ? 3 : 1))
 
 #define TIMED(upper, lower, work)                                                                                      \
     static void timed_##lower(const struct lower##_args *a) {                                                          \

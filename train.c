@@ -455,6 +455,7 @@ static bool step(struct run *r) {
         for (int64_t i = 0; i < n * T; i++) sum += r->losses[i], scored += r->targets[i] >= 0;
         if (stop_wanted) return false;
     }
+    train_close_grads(r->acts);
     double loss = sum / (double)(scored ? scored : 1), norm = optimizer_grad_norm(r->optimizer);
     enum guard_verdict verdict = guard_judge(&r->state.guard, loss, norm);
     r->state.step++;

@@ -1,7 +1,7 @@
 // amx.c: products of bf16 numbers on the matrix units of recent Xeons (AMX-BF16), for PRECISION_BF16.
 //
 // Products of block formats in f32 are in amx_whole.c, everything else of this level is AVX-512's (avx512.c). One
-// engine serves matmul, matmul_dx and matmul_dw: C[rows, cols] = A[rows, terms] B[terms, cols]. A tile register holds
+// engine serves matmul, matmul_dx, matmul_dw and head_loss (amx_head.h): C[rows, cols] = A[rows, terms] B[terms, cols]. A tile register holds
 // 16 lines of 64 bytes, and one instruction does 16 x 16 x 32 multiplications in 16 cycles: C[16][16] f32 += A[16][32] B,
 // B as 16 lines of 16 columns of two terms each. Four accumulators, two tiles of A and two of B make 32 x 32 outputs:
 // 4 KiB of tiles for 64 cycles of multiplying. From L1 they take 32 cycles (two lines each), from L2 some 84 (48 bytes
@@ -69,7 +69,9 @@ struct product {
     int64_t strips, strips_each, row_blocks, panels_each; // a piece is some strips times some panels
     float scale;
     bool accumulate;
+    const struct head *head; // takes the sums instead of out, which has rows and columns only
 };
+static void head_take(const struct head *h, int64_t strip, int64_t panel, const float *c);
 
 static int64_t product_blocks(const struct product *p) { return ceil_div(p->steps, p->block_steps); }
 static size_t left_segment(const struct product *p) { // numbers
@@ -453,15 +455,16 @@ static void product_share(const struct product *p, const struct share *h) {
     const int64_t cols = min_i64(PANEL, p->out.cols - h->panel * PANEL);
     for (int64_t s = 0; s < h->strips; s++, a += steps * 2 * TILE) {
         const int64_t row = (h->strip + s) * STRIP, rows = min_i64(STRIP, p->out.rows - row);
-        float *c = h->sums + s * h->apart, *out = row_f32(&p->out, row) + h->panel * PANEL;
+        float *c = h->sums + s * h->apart, *out = p->head ? NULL : row_f32(&p->out, row) + h->panel * PANEL;
         ask_for(&h->next, s, h->strips);
-        if (last)
+        if (last && out)
             ask_for(&(struct region){(const char *)out, rows, (size_t)cols * sizeof(float), p->out.row_bytes}, 0, 1);
         if (rows > 16)
             strip_multiply(a, h->b, steps, c, h->block > 0, true);
         else
             strip_multiply(a, h->b, steps, c, h->block > 0, false);
-        if (last) strip_write(c, rows, cols, out, row_stride(&p->out), p->scale, add);
+        if (last && out) strip_write(c, rows, cols, out, row_stride(&p->out), p->scale, add);
+        else if (last) head_take(p->head, h->strip + s, h->panel, c);
     }
 }
 
@@ -605,6 +608,8 @@ static void matmul_dw(const struct matmul_dw_args *a) {
     }
 }
 
+#include "cpu/amx_head.h"
+
 // ---------------------------------------------------------------------------------------------------------------
 
 bool cpu_tiles_allowed(void) {
@@ -622,6 +627,7 @@ bool cpu_fill_amx(struct backend *b) {
     b->matmul_experts = matmul_experts;
     b->matmul_dx = matmul_dx;
     b->matmul_dw = matmul_dw;
+    b->head_loss = head_loss;
     return true;
 }
 

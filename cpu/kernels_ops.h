@@ -2,27 +2,11 @@
 //
 // Element by element there is nothing to order, so any width gives the same bits. Sums along a row
 // go through `lanes`: 64 partial sums, lane l taking the columns l, l + 64, ..., folded in halves.
-// The exponential and the sine are polynomials of our own (Cody and Waite 1980 for the reductions),
-// so that both levels, and every libc, agree.
+// The exponential (kernels_base.h) and the sine are polynomials of our own (Cody and Waite 1980 for
+// the reductions), so that both levels, and every libc, agree.
 
 // ---------------------------------------------------------------------------------------------------------------
 // Functions of a vector.
-
-// e^x within 1.1 units in the last place (measured); 0 below -87.3, at most e^88.3; NaN stays NaN.
-INLINE vf v_exp(vf x) {
-    const vf c = v_max(v_set1(-87.3f), v_min(v_set1(88.3f), x));
-    const vf n = v_round(v_mul(c, v_set1(1.44269504f)));
-    const vf r =
-        v_fnma(n, v_set1(-2.12194440e-4f), v_fnma(n, v_set1(0.693359375f), c)); // |r| <= ln(2) / 2
-    vf p = v_set1(1.0f / 5040);
-    p = v_fma(p, r, v_set1(1.0f / 720));
-    p = v_fma(p, r, v_set1(1.0f / 120));
-    p = v_fma(p, r, v_set1(1.0f / 24));
-    p = v_fma(p, r, v_set1(1.0f / 6));
-    p = v_fma(p, r, v_set1(0.5f));
-    p = v_fma(v_mul(r, r), p, r);
-    return v_zero_below(v_mul(v_add(p, v_set1(1)), v_exp2_whole(n)), x, -87.3f);
-}
 
 INLINE vf v_sigmoid(vf x) { return v_div(v_set1(1), v_add(v_set1(1), v_exp(v_sub(v_zero(), x)))); }
 
@@ -442,6 +426,11 @@ static void cross_entropy(const struct cross_entropy_args *a) {
              (void *)a);
 }
 
+static void head_loss(const struct head_loss_args *a) {
+    static const struct head_parts parts = {matmul, cross_entropy, matmul_dx, matmul_dw};
+    cpu_head_loss(a, &parts);
+}
+
 // ---------------------------------------------------------------------------------------------------------------
 // Updates. Tensors here are one run of numbers, cut into chunks.
 
@@ -540,6 +529,7 @@ static void fill_ops(struct backend *b) {
     b->softcap = softcap;
     b->matmul_experts = matmul_experts;
     b->cross_entropy = cross_entropy;
+    b->head_loss = head_loss;
     b->sum_squares = sum_squares;
     b->adamw = adamw;
 }

@@ -391,5 +391,7 @@ void train_zero_grads(struct train_state *t);
 // Forward and backward: ADDS grad_scale * d(sum of losses)/dw to the gradients; returns the sum of losses (nats).
 // grad_scale 0: forward only (evaluation). losses (may be NULL): per row, host.
 double train_loss(struct train_state *t, const struct train_batch *b, float grad_scale, float *losses);
+// Behind the last micro-batch of a step: only now the gradient of a tied embedding is whole.
+void train_close_grads(struct train_state *t);
 
 #endif

@@ -102,6 +102,7 @@ static double run_batch(struct train_state *t, const struct batch *b, int64_t se
         struct train_batch mb = {n, b->T, b->ids + at, b->targets + at, start};
         sum += train_loss(t, &mb, grad_scale, losses ? losses + at : NULL);
     }
+    train_close_grads(t);
     free(start);
     return sum;
 }
@@ -470,11 +471,13 @@ Test(model, nothing_is_allocated_after_the_first_step) {
     struct session *s = new_session(m, (struct session_options){0});
     struct err e = {{0}};
     double loss = train_loss(t, &mb, 1, NULL);
+    train_close_grads(t);
     feed(s, b.ids, 20, LOGITS_LAST);
     session_rewind(s, 0);
     mem_freeze(true); // aborts on an allocation
     train_zero_grads(t);
     bool same = train_loss(t, &mb, 1, NULL) == loss;
+    train_close_grads(t);
     const float *z = session_feed(s, b.ids, 20, FEED_GENERATED, LOGITS_LAST, &e);
     mem_freeze(false);
     cr_assert(same && z);
