@@ -68,7 +68,7 @@ struct product {
     int64_t steps, block_steps; // of a segment, of a block of terms
     int64_t strips, strips_each, row_blocks, panels_each; // a piece is some strips times some panels
     float scale;
-    bool accumulate;
+    bool accumulate, around; // around the caches: out is more than they hold
     const struct head *head; // takes the sums instead of out, which has rows and columns only
 };
 static void head_take(const struct head *h, int64_t strip, int64_t panel, const float *c);
@@ -414,6 +414,16 @@ INLINE void strip_multiply(const uint16_t *a, const uint16_t *b, int64_t steps, 
     __asm__ volatile("" ::: "memory");
 }
 
+// out[rows][32] = scale * c, lines of 64 bytes that are not read first
+static void strip_write_around(const float *c, int64_t rows, float *out, int64_t stride, float scale) {
+    const vf s = v_set1(scale);
+    for (int64_t i = 0; i < rows; i++, out += stride) {
+        const float *from = c + i / 16 * 512 + i % 16 * VW;
+        _mm512_stream_ps(out, v_mul(s, v_load(from)));
+        _mm512_stream_ps(out + VW, v_mul(s, v_load(from + 256)));
+    }
+}
+
 // out[rows][cols] = scale * c (+ out)
 static void strip_write(const float *c, int64_t rows, int64_t cols, float *out, int64_t stride,
                         float scale, bool accumulate) {
@@ -457,13 +467,15 @@ static void product_share(const struct product *p, const struct share *h) {
         const int64_t row = (h->strip + s) * STRIP, rows = min_i64(STRIP, p->out.rows - row);
         float *c = h->sums + s * h->apart, *out = p->head ? NULL : row_f32(&p->out, row) + h->panel * PANEL;
         ask_for(&h->next, s, h->strips);
-        if (last && out)
+        const bool around = p->around && cols == PANEL && !add;
+        if (last && out && !around)
             ask_for(&(struct region){(const char *)out, rows, (size_t)cols * sizeof(float), p->out.row_bytes}, 0, 1);
         if (rows > 16)
             strip_multiply(a, h->b, steps, c, h->block > 0, true);
         else
             strip_multiply(a, h->b, steps, c, h->block > 0, false);
-        if (last && out) strip_write(c, rows, cols, out, row_stride(&p->out), p->scale, add);
+        if (last && out && around) strip_write_around(c, rows, out, row_stride(&p->out), p->scale);
+        else if (last && out) strip_write(c, rows, cols, out, row_stride(&p->out), p->scale, add);
         else if (last) head_take(p->head, h->strip + s, h->panel, c);
     }
 }
@@ -498,12 +510,13 @@ static void product_piece(void *arg, int64_t lo, int64_t hi, int thread) {
                 }
     }
     _tile_release();
+    if (p->around) _mm_sfence();
 }
 
 // A piece takes all rows up to 512, as each piece makes its panels anew, and up to 8 panels, because A comes from L3
 // once per piece where all of it does not fit L2: 4 bytes per cycle of multiplying at 8 panels. Fewer panels where that
 // leaves threads without work: pieces show in no bit, as no sum is cut.
-enum { ROWS_MOST = 512, PANELS_MOST = 8 };
+enum { ROWS_MOST = 512, PANELS_MOST = 8, AROUND_BYTES = 1 << 20 };
 static void product_cut(struct product *p) {
     p->steps = ceil_div(p->terms, STEP);
     p->block_steps = ceil_div(p->steps, ceil_div(p->steps * STEP, DEPTH));
@@ -511,6 +524,8 @@ static void product_cut(struct product *p) {
     p->row_blocks = ceil_div(p->out.rows, ROWS_MOST);
     p->strips_each = ceil_div(p->strips, p->row_blocks);
     p->row_blocks = ceil_div(p->strips, p->strips_each);
+    p->around = !p->accumulate && (size_t)p->out.rows * p->out.row_bytes > AROUND_BYTES &&
+                p->out.row_bytes % 64 == 0 && (uintptr_t)p->out.data % 64 == 0;
     const int64_t panels = ceil_div(p->out.cols, PANEL), wanted = 4 * pool_threads();
     p->panels_each = max_i64(1, min_i64(PANELS_MOST, panels * p->row_blocks / wanted));
 }
