@@ -82,7 +82,8 @@ struct matmul_args { struct tensor out, x, w; float scale; bool accumulate; enum
 // dx = scale * dout w + (accumulate ? dx : 0)              dx [n,K], dout [n,M], w [M,K] ROWS f32 or bf16
 struct matmul_dx_args { struct tensor dx, dout, w; float scale; bool accumulate; enum precision precision; };
 // dw += scale * dout^T x, by segments of rows              dw [M,K] f32, dout [n,M], x [n,K]; n a multiple of segment
-struct matmul_dw_args { struct tensor dw, dout, x; float scale; int64_t segment; enum precision precision; };
+// fresh, here and in head_loss: dw = ..., the first sum of a step.
+struct matmul_dw_args { struct tensor dw, dout, x; float scale; int64_t segment; enum precision precision; bool fresh; };
 
 // Rotates pairs of every head of x [n, heads*D] in place by angle pos[i] * freq[j], j < rotated/2. (Su et al. 2021)
 // ADJACENT pairs (2j, 2j+1); HALVES pairs (j, j + rotated/2). Columns from `rotated` on stay. inverse: by -angle
@@ -147,7 +148,7 @@ enum { HEAD_ROWS = 1024 };
 struct head_loss_args {
     float *loss; struct tensor dx, dw, x, w; const int32_t *targets;
     float logit_scale, grad_scale; int64_t segment; enum precision precision;
-    void *room; size_t room_bytes;
+    void *room; size_t room_bytes; bool fresh;
 };
 static inline size_t head_loss_room(int64_t rows, int64_t V) { // for blocks of so many rows
     return (size_t)((rows + 31) / 32 * 32) * (size_t)((V + 31) / 32 * 32) * sizeof(float);

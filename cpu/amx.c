@@ -614,8 +614,9 @@ static void matmul_dw(const struct matmul_dw_args *a) {
                             .terms = a->segment,
                             .segments = a->x.rows / a->segment,
                             .scale = one_if_zero(a->scale),
-                            .accumulate = true};
+                            .accumulate = !a->fresh};
         product_cut(&p);
+        p.around = false; // it is read again by the next segment
         struct left_job job = {&p, &dout, left_room(&p)};
         p.left = job.to;
         pool_for(p.strips * p.segments, 1, left_columns_piece, &job);

@@ -185,8 +185,9 @@ static void head_backward(const struct head *h, struct tensor x, struct tensor d
     for (int64_t at = 0; at < a->dw.rows; at += GRADIENT_ROWS) {
         p = (struct product){.out = tensor_rows(a->dw, at, min_i64(GRADIENT_ROWS, a->dw.rows - at)),
                              .right = scaled.to, .kind = &right_columns, .terms = segment,
-                             .segments = h->rows / segment, .scale = 1, .accumulate = true};
+                             .segments = h->rows / segment, .scale = 1, .accumulate = !a->fresh};
         product_cut(&p);
+        p.around = false;
         struct head_turn job = {h, &p, at, left_room(&p)};
         p.left = job.to;
         pool_for(p.strips * p.segments, 1, head_columns_piece, &job);
@@ -221,7 +222,7 @@ static void head_loss(const struct head_loss_args *a) {
     while (cpu_head_next(a, fits, &b)) {
         struct tensor x = tensor_rows(a->x, b.at, b.rows);
         struct head_loss_args part = *a;
-        part.x = x;
+        part.x = x, part.fresh = a->fresh && b.at == 0;
         struct head h = {.a = &part, .targets = a->targets + b.at, .rows = b.rows, .loss = a->loss + b.at};
         h.panels_each = max_i64(1, min_i64(HEAD_PANELS, panels / HEAD_PIECES));
         h.layout = (struct product){.right = a->w, .kind = &right_columns, .terms = V, .segments = 1, .scale = 1};

@@ -35,6 +35,7 @@ void cpu_head_loss(const struct head_loss_args *a, const struct head_parts *part
         if (a->grad_scale == 0) continue;
         struct tensor dx = tensor_rows(a->dx, b.at, b.rows);
         parts->matmul_dx(&(struct matmul_dx_args){dx, logits, a->w, 1, false, a->precision});
-        parts->matmul_dw(&(struct matmul_dw_args){a->dw, logits, x, 1, b.segment, a->precision});
+        parts->matmul_dw(&(struct matmul_dw_args){a->dw, logits, x, 1, b.segment, a->precision,
+                                                     a->fresh && b.at == 0});
     }
 }

@@ -391,7 +391,7 @@ static void matmul_dw_piece(void *arg, int64_t lo, int64_t hi, int thread) {
                 }
             }
             tile_write(&tile, &a->dw, cut.row, cut.rows, cut.col, cut.cols, one_if_zero(a->scale),
-                       true);
+                       start > 0 || !a->fresh);
         }
     }
 }

@@ -139,7 +139,14 @@ static void forget_seen(struct train_state *t) {
 }
 
 void train_zero_grads(struct train_state *t) {
-    t->m->backend->zero(t->m->grads_block, t->m->grads_bytes);
+    const struct model *m = t->m;
+    // Matrices are written over by the first product into them, which saves two walks through all of their memory.
+    for (int i = 0; i < m->n_params; i++) {
+        const struct param *p = &m->params[i];
+        if (param_is_vector(p) || (i == m->embed && !m->config.tied))
+            m->backend->zero(p->grad.data, (size_t)p->grad.rows * p->grad.row_bytes);
+    }
+    t->back.fresh = true;
     if (t->n_seen) t->m->backend->zero(t->looked_up.data, (size_t)t->looked_up.rows * t->looked_up.row_bytes);
     forget_seen(t); // of a step that was given up
 }
@@ -192,7 +199,7 @@ static void head_group(struct train_state *t, const struct pass *p, float grad_s
     b->rmsnorm(&(struct rmsnorm_args){normed, out, norm->w, m->config.norm_eps});
     b->head_loss(&(struct head_loss_args){t->losses, dnormed, head->grad, normed, model_product_weight(m, m->head),
                                           t->targets, 1 / m->config.logit_divisor, grad_scale, t->T, p->precision, t->room,
-                                          t->room_bytes});
+                                          t->room_bytes, t->back.fresh});
     if (grad_scale == 0) return;
     b->zero(dx.data, (size_t)dx.rows * dx.row_bytes); // rmsnorm_back adds
     b->rmsnorm_back(&(struct rmsnorm_back_args){dx, norm->grad, dnormed, out, norm->w, m->config.norm_eps, t->T});
@@ -215,6 +222,7 @@ double train_loss(struct train_state *t, const struct train_batch *batch, float 
             model_backward(m, &p, &t->back, t->T);
             struct tensor table = t->looked_up.data ? t->looked_up : m->params[m->embed].grad;
             b->embed_back(&(struct embed_back_args){table, tensor_first(t->back.dx, n), p.ids, m->config.m_emb});
+            t->back.fresh = false;
         }
         b->end();
         b->download(t->host_losses, t->losses, (size_t)n * sizeof(float));

@@ -243,14 +243,14 @@ static double matmul_dx_loss(const struct op_run *r) {
 
 enum { DW_DW, DW_DOUT, DW_X, DW_W };
 static void matmul_dw_declare(struct op_run *r) {
-    f32(r, "dw", BOTH, r->s.M, r->s.K);
+    f32(r, "dw", r->s.mode ? OUT : BOTH, r->s.M, r->s.K);
     f32(r, "dout", IN | BY_ROW, r->s.n, r->s.M);
     f32(r, "x", IN | BY_ROW, r->s.n, r->s.K);
-    f32(r, "w", IN | UNREAD, r->s.M, r->s.K);
+    f32(r, "w", IN | UNREAD, r->s.M, r->s.K); // of the loss
 }
 static void matmul_dw_call(const struct op_run *r, const struct backend *b) {
     b->matmul_dw(
-        &(struct matmul_dw_args){T(r, DW_DW), T(r, DW_DOUT), T(r, DW_X), r->s.scale, r->s.segment, precision_of(r)});
+        &(struct matmul_dw_args){T(r, DW_DW), T(r, DW_DOUT), T(r, DW_X), r->s.scale, r->s.segment, precision_of(r), r->s.mode});
 }
 static void matmul_dw_reference(const struct op_run *r) {
     int64_t K = r->s.K, M = r->s.M;
@@ -260,7 +260,8 @@ static void matmul_dw_reference(const struct op_run *r) {
             double sum = 0;
             for (int64_t i = 0; i < r->s.n; i++)
                 sum += V(r, DW_DOUT)[i * M + m] * V(r, DW_X)[i * K + k];
-            V(r, DW_DW)[m * K + k] += scale_of(r) * sum;
+            double *dw = &V(r, DW_DW)[m * K + k];
+            *dw = scale_of(r) * sum + (r->s.mode ? 0 : *dw);
         }
 }
 static double matmul_dw_loss(const struct op_run *r) {
@@ -1046,6 +1047,12 @@ const struct op_spec op_specs[] = {
             {.n = 8, .K = 257, .M = 3, .segment = 2, .scale = 2}),
      matmul_dw_declare, matmul_dw_call, .reference = matmul_dw_reference, .loss = matmul_dw_loss,
      .pairs = {{DW_DW, DW_W, 0}}, .n_pairs = 1, .terms = terms_n, .unit = -1},
+    {OP_MATMUL_DW, "matmul_dw fresh", BIT(F32),
+     SHAPES({.n = 6, .K = 31, .M = 33, .segment = 3, .scale = .5f, .mode = 1}, {.n = 600, .K = 33, .M = 18, .segment = 300, .mode = 1}),
+     matmul_dw_declare, matmul_dw_call, .reference = matmul_dw_reference, .terms = terms_n, .unit = 0},
+    {OP_MATMUL_DW, "matmul_dw fresh rounded", BIT(F32),
+     SHAPES({.n = 6, .K = 31, .M = 33, .segment = 3, .scale = .5f, .mode = 1}, {.n = 600, .K = 64, .M = 96, .segment = 300, .mode = 1}),
+     matmul_dw_declare, matmul_dw_call, .reference = matmul_dw_reference, .terms = terms_n, .unit = 0, .rounds = true},
     // Tiles are 32 rows by 32 columns by 32 terms, blocks 288 terms, pieces 512 rows and 8 panels of 32 columns.
     {OP_MATMUL, "matmul rounded", FLOATS,
      SHAPES({.n = 1, .K = 1, .M = 1}, {.n = 2, .K = 31, .M = 33, .scale = .5f},
