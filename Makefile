@@ -37,7 +37,7 @@ endif
 MAKEFLAGS += -j$(shell nproc 2>/dev/null || echo 2)
 
 MODULES := core formats tokenizer cpu model gen learn
-SRC     := backend.c $(wildcard $(MODULES:%=%/*.c))
+SRC     := backend.c profile.c $(wildcard $(MODULES:%=%/*.c))
 OBJ     := $(SRC:%.c=$(B)/%.o)
 TESTOBJ := $(patsubst %.c,$(B)/%.o,$(wildcard tests/*.c))
 

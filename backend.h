@@ -54,7 +54,7 @@ enum op {
     OP_EMBED, OP_EMBED_BACK, OP_RMSNORM, OP_RMSNORM_BACK, OP_MATMUL, OP_MATMUL_DX, OP_MATMUL_DW, OP_ROPE, OP_STORE_ROWS,
     OP_ATTEND, OP_ATTEND_BACK, OP_GLU, OP_GLU_BACK, OP_ADD, OP_CROSS_ENTROPY, OP_SUM_SQUARES, OP_ADAMW, OP_CAST,
     OP_LAYERNORM, OP_BIAS, OP_SOFTCAP, OP_ROUTE, OP_MATMUL_EXPERTS, OP_MIX,
-    OP_CLAMP, OP_SINK, OP_COUNT
+    OP_CLAMP, OP_SINK, OP_HEAD_LOSS, OP_COUNT
 };
 const char *op_name(enum op op); // "matmul"
 
@@ -82,7 +82,8 @@ struct matmul_args { struct tensor out, x, w; float scale; bool accumulate; enum
 // dx = scale * dout w + (accumulate ? dx : 0)              dx [n,K], dout [n,M], w [M,K] ROWS f32 or bf16
 struct matmul_dx_args { struct tensor dx, dout, w; float scale; bool accumulate; enum precision precision; };
 // dw += scale * dout^T x, by segments of rows              dw [M,K] f32, dout [n,M], x [n,K]; n a multiple of segment
-struct matmul_dw_args { struct tensor dw, dout, x; float scale; int64_t segment; enum precision precision; };
+// fresh, here and in head_loss: dw = ..., the first sum of a step.
+struct matmul_dw_args { struct tensor dw, dout, x; float scale; int64_t segment; enum precision precision; bool fresh; };
 
 // Rotates pairs of every head of x [n, heads*D] in place by angle pos[i] * freq[j], j < rotated/2. (Su et al. 2021)
 // ADJACENT pairs (2j, 2j+1); HALVES pairs (j, j + rotated/2). Columns from `rotated` on stay. inverse: by -angle
@@ -137,6 +138,25 @@ struct add_args { struct tensor out, a, b; float scale; };
 // z = logit_scale * logits[i,:];  loss[i] = logsumexp(z) - z[target[i]], 0 where target is -1.
 // grad_scale != 0: logits[i,:] = grad_scale * logit_scale * (softmax(z) - onehot(target)), zeros where target is -1.
 struct cross_entropy_args { float *loss; struct tensor logits; const int32_t *targets; float logit_scale, grad_scale; };
+
+// The head and its loss in one, without the logits of all rows. For each row: z = logit_scale * x[i,:] w^T,
+//   loss[i] = logsumexp(z) - z[target[i]], 0 where target is -1;
+// and with grad_scale != 0, dz = grad_scale * logit_scale * (softmax(z) - onehot(target)), zeros where target is -1:
+//   dx = dz w ;  dw += dz^T x by segments.
+// As matmul, cross_entropy, matmul_dx and matmul_dw, but only HEAD_ROWS rows, or as many whole segments as `room` has
+// place for, at a time. A longer segment is summed up in parts of HEAD_ROWS rows. The size of room shows in no bit.
+// PRECISION_BF16 rounds x and w as in matmul, and in the backward products x / sum(e^z) and e^z or, at the target, e^z -
+// sum(e^z). loss [n]; dx [n,C], dw [V,C] f32; x [n,C] f32; w [V,C] ROWS f32 or bf16. room: head_loss_room bytes or more.
+enum { HEAD_ROWS = 1024 };
+struct head_loss_args {
+    float *loss; struct tensor dx, dw, x, w; const int32_t *targets;
+    float logit_scale, grad_scale; int64_t segment; enum precision precision;
+    void *room; size_t room_bytes; bool fresh;
+};
+static inline size_t head_loss_room(int64_t rows, int64_t V) { // for blocks of so many rows
+    return (size_t)((rows + 31) / 32 * 32) * (size_t)((V + 31) / 32 * 32) * sizeof(float);
+}
+static inline int64_t head_loss_least(int64_t segment) { return segment < HEAD_ROWS ? segment : HEAD_ROWS; } // rows
 
 // *out = sum of x^2 in double; chunks of 4096 values summed in order. out on the device.
 struct sum_squares_args { double *out; struct tensor x; };
@@ -238,10 +258,18 @@ struct backend {
     void (*mix)(const struct mix_args *a);
     void (*clamp)(const struct clamp_args *a);
     void (*sink)(const struct sink_args *a);
+    void (*head_loss)(const struct head_loss_args *a);
 };
 
 // level: NULL for the best kernels this processor has, else "plain", "avx2", "avx512" or "amx" (refused when not present).
 // NULL with a reason on failure. Starts nothing: the caller has called pool_start.
 const struct backend *backend_cpu(const char *level, struct err *err);
+
+// b with a clock around every op: same results. One profile for a process, which begins anew, at rest, with this call.
+const struct backend *backend_profiled(const struct backend *b);
+void backend_profile_run(bool run); // from here on, until false
+// What the ops cost meanwhile, the dearest first: calls, seconds by the clock and their share, seconds of all processors
+// and operations per one of them. The last line is all else.
+void backend_profile(struct text *to);
 
 #endif

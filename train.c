@@ -455,6 +455,7 @@ static bool step(struct run *r) {
         for (int64_t i = 0; i < n * T; i++) sum += r->losses[i], scored += r->targets[i] >= 0;
         if (stop_wanted) return false;
     }
+    train_close_grads(r->acts);
     double loss = sum / (double)(scored ? scored : 1), norm = optimizer_grad_norm(r->optimizer);
     enum guard_verdict verdict = guard_judge(&r->state.guard, loss, norm);
     r->state.step++;
@@ -509,12 +510,21 @@ static bool evaluation_due(const struct run *r) {
     return r->state.step % (int64_t)fmax(1, ceil((double)amount.tokens / (double)amount.batch_tokens / 10)) == 0;
 }
 
+static void print_profile(void) {
+    struct text table = {0};
+    backend_profile(&table);
+    fputs(table.data, stderr);
+    text_free(&table);
+}
+
 static void loop(struct run *r) {
     bool guarded = false;
     // The checkpoint was written before its evaluation; when the run was killed in between, it is made now.
     if (r->resumed_at && r->evaluated_at < r->state.tokens && evaluation_due(r)) log_evaluation(r, opts.eval_tokens);
     while (!finished(r) && !stop_wanted) {
+        if (opts.profile && guarded) backend_profile_run(true);
         if (!step(r)) break;
+        if (opts.profile) backend_profile_run(false);
         if (!guarded) mem_freeze(true), guarded = true;
         mem_freeze(false);
         place_decay(r);
@@ -536,6 +546,7 @@ static void loop(struct run *r) {
     }
     if (guarded) mem_freeze(false);
     progress_close(&r->progress);
+    if (opts.profile) print_profile();
 }
 
 // ---- the end ------------------------------------------------------------------------------------------------------
@@ -712,6 +723,7 @@ static void start_machine(struct run *r) {
     sigaction(SIGTERM, &action, NULL);
     r->backend = backend_cpu(opts.cpu, &err);
     if (!r->backend) fail(1, &err);
+    if (opts.profile) r->backend = backend_profiled(r->backend);
     r->backend->report(&line);
     fprintf(opts.version ? stdout : stderr, "lehr train: %s\n", line.data);
     text_free(&line);

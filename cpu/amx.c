@@ -1,12 +1,12 @@
 // amx.c: products of bf16 numbers on the matrix units of recent Xeons (AMX-BF16), for PRECISION_BF16.
 //
 // Products of block formats in f32 are in amx_whole.c, everything else of this level is AVX-512's (avx512.c). One
-// engine serves matmul, matmul_dx and matmul_dw: C[rows, cols] = A[rows, terms] B[terms, cols]. A tile register holds
-// 16 lines of 64 bytes, and one instruction does 16 x 16 x 32 multiplications in 16 cycles: C[16][16] f32 += A[16][32] B,
-// B as 16 lines of 16 columns of two terms each. Four accumulators, two tiles of A and two of B make 32 x 32 outputs:
-// 4 KiB of tiles for 64 cycles of multiplying. From L1 they take 32 cycles (two lines each), from L2 some 84 (48 bytes
-// each): one factor must come from L1, then it is 58. From L3 (9 bytes a cycle) A may come once per 8 panels, 4 bytes a
-// cycle.
+// engine serves matmul, matmul_dx, matmul_dw and head_loss (amx_head.h): C[rows, cols] = A[rows, terms] B[terms, cols].
+// A tile register holds 16 lines of 64 bytes, and one instruction does 16 x 16 x 32 multiplications in 16 cycles:
+// C[16][16] f32 += A[16][32] B, B as 16 lines of 16 columns of two terms each. Four accumulators, two tiles of A and
+// two of B make 32 x 32 outputs: 4 KiB of tiles for 64 cycles of multiplying. From L1 they take 32 cycles (two lines
+// each), from L2 some 84 (48 bytes each): one factor must come from L1, then it is 58. From L3 (9 bytes a cycle) A may
+// come once per 8 panels, 4 bytes a cycle.
 //
 //   A   packed to bf16 once per call by all threads, in the order it is read: block of terms, strip of 32 rows, step of
 //       32 terms, two tiles. A block of all rows (288 KiB of 512 rows) stays in L2 while the panels of a piece pass.
@@ -33,6 +33,7 @@
 
 #include "cpu/kernels_base.h"
 #include "cpu/kernels_codes.h"
+#include "cpu/kernels_exp.h"
 #include "cpu/words_amx.h"
 
 enum {
@@ -67,8 +68,10 @@ struct product {
     int64_t steps, block_steps; // of a segment, of a block of terms
     int64_t strips, strips_each, row_blocks, panels_each; // a piece is some strips times some panels
     float scale;
-    bool accumulate;
+    bool accumulate, around; // around the caches: out is more than they hold
+    const struct head *head; // takes the sums instead of out, which has rows and columns only
 };
+static void head_take(const struct head *h, int64_t strip, int64_t panel, const float *c);
 
 static int64_t product_blocks(const struct product *p) { return ceil_div(p->steps, p->block_steps); }
 static size_t left_segment(const struct product *p) { // numbers
@@ -402,6 +405,16 @@ INLINE void strip_multiply(const uint16_t *a, const uint16_t *b, int64_t steps, 
     __asm__ volatile("" ::: "memory");
 }
 
+// out[rows][32] = scale * c, lines of 64 bytes that are not read first
+static void strip_write_around(const float *c, int64_t rows, float *out, int64_t stride, float scale) {
+    const vf s = v_set1(scale);
+    for (int64_t i = 0; i < rows; i++, out += stride) {
+        const float *from = c + i / 16 * 512 + i % 16 * VW;
+        _mm512_stream_ps(out, v_mul(s, v_load(from)));
+        _mm512_stream_ps(out + VW, v_mul(s, v_load(from + 256)));
+    }
+}
+
 // out[rows][cols] = scale * c (+ out)
 static void strip_write(const float *c, int64_t rows, int64_t cols, float *out, int64_t stride,
                         float scale, bool accumulate) {
@@ -447,15 +460,18 @@ static void product_share(const struct product *p, const struct share *h) {
     const int64_t cols = min_i64(PANEL, p->out.cols - h->panel * PANEL);
     for (int64_t s = 0; s < h->strips; s++, a += steps * 2 * TILE) {
         const int64_t row = (h->strip + s) * STRIP, rows = min_i64(STRIP, p->out.rows - row);
-        float *c = h->sums + s * h->apart, *out = row_f32(&p->out, row) + h->panel * PANEL;
+        float *c = h->sums + s * h->apart, *out = p->head ? NULL : row_f32(&p->out, row) + h->panel * PANEL;
         ask_for(&h->next, s, h->strips);
-        if (last)
+        const bool around = p->around && cols == PANEL && !add;
+        if (last && out && !around)
             ask_for(&(struct region){(const char *)out, rows, (size_t)cols * sizeof(float), p->out.row_bytes}, 0, 1);
         if (rows > 16)
             strip_multiply(a, h->b, steps, c, h->block > 0, true);
         else
             strip_multiply(a, h->b, steps, c, h->block > 0, false);
-        if (last) strip_write(c, rows, cols, out, row_stride(&p->out), p->scale, add);
+        if (last && out && around) strip_write_around(c, rows, out, row_stride(&p->out), p->scale);
+        else if (last && out) strip_write(c, rows, cols, out, row_stride(&p->out), p->scale, add);
+        else if (last) head_take(p->head, h->strip + s, h->panel, c);
     }
 }
 
@@ -489,12 +505,13 @@ static void product_piece(void *arg, int64_t lo, int64_t hi, int thread) {
                 }
     }
     _tile_release();
+    if (p->around) _mm_sfence();
 }
 
 // A piece takes all rows up to 512, as each piece makes its panels anew, and up to 8 panels, because A comes from L3
 // once per piece where all of it does not fit L2: 4 bytes per cycle of multiplying at 8 panels. Fewer panels where that
 // leaves threads without work: pieces show in no bit, as no sum is cut.
-enum { ROWS_MOST = 512, PANELS_MOST = 8 };
+enum { ROWS_MOST = 512, PANELS_MOST = 8, AROUND_BYTES = 1 << 20 };
 static void product_cut(struct product *p) {
     p->steps = ceil_div(p->terms, STEP);
     p->block_steps = ceil_div(p->steps, ceil_div(p->steps * STEP, DEPTH));
@@ -502,6 +519,8 @@ static void product_cut(struct product *p) {
     p->row_blocks = ceil_div(p->out.rows, ROWS_MOST);
     p->strips_each = ceil_div(p->strips, p->row_blocks);
     p->row_blocks = ceil_div(p->strips, p->strips_each);
+    p->around = !p->accumulate && (size_t)p->out.rows * p->out.row_bytes > AROUND_BYTES &&
+                p->out.row_bytes % 64 == 0 && (uintptr_t)p->out.data % 64 == 0;
     const int64_t panels = ceil_div(p->out.cols, PANEL), wanted = 4 * pool_threads();
     p->panels_each = max_i64(1, min_i64(PANELS_MOST, panels * p->row_blocks / wanted));
     if (p->kind == &right_blocks) p->panels_each = 1;
@@ -593,14 +612,17 @@ static void matmul_dw(const struct matmul_dw_args *a) {
                             .terms = a->segment,
                             .segments = a->x.rows / a->segment,
                             .scale = one_if_zero(a->scale),
-                            .accumulate = true};
+                            .accumulate = !a->fresh};
         product_cut(&p);
+        p.around = false; // it is read again by the next segment
         struct left_job job = {&p, &dout, left_room(&p)};
         p.left = job.to;
         pool_for(p.strips * p.segments, 1, left_columns_piece, &job);
         product_run(&p);
     }
 }
+
+#include "cpu/amx_head.h"
 
 // ---------------------------------------------------------------------------------------------------------------
 
@@ -619,6 +641,7 @@ bool cpu_fill_amx(struct backend *b) {
     b->matmul_experts = matmul_experts;
     b->matmul_dx = matmul_dx;
     b->matmul_dw = matmul_dw;
+    b->head_loss = head_loss;
     return true;
 }
 

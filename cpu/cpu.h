@@ -14,6 +14,17 @@ void cpu_rare_glu(const struct glu_args *a); // the kinds behind GLU_GELU, for t
 void cpu_matmul_experts(const struct matmul_experts_args *a, void (*matmul)(const struct matmul_args *a));
 // Panel i of a weight of a block format, whose rows lie as in the file, as weight_load makes it (avx512.c).
 void cpu_panel_make(const struct tensor *w, int64_t i, unsigned char *to);
+// head_loss out of a level's own ops, and how it is cut: the block behind *b, of some whole segments that are at most
+// `fits` rows or of a part of a longer segment; false behind the last. b begins as zeros.
+struct head_parts {
+    void (*matmul)(const struct matmul_args *a);
+    void (*cross_entropy)(const struct cross_entropy_args *a);
+    void (*matmul_dx)(const struct matmul_dx_args *a);
+    void (*matmul_dw)(const struct matmul_dw_args *a);
+};
+void cpu_head_loss(const struct head_loss_args *a, const struct head_parts *parts);
+struct head_block { int64_t at, rows, segment; };
+bool cpu_head_next(const struct head_loss_args *a, int64_t fits, struct head_block *b);
 // False when this build or this processor lacks the instructions; then b is untouched.
 bool cpu_fill_avx2(struct backend *b);
 bool cpu_fill_avx512(struct backend *b);

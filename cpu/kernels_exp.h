@@ -1,4 +1,4 @@
-// kernels_exp.h: the exponential and what is made of it. Part of kernels.h, and of amx_attend.c.
+// kernels_exp.h: the exponential and what is made of it. Part of kernels.h, of amx.c and amx_attend.c.
 //
 // Polynomials of our own (Cody and Waite 1980 for the reduction), so that all levels, and every libc, agree.
 

@@ -393,7 +393,8 @@ static void matmul_dw_piece(void *arg, int64_t lo, int64_t hi, int thread) {
                              PANEL, width, sum, in > 0);
                     if (last)
                         sums_write(sum, count, width, row_f32(&a->dw, first + i) + col + p * PANEL,
-                                   row_stride(&a->dw), one_if_zero(a->scale), true);
+                                   row_stride(&a->dw), one_if_zero(a->scale),
+                                   k >= a->segment || !a->fresh);
                 }
             }
         }

@@ -405,6 +405,11 @@ static void cross_entropy(const struct cross_entropy_args *a) {
              (void *)a);
 }
 
+static void head_loss(const struct head_loss_args *a) {
+    static const struct head_parts parts = {matmul, cross_entropy, matmul_dx, matmul_dw};
+    cpu_head_loss(a, &parts);
+}
+
 // ---------------------------------------------------------------------------------------------------------------
 // Updates. Tensors here are one run of numbers, cut into chunks.
 
@@ -503,6 +508,7 @@ static void fill_ops(struct backend *b) {
     b->softcap = softcap;
     b->matmul_experts = matmul_experts;
     b->cross_entropy = cross_entropy;
+    b->head_loss = head_loss;
     b->sum_squares = sum_squares;
     b->adamw = adamw;
 }

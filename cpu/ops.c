@@ -391,7 +391,7 @@ static void matmul_dw_piece(void *arg, int64_t lo, int64_t hi, int thread) {
                 }
             }
             tile_write(&tile, &a->dw, cut.row, cut.rows, cut.col, cut.cols, one_if_zero(a->scale),
-                       true);
+                       start > 0 || !a->fresh);
         }
     }
 }
@@ -667,6 +667,11 @@ static void plain_cross_entropy(const struct cross_entropy_args *a) {
     pool_for(a->logits.rows, 1, cross_entropy_piece, (void *)a);
 }
 
+static void plain_head_loss(const struct head_loss_args *a) {
+    static const struct head_parts parts = {plain_matmul, plain_cross_entropy, plain_matmul_dx, plain_matmul_dw};
+    cpu_head_loss(a, &parts);
+}
+
 // ---------------------------------------------------------------------------------------------------------------
 // Updates.
 
@@ -781,6 +786,7 @@ void cpu_fill_plain(struct backend *b) {
     b->glu_back = plain_glu_back;
     b->add = plain_add;
     b->cross_entropy = plain_cross_entropy;
+    b->head_loss = plain_head_loss;
     b->sum_squares = plain_sum_squares;
     b->adamw = plain_adamw;
     b->cast = plain_cast;
