@@ -61,6 +61,7 @@ INLINE vi v_or(vi a, vi b) { return _mm512_or_si512(a, b); }
 INLINE vi v_and(vi a, int bits) { return _mm512_and_si512(a, _mm512_set1_epi32(bits)); }
 INLINE vi v_left(vi a, int n) { return (vi)((vu)a << n); }
 INLINE vi v_right(vi a, int n) { return (vi)((vu)a >> n); }
+INLINE vi v_right_16(vi a, int n) { return _mm512_srli_epi16(a, (unsigned)n); } // halves of words
 INLINE vi v_zero_words(void) { return _mm512_setzero_si512(); }
 INLINE vi v_set1_words(int32_t x) { return _mm512_set1_epi32(x); }
 INLINE void v_store_words(void *p, vi a) { _mm512_storeu_si512(p, a); }
@@ -88,6 +89,13 @@ INLINE void v_quads_store(int32_t *to, vi x) { // 4 quads of the 16 terms
     _mm_storeu_si128((void *)to, _mm_unpacklo_epi32(h, l));
     _mm_storeu_si128((void *)(to + 4), _mm_unpackhi_epi32(h, l));
 }
+// Pairs of kernels_pairs.h: first and third number of a quad, sixteen bits each, then second and fourth.
+INLINE void v_pairs_store(int32_t *to, vi x) { // 4 quads of the 16 terms
+    const __m256i quads = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 1, 8, 9, 4, 5, 12, 13, 2, 3, 10, 11, 6, 7, 14, 15));
+    _mm256_storeu_si256((void *)to, _mm256_shuffle_epi8(_mm512_cvtepi32_epi16(x), quads));
+}
+INLINE vi v_pair_dot(vi sum, vi codes, vi x) { return _mm512_dpwssd_epi32(sum, codes, x); }
 INLINE void v_quad_dot(vi *high, vi *low, vi codes, const int32_t *x) {
     *high = _mm512_dpbusd_epi32(*high, codes, _mm512_set1_epi32(x[0]));
     *low = _mm512_dpbusd_epi32(*low, codes, _mm512_set1_epi32(x[1]));
