@@ -70,6 +70,7 @@ INLINE vi v_load_words(const void *p) { return _mm256_loadu_si256(p); }
 INLINE vf v_float(vi a) { return _mm256_cvtepi32_ps(a); }
 INLINE vi v_and(vi a, int bits) { return _mm256_and_si256(a, _mm256_set1_epi32(bits)); }
 INLINE vi v_or(vi a, vi b) { return _mm256_or_si256(a, b); }
+INLINE vi v_xor(vi a, int bits) { return _mm256_xor_si256(a, _mm256_set1_epi32(bits)); }
 INLINE vi v_left(vi a, int n) { return (vi)((vu)a << n); }
 INLINE vi v_right(vi a, int n) { return (vi)((vu)a >> n); }
 INLINE vi v_right_16(vi a, int n) { return _mm256_srli_epi16(a, n); } // halves of words
@@ -99,13 +100,13 @@ INLINE __m128i bytes_16(int a, int b, int c, int d, int e, int f, int g, int h, 
     _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(bytes_16(__VA_ARGS__)), code)
 // Quads of kernels_whole.h: four codes, unsigned bytes, times four numbers of sixteen bits. A pair of
 // words holds the first and third number, then the second and fourth.
-INLINE void v_pairs_store(int32_t *to, vi x) { // 2 quads of the 8 terms
-    const __m128i sixteen =
-        _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+enum { QUADS_TERMS = 8, TILE_PLANES = 1, CODES_SIGNED = 0 };
+INLINE void v_pairs_store(int32_t *to, const int32_t *q) { // 2 quads of the 8 terms
+    const __m128i sixteen = _mm_packs_epi32(_mm_loadu_si128((const void *)q), _mm_loadu_si128((const void *)(q + 4)));
     const __m128i quads = _mm_setr_epi8(0, 1, 8, 9, 4, 5, 12, 13, 2, 3, 10, 11, 6, 7, 14, 15);
     _mm_storeu_si128((void *)to, _mm_shuffle_epi8(sixteen, quads));
 }
-INLINE void v_quads_store(int32_t *to, vi x) { v_pairs_store(to, x); }
+INLINE void v_quads_store(int32_t *to, const int32_t *q) { v_pairs_store(to, q); }
 // codes and x: pairs of sixteen bits. Without the barrier gcc 12 adds products to each other first, and keeps dozens of
 // them in memory: 95 instead of 145 GFLOP/s.
 INLINE vi v_pair_dot(vi sum, vi codes, vi x) {

@@ -13,6 +13,8 @@ void cpu_rare_glu(const struct glu_args *a); // the kinds behind GLU_GELU, for t
 // matmul_experts on top of a level's own product.
 void cpu_matmul_experts(const struct matmul_experts_args *a, void (*matmul)(const struct matmul_args *a));
 // False when this build or this processor lacks the instructions; then b is untouched.
+bool cpu_fill_neon(struct backend *b);
+bool cpu_fill_dotprod(struct backend *b);
 bool cpu_fill_avx2(struct backend *b);
 bool cpu_fill_avx512(struct backend *b);
 bool cpu_fill_amx(struct backend *b); // on top of avx512: products of PRECISION_BF16

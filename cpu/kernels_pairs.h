@@ -7,7 +7,8 @@
 //
 //     sum += code * x + code * x         exact: what is added fits 32 bits
 //
-// which is one product where bytes would need two, x having sixteen bits. A tile is TILE_PASS rows and TILE_VECTORS
+// which is one product where bytes would need two, x having sixteen bits. (On ARM, which has dots of bytes only,
+// TILE_PLANES is 2: codes stay bytes, and x lies as its high and its low bytes, which have sums of their own.) A tile is TILE_PASS rows and TILE_VECTORS
 // vectors of columns; its sums of a group of terms are made floats and added to those of the groups before, the same operations in
 // the same order as coded_dot: every bit is that of a row alone.
 //
@@ -32,7 +33,7 @@ INLINE void pairs_fill(const enum dtype t, const unsigned char *from, int64_t ch
                        struct pairs_room *room) {
     int32_t *codes = room->codes;
     float(*factors)[2][PANEL] = room->factors;
-    for (int64_t c = 0; c < chunks; c++, codes += 16 * LINE) {
+    for (int64_t c = 0; c < chunks; c++, codes += 16 / TILE_PLANES * LINE) {
         const unsigned char *block = from + c * 32 / coded_terms(t) * coded_block_bytes(t);
         const unsigned char *chunk = block + coded_head(t) + c * 32 % coded_terms(t) / 32 * coded_chunk_bytes(t);
         for (int line = 0; line < coded_chunk_bytes(t); line += 64) __builtin_prefetch(chunk + ahead + line, 0, 2);
@@ -46,9 +47,10 @@ INLINE void pairs_fill(const enum dtype t, const unsigned char *from, int64_t ch
         for (int col = 0; col < PANEL; col += VW)
 #pragma GCC unroll 8
             for (int quad = 0; quad < 8; quad++) {
-                const vi four = coded_quad(t, chunk, col, quad);
-                v_store_words(codes + 2 * quad * LINE + col, v_and(four, 0x00ff00ff));
-                v_store_words(codes + (2 * quad + 1) * LINE + col, v_right_16(four, 8));
+                const vi four = coded_operand(t, chunk, col, quad);
+                int32_t *to = codes + quad * (2 / TILE_PLANES) * LINE + col;
+                v_store_words(to, TILE_PLANES == 2 ? four : v_and(four, 0x00ff00ff));
+                if (TILE_PLANES == 1) v_store_words(to + LINE, v_right_16(four, 8));
             }
     }
 }
@@ -63,23 +65,28 @@ struct pairs_row {
 // them costs a quarter.
 INLINE void pairs_tile(const int group, const bool mins, const struct pairs_room *room, int64_t g, int64_t col,
                        const struct pairs_row *x) {
-    const int32_t *codes = room->codes + g * (group / 2) * LINE + col, *terms = x->terms;
+    const int32_t *codes = room->codes + g * (group / 2 / TILE_PLANES) * LINE + col, *terms = x->terms;
     __asm__("" : "+r"(terms)); // else gcc 12 makes the address of every term beforehand, and keeps them in memory
-    vi dot[TILE_VECTORS][TILE_PASS];
+    enum { LAST = TILE_PLANES - 1 };
+    vi dot[TILE_PLANES][TILE_VECTORS][TILE_PASS];
 #pragma GCC unroll 2
     for (int v = 0; v < TILE_VECTORS; v++)
 #pragma GCC unroll 8
-        for (int r = 0; r < TILE_PASS; r++) dot[v][r] = mins ? v_zero_words() : v_set1_words(x->start[r]);
+        for (int r = 0; r < TILE_PASS; r++) {
+            dot[0][v][r] = v_zero_words();
+            dot[LAST][v][r] = mins ? v_zero_words() : v_set1_words(x->start[r]);
+        }
 #pragma GCC unroll 16
     for (int i = 0; i < group / 2; i++) {
         vi w[TILE_VECTORS];
 #pragma GCC unroll 2
-        for (int v = 0; v < TILE_VECTORS; v++) w[v] = v_load_words(codes + i * LINE + v * VW);
+        for (int v = 0; v < TILE_VECTORS; v++) w[v] = v_load_words(codes + i / TILE_PLANES * LINE + v * VW);
 #pragma GCC unroll 8
         for (int r = 0; r < TILE_PASS; r++) {
             const vi two = v_set1_words(terms[(i / 2 * PASS + r) * 2 + i % 2]);
 #pragma GCC unroll 2
-            for (int v = 0; v < TILE_VECTORS; v++) dot[v][r] = v_pair_dot(dot[v][r], w[v], two);
+            for (int v = 0; v < TILE_VECTORS; v++)
+                dot[i % TILE_PLANES][v][r] = v_pair_dot(dot[i % TILE_PLANES][v][r], w[v], two);
         }
     }
 #pragma GCC unroll 2
@@ -89,7 +96,8 @@ INLINE void pairs_tile(const int group, const bool mins, const struct pairs_room
 #pragma GCC unroll 8
         for (int r = 0; r < TILE_PASS; r++) {
             float *to = x->sums + (v * PASS + r) * VW;
-            vf sum = v_fma(dl, v_mul(v_set1(x->step[r]), v_float(dot[v][r])), v_load(to));
+            const vi whole = TILE_PLANES == 2 ? v_quad_sum(dot[0][v][r], dot[LAST][v][r]) : dot[0][v][r];
+            vf sum = v_fma(dl, v_mul(v_set1(x->step[r]), v_float(whole)), v_load(to));
             if (mins) sum = v_fma(ml, v_set1(x->offset[r]), sum);
             v_store(to, sum);
         }

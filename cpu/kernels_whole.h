@@ -28,7 +28,7 @@ INLINE void coded_dot(const enum dtype t, const int R, const unsigned char *bloc
         }
 #pragma GCC unroll 8
         for (int quad = g / 4; quad < (g + coded_group(t)) / 4; quad++) {
-            const vi codes = coded_quad(t, chunk, col, quad);
+            const vi codes = coded_operand(t, chunk, col, quad);
 #pragma GCC unroll 8
             for (int r = 0; r < R; r++)
                 v_quad_dot(&first[r], &second[r], codes,
@@ -138,7 +138,7 @@ static void coded_matmul(const struct matmul_args *a) {
     const enum dtype t = a->w.dtype;
     const bool few = a->x.rows <= FEW_ROWS, packed = a->w.layout == LAYOUT_DEVICE;
     unsigned char *wide = cpu_scratch(0, SLOT_SHARED, (size_t)(passes * PASS) * wide_bytes(K));
-    struct widening w = {&a->x, wide, coded_group(t), coded_zero(t), coded_mins(t), few ? WIDE_QUADS : WIDE_PAIRS};
+    struct widening w = {&a->x, wide, coded_group(t), coded_dot_zero(t), coded_mins(t), few ? WIDE_QUADS : WIDE_PAIRS};
     pool_for(passes, max_i64(1, 8192 / max_i64(1, K * PASS)), widen_piece, &w);
     if (!packed) cpu_scratch_reserve(SLOT_A, WALK * coded_panel_bytes(t, K));
     struct coded_product p = {.a = a, .wide = wide, .rows_each = packed ? PASSES * PASS : max_i64(1, a->x.rows)};

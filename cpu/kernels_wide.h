@@ -4,7 +4,7 @@
 // 32 terms at a time are whole multiples of step = max |x| / 32512. A number is 256 high + low, both signed bytes. Rows
 // are taken in passes of R = 1, 2, 4 or 8; a row that does not exist is zero. A pass lies in one of three forms:
 //     quads    [K / 4][R] pairs of words, as v_quad_dot wants them
-//     pairs    [K / 4][R] pairs of words of two terms, as v_pair_dot wants them; R = 8
+//     pairs    [K / 4][R] pairs of words, as v_pair_dot wants them; R = 8
 //     planes   [K / 32][2][R][8] words of four bytes: the eight quads of a row, high bytes, then low; for matrix units
 // with, behind it,
 //     steps    [K / 32][R] floats
@@ -60,11 +60,11 @@ static void widen_row(const struct widening *w, const float *x, unsigned char *p
     for (int64_t k = 0; k < K; k += 32) {
         const float step = x ? sixteen_bits(x + k, q) : 0;
         if (!x) memset(q, 0, sizeof q);
-        for (int i = 0; i < 32; i += VW)
+        for (int i = 0; i < 32; i += QUADS_TERMS)
             if (w->form == WIDE_PAIRS)
-                v_pairs_store(pairs + i / 2, v_load_words(q + i));
+                v_pairs_store(pairs + i / 2, q + i);
             else
-                v_quads_store(pairs + i / 2, v_load_words(q + i));
+                v_quads_store(pairs + i / 2, q + i);
         int32_t *high = quads + (k / 32 * 2 * R + r) * 8, *low = high + R * 8;
         for (int i = 0; i < 8; i++)
             if (w->form == WIDE_PLANES)
