@@ -261,7 +261,7 @@ struct backend {
     void (*head_loss)(const struct head_loss_args *a);
 };
 
-// level: NULL for the best kernels this processor has, else "plain", "avx2", "avx512" or "amx" (refused when not present).
+// level: NULL for the best kernels here, else "plain", "avx2", "avx512", "amx", "neon" or "dotprod" (refused when not present).
 // NULL with a reason on failure. Starts nothing: the caller has called pool_start.
 const struct backend *backend_cpu(const char *level, struct err *err);
 

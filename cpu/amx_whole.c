@@ -328,7 +328,7 @@ static void matmul(const struct matmul_args *a) {
     assert(a->out.rows == a->x.rows && a->out.cols == a->w.rows && a->x.cols == a->w.cols);
     const int64_t K = a->x.cols, passes = ceil_div(a->x.rows, PASS);
     unsigned char *wide = cpu_scratch(0, SLOT_SHARED, (size_t)(passes * PASS) * wide_bytes(K));
-    struct widening w = {&a->x, wide, coded_group(t), coded_zero(t), coded_mins(t), true};
+    struct widening w = {&a->x, wide, coded_group(t), coded_zero(t), coded_mins(t), WIDE_PLANES};
     pool_for(passes, max_i64(1, 8192 / max_i64(1, K * PASS)), widen_piece, &w);
     cpu_scratch_reserve(SLOT_A, sizeof(struct room));
     struct product p = {a, wide};

@@ -26,6 +26,8 @@ void cpu_head_loss(const struct head_loss_args *a, const struct head_parts *part
 struct head_block { int64_t at, rows, segment; };
 bool cpu_head_next(const struct head_loss_args *a, int64_t fits, struct head_block *b);
 // False when this build or this processor lacks the instructions; then b is untouched.
+bool cpu_fill_neon(struct backend *b);
+bool cpu_fill_dotprod(struct backend *b);
 bool cpu_fill_avx2(struct backend *b);
 bool cpu_fill_avx512(struct backend *b);
 bool cpu_fill_amx(struct backend *b); // on top of avx512: products of PRECISION_BF16

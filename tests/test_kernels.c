@@ -12,8 +12,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-// amx differs from avx512 in products only.
+// amx differs from avx512 in products only. Names of x86 in what tests say stand for those of ARM, too.
+#ifdef __aarch64__
+static const char *const level_names[] = {"neon", "dotprod", "dotprod"};
+#else
 static const char *const level_names[] = {"avx2", "avx512", "amx"};
+#endif
 enum { LEVELS = 2, PRODUCT_LEVELS = 3 };
 
 static const struct backend *level(int i) {
