@@ -51,7 +51,8 @@ $(B)/suites: LDLIBS += -lcriterion
 $(B)/bench_ops: $(B)/tests/bench/bench_ops.o $(OBJ)
 $(B)/render_chat: $(B)/tests/tools/render_chat.o $(OBJ)
 $(B)/tokenize_texts: $(B)/tests/bench/tokenize_texts.o $(OBJ)
-$(B)/train $(B)/run $(B)/stories $(B)/suites $(B)/bench_ops $(B)/render_chat $(B)/tokenize_texts:
+$(B)/random_model: $(B)/tests/bench/random_model.o $(OBJ)
+$(B)/train $(B)/run $(B)/stories $(B)/suites $(B)/bench_ops $(B)/render_chat $(B)/tokenize_texts $(B)/random_model:
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 ifeq ($(CONFIG),fuzz)
