@@ -4,12 +4,12 @@
 #   P, N    tokens of the prompt, generated (512, 128; 0: not) DEPTH    tokens that are in the cache before (0)
 #   CPU     of ours: --cpu LEVEL (the best)                    THREADS  of all programs (those that ./run takes)
 #   PAIRS   runs of each, by turns: A B A B (5)                REPEATS  of a peer in a run, the median counts (3)
-#   OUT     folder where results.csv grows (bench)             BUDGET   seconds: a file is not begun after them (0: no end)
+#   OUT     where results.csv grows, and charts (bench)        BUDGET   seconds: a file is not begun after them (0: no end)
 # Speeds of one moment are chance on a machine that is shared: what counts is the ratio within a pair and the median over
 # pairs. A run of ours is the median of three. A peer that fails is told in a line and left out for that file.
 set -u
 run=${RUN:-./run} models=${MODELS:-data/stories-1m.gguf} peers=${PEERS:-}
-p=${P:-512} n=${N:-128} pairs=${PAIRS:-5} out=${OUT:-bench}
+p=${P:-512} n=${N:-128} pairs=${PAIRS:-5} out=${OUT:-bench} chart=${CHART:-build/release/chart}
 depth=${DEPTH:-0} cpu=${CPU:-} repeats=${REPEATS:-3} budget=${BUDGET:-0}
 refuse() { echo "bench: $*" >&2; exit 2; }
 
@@ -104,4 +104,9 @@ awk -F, -v before="$before" -v depth="$depth" '
                    (value[k, int((c + 1) / 2)] + value[k, int(c / 2) + 1]) / 2, rest, value[k, 1], value[k, c], c
         }
     }' "$csv"
+for name in $(awk -F, -v before="$before" 'NR > before { print $1 "," $2 }' "$csv" | sort -u); do
+    [ -x "$chart" ] || break
+    { head -1 "$csv"; tail -n +$((before + 1)) "$csv" | grep "^$name,"; } |
+        "$chart" "$name: tokens/s by pair" pair tokens_per_second program > "$out/${name%,*}-${name#*,}.svg" || exit 1
+done
 echo "rows: $csv"
