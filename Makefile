@@ -75,7 +75,7 @@ $(B)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(OURS) $(CFLAGS) $(ISA_$(basename $(notdir $<))) -c -o $@ $<
 
-programs: $(B)/train $(B)/run $(B)/stories
+programs: $(B)/train $(B)/run $(B)/stories $(B)/random_model $(B)/chart
 demo: train run $(B)/stories ## from nothing to new stories in about three minutes: corpus, tokenizer, training, text
 	@sh tests/demo.sh
 

@@ -85,7 +85,7 @@ for model in $models; do
 done
 
 # Medians of the ratios, or of the speeds where there is nobody to compare with; of this call's rows.
-awk -F, -v before="$before" -v depth="$depth" '
+awk -F, -v before="$before" -v depth="$depth" -v cpu="$cpu" '
     NR <= before { next }
     { key = $1 "," $2 "," $3 }
     $6 == "ours" { add(key " tokens/s", $7); next }
@@ -100,7 +100,8 @@ awk -F, -v before="$before" -v depth="$depth" '
         for (i = 1; i <= keys; i++) {
             k = order[i]; c = count[k]; split(k, part, ",")
             rest = part[3]; sub(/^[0-9]+ /, "", rest); tokens = part[3] + 0
-            printf "median: %s, %s of %d%s: %.2f %s (%.2f..%.2f, %d pairs)\n", part[1], part[2], tokens, (depth > 0 ? " behind " depth : ""),
+            printf "median: %s, %s of %d%s%s: %.2f %s (%.2f..%.2f, %d pairs)\n", part[1], part[2], tokens, (depth > 0 ? " behind " depth : ""),
+                   (cpu != "" ? " on " cpu : ""),
                    (value[k, int((c + 1) / 2)] + value[k, int(c / 2) + 1]) / 2, rest, value[k, 1], value[k, c], c
         }
     }' "$csv"
