@@ -104,7 +104,7 @@ bench: run $(B)/bench_ops $(B)/chart ## speed of every op and of the shipped mod
 bench-growth: run $(B)/random_model $(B)/chart ## tables of speed against context, rows of a pass, size and threads, with the floor beside
 	@sh tests/bench/growth.sh
 
-bench-train: train ## training of the GPT-2 124M shape; PEERS="command:NAME": pairs with a peer
+bench-train: train $(B)/random_model ## training of the GPT-2 124M shape; PEERS="command:NAME": pairs with a peer
 	@PEERS="$(PEERS)" sh tests/bench/train_peers.sh
 
 tidy: ## layers, long functions, words: taste that a machine can check
