@@ -57,7 +57,9 @@ $(B)/suites: LDLIBS += -lcriterion
 $(B)/bench_ops: $(B)/tests/bench/bench_ops.o $(OBJ)
 $(B)/render_chat: $(B)/tests/tools/render_chat.o $(OBJ)
 $(B)/tokenize_texts: $(B)/tests/bench/tokenize_texts.o $(OBJ)
-$(B)/train $(B)/run $(B)/stories $(B)/suites $(B)/bench_ops $(B)/render_chat $(B)/tokenize_texts:
+$(B)/random_model: $(B)/tests/bench/random_model.o $(OBJ)
+$(B)/chart: $(B)/tests/bench/chart.o $(OBJ)
+$(B)/train $(B)/run $(B)/stories $(B)/suites $(B)/bench_ops $(B)/render_chat $(B)/tokenize_texts $(B)/random_model $(B)/chart:
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 ifeq ($(CONFIG),fuzz)
@@ -79,7 +81,7 @@ $(B)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(OURS) $(CFLAGS) $(ISA_$(basename $(notdir $<))) -c -o $@ $<
 
-programs: $(B)/train $(B)/run $(B)/stories
+programs: $(B)/train $(B)/run $(B)/stories $(B)/random_model $(B)/chart
 demo: train run $(B)/stories ## from nothing to new stories in about three minutes: corpus, tokenizer, training, text
 	@sh tests/demo.sh
 
@@ -110,9 +112,15 @@ asan: ## the suites and programs under AddressSanitizer and UBSan
 fuzz: ## coverage-guided fuzzing of every parser, FUZZ_SECONDS (60) each; FUZZ="gguf json" for some; needs clang
 	+@sh tests/fuzz.sh
 
-bench: run $(B)/bench_ops ## speed of every op and of the shipped model; PEERS="llama-bench:NAME" MODELS="x.gguf": pairs with a peer
+bench: run $(B)/bench_ops $(B)/chart ## speed of every op and of the shipped model; PEERS="llama-bench:NAME" MODELS="x.gguf": pairs with a peer
 	@if [ -n "$(PEERS)$(MODELS)" ]; then PEERS="$(PEERS)" MODELS="$(MODELS)" sh tests/bench/peers.sh; \
 	else $(B)/bench_ops && ./run --ceiling && ./run --bench; fi
+
+bench-growth: run $(B)/random_model $(B)/chart ## tables of speed against context, rows of a pass, size and threads, with the floor beside
+	@sh tests/bench/growth.sh
+
+bench-train: train $(B)/random_model ## training of the GPT-2 124M shape; PEERS="command:NAME": pairs with a peer
+	@PEERS="$(PEERS)" sh tests/bench/train_peers.sh
 
 tidy: ## layers, long functions, words: taste that a machine can check
 	@sh tests/tidy.sh
@@ -121,7 +129,7 @@ clean: ## remove everything built
 	rm -rf build train run
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
-.PHONY: all programs demo deps test check-arm check-peers asan fuzz bench tidy clean help
+.PHONY: all programs demo deps test check-arm check-peers asan fuzz bench bench-growth bench-train tidy clean help
 -include $(OBJ:.o=.d) $(TESTOBJ:.o=.d) $(wildcard $(B)/*.d $(B)/small/*.d $(B)/data/*.d $(B)/tests/bench/*.d $(B)/tests/tools/*.d $(B)/tests/fuzz/*.d)
