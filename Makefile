@@ -7,7 +7,8 @@ B       := build/$(CONFIG)
 ARCH    := $(shell $(CC) -dumpmachine 2>/dev/null | cut -d- -f1)
 
 WARN    := -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion -Wstrict-prototypes
-CFLAGS  ?= -O3
+# gcc 12 for ARM falls over maxima in double at -O3 (vect_transform_reduction); kernels are vectors already.
+CFLAGS  ?= $(if $(filter aarch64,$(ARCH)),-O2,-O3)
 OURS    := -I. -D_GNU_SOURCE -std=c11 $(WARN) -g -ffp-contract=off -fno-math-errno -MMD -MP -pthread
 LDLIBS  += -lm -pthread
 
@@ -26,17 +27,22 @@ ifneq (,$(filter x86_64 amd64,$(ARCH)))
   ISA_avx2   := -mavx2 -mfma -mf16c
   ISA_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx2 -mfma -mf16c
   ISA_amx    := $(ISA_avx512) -mavx512bf16 -mamx-tile -mamx-bf16
+  ISA_amx_attend     := $(ISA_amx)
   ISA_ceiling_avx2   := $(ISA_avx2)
   ISA_ceiling_avx512 := $(ISA_avx512)
   ISA_ceiling_amx    := $(ISA_amx) -mamx-int8
   ISA_amx_whole      := $(ISA_avx512) -mavx512vbmi -mamx-tile -mamx-int8
+endif
+ifeq (aarch64,$(ARCH))
+  ISA_dotprod         := -march=armv8.2-a+dotprod
+  ISA_ceiling_dotprod := $(ISA_dotprod)
 endif
 
 # All cores, unless told otherwise.
 MAKEFLAGS += -j$(shell nproc 2>/dev/null || echo 2)
 
 MODULES := core formats tokenizer cpu model gen learn
-SRC     := backend.c $(wildcard $(MODULES:%=%/*.c))
+SRC     := backend.c profile.c $(wildcard $(MODULES:%=%/*.c))
 OBJ     := $(SRC:%.c=$(B)/%.o)
 TESTOBJ := $(patsubst %.c,$(B)/%.o,$(wildcard tests/*.c))
 
@@ -51,7 +57,9 @@ $(B)/suites: LDLIBS += -lcriterion
 $(B)/bench_ops: $(B)/tests/bench/bench_ops.o $(OBJ)
 $(B)/render_chat: $(B)/tests/tools/render_chat.o $(OBJ)
 $(B)/tokenize_texts: $(B)/tests/bench/tokenize_texts.o $(OBJ)
-$(B)/train $(B)/run $(B)/stories $(B)/suites $(B)/bench_ops $(B)/render_chat $(B)/tokenize_texts:
+$(B)/random_model: $(B)/tests/bench/random_model.o $(OBJ)
+$(B)/chart: $(B)/tests/bench/chart.o $(OBJ)
+$(B)/train $(B)/run $(B)/stories $(B)/suites $(B)/bench_ops $(B)/render_chat $(B)/tokenize_texts $(B)/random_model $(B)/chart:
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 ifeq ($(CONFIG),fuzz)
@@ -73,7 +81,7 @@ $(B)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(OURS) $(CFLAGS) $(ISA_$(basename $(notdir $<))) -c -o $@ $<
 
-programs: $(B)/train $(B)/run $(B)/stories
+programs: $(B)/train $(B)/run $(B)/stories $(B)/random_model $(B)/chart
 demo: train run $(B)/stories ## from nothing to new stories in about three minutes: corpus, tokenizer, training, text
 	@sh tests/demo.sh
 
@@ -83,6 +91,15 @@ deps: ## install what the tests need (Criterion), when it is missing
 test: ## build and run every suite (needs Criterion: make deps)
 	@$(MAKE) --no-print-directory CONFIG=test programs build/test/suites
 	build/test/suites --jobs 2
+
+$(B)/small_suites: $(patsubst %,$(B)/small/%.o,test_ops test_kernels test_blocks) $(B)/tests/op_cases.o $(B)/tests/op_check.o $(B)/tests/small/small.o $(OBJ)
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+$(B)/small/%.o: tests/%.c
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) -Itests/small $(OURS) $(CFLAGS) -DPROGRAMS='"$(B)"' -c -o $@ $<
+
+check-arm: ## the kernels of ARM in an emulator, and that nothing else assumes a processor; where cross compilers are
+	+@sh tests/arm.sh
 
 check-peers: run ## exports of every family against transformers and llama.cpp, where Python has them
 	@if command -v $${PYTHON:-python3} >/dev/null; then $${PYTHON:-python3} tests/check_exports.py; \
@@ -95,9 +112,15 @@ asan: ## the suites and programs under AddressSanitizer and UBSan
 fuzz: ## coverage-guided fuzzing of every parser, FUZZ_SECONDS (60) each; FUZZ="gguf json" for some; needs clang
 	+@sh tests/fuzz.sh
 
-bench: run $(B)/bench_ops ## speed of every op and of the shipped model; PEERS="llama-bench:NAME" MODELS="x.gguf": pairs with a peer
+bench: run $(B)/bench_ops $(B)/chart ## speed of every op and of the shipped model; PEERS="llama-bench:NAME" MODELS="x.gguf": pairs with a peer
 	@if [ -n "$(PEERS)$(MODELS)" ]; then PEERS="$(PEERS)" MODELS="$(MODELS)" sh tests/bench/peers.sh; \
 	else $(B)/bench_ops && ./run --ceiling && ./run --bench; fi
+
+bench-growth: run $(B)/random_model $(B)/chart ## tables of speed against context, rows of a pass, size and threads, with the floor beside
+	@sh tests/bench/growth.sh
+
+bench-train: train $(B)/random_model ## training of the GPT-2 124M shape; PEERS="command:NAME": pairs with a peer
+	@PEERS="$(PEERS)" sh tests/bench/train_peers.sh
 
 tidy: ## layers, long functions, words: taste that a machine can check
 	@sh tests/tidy.sh
@@ -106,7 +129,7 @@ clean: ## remove everything built
 	rm -rf build train run
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
-.PHONY: all programs demo deps test check-peers asan fuzz bench tidy clean help
--include $(OBJ:.o=.d) $(TESTOBJ:.o=.d) $(wildcard $(B)/*.d $(B)/data/*.d $(B)/tests/bench/*.d $(B)/tests/tools/*.d $(B)/tests/fuzz/*.d)
+.PHONY: all programs demo deps test check-arm check-peers asan fuzz bench bench-growth bench-train tidy clean help
+-include $(OBJ:.o=.d) $(TESTOBJ:.o=.d) $(wildcard $(B)/*.d $(B)/small/*.d $(B)/data/*.d $(B)/tests/bench/*.d $(B)/tests/tools/*.d $(B)/tests/fuzz/*.d)

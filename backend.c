@@ -32,6 +32,7 @@ const char *op_name(enum op op) {
         [OP_MIX] = "mix",
         [OP_CLAMP] = "clamp",
         [OP_SINK] = "sink",
+        [OP_HEAD_LOSS] = "head_loss",
     };
     static_assert(COUNT_OF(names) == OP_COUNT, "every op has a name");
     assert(op >= 0 && op < OP_COUNT);

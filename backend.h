@@ -54,7 +54,7 @@ enum op {
     OP_EMBED, OP_EMBED_BACK, OP_RMSNORM, OP_RMSNORM_BACK, OP_MATMUL, OP_MATMUL_DX, OP_MATMUL_DW, OP_ROPE, OP_STORE_ROWS,
     OP_ATTEND, OP_ATTEND_BACK, OP_GLU, OP_GLU_BACK, OP_ADD, OP_CROSS_ENTROPY, OP_SUM_SQUARES, OP_UPDATE, OP_ADAFACTOR, OP_CAST,
     OP_LAYERNORM, OP_BIAS, OP_SOFTCAP, OP_ROUTE, OP_MATMUL_EXPERTS, OP_MIX,
-    OP_CLAMP, OP_SINK, OP_COUNT
+    OP_CLAMP, OP_SINK, OP_HEAD_LOSS, OP_COUNT
 };
 const char *op_name(enum op op); // "matmul"
 
@@ -82,7 +82,8 @@ struct matmul_args { struct tensor out, x, w; float scale; bool accumulate; enum
 // dx = scale * dout w + (accumulate ? dx : 0)              dx [n,K], dout [n,M], w [M,K] ROWS f32 or bf16
 struct matmul_dx_args { struct tensor dx, dout, w; float scale; bool accumulate; enum precision precision; };
 // dw += scale * dout^T x, by segments of rows              dw [M,K] f32, dout [n,M], x [n,K]; n a multiple of segment
-struct matmul_dw_args { struct tensor dw, dout, x; float scale; int64_t segment; enum precision precision; };
+// fresh, here and in head_loss: dw = ..., the first sum of a step.
+struct matmul_dw_args { struct tensor dw, dout, x; float scale; int64_t segment; enum precision precision; bool fresh; };
 
 // Rotates pairs of every head of x [n, heads*D] in place by angle pos[i] * freq[j], j < rotated/2. (Su et al. 2021)
 // ADJACENT pairs (2j, 2j+1); HALVES pairs (j, j + rotated/2). Columns from `rotated` on stay. inverse: by -angle
@@ -107,16 +108,19 @@ struct store_rows_args { struct tensor dst, src; const int32_t *rows; enum cache
 // DEVICE. An empty range gives zeros. Sums over keys are made of one part per 256 keys, added in order, counted from lo
 // in ROWS and from row 0 in DEVICE, so that there rows of a sliding window share their parts.
 // lse (may be NULL) receives log-sum-exp of the scaled scores, [n,H], for attend_back.
+// precision BF16 permits rounding q, k, v and the p_j (not yet divided by their sum) to bf16; scores and sums stay f32.
 // softcap > 0: scores are softcap * tanh(scale * q . k / softcap) (Gemma 2, section 2); attend_back knows none.
 struct attend_args {
     struct tensor out, q, k, v; const int32_t *lo, *hi; float *lse;
     int64_t heads, kv_heads, head_size; float scale; // scale is used as given, never defaulted
     float softcap;
+    enum precision precision;
 };
 // dq, dk, dv overwritten. k, v f32; rows come in segments, the keys of a row lie inside its own segment.
 struct attend_back_args {
     struct tensor dq, dk, dv, dout, out, q, k, v; const int32_t *lo, *hi; const float *lse;
     int64_t heads, kv_heads, head_size; float scale; int64_t segment;
+    enum precision precision; // BF16 permits rounding q, k, v, dout, p_j and the gradients of scores to bf16
 };
 
 // out = act(gate) * up                                     [n,F]; out may be gate or up; up absent: act(gate).
@@ -134,6 +138,25 @@ struct add_args { struct tensor out, a, b; float scale; };
 // z = logit_scale * logits[i,:];  loss[i] = logsumexp(z) - z[target[i]], 0 where target is -1.
 // grad_scale != 0: logits[i,:] = grad_scale * logit_scale * (softmax(z) - onehot(target)), zeros where target is -1.
 struct cross_entropy_args { float *loss; struct tensor logits; const int32_t *targets; float logit_scale, grad_scale; };
+
+// The head and its loss in one, without the logits of all rows. For each row: z = logit_scale * x[i,:] w^T,
+//   loss[i] = logsumexp(z) - z[target[i]], 0 where target is -1;
+// and with grad_scale != 0, dz = grad_scale * logit_scale * (softmax(z) - onehot(target)), zeros where target is -1:
+//   dx = dz w ;  dw += dz^T x by segments.
+// As matmul, cross_entropy, matmul_dx and matmul_dw, but only HEAD_ROWS rows, or as many whole segments as `room` has
+// place for, at a time. A longer segment is summed up in parts of HEAD_ROWS rows. The size of room shows in no bit.
+// PRECISION_BF16 rounds x and w as in matmul, and in the backward products x / sum(e^z) and e^z or, at the target, e^z -
+// sum(e^z). loss [n]; dx [n,C], dw [V,C] f32; x [n,C] f32; w [V,C] ROWS f32 or bf16. room: head_loss_room bytes or more.
+enum { HEAD_ROWS = 1024 };
+struct head_loss_args {
+    float *loss; struct tensor dx, dw, x, w; const int32_t *targets;
+    float logit_scale, grad_scale; int64_t segment; enum precision precision;
+    void *room; size_t room_bytes; bool fresh;
+};
+static inline size_t head_loss_room(int64_t rows, int64_t V) { // for blocks of so many rows
+    return (size_t)((rows + 31) / 32 * 32) * (size_t)((V + 31) / 32 * 32) * sizeof(float);
+}
+static inline int64_t head_loss_least(int64_t segment) { return segment < HEAD_ROWS ? segment : HEAD_ROWS; } // rows
 
 // *out = sum of x^2 in double; chunks of 4096 values summed in order. out on the device.
 struct sum_squares_args { double *out; struct tensor x; };
@@ -201,6 +224,8 @@ struct ceiling {
 
 struct backend {
     const char *name; // "cpu"
+    // matmul, matmul_experts and embed also take weights as ROWS in host memory, with the same bits, more slowly.
+    bool reads_host;
     // --- memory. Device addresses are void *; on the CPU they are host addresses.
     void *(*alloc)(size_t bytes, const char *what, struct err *err); // zeroed; NULL on failure
     void (*free)(void *p);
@@ -251,10 +276,18 @@ struct backend {
     void (*mix)(const struct mix_args *a);
     void (*clamp)(const struct clamp_args *a);
     void (*sink)(const struct sink_args *a);
+    void (*head_loss)(const struct head_loss_args *a);
 };
 
-// level: NULL for the best kernels this processor has, else "plain", "avx2", "avx512" or "amx" (refused when not present).
+// level: NULL for the best kernels here, else "plain", "avx2", "avx512", "amx", "neon" or "dotprod" (refused when not present).
 // NULL with a reason on failure. Starts nothing: the caller has called pool_start.
 const struct backend *backend_cpu(const char *level, struct err *err);
+
+// b with a clock around every op: same results. One profile for a process, which begins anew, at rest, with this call.
+const struct backend *backend_profiled(const struct backend *b);
+void backend_profile_run(bool run); // from here on, until false
+// What the ops cost meanwhile, the dearest first: calls, seconds by the clock and their share, seconds of all processors
+// and operations per one of them. The last line is all else.
+void backend_profile(struct text *to);
 
 #endif

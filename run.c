@@ -20,11 +20,11 @@
 static struct {
     const char *model, *prompt, *file, *tokenizer, *tokenizer_pre, *device, *cpu, *kv, *kv_values, *perplexity, *export, *quantize,
         *imatrix, *report_text, *kl_against, *out, *dtype, *system, *chat_template;
-    int64_t n, ctx, threads, threads_batch, chunk, logprobs, stride, chunks, bench_prompt, bench_new, bench_depth, repeats;
+    int64_t n, ctx, threads, threads_batch, chunk, logprobs, stride, chunks, bench_prompt, bench_new, bench_depth, bench_rows, repeats;
     struct opt_words stop;
     struct sampler_options sampler;
     bool pure, ignore_eos, json, special, parse_special, echo, chat, show_prompt, context_shift, bench, ceiling, exact, tokenize, check, list, version, help, verbose;
-} o = {.device = "auto", .kv = "f16", .n = -1, .logprobs = -1, .echo = true, .bench_prompt = 512, .bench_new = 128, .repeats = 5};
+} o = {.device = "auto", .kv = "f16", .n = -1, .logprobs = -1, .echo = true, .bench_prompt = 512, .bench_new = 128, .bench_rows = 1, .repeats = 5};
 
 // clang-format off
 static struct opt table[] = {
@@ -71,6 +71,7 @@ static struct opt table[] = {
     {"--bench-prompt", OPT_INT, &o.bench_prompt, 0, 1 << 24, "N", "tokens of that prompt", 0},
     {"--bench-new", OPT_INT, &o.bench_new, 0, 1 << 24, "N", "tokens generated", 0},
     {"--bench-depth -d --n-depth", OPT_INT, &o.bench_depth, 0, 1 << 24, "N", "measure behind so many tokens that are in the cache already", 0},
+    {"--bench-rows", OPT_INT, &o.bench_rows, 1, 4096, "N", "tokens of a pass when generating, as a draft is verified", 0},
     {"--ceiling", OPT_FLAG, &o.ceiling, 0, 0, "", "measure what this machine can do: reading memory and every unit, for 1 to -t threads", 0},
     {"--repeats", OPT_INT, &o.repeats, 1, 1000, "N", "runs of each; the median is told", 0},
     {"--check", OPT_FLAG, &o.check, 0, 0, "", "examine the file: structure, every weight finite, seal, hash; exit code 3 when it fails", 0},
@@ -87,7 +88,7 @@ static struct opt table[] = {
     {"-tb --threads-batch", OPT_INT, &o.threads_batch, 0, 256, "N", "threads for reading the prompt; 0: the same", 0},
     {"-b --batch-size -ub --ubatch-size", OPT_INT, &o.chunk, 0, 1 << 20, "N", "rows of a pass when reading a prompt; never changes the result (0: 256)", 0},
     {"--device", OPT_TEXT, &o.device, 0, 0, "NAME", "auto or cpu", 0},
-    {"--cpu", OPT_TEXT, &o.cpu, 0, 0, "LEVEL", "plain, avx2, avx512 or amx instead of the best present", 0},
+    {"--cpu", OPT_TEXT, &o.cpu, 0, 0, "LEVEL", "plain, avx2, avx512, amx, neon or dotprod instead of the best present", 0},
     {"--exact", OPT_FLAG, &o.exact, 0, 0, "", "read prompts with products in f32, as generating does, where bf16 units would do it faster", 0},
     {"--version", OPT_FLAG, &o.version, 0, 0, "", "version and the kernels this machine would use", 0},
     {"-h --help", OPT_FLAG, &o.help, 0, 0, "", "this text", 0},
@@ -291,9 +292,10 @@ static void print_summary(struct printer *p, const struct generate_stats *s) {
     } else {
         put_text(p, "\n", 1);
     }
-    fprintf(stderr, "%lld prompt tokens at %.1f/s, first token after %.0f ms, %lld new at %.1f/s, stopped by %s, seed %lld\n",
-            (long long)s->prompt_tokens, prompt_speed, s->first_s * 1e3, (long long)s->new_tokens, speed,
-            stop_reason_name(s->why), (long long)o.sampler.seed);
+    fprintf(stderr, "%lld prompt tokens at %.1f/s, first token after %.0f ms, ", (long long)s->prompt_tokens, prompt_speed, s->first_s * 1e3);
+    if (s->settle_s > 1e-3) fprintf(stderr, "weights packed in %.2f s, ", s->settle_s);
+    fprintf(stderr, "%lld new at %.1f/s, stopped by %s, seed %lld\n", (long long)s->new_tokens, speed, stop_reason_name(s->why),
+            (long long)o.sampler.seed);
 }
 
 static int run_generate(struct app *a) {
@@ -584,11 +586,11 @@ static int run_perplexity(struct app *a) {
 
 static int run_bench(struct app *a) {
     struct err err;
-    struct bench_options b = {.prompt = o.bench_prompt, .fresh = o.bench_new, .depth = o.bench_depth, .repeats = o.repeats, .exact = o.exact,
+    struct bench_options b = {.prompt = o.bench_prompt, .fresh = o.bench_new, .depth = o.bench_depth, .rows = o.bench_rows, .repeats = o.repeats, .exact = o.exact,
                               .json = o.json, .keys = dtype_from_name(o.kv), .values = dtype_from_name(o.kv_values ? o.kv_values : o.kv)};
-    int64_t most = b.prompt > b.fresh ? b.prompt : b.fresh;
-    if (most < 1) refuse(2, "--bench needs --bench-prompt or --bench-new above 0");
-    open_session(a, b.depth + most, 0, false);
+    if (b.prompt + b.fresh < 1) refuse(2, "--bench needs --bench-prompt or --bench-new above 0");
+    b.fresh = (b.fresh + b.rows - 1) / b.rows * b.rows; // whole passes
+    open_session(a, b.depth + (b.prompt > b.fresh ? b.prompt : b.fresh), b.rows > 1 ? b.rows : 0, false);
     int code = bench_model(a, &b, &err);
     if (code) fail(code, &err);
     return 0;

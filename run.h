@@ -30,6 +30,7 @@ int models_compare(struct app *a, const struct models_options *o, struct err *er
 
 struct bench_options { // of --bench; tokens of the prompt, generated, and in the cache before
     int64_t prompt, fresh, depth, repeats;
+    int64_t rows;            // of one pass of generation: as many tokens are fed and answered at once, as a draft is verified
     enum dtype keys, values; // of the cache
     bool exact, json;
 };

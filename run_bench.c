@@ -77,7 +77,8 @@ static bool measure(struct session *s, const struct bench_options *b, const int3
         session_rewind(s, b->depth);
         double start = time_now();
         if (prompt) fine = session_feed(s, ids, prompt, FEED_PROMPT, LOGITS_LAST, err) != NULL;
-        for (int64_t t = 0; fine && t < fresh; t++) fine = session_feed(s, ids + t, 1, FEED_GENERATED, LOGITS_LAST, err) != NULL;
+        for (int64_t t = 0; fine && t < fresh; t += b->rows)
+            fine = session_feed(s, ids + t, b->rows, FEED_GENERATED, b->rows > 1 ? LOGITS_ALL : LOGITS_LAST, err) != NULL;
         times[i] = time_now() - start;
     }
     qsort(times, (size_t)b->repeats, sizeof *times, by_size);
@@ -121,7 +122,7 @@ static enum dtype weights_dtype(const struct app *a) {
 // One line of --bench: what was fed, how fast, and the share of the ceiling that bounds it.
 struct bench_line {
     const char *what;
-    int64_t tokens, depth;
+    int64_t tokens, depth, rows; // rows: of a pass of generation, 0 for a prompt
     struct speed speed;
     double done; // bytes or operations per second
     const char *detail;
@@ -130,6 +131,7 @@ struct bench_line {
 
 static void line_text(const struct bench_line *l) {
     printf("%s of %lld", l->what, (long long)l->tokens);
+    if (l->rows > 1) printf(" by %lld", (long long)l->rows);
     if (l->depth) printf(" behind %lld", (long long)l->depth);
     printf(": %.1f tokens/s (%.1f..%.1f), %s", l->speed.median, l->speed.low, l->speed.high, l->detail);
     printf(", %.3g%% of %s (%.1f %s)\n", 100 * l->done / l->ceiling->per_second, l->ceiling->name, l->ceiling->per_second * 1e-9,
@@ -144,6 +146,7 @@ static void line_json(const struct bench_line *l) {
     json_out_string(&out, "what", l->what, strlen(l->what));
     json_out_integer(&out, "tokens", l->tokens);
     json_out_integer(&out, "depth", l->depth);
+    if (l->rows) json_out_integer(&out, "rows", l->rows);
     json_out_integer(&out, "threads", pool_threads());
     json_out_number(&out, "tokens_per_second", l->speed.median);
     json_out_number(&out, "lowest", l->speed.low);
@@ -168,16 +171,20 @@ static void print_prompt(const struct app *a, const struct bench_options *b, str
     const char *unit = a->backend->unit(weights_dtype(a), b->exact ? PRECISION_F32 : PRECISION_BF16);
     char detail[64];
     snprintf(detail, sizeof detail, "%.1f GFLOP/s", flops * speed.median * 1e-9);
-    struct bench_line line = {"prompt", b->prompt, b->depth, speed, flops * speed.median, detail, ceiling_named(c, count, unit)};
+    struct bench_line line = {"prompt", b->prompt, b->depth, 0, speed, flops * speed.median, detail, ceiling_named(c, count, unit)};
     (b->json ? line_json : line_text)(&line);
 }
 
-static void print_generation(const struct app *a, const struct bench_options *b, struct speed speed, const struct ceiling *c) {
-    double weights = bytes_per_token(a) * speed.median;
-    double cache = cache_bytes_per_token(&a->model->config, b, (double)b->depth + (double)b->fresh / 2) * speed.median;
+// A pass reads the weights and the cache once, whatever its rows; with many rows the unit that multiplies binds instead.
+static void print_generation(const struct app *a, const struct bench_options *b, struct speed speed, const struct ceiling *c, int count) {
+    double passes = speed.median / (double)b->rows, length = (double)b->depth + (double)b->fresh / 2;
+    double weights = bytes_per_token(a) * passes, cache = cache_bytes_per_token(&a->model->config, b, length) * passes;
+    double flops = config_flops_per_token(&a->model->config, (int64_t)(2 * length)) / 3 * speed.median;
+    const struct ceiling *unit = ceiling_named(c, count, a->backend->unit(weights_dtype(a), PRECISION_F32));
+    bool reads = b->rows == 1 || flops / unit->per_second < (weights + cache) / c[0].per_second;
     char detail[96];
     snprintf(detail, sizeof detail, "%.2f GB/s of weights, %.2f of cache", weights * 1e-9, cache * 1e-9);
-    struct bench_line line = {"generation", b->fresh, b->depth, speed, weights + cache, detail, &c[0]};
+    struct bench_line line = {"generation", b->fresh, b->depth, b->rows, speed, reads ? weights + cache : flops, detail, reads ? &c[0] : unit};
     (b->json ? line_json : line_text)(&line);
 }
 
@@ -189,12 +196,13 @@ int bench_model(struct app *a, const struct bench_options *b, struct err *err) {
     struct ceiling ceilings[CEILINGS_MOST];
     struct speed prompt, fresh;
     int found = 0;
-    bool fine = !b->depth || session_feed(a->session, ids, b->depth, FEED_PROMPT, LOGITS_NONE, err);
+    bool fine = session_settle(a->session, err);
+    fine = fine && (!b->depth || session_feed(a->session, ids, b->depth, FEED_PROMPT, LOGITS_NONE, err));
     if (fine && b->prompt) fine = measure(a->session, b, ids, b->prompt, 0, &prompt, err);
     if (fine) fine = (found = a->backend->ceilings(ceilings, bench_seconds, err)) > 0;
     if (fine && b->prompt) print_prompt(a, b, prompt, ceilings, found);
     if (fine && b->fresh) fine = measure(a->session, b, ids, 0, b->fresh, &fresh, err);
-    if (fine && b->fresh) print_generation(a, b, fresh, ceilings);
+    if (fine && b->fresh) print_generation(a, b, fresh, ceilings, found);
     mem_free(ids);
     return fine ? 0 : 1;
 }

@@ -27,9 +27,10 @@ static bool read_text(const struct app *a, const char *path, struct ids *ids, st
     return true;
 }
 
-static struct session *scoring_session(const struct model *m, const struct models_options *o, int64_t ctx, struct err *err) {
+static struct session *scoring_session(struct model *m, const struct models_options *o, int64_t ctx, struct err *err) {
     struct session_options so = {.ctx = ctx, .chunk = o->rows, .all_logits = PERPLEXITY_ROWS, .kv = o->kv,
                                  .exact = true}; // small differences are what is looked for
+    if (!model_settle(m, err)) return NULL; // before memory is counted
     size_t need = session_bytes(m, &so), have = mem_available_bytes();
     if (have && need > have) {
         char n[32], h[32];
@@ -111,7 +112,7 @@ static bool same_vocabulary(const struct app *a, const struct model *reference, 
     return same;
 }
 
-static bool compare(struct app *a, const struct models_options *o, const struct model *reference, struct divergence *d,
+static bool compare(struct app *a, const struct models_options *o, struct model *reference, struct divergence *d,
                     struct err *err) {
     struct ids ids = {0};
     struct progress progress;

@@ -216,6 +216,7 @@ static void start_machine(struct run *r) {
     sigaction(SIGTERM, &action, NULL);
     r->backend = backend_cpu(opts.cpu, &err);
     if (!r->backend) fail(1, &err);
+    if (opts.profile) r->backend = backend_profiled(r->backend);
     r->backend->report(&line);
     fprintf(opts.version ? stdout : stderr, "lehr train: %s\n", line.data);
     text_free(&line);

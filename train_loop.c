@@ -100,12 +100,15 @@ static bool step(struct run *r) {
         int64_t stop = s < probe ? probe : n_seq;
         n = stop - s < r->micro_seq ? stop - s : r->micro_seq;
         add_micro_batch(r, first + s, n, (double)batch, &sum, &scored);
-        if (s + n == probe) small = optimizer_grad_norm(r->optimizer) * (double)n_seq / (double)probe;
         if (stop_wanted) {
             r->state.batch = before;
             return false;
         }
+        if (s + n < probe || s >= probe) continue;
+        train_close_grads(r->acts);
+        small = optimizer_grad_norm(r->optimizer) * (double)n_seq / (double)probe;
     }
+    if (probe < n_seq) train_close_grads(r->acts);
     double loss = sum / (double)(scored ? scored : 1), norm = optimizer_grad_norm(r->optimizer);
     enum guard_verdict verdict = guard_judge(&r->state.guard, loss, norm);
     r->state.step++;
@@ -259,6 +262,13 @@ static void keep_trunk(struct run *r) { // for ever: from here any other decay c
     text_free(&folder);
 }
 
+static void print_profile(void) {
+    struct text table = {0};
+    backend_profile(&table);
+    fputs(table.data, stderr);
+    text_free(&table);
+}
+
 void loop(struct run *r) {
     bool guarded = false;
     // The checkpoint was written before its evaluation and cool-downs; when the run was killed in between, they are made now.
@@ -266,7 +276,9 @@ void loop(struct run *r) {
     if (r->resumed_at) cool_downs(r, r->state.tokens - r->state.batch.now);
     while (!finished(r) && !stop_wanted) {
         int64_t before = r->state.tokens;
+        if (opts.profile && guarded) backend_profile_run(true);
         if (!step(r)) break;
+        if (opts.profile) backend_profile_run(false);
         if (!guarded) mem_freeze(true), guarded = true;
         mem_freeze(false);
         place_decay(r);
@@ -281,4 +293,5 @@ void loop(struct run *r) {
     }
     if (guarded) mem_freeze(false);
     progress_close(&r->progress);
+    if (opts.profile) print_profile();
 }

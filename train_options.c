@@ -87,9 +87,10 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"--floor", OPT_REAL, &opts.floor, 0, 100, "X", "entropy of the source in nats per byte, 0 when unknown: drawn and compared", 0},
     {"-t --threads", OPT_INT, &opts.threads, 0, 256, "N", "[Machine] 0: physical cores that this process may use", 0},
     {"--device", OPT_TEXT, &opts.device, 0, 0, "NAME", "auto or cpu", 0},
-    {"--cpu", OPT_TEXT, &opts.cpu, 0, 0, "LEVEL", "plain, avx2, avx512 or amx instead of the best present", 0},
+    {"--cpu", OPT_TEXT, &opts.cpu, 0, 0, "LEVEL", "plain, avx2, avx512, amx, neon or dotprod instead of the best present", 0},
     {"--dtype", OPT_TEXT, &opts.dtype, 0, 0, "TYPE", "of products: f32, or bf16 with f32 master weights and sums", 0},
     {"--plan", OPT_FLAG, &opts.plan, 0, 0, "", "[Other] measure two seconds, print memory and time this run would take, and stop", 0},
+    {"--profile", OPT_FLAG, &opts.profile, 0, 0, "", "at the end, print what each op cost in the steps after the first", 0},
     {"--plot", OPT_TEXT, &opts.plot, 0, 0, "LOG", "draw a log.jsonl in the terminal and stop", 0},
     {"--list", OPT_FLAG, &opts.list, 0, 0, "", "families, schedules, decay shapes and dtypes", 0},
     {"--version", OPT_FLAG, &opts.version, 0, 0, "", "version and the kernels this machine would use", 0},
@@ -113,7 +114,7 @@ static const char amounts_follow[] = "# what these came to\n";
 // What a resumed run may change without changing what is learned.
 static const char *const free_options[] = {
     "out", "config", "save-seconds", "save-every", "keep", "resume", "override", "export-dtype", "micro-batch", "eval-every",
-    "eval-tokens", "samples", "prompt", "floor", "threads", "device", "cpu", "plan", "plot", "list", "version", "help", "time",
+    "eval-tokens", "samples", "prompt", "floor", "threads", "device", "cpu", "plan", "profile", "plot", "list", "version", "help", "time",
     "decay-from", "decay-tokens", "data", "probe-decay", "probe-share", "ladder"};
 
 bool train_option_is_free(const char *name, size_t n) {

@@ -14,7 +14,7 @@ struct train_options {
     int64_t save_every, keep, eval_every, eval_tokens, samples, tokenizer_bytes, story_bytes;
     double time, lr, warmup, decay, final, phi, hold, cool, batch_ramp, batch_theta, probe_decay, probe_share, power_a, power_b, beta1, beta2, momentum, eps, weight_decay, clip, guard, valid_share,
         save_seconds, floor, embedding_scale, attention_scale, residual_scale, init_std;
-    bool override, resume, plan, list, help, version, tied, doc_mask;
+    bool override, resume, plan, profile, list, help, version, tied, doc_mask;
 };
 extern struct train_options opts;
 extern struct opt train_table[]; // --data stays first: words without an option go there

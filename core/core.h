@@ -65,6 +65,10 @@ void mem_fail_at(long n);
 size_t mem_peak_bytes(void);      // peak resident size of the process, 0 when unknown
 size_t mem_available_bytes(void); // free memory of the machine and of every cgroup (v1, v2) around us, 0 when unknown
 size_t mem_available_under(const char *root); // the same, from the files under root/proc and root/sys/fs/cgroup
+// The least that `left` finds in the folders of our cgroup and of those around it, v2 or v1 with that controller; SIZE_MAX
+// where none limits. The files are those under root.
+typedef size_t cgroup_fn(const char *folder, bool v2);
+size_t cgroup_least(const char *root, const char *controller, cgroup_fn *left);
 
 // An arena: one allocation per lifetime (model, session, step). Plan with arena_plan calls, allocate once, then take
 // in the same order. Memory is zeroed once and 64-byte aligned.
@@ -104,6 +108,8 @@ struct file_map {
 };
 MUST_USE bool file_map_open(struct file_map *m, const char *path, struct err *err);
 void file_map_close(struct file_map *m);
+// Bytes [p, p + n) of a map need not be resident; they come back when they are read again.
+void file_map_forget(const void *p, size_t n);
 void file_guard_sigbus(void);
 
 // Reads a whole file or stream ("-" is standard input) of at most limit bytes into *out.
@@ -153,6 +159,7 @@ uint64_t rng_permute(uint64_t seed, uint64_t stream, uint64_t index, uint64_t n)
 // ---------------------------------------------------------------------------------------------------------------
 // The thread pool. One per process, started once. Kernels get [lo, hi) and touch nothing else.
 
+int pool_quota_under(const char *root); // cores that the cgroups grant by the files under root, rounded up; 0: no limit
 int pool_cores(void);          // physical cores inside the affinity mask and the cgroup quota; OMP_NUM_THREADS lowers it
 void pool_start(int threads);  // 0: pool_cores(). May be called again to change the count (joins and restarts).
 int pool_threads(void);        // 1 before pool_start

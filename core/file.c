@@ -51,6 +51,12 @@ void file_map_close(struct file_map *m) {
     *m = (struct file_map){0};
 }
 
+void file_map_forget(const void *p, size_t n) {
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    const uintptr_t from = ((uintptr_t)p + page - 1) / page * page, to = ((uintptr_t)p + n) / page * page;
+    if (from < to) (void)madvise((void *)from, to - from, MADV_DONTNEED); // a wish
+}
+
 static void on_sigbus(int signal_number) {
     static const char text[] = "a file became shorter while it was in use, or its disk failed; the program stops here\n";
     (void)signal_number;

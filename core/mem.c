@@ -158,8 +158,8 @@ static size_t cgroup_left(const char *folder, bool v2) {
     return value[0] > used ? value[0] - used : 0;
 }
 
-// The least that the cgroup at top/inner and those around it leave.
-static size_t cgroups_left(const char *top, const char *inner, bool v2) {
+// The least that `left` finds for the cgroup at top/inner and those around it.
+static size_t cgroups_left(const char *top, const char *inner, bool v2, cgroup_fn *left) {
     char folder[768];
     size_t least = SIZE_MAX;
     if (strstr(inner, "..")) inner = ""; // outside of what we are shown
@@ -167,16 +167,22 @@ static size_t cgroups_left(const char *top, const char *inner, bool v2) {
     for (size_t n = strlen(folder); n >= strlen(top); n--) {
         if (folder[n] && folder[n] != '/') continue;
         folder[n] = '\0';
-        size_t left = cgroup_left(folder, v2);
-        if (left < least) least = left;
+        size_t here = left(folder, v2);
+        if (here < least) least = here;
     }
     return least;
 }
 
-size_t mem_available_under(const char *root) {
+static bool has_word(const char *list, const char *word) {
+    size_t n = strlen(word);
+    for (; *list; list += strcspn(list, ","), list += *list == ',')
+        if (strcspn(list, ",") == n && strncmp(list, word, n) == 0) return true;
+    return false;
+}
+
+size_t cgroup_least(const char *root, const char *controller, cgroup_fn *left) {
     char path[512], line[512], top[512];
-    snprintf(path, sizeof path, "%s/proc/meminfo", root);
-    size_t kib = number_in(path, "MemAvailable:"), available = kib == SIZE_MAX ? SIZE_MAX : kib * 1024;
+    size_t least = SIZE_MAX;
     snprintf(path, sizeof path, "%s/proc/self/cgroup", root);
     FILE *f = fopen(path, "r");
     // Lines are number:controllers:path; v2 has no controllers there.
@@ -188,12 +194,21 @@ size_t mem_available_under(const char *root) {
         if (!inner) continue;
         *inner++ = '\0';
         bool v2 = controllers[1] == '\0';
-        if (!v2 && !strstr(controllers, "memory")) continue;
-        snprintf(top, sizeof top, "%s/sys/fs/cgroup%s", root, v2 ? "" : "/memory");
-        size_t left = cgroups_left(top, strcmp(inner, "/") ? inner : "", v2);
-        if (left < available) available = left;
+        if (!v2 && !has_word(controllers + 1, controller)) continue;
+        snprintf(top, sizeof top, "%s/sys/fs/cgroup%s%s", root, v2 ? "" : "/", v2 ? "" : controller);
+        size_t here = cgroups_left(top, strcmp(inner, "/") ? inner : "", v2, left);
+        if (here < least) least = here;
     }
     if (f) fclose(f);
+    return least;
+}
+
+size_t mem_available_under(const char *root) {
+    char path[512];
+    snprintf(path, sizeof path, "%s/proc/meminfo", root);
+    size_t kib = number_in(path, "MemAvailable:"), available = kib == SIZE_MAX ? SIZE_MAX : kib * 1024;
+    size_t left = cgroup_least(root, "memory", cgroup_left);
+    if (left < available) available = left;
     return available == SIZE_MAX ? 0 : available ? available : 1; // 0 means unknown
 }
 

@@ -142,21 +142,26 @@ void pool_for(int64_t n, int64_t grain, pool_fn *fn, void *arg) {
 
 // ---- how many cores
 
-// Quota of the cgroup in whole cores (v2 cpu.max, v1 cfs files), rounded up; 0 when unlimited or unknown.
-static int cgroup_cores(void) {
-    long long quota = -1, period = 0;
-    FILE *f = fopen("/sys/fs/cgroup/cpu.max", "r");
-    if (f) {
-        if (fscanf(f, "%lld %lld", &quota, &period) != 2) quota = -1;
+// Quota of one cgroup (v2 cpu.max, v1 cfs files) in whole cores, rounded up. SIZE_MAX: no limit.
+static size_t quota_cores(const char *folder, bool v2) {
+    static const char *const names[2][2] = {{"cpu.cfs_quota_us", "cpu.cfs_period_us"}, {"cpu.max", NULL}};
+    long long value[2] = {-1, -1}; // quota, period
+    for (int i = 0; i < 2 && names[v2][i]; i++) {
+        char path[1024];
+        if (snprintf(path, sizeof path, "%s/%s", folder, names[v2][i]) >= (int)sizeof path) return SIZE_MAX;
+        FILE *f = fopen(path, "r");
+        if (!f) return SIZE_MAX;
+        int found = v2 ? fscanf(f, "%lld %lld", &value[0], &value[1]) : fscanf(f, "%lld", &value[i]);
         fclose(f);
-    } else {
-        FILE *q = fopen("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "r"), *p = fopen("/sys/fs/cgroup/cpu/cpu.cfs_period_us", "r");
-        if (!q || !p || fscanf(q, "%lld", &quota) != 1 || fscanf(p, "%lld", &period) != 1) quota = -1;
-        if (q) fclose(q);
-        if (p) fclose(p);
+        if (found != 1 + v2) return SIZE_MAX; // "max", too
     }
-    if (quota <= 0 || period <= 0) return 0;
-    return (int)((quota + period - 1) / period);
+    if (value[0] <= 0 || value[1] <= 0) return SIZE_MAX;
+    return (size_t)(value[0] / value[1]) + (value[0] % value[1] != 0);
+}
+
+int pool_quota_under(const char *root) {
+    size_t cores = cgroup_least(root, "cpu", quota_cores);
+    return cores == SIZE_MAX ? 0 : cores > MAX_THREADS ? MAX_THREADS : (int)cores;
 }
 
 #ifdef __linux__
@@ -198,7 +203,7 @@ int pool_cores(void) {
     }
 #endif
     if (cores < 1) cores = (int)sysconf(_SC_NPROCESSORS_ONLN);
-    int quota = cgroup_cores();
+    int quota = pool_quota_under("");
     if (quota > 0 && quota < cores) cores = quota;
     const char *omp = getenv("OMP_NUM_THREADS");
     int wanted = omp ? atoi(omp) : 0;

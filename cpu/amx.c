@@ -1,12 +1,12 @@
 // amx.c: products of bf16 numbers on the matrix units of recent Xeons (AMX-BF16), for PRECISION_BF16.
 //
 // Products of block formats in f32 are in amx_whole.c, everything else of this level is AVX-512's (avx512.c). One
-// engine serves matmul, matmul_dx and matmul_dw: C[rows, cols] = A[rows, terms] B[terms, cols]. A tile register holds
-// 16 lines of 64 bytes, and one instruction does 16 x 16 x 32 multiplications in 16 cycles: C[16][16] f32 += A[16][32] B,
-// B as 16 lines of 16 columns of two terms each. Four accumulators, two tiles of A and two of B make 32 x 32 outputs:
-// 4 KiB of tiles for 64 cycles of multiplying. From L1 they take 32 cycles (two lines each), from L2 some 84 (48 bytes
-// each): one factor must come from L1, then it is 58. From L3 (9 bytes a cycle) A may come once per 8 panels, 4 bytes a
-// cycle.
+// engine serves matmul, matmul_dx, matmul_dw and head_loss (amx_head.h): C[rows, cols] = A[rows, terms] B[terms, cols].
+// A tile register holds 16 lines of 64 bytes, and one instruction does 16 x 16 x 32 multiplications in 16 cycles:
+// C[16][16] f32 += A[16][32] B, B as 16 lines of 16 columns of two terms each. Four accumulators, two tiles of A and
+// two of B make 32 x 32 outputs: 4 KiB of tiles for 64 cycles of multiplying. From L1 they take 32 cycles (two lines
+// each), from L2 some 84 (48 bytes each): one factor must come from L1, then it is 58. From L3 (9 bytes a cycle) A may
+// come once per 8 panels, 4 bytes a cycle.
 //
 //   A   packed to bf16 once per call by all threads, in the order it is read: block of terms, strip of 32 rows, step of
 //       32 terms, two tiles. A block of all rows (288 KiB of 512 rows) stays in L2 while the panels of a piece pass.
@@ -33,11 +33,11 @@
 
 #include "cpu/kernels_base.h"
 #include "cpu/kernels_codes.h"
+#include "cpu/kernels_exp.h"
+#include "cpu/words_amx.h"
 
 enum {
-    STEP = 32,               // terms of a tile
     STRIP = 32,              // rows of A that are multiplied together
-    TILE = 16 * STEP,        // bf16 numbers in a tile of A or B
     SUMS = STRIP * PANEL,    // f32 numbers in the four tiles of C
     DEPTH = 288,             // most terms of a block: 18 KiB of B
 };
@@ -68,8 +68,10 @@ struct product {
     int64_t steps, block_steps; // of a segment, of a block of terms
     int64_t strips, strips_each, row_blocks, panels_each; // a piece is some strips times some panels
     float scale;
-    bool accumulate;
+    bool accumulate, around; // around the caches: out is more than they hold
+    const struct head *head; // takes the sums instead of out, which has rows and columns only
 };
+static void head_take(const struct head *h, int64_t strip, int64_t panel, const float *c);
 
 static int64_t product_blocks(const struct product *p) { return ceil_div(p->steps, p->block_steps); }
 static size_t left_segment(const struct product *p) { // numbers
@@ -82,22 +84,8 @@ static size_t left_at(const struct product *p, int64_t block, int64_t strip) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// To bf16.
+// Pairs of terms.
 
-// The 32 numbers of two vectors, one after the other.
-INLINE __m512i in_row(vf first, vf second) {
-    return (__m512i)_mm512_cvtne2ps_pbh(second, first);
-}
-// Number by number from the one and the other.
-INLINE __m512i in_pairs(vf even, vf odd) {
-    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23,
-                                           7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-    return _mm512_permutexvar_epi16(order, in_row(even, odd));
-}
-INLINE __m512i in_pairs_bf16(__m256i even, __m256i odd) {
-    return _mm512_or_si512(_mm512_cvtepu16_epi32(even),
-                           _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16));
-}
 // Where the pair of terms k, k + 1 of a panel's half lies.
 INLINE uint16_t *pair_at(uint16_t *to, int64_t k, int half) {
     return to + k / STEP * 2 * TILE + half * TILE + k % STEP / 2 * 32;
@@ -106,17 +94,6 @@ INLINE void zeros_behind(uint16_t *to, int64_t terms) {
     for (int64_t k = terms + terms % 2; k % STEP; k += 2)
         for (int half = 0; half < 2; half++)
             _mm512_storeu_si512(pair_at(to, k, half), _mm512_setzero_si512());
-}
-
-// n floats as bf16, then zeros up to `room`, a multiple of 32.
-static void row_to_bf16(const float *from, int64_t n, int64_t room, uint16_t *to) {
-    int64_t k = 0;
-    for (; k + 32 <= n; k += 32)
-        _mm512_storeu_si512(to + k, in_row(v_load(from + k), v_load(from + k + 16)));
-    for (; k < room; k += 32) {
-        const int64_t left = max_i64(0, n - k), more = max_i64(0, left - 16);
-        _mm512_storeu_si512(to + k, in_row(v_load_n(from + k, left), v_load_n(from + k + 16, more)));
-    }
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -253,6 +230,22 @@ static struct region source_rows(const struct product *p, int64_t segment, int64
                            (size_t)(terms / d->block_weights * d->block_bytes), p->right.row_bytes};
 }
 static const struct right_kind right_rows = {fill_rows, source_rows};
+
+// Rows of blocks, which are there until weights are packed: the panel is packed into the room first, where it rests for
+// all blocks of terms. Nothing is asked for ahead, as a piece is one panel.
+static void fill_blocks(const struct product *p, int64_t segment, int64_t panel, int64_t k0,
+                        int64_t terms, uint16_t *room, uint16_t *to) {
+    (void)segment;
+    if (k0 == 0) cpu_panel_make(&p->right, panel, (unsigned char *)room);
+    fills[p->right.dtype]((const unsigned char *)room, k0, terms, to);
+}
+
+static struct region source_blocks(const struct product *p, int64_t segment, int64_t panel, int64_t k0,
+                                   int64_t terms) {
+    (void)p, (void)segment, (void)panel, (void)k0, (void)terms;
+    return (struct region){NULL, 0, 0, 0};
+}
+static const struct right_kind right_blocks = {fill_blocks, source_blocks};
 
 // Columns of B are columns of the tensor: a pair of terms is two of its rows, f32 or bf16.
 static void fill_columns(const struct product *p, int64_t segment, int64_t panel, int64_t k0,
@@ -412,6 +405,16 @@ INLINE void strip_multiply(const uint16_t *a, const uint16_t *b, int64_t steps, 
     __asm__ volatile("" ::: "memory");
 }
 
+// out[rows][32] = scale * c, lines of 64 bytes that are not read first
+static void strip_write_around(const float *c, int64_t rows, float *out, int64_t stride, float scale) {
+    const vf s = v_set1(scale);
+    for (int64_t i = 0; i < rows; i++, out += stride) {
+        const float *from = c + i / 16 * 512 + i % 16 * VW;
+        _mm512_stream_ps(out, v_mul(s, v_load(from)));
+        _mm512_stream_ps(out + VW, v_mul(s, v_load(from + 256)));
+    }
+}
+
 // out[rows][cols] = scale * c (+ out)
 static void strip_write(const float *c, int64_t rows, int64_t cols, float *out, int64_t stride,
                         float scale, bool accumulate) {
@@ -429,7 +432,11 @@ static void strip_write(const float *c, int64_t rows, int64_t cols, float *out, 
     }
 }
 
-static size_t right_bytes(void) { return (size_t)2 * DEPTH * PANEL * sizeof(uint16_t); }
+// Of B, and of the room behind it.
+static size_t right_bytes(const struct product *p) {
+    const size_t b = (size_t)DEPTH * PANEL * sizeof(uint16_t);
+    return b + (p->kind == &right_blocks ? panel_bytes(&p->right) : b);
+}
 static size_t sums_bytes(const struct product *p) {
     const int64_t resting = product_blocks(p) > 1 ? p->strips_each * p->panels_each : 1;
     return (size_t)resting * SUMS * sizeof(float);
@@ -453,15 +460,18 @@ static void product_share(const struct product *p, const struct share *h) {
     const int64_t cols = min_i64(PANEL, p->out.cols - h->panel * PANEL);
     for (int64_t s = 0; s < h->strips; s++, a += steps * 2 * TILE) {
         const int64_t row = (h->strip + s) * STRIP, rows = min_i64(STRIP, p->out.rows - row);
-        float *c = h->sums + s * h->apart, *out = row_f32(&p->out, row) + h->panel * PANEL;
+        float *c = h->sums + s * h->apart, *out = p->head ? NULL : row_f32(&p->out, row) + h->panel * PANEL;
         ask_for(&h->next, s, h->strips);
-        if (last)
+        const bool around = p->around && cols == PANEL && !add;
+        if (last && out && !around)
             ask_for(&(struct region){(const char *)out, rows, (size_t)cols * sizeof(float), p->out.row_bytes}, 0, 1);
         if (rows > 16)
             strip_multiply(a, h->b, steps, c, h->block > 0, true);
         else
             strip_multiply(a, h->b, steps, c, h->block > 0, false);
-        if (last) strip_write(c, rows, cols, out, row_stride(&p->out), p->scale, add);
+        if (last && out && around) strip_write_around(c, rows, out, row_stride(&p->out), p->scale);
+        else if (last && out) strip_write(c, rows, cols, out, row_stride(&p->out), p->scale, add);
+        else if (last) head_take(p->head, h->strip + s, h->panel, c);
     }
 }
 
@@ -478,7 +488,7 @@ static struct region share_next(const struct product *p, const struct share *h, 
 static void product_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const struct product *p = arg;
     const int64_t panels = ceil_div(p->out.cols, PANEL), blocks = product_blocks(p);
-    struct share h = {.b = cpu_scratch(thread, SLOT_A, right_bytes())};
+    struct share h = {.b = cpu_scratch(thread, SLOT_A, right_bytes(p))};
     float *sums = cpu_scratch(thread, SLOT_B, sums_bytes(p)); // [strip][panel] where they rest
     h.apart = blocks > 1 ? p->panels_each * SUMS : 0;
     cpu_tiles_open();
@@ -495,12 +505,13 @@ static void product_piece(void *arg, int64_t lo, int64_t hi, int thread) {
                 }
     }
     _tile_release();
+    if (p->around) _mm_sfence();
 }
 
 // A piece takes all rows up to 512, as each piece makes its panels anew, and up to 8 panels, because A comes from L3
 // once per piece where all of it does not fit L2: 4 bytes per cycle of multiplying at 8 panels. Fewer panels where that
 // leaves threads without work: pieces show in no bit, as no sum is cut.
-enum { ROWS_MOST = 512, PANELS_MOST = 8 };
+enum { ROWS_MOST = 512, PANELS_MOST = 8, AROUND_BYTES = 1 << 20 };
 static void product_cut(struct product *p) {
     p->steps = ceil_div(p->terms, STEP);
     p->block_steps = ceil_div(p->steps, ceil_div(p->steps * STEP, DEPTH));
@@ -508,8 +519,11 @@ static void product_cut(struct product *p) {
     p->row_blocks = ceil_div(p->out.rows, ROWS_MOST);
     p->strips_each = ceil_div(p->strips, p->row_blocks);
     p->row_blocks = ceil_div(p->strips, p->strips_each);
+    p->around = !p->accumulate && (size_t)p->out.rows * p->out.row_bytes > AROUND_BYTES &&
+                p->out.row_bytes % 64 == 0 && (uintptr_t)p->out.data % 64 == 0;
     const int64_t panels = ceil_div(p->out.cols, PANEL), wanted = 4 * pool_threads();
     p->panels_each = max_i64(1, min_i64(PANELS_MOST, panels * p->row_blocks / wanted));
+    if (p->kind == &right_blocks) p->panels_each = 1;
 }
 
 static uint16_t *left_room(const struct product *p) {
@@ -517,7 +531,7 @@ static uint16_t *left_room(const struct product *p) {
 }
 
 static void product_run(struct product *p) {
-    cpu_scratch_reserve(SLOT_A, right_bytes());
+    cpu_scratch_reserve(SLOT_A, right_bytes(p));
     cpu_scratch_reserve(SLOT_B, sums_bytes(p));
     const int64_t pieces = ceil_div(ceil_div(p->out.cols, PANEL), p->panels_each) * p->row_blocks;
     pool_for(pieces, 1, product_piece, p);
@@ -538,7 +552,9 @@ static void matmul(const struct matmul_args *a) {
     if (a->x.rows == 0) return;
     struct product p = {.out = a->out,
                         .right = a->w,
-                        .kind = a->w.layout == LAYOUT_DEVICE ? &right_packed : &right_rows,
+                        .kind = a->w.layout == LAYOUT_DEVICE ? &right_packed
+                                : is_coded(a->w.dtype)       ? &right_blocks
+                                                             : &right_rows,
                         .terms = a->x.cols,
                         .segments = 1,
                         .scale = one_if_zero(a->scale),
@@ -596,14 +612,17 @@ static void matmul_dw(const struct matmul_dw_args *a) {
                             .terms = a->segment,
                             .segments = a->x.rows / a->segment,
                             .scale = one_if_zero(a->scale),
-                            .accumulate = true};
+                            .accumulate = !a->fresh};
         product_cut(&p);
+        p.around = false; // it is read again by the next segment
         struct left_job job = {&p, &dout, left_room(&p)};
         p.left = job.to;
         pool_for(p.strips * p.segments, 1, left_columns_piece, &job);
         product_run(&p);
     }
 }
+
+#include "cpu/amx_head.h"
 
 // ---------------------------------------------------------------------------------------------------------------
 
@@ -622,6 +641,7 @@ bool cpu_fill_amx(struct backend *b) {
     b->matmul_experts = matmul_experts;
     b->matmul_dx = matmul_dx;
     b->matmul_dw = matmul_dw;
+    b->head_loss = head_loss;
     return true;
 }
 

@@ -56,6 +56,11 @@ struct segment {
 // ---------------------------------------------------------------------------------------------------------------
 // Taking out.
 
+// Codes less their zero, which fits a signed byte: so no sum of x has to be taken off again.
+INLINE vi signed_quad(const enum dtype t, const unsigned char *chunk, int col, const int quad) {
+    return _mm512_sub_epi8(coded_quad(t, chunk, col, quad), _mm512_set1_epi8((char)coded_zero(t)));
+}
+
 INLINE void segment_fill(const enum dtype t, const unsigned char *from, int64_t chunks, struct room *room) {
     float(*factors)[2][PANEL] = room->factors;
     for (int64_t c = 0; c < chunks; c++) {
@@ -72,7 +77,7 @@ INLINE void segment_fill(const enum dtype t, const unsigned char *from, int64_t 
         for (int col = 0; col < PANEL; col += VW)
 #pragma GCC unroll 8
             for (int quad = 0; quad < 8; quad++)
-                v_store_words(room->codes + c * CODES + quad * LINE + col * 4, coded_quad(t, chunk, col, quad));
+                v_store_words(room->codes + c * CODES + quad * LINE + col * 4, signed_quad(t, chunk, col, quad));
     }
 }
 
@@ -110,6 +115,18 @@ static void tiles_open(int R, int group) {
         _tile_stored(old0, c, 64);                                                                 \
         _tile_stored(old1, c + 2 * R * VW, 64);                                                    \
     } while (0)
+// How a dot becomes a sum: by a factor alone; with what starts it where codes lie in the panel and keep their zero;
+// with an offset where the format has mins.
+enum ending { FACTOR, START, OFFSET };
+INLINE enum ending ending_of(enum dtype t) { return coded_mins(t) ? OFFSET : coded_octets(t) ? START : FACTOR; }
+
+#define TILE_DOT(c, b)                                                                             \
+    do {                                                                                           \
+        if (ending == START)                                                                       \
+            _tile_dpbsud(c, 6, b);                                                                 \
+        else                                                                                       \
+            _tile_dpbssd(c, 6, b);                                                                 \
+    } while (0)
 // The products of a group into `now`, while those of the group before go from `old` to c. A store right behind its own
 // product waits for it, and no product starts meanwhile.
 #define GROUP_MULTIPLY(now0, now1, old0, old1)                                                     \
@@ -117,15 +134,15 @@ static void tiles_open(int R, int group) {
         _tile_loadd(4, codes, LINE);                                                               \
         _tile_loadd(6, planes, 32);                                                                \
         _tile_zero(now0);                                                                          \
-        _tile_dpbsud(now0, 6, 4);                                                                  \
+        TILE_DOT(now0, 4);                                                                         \
         _tile_loadd(5, codes + LINE / 2, LINE);                                                    \
         _tile_zero(now1);                                                                          \
-        _tile_dpbsud(now1, 6, 5);                                                                  \
+        TILE_DOT(now1, 5);                                                                         \
         if (i > 0) GROUP_STORE(old0, old1);                                                        \
     } while (0)
 // Step i of `groups` and one more, which only stores.
-INLINE void group_multiply(const int R, const unsigned char *planes, const unsigned char *codes, int64_t i,
-                           int64_t groups, int32_t *c) {
+INLINE void group_multiply(const int R, const enum ending ending, const unsigned char *planes,
+                           const unsigned char *codes, int64_t i, int64_t groups, int32_t *c) {
     if (i < groups && i % 2)
         GROUP_MULTIPLY(2, 3, 0, 1);
     else if (i < groups)
@@ -145,9 +162,11 @@ INLINE vi v_left_8(const int32_t *p) {
                                     _mm512_set1_epi8(1));
     return _mm512_maskz_permutexvar_epi8(0xeeeeeeeeeeeeeeee, from, v_load_words(p));
 }
-// sums[2 halves][R] += what c says, as coded_dot adds it.
-INLINE void group_add(const int R, const bool mins, const float (*factors)[PANEL], const float *steps,
-                      const float *offsets, const int32_t *starts, const int32_t *c, vf *sums) {
+// sums[2 halves][R] += what c says, as coded_dot adds it. Between them, `lines` of the next segment are asked for into L2,
+// one at a time: a core keeps 16 lines on their way, and asking for more at once stops everything (a tenth of eight rows).
+INLINE void group_add(const int R, const enum ending ending, const float (*factors)[PANEL], const float *steps,
+                      const float *offsets, const int32_t *starts, const int32_t *c, vf *sums,
+                      const unsigned char *next, int lines) {
 #pragma GCC unroll 2
     for (int half = 0; half < 2; half++) {
         const vf dl = v_load(factors[0] + half * VW);
@@ -155,24 +174,24 @@ INLINE void group_add(const int R, const bool mins, const float (*factors)[PANEL
         for (int r = 0; r < R; r++) {
             const int32_t *high = c + (half * 2 * R + r) * VW, *low = high + R * VW;
             vi whole = _mm512_add_epi32(v_left_8(high), v_load_words(low));
-            if (!mins) whole = _mm512_add_epi32(whole, v_set1_words(starts[r]));
-            vf *sum = &sums[half * R + r];
+            if (ending == START) whole = _mm512_add_epi32(whole, v_set1_words(starts[r]));
+            const int line = half * R + r;
+            if (line < lines) __builtin_prefetch(next + 64 * line, 0, 2);
+            vf *sum = &sums[line];
             *sum = v_fma(dl, v_mul(v_set1(steps[r]), v_float(whole)), *sum);
-            if (mins) *sum = v_fma(v_load(factors[1] + half * VW), v_set1(offsets[r]), *sum);
+            if (ending == OFFSET) *sum = v_fma(v_load(factors[1] + half * VW), v_set1(offsets[r]), *sum);
         }
     }
 }
 
-// Asks for what comes: weights of the next segment into L2, and codes that are read where they lie, two chunks ahead,
-// into L1. All into L1 would be too much for it: 18 ms instead of 14 for eight rows of 65536 x 2048 Q8_0, one thread.
-INLINE const unsigned char *chunk_ask(const struct segment *s, int64_t chunk, const unsigned char *next) {
-    if (s->apart != CODES)
-        for (int l = 0; l < CODES; l += 64) __builtin_prefetch(s->codes + (chunk + 2) * s->apart + l);
-    for (int l = 0; l < s->lines; l++, next += 64) __builtin_prefetch(next, 0, 2);
-    return next;
+// Asks for codes that are read where they lie, two chunks ahead, into L1. All that comes, into L1, would be too much for
+// it: 18 ms instead of 14 for eight rows of 65536 x 2048 Q8_0, one thread.
+INLINE void chunk_ask(const struct segment *s, int64_t chunk) {
+    if (s->apart == CODES) return;
+    for (int l = 0; l < CODES; l += 64) __builtin_prefetch(s->codes + (chunk + 2) * s->apart + l);
 }
 
-INLINE void segment_multiply(const int R, const int group, const bool mins, const struct segment *s,
+INLINE void segment_multiply(const int R, const int group, const enum ending ending, const struct segment *s,
                              const struct wide *x, float *total) {
     enum { ROOM = 2 * 2 * PASS * VW };
     int32_t c[2][ROOM] __attribute__((aligned(64)));
@@ -183,6 +202,7 @@ INLINE void segment_multiply(const int R, const int group, const bool mins, cons
     const float *steps = x->steps + s->k / 32 * R, *offsets = x->sums + s->k / group * R;
     const int32_t *starts = x->starts + s->k / group * R;
     const unsigned char *next = s->next;
+    const int lines = (s->lines + each - 1) / each; // of a group
 #pragma GCC unroll 16
     for (int i = 0; i < 2 * R; i++) sums[i] = v_load(total + i * VW);
     // Group i is multiplied, i - 1 stored, i - 2 added.
@@ -190,36 +210,40 @@ INLINE void segment_multiply(const int R, const int group, const bool mins, cons
         const int64_t chunk = i / each, g = i % each, done = i - 2;
         __asm__ volatile("" ::: "memory"); // gcc 12 does not know that a tile load reads memory
         if (i <= groups)
-            group_multiply(R, planes + chunk * 64 * R + g * group,
+            group_multiply(R, ending, planes + chunk * 64 * R + g * group,
                            s->codes + chunk * s->apart + g * (group / 4) * LINE, i, groups, c[i % 2]);
         __asm__ volatile("" ::: "memory");
-        if (g == 0 && i < groups) next = chunk_ask(s, chunk, next);
+        if (g == 0 && i < groups) chunk_ask(s, chunk);
         if (done < 0) continue;
-        group_add(R, mins, s->factors[done], steps + done / each * R, offsets + done * R, starts + done * R,
-                  c[(done + 1) % 2], sums);
+        group_add(R, ending, s->factors[done], steps + done / each * R, offsets + done * R, starts + done * R,
+                  c[(done + 1) % 2], sums, next, lines);
+        next += 64 * lines;
     }
 #pragma GCC unroll 16
     for (int i = 0; i < 2 * R; i++) v_store(total + i * VW, sums[i]);
 }
 
 typedef void multiply_segment(const struct segment *s, const struct wide *x, float *total);
-#define MULTIPLY(R, group, mins)                                                                   \
-    static void multiply_##R##_##group##_##mins(const struct segment *s, const struct wide *x,     \
-                                                float *total) {                                    \
-        segment_multiply(R, group, mins, s, x, total);                                             \
+#define MULTIPLY(R, group, ending)                                                                 \
+    static void multiply_##R##_##group##_##ending(const struct segment *s, const struct wide *x,   \
+                                                  float *total) {                                  \
+        segment_multiply(R, group, ending, s, x, total);                                           \
     }
-MULTIPLY(4, 32, 0)
-MULTIPLY(4, 32, 1)
-MULTIPLY(8, 16, 0)
-MULTIPLY(8, 16, 1)
-MULTIPLY(8, 32, 0)
-MULTIPLY(8, 32, 1)
-static multiply_segment *multiply_choose(int R, int group, bool mins) {
-    static multiply_segment *const of_8[2][2] = {{multiply_8_16_0, multiply_8_16_1},
-                                                 {multiply_8_32_0, multiply_8_32_1}};
-    static multiply_segment *const of_4[2] = {multiply_4_32_0, multiply_4_32_1};
-    assert(R == PASS || group == 32);
-    return R == PASS ? of_8[group == 32][mins] : of_4[mins];
+MULTIPLY(4, 32, FACTOR)
+MULTIPLY(4, 32, START)
+MULTIPLY(4, 32, OFFSET)
+MULTIPLY(8, 16, FACTOR)
+MULTIPLY(8, 16, OFFSET)
+MULTIPLY(8, 32, FACTOR)
+MULTIPLY(8, 32, START)
+MULTIPLY(8, 32, OFFSET)
+static multiply_segment *multiply_choose(int R, enum dtype t) {
+    static multiply_segment *const of_8[2][3] = {
+        {multiply_8_16_FACTOR, NULL, multiply_8_16_OFFSET},
+        {multiply_8_32_FACTOR, multiply_8_32_START, multiply_8_32_OFFSET}};
+    static multiply_segment *const of_4[3] = {multiply_4_32_FACTOR, multiply_4_32_START, multiply_4_32_OFFSET};
+    assert(R == PASS || coded_group(t) == 32);
+    return R == PASS ? of_8[coded_group(t) == 32][ending_of(t)] : of_4[ending_of(t)];
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -251,7 +275,7 @@ static void walk_multiply(const struct product *p, struct room *room, int64_t fi
     const enum dtype t = a->w.dtype;
     const int64_t K = a->x.cols;
     const size_t panel = coded_panel_bytes(t, K), part = (size_t)(SEGMENT / coded_terms(t) * coded_block_bytes(t));
-    multiply_segment *const multiply = multiply_choose(tile_rows(a->x.rows), coded_group(t), coded_mins(t));
+    multiply_segment *const multiply = multiply_choose(tile_rows(a->x.rows), t);
     memset(room->sums, 0, sizeof room->sums[0] * (size_t)ceil_div(last - row, PASS));
     struct segment s = {.codes = room->codes, .apart = CODES, .factors = (const void *)room->factors};
     for (s.k = 0; s.k < K; s.k += SEGMENT)
@@ -304,7 +328,7 @@ static void matmul(const struct matmul_args *a) {
     assert(a->out.rows == a->x.rows && a->out.cols == a->w.rows && a->x.cols == a->w.cols);
     const int64_t K = a->x.cols, passes = ceil_div(a->x.rows, PASS);
     unsigned char *wide = cpu_scratch(0, SLOT_SHARED, (size_t)(passes * PASS) * wide_bytes(K));
-    struct widening w = {&a->x, wide, coded_group(t), coded_zero(t), coded_mins(t), true};
+    struct widening w = {&a->x, wide, coded_group(t), coded_zero(t), coded_mins(t), WIDE_PLANES};
     pool_for(passes, max_i64(1, 8192 / max_i64(1, K * PASS)), widen_piece, &w);
     cpu_scratch_reserve(SLOT_A, sizeof(struct room));
     struct product p = {a, wide};

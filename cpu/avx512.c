@@ -9,9 +9,13 @@
 #include "cpu/words_avx512.h"
 
 #define TILE_GROUPS 4 // rows of a GEMM tile / 3: 12 x 32 values in 24 of the 32 registers
+#define TILE_PASS 8    // rows of a whole-number tile (kernels_pairs.h)
+#define TILE_VECTORS 2 // and its vectors of columns
 #define KERNELS_FILL cpu_fill_avx512
 
 #include "cpu/kernels.h"
+
+void cpu_panel_make(const struct tensor *w, int64_t i, unsigned char *to) { panel_make(w, i, to); }
 
 #else
 bool cpu_fill_avx512(struct backend *b) {

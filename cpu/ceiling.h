@@ -23,6 +23,8 @@ struct burns {
     const struct burn *row;
     int count; // 0 where this build has no such unit
 };
+struct burns cpu_burns_neon(void);
+struct burns cpu_burns_dotprod(void);
 struct burns cpu_burns_avx2(void);
 struct burns cpu_burns_avx512(void);
 struct burns cpu_burns_amx(void);

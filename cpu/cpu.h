@@ -19,10 +19,26 @@ struct cpu_update cpu_update_begin(const struct update_args *a);
 void cpu_rare_glu(const struct glu_args *a); // the kinds behind GLU_GELU, for the glu of every level
 // matmul_experts on top of a level's own product.
 void cpu_matmul_experts(const struct matmul_experts_args *a, void (*matmul)(const struct matmul_args *a));
+// Panel i of a weight of a block format, whose rows lie as in the file, as weight_load makes it (avx512.c).
+void cpu_panel_make(const struct tensor *w, int64_t i, unsigned char *to);
+// head_loss out of a level's own ops, and how it is cut: the block behind *b, of some whole segments that are at most
+// `fits` rows or of a part of a longer segment; false behind the last. b begins as zeros.
+struct head_parts {
+    void (*matmul)(const struct matmul_args *a);
+    void (*cross_entropy)(const struct cross_entropy_args *a);
+    void (*matmul_dx)(const struct matmul_dx_args *a);
+    void (*matmul_dw)(const struct matmul_dw_args *a);
+};
+void cpu_head_loss(const struct head_loss_args *a, const struct head_parts *parts);
+struct head_block { int64_t at, rows, segment; };
+bool cpu_head_next(const struct head_loss_args *a, int64_t fits, struct head_block *b);
 // False when this build or this processor lacks the instructions; then b is untouched.
+bool cpu_fill_neon(struct backend *b);
+bool cpu_fill_dotprod(struct backend *b);
 bool cpu_fill_avx2(struct backend *b);
 bool cpu_fill_avx512(struct backend *b);
 bool cpu_fill_amx(struct backend *b); // on top of avx512: products of PRECISION_BF16
+bool cpu_fill_amx_attend(struct backend *b); // on top of amx: attention of PRECISION_BF16
 // Where amx.c has matrix units: whether the system lets this process use them, and eight whole tiles for this thread, until
 // it releases them.
 bool cpu_tiles_allowed(void);
@@ -38,8 +54,8 @@ void *cpu_scratch(int thread, int slot, size_t bytes);
 void cpu_scratch_reserve(int slot, size_t bytes);
 // The backend's alloc member, for what weight_load makes; the free member releases it.
 void *cpu_alloc(size_t bytes, const char *what, struct err *err);
-// Fresh memory that will be written all over: the system may give it in pages of 2 MiB, hundreds of
-// page faults at once. Not for memory of which a part may stay untouched.
+// Fresh memory that will be written all over, or in long runs: the system may give it in pages of 2 MiB, hundreds of
+// page faults at once.
 void cpu_expect_full(void *p, size_t bytes);
 
 #endif

@@ -15,6 +15,8 @@
 #include "cpu/kernels_ops.h"
 #include "cpu/kernels_update.h"
 #include "cpu/kernels_cache.h"
+#include "cpu/kernels_held.h"
+#include "cpu/kernels_few.h"
 #include "cpu/kernels_attend.h"
 
 bool KERNELS_FILL(struct backend *b) {

@@ -160,6 +160,7 @@ static void softmax_chunk(float *scores, int64_t next_panel, int64_t lo, int64_t
 // A tile's rows [row, row + rows) and kv head g against the chunk of keys that starts at `from`.
 struct attend_part {
     int64_t row, rows, g, from;
+    const char *next;                               // keys of a cache that are read after it, or those of the chunk
     int64_t begin, end;                             // keys of the chunk that anybody here sees
     int64_t first[(1 << 10) / 3 + 1], limit[(1 << 10) / 3 + 1]; // that a subtile of pairs sees
 };
@@ -189,7 +190,8 @@ static void attend_scores(const struct attend_args *a, const struct attend_room 
     const char *head = cache ? cache_head(&a->k, t->from, t->g, D) : NULL;
     if (cache && few_fits(pairs, D)) {
         few_scores_run(&a->k, head, t->begin, round_up(t->end, PANEL), D, room->q, pairs,
-                       room->scores, P);
+                       cache_head(&a->v, t->from, t->g, D) + (size_t)t->begin * codes_bytes(a->v.dtype, D),
+                       a->v.dtype, room->scores, P);
         return;
     }
     for (int64_t j = t->begin; j < t->end; j += PANEL) {
@@ -218,7 +220,7 @@ static void attend_values(const struct attend_args *a, const struct attend_room 
                                        numbers_bytes(dtype, t->g * D);
         if (cache) value_scales(dtype, head, D, t->end, room->rows);
         few_values_run(dtype, rows, cache ? codes_bytes(dtype, D) : a->v.row_bytes, room->rows,
-                       t->begin, t->end, D, room->p, pairs, room->o, P);
+                       t->begin, t->end, D, room->p, pairs, t->next, a->k.dtype, room->o, P);
         return;
     }
     if (cache) values_unpack(&a->v, head, D, t->begin, t->end, room->rows, room->values);
@@ -304,6 +306,11 @@ static bool row_sees(const struct attend_args *a, int64_t i, int64_t from) {
     return max_i64(a->lo[i], from) < min_i64(a->hi[i], from + KEYS);
 }
 
+// The keys of a head from row j of a cache on, to be asked for; among rows nothing is.
+static const char *keys_at(const struct attend_args *a, int64_t j, int64_t g) {
+    return a->k.layout == LAYOUT_DEVICE ? cache_head(&a->k, j, g, a->head_size) : a->k.data;
+}
+
 // A piece is a range of (tile, kv head).
 static void attend_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const struct attend_job *job = arg;
@@ -325,6 +332,7 @@ static void attend_piece(void *arg, int64_t lo, int64_t hi, int thread) {
         queries_copy(&a->q, row, part.rows, group, part.g, D, room.q);
         for (part.from = start; part.from < end; part.from += KEYS) {
             if (!attend_part(a, &part)) continue;
+            part.next = keys_at(a, part.from + KEYS < end ? part.from + KEYS : part.from, part.g);
             attend_chunk(a, &room, P, &part);
             for (int64_t i = 0; i < pairs; i++)
                 if (row_sees(a, row + i / group, part.from))
@@ -353,7 +361,9 @@ static void attend_split_piece(void *arg, int64_t lo, int64_t hi, int thread) {
         const int64_t chunk = t / G % job->chunks, tile = t / G / job->chunks;
         struct attend_part part = {.row = job->first[tile], .g = t % G};
         part.rows = job->first[tile + 1] - part.row;
+        const int64_t next = min_i64(t + 1, hi - 1);
         part.from = split_origin(job, part.row) + chunk * KEYS;
+        part.next = keys_at(a, job->origin + next / G % job->chunks * KEYS, next % G);
         if (!attend_part(a, &part)) continue;
         queries_copy(&a->q, part.row, part.rows, group, part.g, D, room.q);
         attend_chunk(a, &room, P, &part);
@@ -432,8 +442,9 @@ static void attend(const struct attend_args *a) {
     cpu_scratch_reserve(SLOT_A, attend_room(&room, NULL, job.pairs_max, D));
     cpu_scratch_reserve(SLOT_B, (size_t)wide * sizeof(float));
     if (split && job.chunks > 1) {
-        pool_for(job.tiles * job.chunks * a->kv_heads, job.chunks >= 32 ? a->kv_heads : 1,
-                 attend_split_piece, &job);
+        // Some neighbours each, so that a thread knows what it reads next.
+        const int64_t items = job.tiles * job.chunks * a->kv_heads;
+        pool_for(items, max_i64(1, items / (4 * pool_threads())), attend_split_piece, &job);
         pool_for(n * a->heads, max_i64(1, 128 / job.chunks), attend_join_piece, &job);
     } else {
         pool_for(job.tiles * a->kv_heads,

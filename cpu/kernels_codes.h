@@ -63,6 +63,10 @@ INLINE int coded_zero(const enum dtype t) { // what a code, or its table's entry
                                : 1 << (coded_bits(t) - 1);
 }
 
+// Dots of signed bytes: codes whose top bit may be set are taken less 128, and so is their zero.
+INLINE bool coded_turned(const enum dtype t) { return CODES_SIGNED && coded_zero(t) > 64; }
+INLINE int coded_dot_zero(const enum dtype t) { return coded_zero(t) - (coded_turned(t) ? 128 : 0); }
+
 // Byte offsets: of the first chunk in a block, of the parts in a chunk, and of what follows.
 INLINE int coded_head(const enum dtype t) { return 2 * PANEL * (1 + coded_mins(t)); }
 INLINE int coded_at_mins(const enum dtype t) {
@@ -123,6 +127,12 @@ INLINE vi coded_quad(const enum dtype t, const unsigned char *chunk, int col, co
     if (t == DTYPE_MXFP4)
         return v_table(code, 12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0);
     return code;
+}
+
+// The same, as dots take them.
+INLINE vi coded_operand(const enum dtype t, const unsigned char *chunk, int col, const int quad) {
+    const vi codes = coded_quad(t, chunk, col, quad);
+    return coded_turned(t) ? v_xor(codes, (int)0x80808080) : codes;
 }
 
 // d * scale and -dmin * min of the group that begins at term g of the chunk, for VW rows. The sign

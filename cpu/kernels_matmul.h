@@ -384,7 +384,8 @@ static void matmul_dw_piece(void *arg, int64_t lo, int64_t hi, int thread) {
                 const int64_t count = min_i64(TILE_ROWS, rows - i);
                 const float *from = row_f32(&a->dout, k) + first + i;
                 for (int64_t r = 0; r < terms; r++, from += row_stride(&a->dout))
-                    v_store(copy + r * TILE_ROWS, v_load_n(from, count));
+                    for (int64_t l = 0; l < TILE_ROWS; l += VW)
+                        v_store(copy + r * TILE_ROWS + l, v_load_n(from + l, count - l));
                 for (int64_t p = 0; p * PANEL < cols; p++) {
                     const struct left left = {copy, TILE_ROWS, true};
                     float *sum = sums + p * g->rows_each * PANEL + i * PANEL;
@@ -393,7 +394,8 @@ static void matmul_dw_piece(void *arg, int64_t lo, int64_t hi, int thread) {
                              PANEL, width, sum, in > 0);
                     if (last)
                         sums_write(sum, count, width, row_f32(&a->dw, first + i) + col + p * PANEL,
-                                   row_stride(&a->dw), one_if_zero(a->scale), true);
+                                   row_stride(&a->dw), one_if_zero(a->scale),
+                                   k >= a->segment || !a->fresh);
                 }
             }
         }

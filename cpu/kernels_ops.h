@@ -2,43 +2,12 @@
 //
 // Element by element there is nothing to order, so any width gives the same bits. Sums along a row
 // go through `lanes`: 64 partial sums, lane l taking the columns l, l + 64, ..., folded in halves.
-// The exponential and the sine are polynomials of our own (Cody and Waite 1980 for the reductions),
-// so that both levels, and every libc, agree.
+// The sine is a polynomial of our own (Cody and Waite 1980 for the reduction), so that both levels,
+// and every libc, agree.
+#include "cpu/kernels_exp.h"
 
 // ---------------------------------------------------------------------------------------------------------------
 // Functions of a vector.
-
-// e^x within 1.1 units in the last place (measured); 0 below -87.3, at most e^88.3; NaN stays NaN.
-INLINE vf v_exp(vf x) {
-    const vf c = v_max(v_set1(-87.3f), v_min(v_set1(88.3f), x));
-    const vf n = v_round(v_mul(c, v_set1(1.44269504f)));
-    const vf r =
-        v_fnma(n, v_set1(-2.12194440e-4f), v_fnma(n, v_set1(0.693359375f), c)); // |r| <= ln(2) / 2
-    vf p = v_set1(1.0f / 5040);
-    p = v_fma(p, r, v_set1(1.0f / 720));
-    p = v_fma(p, r, v_set1(1.0f / 120));
-    p = v_fma(p, r, v_set1(1.0f / 24));
-    p = v_fma(p, r, v_set1(1.0f / 6));
-    p = v_fma(p, r, v_set1(0.5f));
-    p = v_fma(v_mul(r, r), p, r);
-    return v_zero_below(v_mul(v_add(p, v_set1(1)), v_exp2_whole(n)), x, -87.3f);
-}
-
-INLINE vf v_sigmoid(vf x) { return v_div(v_set1(1), v_add(v_set1(1), v_exp(v_sub(v_zero(), x)))); }
-
-// Near 0, where 1 - 2 / (1 + e^2x) would cancel, an odd polynomial (Moshier's, 1992).
-INLINE vf v_tanh(vf x) {
-    const vf size = v_max(x, v_sub(v_zero(), x)), z = v_mul(x, x);
-    vf p = v_set1(-5.70498872745e-3f);
-    p = v_fma(p, z, v_set1(2.06390887954e-2f));
-    p = v_fma(p, z, v_set1(-5.37397155531e-2f));
-    p = v_fma(p, z, v_set1(1.33314422036e-1f));
-    p = v_fma(p, z, v_set1(-3.33332819422e-1f));
-    p = v_fma(v_mul(p, z), x, x);
-    const vf e = v_exp(v_add(x, x));
-    const vf far = v_sub(v_set1(1), v_div(v_set1(2), v_add(v_set1(1), e)));
-    return v_add(v_zero_below(far, size, 0.625f), v_sub(p, v_zero_below(p, size, 0.625f)));
-}
 
 // Sine and cosine of pos * freq.
 INLINE void v_sine(double pos, vf freq, vf *sine, vf *cosine) {
@@ -338,13 +307,7 @@ static void glu_back(const struct glu_back_args *a) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// Capped numbers: cap tanh(scale x / cap).
-
-INLINE void cap_numbers(float *x, int64_t n, float scale, float cap) {
-    const vf in = v_set1(scale / cap), out = v_set1(cap);
-    for (int64_t c = 0; c < n; c += VW)
-        v_store_n(x + c, v_mul(out, v_tanh(v_mul(in, v_load_n(x + c, n - c)))), n - c);
-}
+// Capped numbers.
 
 static void softcap_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const struct softcap_args *a = arg;
@@ -442,6 +405,11 @@ static void cross_entropy(const struct cross_entropy_args *a) {
              (void *)a);
 }
 
+static void head_loss(const struct head_loss_args *a) {
+    static const struct head_parts parts = {matmul, cross_entropy, matmul_dx, matmul_dw};
+    cpu_head_loss(a, &parts);
+}
+
 // ---------------------------------------------------------------------------------------------------------------
 // Updates. Tensors here are one run of numbers, cut into chunks.
 
@@ -493,5 +461,6 @@ static void fill_ops(struct backend *b) {
     b->softcap = softcap;
     b->matmul_experts = matmul_experts;
     b->cross_entropy = cross_entropy;
+    b->head_loss = head_loss;
     b->sum_squares = sum_squares;
 }

@@ -265,7 +265,9 @@ INLINE void pack_coded(const enum dtype t, const struct tensor *w, int64_t first
         const unsigned char *from = (const unsigned char *)w->data + (size_t)first * w->row_bytes +
                                     at * (size_t)d->block_bytes;
         unsigned char *block = to + at * (size_t)coded_block_bytes(t);
+        const size_t stretch = (size_t)(256 / coded_terms(t)) * (size_t)d->block_bytes;
         for (int64_t l = 0; l < count; l++, from += w->row_bytes) {
+            for (size_t i = 0; i < stretch; i += 64) __builtin_prefetch(from + 2 * stretch + i);
             if (coded_terms(t) == 256)
                 pack_row_256(t, from, l, words + l * pack_words(t), block);
             else
@@ -327,3 +329,10 @@ static panel_pack_fn *const panel_packs[DTYPE_COUNT] = {
     CODED_DTYPES(PANEL_PACK_ROW)[DTYPE_F32] = panel_pack_words,
     [DTYPE_F16] = panel_pack_halves,
     [DTYPE_BF16] = panel_pack_halves};
+
+// Panel i of w, whose rows lie as in the file, at `to`, whatever was there.
+static void panel_make(const struct tensor *w, int64_t i, unsigned char *to) {
+    const int64_t count = min_i64(PANEL, w->rows - i * PANEL);
+    if (count < PANEL) memset(to, 0, panel_bytes(w));
+    panel_packs[w->dtype](w, i * PANEL, count, to);
+}

@@ -5,8 +5,8 @@
 // instruction, so that one row, eight rows, AVX2 and AVX-512 give equal bits; groups are added in
 // order: sum = fma(d * scale, step * dot, sum), and fma(-dmin * min, step * (sum of x), sum). The
 // rounding costs at most 2^-16 of the largest |x| of the block: a hundredth of what eight bits, usual
-// elsewhere, would cost. What it buys: a code is never made a float, so that eight rows cost little
-// more than one.
+// elsewhere, would cost. What it buys: a code is never made a float, and vectors hold twice or four
+// times as many products. Here are up to FEW_ROWS rows; kernels_pairs.h does more.
 #include "cpu/kernels_wide.h"
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -28,7 +28,7 @@ INLINE void coded_dot(const enum dtype t, const int R, const unsigned char *bloc
         }
 #pragma GCC unroll 8
         for (int quad = g / 4; quad < (g + coded_group(t)) / 4; quad++) {
-            const vi codes = coded_quad(t, chunk, col, quad);
+            const vi codes = coded_operand(t, chunk, col, quad);
 #pragma GCC unroll 8
             for (int r = 0; r < R; r++)
                 v_quad_dot(&first[r], &second[r], codes,
@@ -63,7 +63,7 @@ INLINE void coded_walk(const enum dtype t, const int R, const int W,
         }
 }
 
-enum { WALK = 4 };
+enum { WALK = 4, FEW_ROWS = 4 };
 typedef void coded_walk_fn(const unsigned char *const *panel, const struct wide *x, int64_t K,
                            float *total);
 #define CODED_WALK_OF(upper, lower, R, W)                                                          \
@@ -74,17 +74,16 @@ typedef void coded_walk_fn(const unsigned char *const *panel, const struct wide 
 #define CODED_WALKS(upper, lower)                                                                  \
     CODED_WALK_OF(upper, lower, 1, WALK)                                                           \
     CODED_WALK_OF(upper, lower, 2, WALK)                                                           \
-    CODED_WALK_OF(upper, lower, 4, WALK)                                                           \
-    CODED_WALK_OF(upper, lower, 8, WALK)
+    CODED_WALK_OF(upper, lower, 4, WALK)
 CODED_DTYPES(CODED_WALKS)
 #define CODED_WALK_ROW(upper, lower)                                                               \
-    [DTYPE_##upper] = {coded_walk_##lower##_1, coded_walk_##lower##_2, coded_walk_##lower##_4,     \
-                       coded_walk_##lower##_8},
-static coded_walk_fn *const coded_walks[DTYPE_COUNT][4] = {CODED_DTYPES(CODED_WALK_ROW)};
+    [DTYPE_##upper] = {coded_walk_##lower##_1, coded_walk_##lower##_2, coded_walk_##lower##_4},
+static coded_walk_fn *const coded_walks[DTYPE_COUNT][3] = {CODED_DTYPES(CODED_WALK_ROW)};
 
 struct coded_product {
     const struct matmul_args *a;
     const unsigned char *wide;
+    int64_t row_blocks, rows_each; // of kernels_pairs.h
 };
 
 static void coded_write(const struct matmul_args *a, const float *total, int64_t panel, int64_t row,
@@ -99,44 +98,51 @@ static void coded_write(const struct matmul_args *a, const float *total, int64_t
         }
 }
 
-// A piece is some groups of WALK panels, all rows: later passes find the weights in the cache.
+// The panels of the walk that begins at panel `first`: packed ones, or made here.
+static void walk_panels(const struct coded_product *p, int64_t first, int thread,
+                        const unsigned char *panel[WALK]) {
+    const struct tensor *w = &p->a->w;
+    const size_t each = coded_panel_bytes(w->dtype, w->cols);
+    for (int s = 0; s < WALK; s++) { // panels that do not exist repeat the last one
+        const int64_t at = min_i64(first + s, ceil_div(w->rows, PANEL) - 1);
+        panel[s] = (const unsigned char *)w->data + (size_t)at * each;
+        if (w->layout == LAYOUT_DEVICE) continue;
+        unsigned char *made = (unsigned char *)cpu_scratch(thread, SLOT_A, WALK * each) + s * each;
+        panel_make(w, at, made);
+        panel[s] = made;
+    }
+}
+
+// A piece is some walks, all rows: one pass.
 static void coded_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const struct coded_product *p = arg;
     const struct matmul_args *a = p->a;
     const int64_t K = a->x.cols, panels = ceil_div(a->out.cols, PANEL);
-    const bool packed = a->w.layout == LAYOUT_DEVICE;
-    const size_t each = coded_panel_bytes(a->w.dtype, K);
-    float total[WALK * PANEL * PASS];
+    const int R = wide_rows(a->x.rows);
+    const struct wide x = wide_at(p->wide, K, R);
+    float total[WALK * PANEL * FEW_ROWS];
     for (int64_t i = lo * WALK; i < min_i64(hi * WALK, panels); i += WALK) {
         const unsigned char *panel[WALK];
-        for (int s = 0; s < WALK; s++) { // panels that do not exist repeat the last one
-            const int64_t at = min_i64(i + s, panels - 1);
-            panel[s] = (const unsigned char *)a->w.data + (size_t)at * each;
-            if (packed) continue;
-            unsigned char *made = (unsigned char *)cpu_scratch(thread, SLOT_A, WALK * each) + s * each;
-            memset(made, 0, each);
-            panel_packs[a->w.dtype](&a->w, at * PANEL, min_i64(PANEL, a->w.rows - at * PANEL), made);
-            panel[s] = made;
-        }
-        for (int64_t row = 0; row < a->x.rows; row += PASS) {
-            const int R = wide_rows(a->x.rows - row);
-            const struct wide x = wide_at(p->wide + (size_t)row * wide_bytes(K), K, R);
-            coded_walks[a->w.dtype][R == 1 ? 0 : R == 2 ? 1 : R == 4 ? 2 : 3](panel, &x, K, total);
-            for (int s = 0; s < WALK && i + s < panels; s++)
-                coded_write(a, total + s * PANEL * R, i + s, row, R);
-        }
+        walk_panels(p, i, thread, panel);
+        coded_walks[a->w.dtype][R / 2](panel, &x, K, total);
+        for (int s = 0; s < WALK && i + s < panels; s++)
+            coded_write(a, total + s * PANEL * R, i + s, 0, R);
     }
 }
 
+#include "cpu/kernels_pairs.h"
+
 static void coded_matmul(const struct matmul_args *a) {
-    const int64_t K = a->x.cols, rows = ceil_div(a->x.rows, PASS) * PASS;
+    const int64_t K = a->x.cols, passes = ceil_div(a->x.rows, PASS), walks = ceil_div(ceil_div(a->out.cols, PANEL), WALK);
     const enum dtype t = a->w.dtype;
-    unsigned char *wide = cpu_scratch(0, SLOT_SHARED, (size_t)rows * wide_bytes(K));
-    struct widening w = {&a->x, wide, coded_group(t), coded_zero(t), coded_mins(t), false};
-    pool_for(ceil_div(a->x.rows, PASS), max_i64(1, 8192 / max_i64(1, K * PASS)), widen_piece, &w);
-    if (a->w.layout != LAYOUT_DEVICE) cpu_scratch_reserve(SLOT_A, WALK * coded_panel_bytes(t, K));
-    struct coded_product p = {a, wide};
-    const int64_t each = WALK * PANEL * K * max_i64(1, a->x.rows);
-    pool_for(ceil_div(ceil_div(a->out.cols, PANEL), WALK), max_i64(1, (1 << 18) / max_i64(1, each)),
-             coded_piece, &p);
+    const bool few = a->x.rows <= FEW_ROWS, packed = a->w.layout == LAYOUT_DEVICE;
+    unsigned char *wide = cpu_scratch(0, SLOT_SHARED, (size_t)(passes * PASS) * wide_bytes(K));
+    struct widening w = {&a->x, wide, coded_group(t), coded_dot_zero(t), coded_mins(t), few ? WIDE_QUADS : WIDE_PAIRS};
+    pool_for(passes, max_i64(1, 8192 / max_i64(1, K * PASS)), widen_piece, &w);
+    if (!packed) cpu_scratch_reserve(SLOT_A, WALK * coded_panel_bytes(t, K));
+    struct coded_product p = {.a = a, .wide = wide, .rows_each = packed ? PASSES * PASS : max_i64(1, a->x.rows)};
+    p.row_blocks = few ? 1 : ceil_div(a->x.rows, p.rows_each);
+    const int64_t each = WALK * PANEL * K * max_i64(1, min_i64(a->x.rows, p.rows_each));
+    if (!few) cpu_scratch_reserve(SLOT_B, sizeof(struct pairs_room));
+    pool_for(walks * p.row_blocks, max_i64(1, (1 << 18) / max_i64(1, each)), few ? coded_piece : pairs_piece, &p);
 }

@@ -2,16 +2,19 @@
 // says what they are, and of amx_whole.c.
 //
 // 32 terms at a time are whole multiples of step = max |x| / 32512. A number is 256 high + low, both signed bytes. Rows
-// are taken in passes of R = 1, 2, 4 or 8; a row that does not exist is zero. A pass lies as
-//     quads    [K / 4][R] pairs of words, in the form v_quad_dot wants; or, for tiles,
-//     planes   [K / 32][2][R][8] words of four bytes: the eight quads of a row, high bytes, then low
+// are taken in passes of R = 1, 2, 4 or 8; a row that does not exist is zero. A pass lies in one of three forms:
+//     quads    [K / 4][R] pairs of words, as v_quad_dot wants them
+//     pairs    [K / 4][R] pairs of words, as v_pair_dot wants them; R = 8
+//     planes   [K / 32][2][R][8] words of four bytes: the eight quads of a row, high bytes, then low; for matrix units
+// with, behind it,
 //     steps    [K / 32][R] floats
 //     sums     [K / group][R] floats, step * (sum of x): formats with mins; others words, -zero * sum
 
+enum wide_form { WIDE_QUADS, WIDE_PAIRS, WIDE_PLANES };
 enum { PASS = 8, SIXTEEN_BITS = 32512 }; // 127 * 256, so that the high byte of any number is one byte
 
 struct wide {
-    const int32_t *quads, *starts; // quads: or planes
+    const int32_t *quads, *starts; // quads: or pairs, or planes
     const float *steps, *sums;
 };
 INLINE size_t wide_bytes(int64_t terms) { // of one row
@@ -45,7 +48,8 @@ struct widening {
     const struct tensor *x;
     unsigned char *to;
     int group, zero; // of the weights; group 0: K / 32
-    bool mins, tiles;
+    bool mins;
+    enum wide_form form;
 };
 
 static void widen_row(const struct widening *w, const float *x, unsigned char *pass, int R, int r) {
@@ -56,10 +60,14 @@ static void widen_row(const struct widening *w, const float *x, unsigned char *p
     for (int64_t k = 0; k < K; k += 32) {
         const float step = x ? sixteen_bits(x + k, q) : 0;
         if (!x) memset(q, 0, sizeof q);
-        for (int i = 0; i < 32; i += VW) v_quads_store(pairs + i / 2, v_load_words(q + i));
+        for (int i = 0; i < 32; i += QUADS_TERMS)
+            if (w->form == WIDE_PAIRS)
+                v_pairs_store(pairs + i / 2, q + i);
+            else
+                v_quads_store(pairs + i / 2, q + i);
         int32_t *high = quads + (k / 32 * 2 * R + r) * 8, *low = high + R * 8;
         for (int i = 0; i < 8; i++)
-            if (w->tiles)
+            if (w->form == WIDE_PLANES)
                 high[i] = pairs[2 * i], low[i] = pairs[2 * i + 1];
             else
                 memcpy(quads + ((k / 4 + i) * R + r) * 2, pairs + 2 * i, 8);
@@ -81,7 +89,9 @@ static void widen_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     (void)thread;
     for (int64_t row = lo * PASS; row < hi * PASS && row < w->x->rows; row += PASS) {
         const int64_t left = w->x->rows - row;
-        const int R = w->tiles ? tile_rows(w->x->rows) : wide_rows(left);
+        const int R = w->form == WIDE_PLANES ? tile_rows(w->x->rows)
+                      : w->form == WIDE_PAIRS ? PASS
+                                              : wide_rows(left);
         unsigned char *pass = w->to + (size_t)row * wide_bytes(w->x->cols);
         for (int r = 0; r < R; r++)
             widen_row(w, row + r < w->x->rows ? row_f32(w->x, row + r) : NULL, pass, R, r);

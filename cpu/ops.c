@@ -391,7 +391,7 @@ static void matmul_dw_piece(void *arg, int64_t lo, int64_t hi, int thread) {
                 }
             }
             tile_write(&tile, &a->dw, cut.row, cut.rows, cut.col, cut.cols, one_if_zero(a->scale),
-                       true);
+                       start > 0 || !a->fresh);
         }
     }
 }
@@ -456,15 +456,17 @@ static void attend_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     int64_t H = a->heads, D = a->head_size, group = H / a->kv_heads;
     float *scores = cpu_scratch(thread, SLOT_SCORES, (size_t)a->k.rows * sizeof(float));
     float *numbers = cpu_scratch(thread, SLOT_KEY, (size_t)D * sizeof(float));
+    float *query = cpu_scratch(thread, SLOT_ROW, (size_t)D * sizeof(float));
     for (int64_t p = lo; p < hi; p++) {
         int64_t i = p / H, h = p % H, at = h / group * D, first = a->lo[i],
                 count = a->hi[i] - first;
-        const float *q = row_f32(&a->q, i) + h * D;
+        const float *q = taken(a->precision, row_f32(&a->q, i) + h * D, D, query);
         float *out = row_f32(&a->out, i) + h * D;
         assert(count <= 0 || (first >= 0 && a->hi[i] <= a->k.rows));
         float most = -INFINITY, sum = 0;
         for (int64_t j = 0; j < count; j++) {
-            scores[j] = a->scale * dot(q, row_read(&a->k, first + j, at, D, numbers), D);
+            const float *k = row_read(&a->k, first + j, at, D, numbers);
+            scores[j] = a->scale * dot(q, taken(a->precision, k, D, numbers), D);
             if (a->softcap > 0) scores[j] = a->softcap * tanhf(scores[j] / a->softcap);
             most = fmaxf(most, scores[j]);
         }
@@ -472,7 +474,8 @@ static void attend_piece(void *arg, int64_t lo, int64_t hi, int thread) {
         for (int64_t j = 0; j < count; j++) {
             float e = expf(scores[j] - most);
             sum += e;
-            add_scaled(out, e, row_read(&a->v, first + j, at, D, numbers), D);
+            const float *v = row_read(&a->v, first + j, at, D, numbers);
+            add_scaled(out, *taken(a->precision, &e, 1, &e), taken(a->precision, v, D, numbers), D);
         }
         if (count > 0)
             for (int64_t d = 0; d < D; d++) out[d] /= sum;
@@ -488,6 +491,7 @@ static void plain_attend(const struct attend_args *a) {
     // By the capacity of the cache, not by what is in it: it stays the same while a text grows.
     cpu_scratch_reserve(SLOT_SCORES, (size_t)a->k.rows * sizeof(float));
     cpu_scratch_reserve(SLOT_KEY, (size_t)a->head_size * sizeof(float));
+    cpu_scratch_reserve(SLOT_ROW, (size_t)a->head_size * sizeof(float));
     pool_for(a->q.rows * a->heads, 1, attend_piece, (void *)a);
 }
 
@@ -663,6 +667,11 @@ static void plain_cross_entropy(const struct cross_entropy_args *a) {
     pool_for(a->logits.rows, 1, cross_entropy_piece, (void *)a);
 }
 
+static void plain_head_loss(const struct head_loss_args *a) {
+    static const struct head_parts parts = {plain_matmul, plain_cross_entropy, plain_matmul_dx, plain_matmul_dw};
+    cpu_head_loss(a, &parts);
+}
+
 // ---------------------------------------------------------------------------------------------------------------
 // Updates.
 
@@ -739,6 +748,7 @@ void cpu_fill_plain(struct backend *b) {
     b->glu_back = plain_glu_back;
     b->add = plain_add;
     b->cross_entropy = plain_cross_entropy;
+    b->head_loss = plain_head_loss;
     b->sum_squares = plain_sum_squares;
     cpu_fill_updates(b);
     b->cast = plain_cast;

@@ -59,8 +59,10 @@ INLINE vi v_load_words(const void *p) { return _mm512_loadu_si512(p); }
 INLINE vf v_float(vi a) { return _mm512_cvtepi32_ps(a); }
 INLINE vi v_or(vi a, vi b) { return _mm512_or_si512(a, b); }
 INLINE vi v_and(vi a, int bits) { return _mm512_and_si512(a, _mm512_set1_epi32(bits)); }
+INLINE vi v_xor(vi a, int bits) { return _mm512_xor_si512(a, _mm512_set1_epi32(bits)); }
 INLINE vi v_left(vi a, int n) { return (vi)((vu)a << n); }
 INLINE vi v_right(vi a, int n) { return (vi)((vu)a >> n); }
+INLINE vi v_right_16(vi a, int n) { return _mm512_srli_epi16(a, (unsigned)n); } // halves of words
 INLINE vi v_zero_words(void) { return _mm512_setzero_si512(); }
 INLINE vi v_set1_words(int32_t x) { return _mm512_set1_epi32(x); }
 INLINE void v_store_words(void *p, vi a) { _mm512_storeu_si512(p, a); }
@@ -79,7 +81,9 @@ INLINE __m128i bytes_16(int a, int b, int c, int d, int e, int f, int g, int h, 
     _mm512_shuffle_epi8(_mm512_broadcast_i32x4(bytes_16(__VA_ARGS__)), code)
 // Quads of kernels_whole.h: four codes, unsigned bytes, times four numbers of sixteen bits. A number
 // is 256 high + low, both signed bytes; a pair of words holds the high bytes and the low ones.
-INLINE void v_quads_store(int32_t *to, vi x) { // 4 quads of the 16 terms
+enum { QUADS_TERMS = 16, TILE_PLANES = 1, CODES_SIGNED = 0 };
+INLINE void v_quads_store(int32_t *to, const int32_t *q) { // 4 quads of the 16 terms
+    const vi x = v_load_words(q);
     const vi high = _mm512_srai_epi32(_mm512_add_epi32(x, _mm512_set1_epi32(128)), 8);
     const vi low = _mm512_sub_epi32(x, _mm512_slli_epi32(high, 8));
     const __m128i quads = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
@@ -88,6 +92,13 @@ INLINE void v_quads_store(int32_t *to, vi x) { // 4 quads of the 16 terms
     _mm_storeu_si128((void *)to, _mm_unpacklo_epi32(h, l));
     _mm_storeu_si128((void *)(to + 4), _mm_unpackhi_epi32(h, l));
 }
+// Pairs of kernels_pairs.h: first and third number of a quad, sixteen bits each, then second and fourth.
+INLINE void v_pairs_store(int32_t *to, const int32_t *q) {
+    const __m256i quads = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 1, 8, 9, 4, 5, 12, 13, 2, 3, 10, 11, 6, 7, 14, 15));
+    _mm256_storeu_si256((void *)to, _mm256_shuffle_epi8(_mm512_cvtepi32_epi16(v_load_words(q)), quads));
+}
+INLINE vi v_pair_dot(vi sum, vi codes, vi x) { return _mm512_dpwssd_epi32(sum, codes, x); }
 INLINE void v_quad_dot(vi *high, vi *low, vi codes, const int32_t *x) {
     *high = _mm512_dpbusd_epi32(*high, codes, _mm512_set1_epi32(x[0]));
     *low = _mm512_dpbusd_epi32(*low, codes, _mm512_set1_epi32(x[1]));

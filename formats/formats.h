@@ -46,6 +46,8 @@ size_t model_file_bytes(const struct model_file *f);     // of all files togethe
 size_t model_file_tensor_count(const struct model_file *f);
 const struct file_tensor *model_file_tensor_at(const struct model_file *f, size_t i); // in file order
 const struct file_tensor *model_file_tensor(const struct model_file *f, const char *name); // NULL when absent
+// These bytes of a tensor will hardly be read again: what is mapped of them need not stay resident.
+void model_file_forget(const struct model_file *f, const void *data, size_t bytes);
 
 // Metadata. A missing key is an error only when required; an optional missing key leaves *value alone and is fine.
 // A wrong type or a value outside [min, max] is always an error. Integers come from any integer type.

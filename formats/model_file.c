@@ -333,6 +333,17 @@ struct model_file *model_file_open_bytes(const void *bytes, size_t n, const char
     return opened(f, recognise(f, err), err);
 }
 
+static bool map_holds(const struct file_map *m, const void *p) {
+    return (uintptr_t)p >= (uintptr_t)m->data && (uintptr_t)p - (uintptr_t)m->data < m->size;
+}
+
+// Only maps: what was made or given in memory would be gone.
+void model_file_forget(const struct model_file *f, const void *data, size_t bytes) {
+    bool mapped = f->mapped && map_holds(&f->map, data);
+    for (size_t i = 0; i < f->n_parts && !mapped; i++) mapped = map_holds(&f->parts[i], data);
+    if (mapped) file_map_forget(data, bytes);
+}
+
 void model_file_close(struct model_file *f) {
     if (!f) return;
     name_index_close(&f->key_index);

@@ -81,6 +81,7 @@ enum stop_reason { STOP_LENGTH, STOP_END, STOP_TEXT, STOP_CONTEXT, STOP_CALLER }
 struct generate_stats {
     int64_t prompt_tokens, new_tokens;
     double prompt_s, new_s, first_s; // first_s: until the first token
+    double settle_s;                 // of weights, behind the first token; in none of the others
     enum stop_reason why;
 };
 const char *stop_reason_name(enum stop_reason r);

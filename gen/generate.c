@@ -138,6 +138,10 @@ bool generate(struct session *s, const struct tokenizer *t, struct sampler *samp
             break;
         }
         if (o->n >= 0 && stats->new_tokens >= o->n) break;
+        double settle_start = time_now();
+        fine = session_settle(s, err);
+        stats->settle_s += time_now() - settle_start;
+        if (!fine) break;
         bool full = false;
         logits = feed_chosen(s, o, arg, id, &full, err);
         if (full) {
@@ -152,7 +156,7 @@ bool generate(struct session *s, const struct tokenizer *t, struct sampler *samp
             fn(arg, &(struct token_event){.id = -1, .position = session_length(s), .bytes = out.pending.data,
                                           .n = out.pending.len, .logprob = NAN});
     }
-    stats->new_s = time_now() - start - stats->prompt_s;
+    stats->new_s = time_now() - start - stats->prompt_s - stats->settle_s;
     text_free(&out.pending);
     mem_free(top);
     return fine;

@@ -302,7 +302,7 @@ bool checkpoint_newest(const char *folder, char **path, struct text *notes, stru
 enum { PROBE_TOKENS = 16 };
 
 // Logits [n,V] of a fixed text of n tokens; the caller frees them. NULL on failure.
-static float *probe(const struct model *m, int64_t n, struct err *err) {
+static float *probe(struct model *m, int64_t n, struct err *err) {
     int32_t ids[PROBE_TOKENS];
     int64_t V = m->config.V;
     for (int64_t i = 0; i < n; i++) ids[i] = (int32_t)(rng_below(1, 1, (uint64_t)i, (uint64_t)V));
@@ -356,7 +356,7 @@ static double allowed(enum dtype matrices, enum dtype compute) {
     return of[matrices] + (compute == DTYPE_BF16 ? of[DTYPE_BF16] : 0);
 }
 
-static bool same_logits(const char *path, const struct model *m, enum dtype matrices,
+static bool same_logits(const char *path, struct model *m, enum dtype matrices,
                         struct text *notes, struct err *err) {
     int64_t n = m->config.ctx < PROBE_TOKENS ? m->config.ctx : PROBE_TOKENS;
     struct model_file *f = model_file_open(path, err);
@@ -385,7 +385,7 @@ static bool same_logits(const char *path, const struct model *m, enum dtype matr
     return fine;
 }
 
-static bool write_clean(const char *path, const struct model *m, const struct tokenizer *t,
+static bool write_clean(const char *path, struct model *m, const struct tokenizer *t,
                         enum dtype matrices, struct text *notes, struct err *err) {
     struct gguf_out *out = gguf_out_open(path, err);
     if (!out) return false;
@@ -403,7 +403,7 @@ static void sync_folder(const char *folder) {
     close(fd);
 }
 
-bool checkpoint_export(const char *path, const struct model *m, const struct tokenizer *t,
+bool checkpoint_export(const char *path, struct model *m, const struct tokenizer *t,
                        enum dtype matrices, struct text *notes, struct err *err) {
     struct text folder = {0}, unproven = {0};
     const char *slash = strrchr(path, '/');

@@ -242,7 +242,7 @@ MUST_USE bool checkpoint_read_tensors(const struct model_file *f, struct model *
 // The clean model: weights + tokenizer, without training state or seal. It is written beside path, read back, its
 // logits for a fixed text compared with those of m (limits by dtype, told in notes), and only then put in place.
 // Needs memory for a second model: freeing the optimizer and the training state first keeps a run within its plan.
-MUST_USE bool checkpoint_export(const char *path, const struct model *m, const struct tokenizer *t, enum dtype matrices,
+MUST_USE bool checkpoint_export(const char *path, struct model *m, const struct tokenizer *t, enum dtype matrices,
                                 struct text *notes, struct err *err);
 
 // --- log and report ------------------------------------------------------------------------------------------------

@@ -84,6 +84,7 @@ static struct batch_rows random_rows(int64_t rows, int64_t T, int64_t V) {
 static double time_loss(struct train_state *state, const struct train_batch *batch) {
     double start = time_now();
     train_loss(state, batch, 1 / (float)batch->rows, NULL);
+    train_close_grads(state);
     return time_now() - start;
 }
 

@@ -19,11 +19,11 @@ void back_place(struct back *b, const struct model_config *c, int64_t max_rows, 
     b->dv = slab_tensor(s, DTYPE_F32, n, kv);
 }
 
-// The gradient of out = scale * x w^T: of the weights (always added), then of x (added when `more`).
-static void back_weight(const struct model *m, int w, struct tensor dout, struct tensor x, float scale,
-                        int64_t segment) {
+// The gradient of out = scale * x w^T: of the weights (added, but to fresh ones), then of x (added when `more`).
+static void back_weight(const struct model *m, const struct back *s, int w, struct tensor dout, struct tensor x,
+                        float scale, int64_t segment) {
     m->backend->matmul_dw(&(struct matmul_dw_args){m->params[w].grad, dout, x, scale, segment,
-                                                    model_precision(m)});
+                                                    model_precision(m), s->fresh});
 }
 
 static void back_input(const struct model *m, int w, struct tensor dx, struct tensor dout, float scale, bool more) {
@@ -62,12 +62,12 @@ static void back_feed_forward(const struct model *m, const struct pass *p, const
     struct tensor dnorm = tensor_first(s->dnorm, p->n); // [n,C]
 
     m->backend->glu(&(struct glu_args){glu, gate, up, GLU_SILU});
-    back_weight(m, w->down, dx, glu, m_res, segment);
+    back_weight(m, s, w->down, dx, glu, m_res, segment);
     back_input(m, w->down, glu, dx, m_res, false); // glu is now its own gradient
     m->backend->glu_back(&(struct glu_back_args){gate, up, glu, gate, up, GLU_SILU});
     norm(m, normed, mid, w->ffn_norm);
-    back_weight(m, w->gate, gate, normed, 1, segment);
-    back_weight(m, w->up, up, normed, 1, segment);
+    back_weight(m, s, w->gate, gate, normed, 1, segment);
+    back_weight(m, s, w->up, up, normed, 1, segment);
     back_input(m, w->gate, dnorm, gate, 1, false);
     back_input(m, w->up, dnorm, up, 1, true);
     back_norm(m, w->ffn_norm, dx, dnorm, mid, segment);
@@ -93,16 +93,16 @@ static void back_attention(const struct model *m, const struct pass *p, const st
     struct tensor normed = tensor_first(s->norm, p->n);         // [n,C]
     struct tensor dnorm = tensor_first(s->dnorm, p->n);         // [n,C]
 
-    back_weight(m, w->o, dx, attended, c->m_res, segment);
+    back_weight(m, s, w->o, dx, attended, c->m_res, segment);
     back_input(m, w->o, dattended, dx, c->m_res, false);
     m->backend->attend_back(&(struct attend_back_args){dq, dk, dv, dattended, attended, q, k, v, p->lo, p->hi, y->lse,
-                                                       c->H, c->G, c->D, c->m_attn, segment});
+                                                       c->H, c->G, c->D, c->m_attn, segment, model_precision(m)});
     rotate_back(m, dq, p->pos);
     rotate_back(m, dk, p->pos);
     norm(m, normed, x, w->attn_norm);
-    back_weight(m, w->q, dq, normed, 1, segment);
-    back_weight(m, w->k, dk, normed, 1, segment);
-    back_weight(m, w->v, dv, normed, 1, segment);
+    back_weight(m, s, w->q, dq, normed, 1, segment);
+    back_weight(m, s, w->k, dk, normed, 1, segment);
+    back_weight(m, s, w->v, dv, normed, 1, segment);
     back_input(m, w->q, dnorm, dq, 1, false);
     back_input(m, w->k, dnorm, dk, 1, true);
     back_input(m, w->v, dnorm, dv, 1, true);

@@ -28,6 +28,8 @@ static void dtype_words(const struct session_options *o, char to[32]) {
 bool session_choose_context(const struct model *m, struct session_options *o, size_t free_bytes, struct text *line,
                             struct err *err) {
     enum { ALWAYS = 4096 }; // when the free memory is unknown
+    size_t weights = model_unsettled_bytes(m);
+    if (free_bytes) free_bytes = free_bytes > weights ? free_bytes - weights : 1;
     int64_t made_for = m->config.ctx, asked = o->ctx;
     size_t usable = free_bytes - free_bytes / 10;
     char need[32], have[32], cache[32];

@@ -82,6 +82,7 @@ struct back {
     struct tensor glu;           // [n,F]    first the product, then its gradient
     struct tensor dattended, dq; // [n,H*D]
     struct tensor dk, dv;        // [n,G*D]
+    bool fresh;                  // gradients of matrices are written, not added to
 };
 void back_place(struct back *b, const struct model_config *c, int64_t max_rows, struct slab *s);
 // The mirror of model_forward: b->dx holds d loss/d acts->out on entry and d loss/d embedded rows on return. ADDS

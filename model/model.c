@@ -67,6 +67,7 @@ static struct model *skeleton(const struct model_config *c, const struct model_f
     m->params = config_params_table(c, &m->n_params);
     m->layers = mem_array((size_t)c->L, sizeof *m->layers, "layer table");
     number_params(m);
+    m->unsettled = m->n_params;
     size_t pairs = (size_t)config_rotated(c) / 2, bytes = pairs * sizeof(float);
     m->rope_freq = b->alloc(2 * bytes, "rope frequencies", err);
     if (!m->rope_freq) {
@@ -220,30 +221,55 @@ static void upload_vector(const struct model *m, struct param *p, const struct f
     mem_free(host);
 }
 
-static bool load_experts(struct model *m, struct param *p, const struct file_tensor *t, struct err *err) {
+static bool is_looked_up(const struct model *m, int i) { return i == m->embed || i == m->positions; }
+static bool is_multiplied(const struct model *m, int i) { return !is_looked_up(m, i) || i == m->head; }
+
+// A matrix as it lies in the file; model_settle gives it to the backend.
+static bool load_matrix(struct model *m, int i, const struct file_tensor *t, struct err *err) {
+    struct param *p = &m->params[i];
     const struct backend *b = m->backend;
-    if (!b->supports(OP_MATMUL_EXPERTS, t->dtype))
-        return err_set(err, "tensor %s has type %s, which the %s backend does not read", p->name, t->type_name, b->name);
+    enum op product = p->mats > 1 ? OP_MATMUL_EXPERTS : OP_MATMUL;
+    if ((is_looked_up(m, i) && !b->supports(OP_EMBED, t->dtype)) || (is_multiplied(m, i) && !b->supports(product, t->dtype)))
+        return err_set(err, "tensor %s has type %s, which the %s backend does not read", p->name, t->type_name,
+                       b->name);
+    p->w = file_matrix(t, p, 0);
+    if (p->mats == 1) return true;
     p->experts = mem_array((size_t)p->mats, sizeof *p->experts, "experts");
     p->experts_owned = mem_array((size_t)p->mats, sizeof *p->experts_owned, "experts");
-    for (int64_t e = 0; e < p->mats; e++) {
-        struct tensor host = file_matrix(t, p, e);
-        if (!b->weight_load(&p->experts[e], &host, &p->experts_owned[e], err)) return err_in(err, "tensor %s", p->name);
+    for (int64_t e = 0; e < p->mats; e++) p->experts[e] = file_matrix(t, p, e);
+    return true;
+}
+
+// Tables that are only looked up stay in the file where the backend can read them there.
+static bool settles(const struct model *m, int i) {
+    return !param_is_vector(&m->params[i]) && (is_multiplied(m, i) || !m->backend->reads_host);
+}
+
+static bool settle_matrix(struct model *m, struct tensor *w, bool *owned, struct err *err) {
+    struct tensor host = *w;
+    if (!m->backend->weight_load(w, &host, owned, err)) return false;
+    if (*owned) model_file_forget(m->file, host.data, (size_t)host.rows * host.row_bytes);
+    return true;
+}
+
+bool model_settle(struct model *m, struct err *err) {
+    for (; m->unsettled < m->n_params; m->unsettled++) {
+        struct param *p = &m->params[m->unsettled];
+        if (!settles(m, m->unsettled)) continue;
+        bool good = true;
+        if (p->mats == 1) good = p->owned || settle_matrix(m, &p->w, &p->owned, err);
+        for (int64_t e = 0; p->mats > 1 && e < p->mats && good; e++)
+            good = p->experts_owned[e] || settle_matrix(m, &p->experts[e], &p->experts_owned[e], err);
+        if (!good) return err_in(err, "tensor %s", p->name);
     }
     return true;
 }
 
-static bool load_matrix(struct model *m, int i, const struct file_tensor *t, struct err *err) {
-    struct param *p = &m->params[i];
-    const struct backend *b = m->backend;
-    if (p->mats > 1) return load_experts(m, p, t, err);
-    bool looked_up = i == m->embed || i == m->positions;
-    bool multiplied = !looked_up || i == m->head;
-    if ((looked_up && !b->supports(OP_EMBED, t->dtype)) || (multiplied && !b->supports(OP_MATMUL, t->dtype)))
-        return err_set(err, "tensor %s has type %s, which the %s backend does not read", p->name, t->type_name,
-                       b->name);
-    struct tensor host = file_matrix(t, p, 0);
-    return b->weight_load(&p->w, &host, &p->owned, err) || err_in(err, "tensor %s", p->name);
+size_t model_unsettled_bytes(const struct model *m) {
+    size_t bytes = 0;
+    for (int i = m->unsettled; i < m->n_params; i++)
+        if (settles(m, i)) bytes += (size_t)(m->params[i].mats * m->params[i].rows) * m->params[i].w.row_bytes;
+    return bytes;
 }
 
 static void place_vectors(struct model *m, struct slab *s) {
@@ -264,7 +290,9 @@ static bool load_all(struct model *m, const struct model_file *f, struct err *er
         if (param_is_vector(&m->params[i])) upload_vector(m, &m->params[i], t);
         else if (!load_matrix(m, i, t, err)) return false;
     }
-    return true;
+    m->file = f;
+    m->unsettled = 0;
+    return m->backend->reads_host || model_settle(m, err);
 }
 
 struct model *model_load(const struct model_file *f, const struct backend *b, struct err *err) {

@@ -192,7 +192,7 @@ struct param {
     float init_std;        // 0: a vector, ones for a norm, zeros for a bias
     float lr_scale;        // muP: 1 or 1/m_width
     bool decay;            // weight decay applies (matrices)
-    struct tensor w;       // f32 ROWS when trainable; else what weight_load gave
+    struct tensor w;       // f32 ROWS when trainable; else in the file, then what weight_load gave
     struct tensor w16;     // bf16 compute copy when training in bf16, else absent
     struct tensor grad;    // f32, trainable models only
     bool owned;            // w.data was allocated by weight_load
@@ -213,14 +213,20 @@ struct model {
     enum dtype compute;        // F32 or BF16: which copy products read when trainable
     void *weights_block, *grads_block; // one allocation each, in table order, when trainable
     size_t weights_bytes, grads_bytes;
+    const struct model_file *file; // of a model for running
+    int unsettled;                 // params from here on lie in the file
 };
 
 // The table of names and shapes alone, for planning: same order as in a model. Free with mem_free.
 struct param *config_params_table(const struct model_config *c, int *count);
 
-// From a file, for running: weights stay in the map where the backend can use them, so the file must outlive the model.
-// Every tensor is checked by name, shape and dtype. NULL on failure.
+// From a file, for running. Every tensor is checked by name, shape and dtype. NULL on failure. The file must outlive the
+// model: weights stay in the map until model_settle, where the backend can read them there, and so a short prompt is read,
+// and the first token said, while packing them would only begin. A session settles its model before anything else.
 struct model *model_load(const struct model_file *f, const struct backend *b, struct err *err);
+// Gives the backend all weights; nothing is left to do the second time. False when memory or a type is missing.
+MUST_USE bool model_settle(struct model *m, struct err *err);
+size_t model_unsettled_bytes(const struct model *m); // that model_settle will take
 // For training (families that train only: config_trains): f32 weights and gradients, initialised from seed (param i:
 // stream i). compute BF16 keeps a bf16 copy for products, which are of PRECISION_BF16, forward and backward.
 struct model *model_new(const struct model_config *c, const struct backend *b, enum dtype compute, uint64_t seed,
@@ -349,8 +355,10 @@ size_t session_cache_bytes(const struct model *m, const struct session_options *
 // a tenth left over. False when a context that was asked for cannot fit. line: a sentence of what was chosen and why.
 MUST_USE bool session_choose_context(const struct model *m, struct session_options *o, size_t free_bytes,
                                      struct text *line, struct err *err);
-struct session *session_new(const struct model *m, const struct session_options *o, struct err *err);
+struct session *session_new(struct model *m, const struct session_options *o, struct err *err);
 void session_free(struct session *s);
+// Settles the model, which the second feed, or a first one longer than a chunk, would do by itself.
+MUST_USE bool session_settle(struct session *s, struct err *err);
 int64_t session_length(const struct session *s);   // tokens in the cache
 int64_t session_capacity(const struct session *s);
 int64_t session_vocab(const struct session *s); // V: values in a row of logits; may exceed the tokenizer's (padding)
@@ -387,9 +395,11 @@ struct train_state;
 size_t train_state_bytes(const struct model_config *c, int64_t max_rows, int64_t T);
 struct train_state *train_state_new(struct model *m, int64_t max_rows, int64_t T, struct err *err);
 void train_state_free(struct train_state *t);
-void train_zero_grads(struct train_state *t);
+void train_zero_grads(struct train_state *t); // for the train_loss that follows: until then matrices keep what they have
 // Forward and backward: ADDS grad_scale * d(sum of losses)/dw to the gradients; returns the sum of losses (nats).
 // grad_scale 0: forward only (evaluation). losses (may be NULL): per row, host.
 double train_loss(struct train_state *t, const struct train_batch *b, float grad_scale, float *losses);
+// Behind the last micro-batch of a step: only now the gradient of a tied embedding is whole.
+void train_close_grads(struct train_state *t);
 
 #endif

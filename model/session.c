@@ -13,8 +13,9 @@
 
 struct session {
     const struct model *m;
+    struct model *to_settle; // the same
     int64_t ctx, chunk, logit_rows, length;
-    bool exact;
+    bool exact, fed;
     void *block;                     // everything below that lies on the device
     struct tensor *cache_k, *cache_v; // [L] of [ctx,G*D]
     struct layer_acts layer;
@@ -129,11 +130,12 @@ static void upload_rope(struct session *s) {
     mem_free(freq);
 }
 
-struct session *session_new(const struct model *m, const struct session_options *o, struct err *err) {
+struct session *session_new(struct model *m, const struct session_options *o, struct err *err) {
     static_assert(DTYPE_F32 == 0, "options left at zero ask for an F32 cache");
     if (!check_options(m, o, err)) return NULL;
     struct session *s = mem_alloc(sizeof *s, "session");
     struct slab slab = {0};
+    s->to_settle = m;
     plan(s, m, o);
     take_tables(s);
     place(s, o, &slab);
@@ -173,6 +175,8 @@ int64_t session_capacity(const struct session *s) { return s->ctx; }
 int64_t session_vocab(const struct session *s) { return s->m->config.V; }
 
 void session_observe(struct session *s, const struct observer *o) { s->observer = o; }
+
+bool session_settle(struct session *s, struct err *err) { return model_settle(s->to_settle, err); }
 
 void session_rewind(struct session *s, int64_t length) {
     assert(length >= 0 && length <= s->length);
@@ -228,6 +232,9 @@ static bool check_feed(const struct session *s, const int32_t *ids, int64_t n, e
 const float *session_feed(struct session *s, const int32_t *ids, int64_t n, enum feed feed, enum logits_wanted want,
                           struct err *err) {
     if (!check_feed(s, ids, n, want, err)) return NULL;
+    // Weights in the file are packed for every pass that reads them so: once is less than packing them for good.
+    if ((s->fed || n > s->chunk) && !session_settle(s, err)) return NULL;
+    s->fed = true;
     enum precision precision = feed == FEED_PROMPT && !s->exact ? PRECISION_BF16 : PRECISION_F32;
     const struct backend *b = s->m->backend;
     for (int64_t at = 0; at < n; at += s->chunk) {

@@ -1,18 +1,24 @@
 // train_state.c: one micro-batch: forward, loss, backward.
 //
-// A micro-batch is worked off in groups of whole sequences, so few that the logits of a group stay within
-// LOGITS_BYTES (one sequence at the least). Groups are invisible in the results:
+// A micro-batch is worked off in groups of whole sequences, so few that their activations stay within ACTS_BYTES (one
+// sequence at the least), and the head in blocks within ROOM_BYTES. Neither shows in the results:
 //   - every sum over rows in a weight's gradient is one partial sum per sequence, added in order (backend.h, rule 3);
-//   - a tied embedding gets two shares, as the head and as the embedding. Both are added sequence by sequence,
-//     first the one, then the other, so that their order too is that of the sequences alone;
+//   - a tied embedding gets two shares, as the head and as the embedding. What it gets as the embedding is collected apart,
+//     row after row, and added when the step is complete: only rows of tokens that were seen;
 //   - losses are rounded to 2^-26 nats before they are added in double, which makes the sum exact (below 2^27 nats),
 //     so the caller may add up micro-batches of any size and get the same bits.
 // The same three make a batch independent of how the caller cuts it into micro-batches.
 #include "model/internal.h"
 
 #include <math.h>
+#include <string.h>
 
-static const size_t LOGITS_BYTES = 64u << 20;
+#ifdef LEHR_GUARD
+static const size_t ACTS_BYTES = 256u << 10; // test builds see many groups
+#else
+static const size_t ACTS_BYTES = 512u << 20;
+#endif
+static const size_t ROOM_BYTES = 128u << 20;
 
 struct train_state {
     struct model *m;
@@ -20,43 +26,64 @@ struct train_state {
     void *block;                    // everything below that lies on the device
     struct acts acts;
     struct back back;
-    struct tensor logits;           // [group_rows,V], then their gradient
+    struct tensor dnormed;          // [group_rows,C] gradient of the head's input
+    char *room;                     // of the head
+    size_t room_bytes;
+    struct tensor looked_up;        // [V,C] a tied embedding's gradient as the embedding; absent when it is not tied
     float *losses;                  // [group_rows]
     int32_t *ids, *targets, *pos, *lo, *hi; // [group_rows]
     int32_t *host_lo, *host_hi;     // [group_rows] host
     float *host_losses;             // [group_rows] host
+    bool *seen;                     // [V] host: looked_up has such a row
+    int32_t *host_seen;             // [V] host: which
+    int64_t n_seen;
 };
-
-static int64_t rows_in_group(const struct model_config *c, int64_t max_rows, int64_t T) {
-    int64_t most = (int64_t)(LOGITS_BYTES / sizeof(float)) / (c->V * T) * T;
-    if (most < T) most = T;
-    return most < max_rows ? most : max_rows;
-}
 
 // Lays out all device memory of t; t->acts.layer must have its L entries.
 static void place(struct train_state *t, const struct model_config *c, struct slab *s) {
     int64_t n = t->group_rows;
     acts_place(&t->acts, c, n, true, s);
     back_place(&t->back, c, n, s);
-    t->logits = slab_tensor(s, DTYPE_F32, n, c->V);
+    t->dnormed = slab_tensor(s, DTYPE_F32, n, c->C);
     t->losses = slab_take(s, n, sizeof *t->losses);
     int32_t **ints[] = {&t->ids, &t->targets, &t->pos, &t->lo, &t->hi};
     for (size_t i = 0; i < COUNT_OF(ints); i++) *ints[i] = slab_take(s, n, sizeof(int32_t));
+    if (c->tied) t->looked_up = slab_tensor(s, DTYPE_F32, c->V, c->C);
+    t->room_bytes = head_loss_room(n, c->V);
+    size_t least = head_loss_room(head_loss_least(t->T), c->V), most = least > ROOM_BYTES ? least : ROOM_BYTES;
+    if (t->room_bytes > most) t->room_bytes = most;
+    t->room = slab_take(s, (int64_t)t->room_bytes, 1);
+}
+
+// As many whole sequences as ACTS_BYTES hold.
+static int64_t rows_in_group(struct train_state *t, const struct model_config *c, int64_t max_rows) {
+    struct slab one = {0};
+    t->group_rows = t->T;
+    acts_place(&t->acts, c, t->T, true, &one);
+    back_place(&t->back, c, t->T, &one);
+    int64_t most = one.too_big ? t->T : (int64_t)(ACTS_BYTES / one.used) * t->T;
+    if (most < t->T) most = t->T;
+    return most < max_rows ? most : max_rows;
+}
+
+static size_t host_bytes(const struct train_state *t, const struct model_config *c) {
+    return (size_t)c->L * sizeof *t->acts.layer + 3 * sizeof(int32_t) * (size_t)t->group_rows +
+           (sizeof *t->seen + sizeof *t->host_seen) * (size_t)c->V;
 }
 
 size_t train_state_bytes(const struct model_config *c, int64_t max_rows, int64_t T) {
-    struct train_state t = {.group_rows = rows_in_group(c, max_rows, T)};
+    struct train_state t = {.T = T};
     struct slab s = {0};
     t.acts.layer = mem_array((size_t)c->L, sizeof *t.acts.layer, "activation table");
+    t.group_rows = rows_in_group(&t, c, max_rows);
     place(&t, c, &s);
-    size_t host = (size_t)c->L * sizeof *t.acts.layer + 3 * sizeof(int32_t) * (size_t)t.group_rows;
     mem_free(t.acts.layer);
-    return s.too_big ? SIZE_MAX : s.used + host;
+    return s.too_big ? SIZE_MAX : s.used + host_bytes(&t, c);
 }
 
 static bool check_backend(const struct backend *b, struct err *err) {
     static const enum op needs[] = {OP_EMBED, OP_EMBED_BACK, OP_RMSNORM, OP_RMSNORM_BACK, OP_MATMUL_DW, OP_ROPE,
-                                    OP_ATTEND, OP_ATTEND_BACK, OP_GLU, OP_GLU_BACK, OP_CROSS_ENTROPY};
+                                    OP_ATTEND, OP_ATTEND_BACK, OP_GLU, OP_GLU_BACK, OP_HEAD_LOSS};
     for (size_t i = 0; i < COUNT_OF(needs); i++)
         if (!b->supports(needs[i], DTYPE_F32))
             return err_set(err, "the %s backend has no %s, which training needs", b->name, op_name(needs[i]));
@@ -68,8 +95,9 @@ struct train_state *train_state_new(struct model *m, int64_t max_rows, int64_t T
     const struct model_config *c = &m->config;
     if (!check_backend(m->backend, err)) return NULL;
     struct train_state *t = mem_alloc(sizeof *t, "training state");
-    *t = (struct train_state){.m = m, .max_rows = max_rows, .T = T, .group_rows = rows_in_group(c, max_rows, T)};
+    *t = (struct train_state){.m = m, .max_rows = max_rows, .T = T};
     t->acts.layer = mem_array((size_t)c->L, sizeof *t->acts.layer, "activation table");
+    t->group_rows = rows_in_group(t, c, max_rows);
     struct slab s = {0};
     place(t, c, &s);
     if (s.too_big) err_set(err, "activations of %lld rows do not fit in an address space", (long long)max_rows);
@@ -84,6 +112,9 @@ struct train_state *train_state_new(struct model *m, int64_t max_rows, int64_t T
     t->host_lo = mem_array(n, sizeof *t->host_lo, "row ranges");
     t->host_hi = mem_array(n, sizeof *t->host_hi, "row ranges");
     t->host_losses = mem_array(n, sizeof *t->host_losses, "losses");
+    t->seen = mem_array((size_t)c->V, sizeof *t->seen, "tokens seen");
+    t->host_seen = mem_array((size_t)c->V, sizeof *t->host_seen, "tokens seen");
+    memset(t->seen, 0, (size_t)c->V * sizeof *t->seen);
     // Positions count within the sequence: only differences matter, so documents need no count of their own.
     for (size_t i = 0; i < n; i++) t->host_lo[i] = (int32_t)((int64_t)i % T);
     m->backend->upload(t->pos, t->host_lo, n * sizeof(int32_t));
@@ -97,19 +128,55 @@ void train_state_free(struct train_state *t) {
     mem_free(t->host_lo);
     mem_free(t->host_hi);
     mem_free(t->host_losses);
+    mem_free(t->seen);
+    mem_free(t->host_seen);
     mem_free(t);
 }
 
-void train_zero_grads(struct train_state *t) { t->m->backend->zero(t->m->grads_block, t->m->grads_bytes); }
+static void forget_seen(struct train_state *t) {
+    memset(t->seen, 0, (size_t)t->m->config.V * sizeof *t->seen);
+    t->n_seen = 0;
+}
+
+void train_zero_grads(struct train_state *t) {
+    const struct model *m = t->m;
+    // Matrices are written over by the first product into them, which saves two walks through all of their memory.
+    for (int i = 0; i < m->n_params; i++) {
+        const struct param *p = &m->params[i];
+        if (param_is_vector(p) || (i == m->embed && !m->config.tied))
+            m->backend->zero(p->grad.data, (size_t)p->grad.rows * p->grad.row_bytes);
+    }
+    t->back.fresh = true;
+    if (t->n_seen) t->m->backend->zero(t->looked_up.data, (size_t)t->looked_up.rows * t->looked_up.row_bytes);
+    forget_seen(t); // of a step that was given up
+}
+
+void train_close_grads(struct train_state *t) {
+    const struct backend *b = t->m->backend;
+    struct tensor grad = t->m->params[t->m->embed].grad;
+    for (int64_t at = 0; at < t->n_seen; at += t->group_rows) {
+        int64_t n = t->n_seen - at < t->group_rows ? t->n_seen - at : t->group_rows;
+        struct tensor rows = tensor_first(t->dnormed, n);
+        b->upload(t->ids, t->host_seen + at, (size_t)n * sizeof(int32_t));
+        b->embed(&(struct embed_args){rows, t->looked_up, t->ids, 1});
+        b->embed_back(&(struct embed_back_args){grad, rows, t->ids, 1});
+        b->embed_back(&(struct embed_back_args){t->looked_up, rows, t->ids, -1}); // leaves exact zeros
+    }
+    forget_seen(t);
+}
 
 // Rows [at, at + n) of the batch to the device; key ranges become relative to the group.
-static void upload_group(struct train_state *t, const struct train_batch *b, int64_t at, int64_t n) {
+static void upload_group(struct train_state *t, const struct train_batch *b, int64_t at, int64_t n, bool grads) {
     const struct backend *be = t->m->backend;
     for (int64_t i = 0; i < n; i++) {
         int64_t row = at + i, sequence = row / t->T * t->T;
         assert(b->doc_start[row] >= sequence && b->doc_start[row] <= row);
         assert(b->ids[row] >= 0 && b->ids[row] < t->m->config.V && b->targets[row] < t->m->config.V);
         (void)sequence;
+        if (t->looked_up.data && grads && !t->seen[b->ids[row]]) {
+            t->seen[b->ids[row]] = true;
+            t->host_seen[t->n_seen++] = b->ids[row];
+        }
         t->host_lo[i] = (int32_t)(b->doc_start[row] - at);
         t->host_hi[i] = (int32_t)(i + 1);
     }
@@ -120,26 +187,22 @@ static void upload_group(struct train_state *t, const struct train_batch *b, int
     be->upload(t->hi, t->host_hi, bytes);
 }
 
-// From d loss/d logits (in t->logits) to all gradients.
-static void backward_group(struct train_state *t, const struct pass *p) {
+// The head and the losses; with a gradient, d loss/d acts.out comes to back.dx.
+static void head_group(struct train_state *t, const struct pass *p, float grad_scale) {
     const struct model *m = t->m;
     const struct backend *b = m->backend;
-    struct tensor logits = tensor_first(t->logits, p->n);      // [n,V] gradient
-    struct tensor dx = tensor_first(t->back.dx, p->n);         // [n,C]
-    struct tensor dnorm = tensor_first(t->back.dnorm, p->n);   // [n,C]
+    const struct param *norm = &m->params[m->out_norm], *head = &m->params[m->head];
     struct tensor out = tensor_first(t->acts.out, p->n);       // [n,C]
-    struct tensor normed = tensor_first(t->acts.norm, p->n);   // [n,C] the head's input, once more below
-    const struct param *norm = &m->params[m->out_norm], *head = &m->params[m->head], *embed = &m->params[m->embed];
-
-    b->matmul_dx(&(struct matmul_dx_args){dnorm, logits, model_product_weight(m, m->head), 1, false, model_precision(m)});
+    struct tensor normed = tensor_first(t->acts.norm, p->n);   // [n,C]
+    struct tensor dnormed = tensor_first(t->dnormed, p->n);    // [n,C]
+    struct tensor dx = tensor_first(t->back.dx, p->n);         // [n,C]
+    b->rmsnorm(&(struct rmsnorm_args){normed, out, norm->w, m->config.norm_eps});
+    b->head_loss(&(struct head_loss_args){t->losses, dnormed, head->grad, normed, model_product_weight(m, m->head),
+                                          t->targets, 1 / m->config.logit_divisor, grad_scale, t->T, p->precision, t->room,
+                                          t->room_bytes, t->back.fresh});
+    if (grad_scale == 0) return;
     b->zero(dx.data, (size_t)dx.rows * dx.row_bytes); // rmsnorm_back adds
-    b->rmsnorm_back(&(struct rmsnorm_back_args){dx, norm->grad, dnorm, out, norm->w, m->config.norm_eps, t->T});
-    model_backward(m, p, &t->back, t->T); // leaves acts.norm alone: it makes norms again in buffers of its own
-    for (int64_t s = 0; s < p->n; s += t->T) {
-        b->matmul_dw(&(struct matmul_dw_args){head->grad, tensor_rows(logits, s, t->T), tensor_rows(normed, s, t->T),
-                                              1, t->T, model_precision(m)});
-        b->embed_back(&(struct embed_back_args){embed->grad, tensor_rows(dx, s, t->T), p->ids + s, m->config.m_emb});
-    }
+    b->rmsnorm_back(&(struct rmsnorm_back_args){dx, norm->grad, dnormed, out, norm->w, m->config.norm_eps, t->T});
 }
 
 double train_loss(struct train_state *t, const struct train_batch *batch, float grad_scale, float *losses) {
@@ -151,14 +214,16 @@ double train_loss(struct train_state *t, const struct train_batch *batch, float 
         int64_t n = batch->rows - at < t->group_rows ? batch->rows - at : t->group_rows;
         struct pass p = {.n = n, .ids = t->ids, .pos = t->pos, .lo = t->lo, .hi = t->hi, .acts = &t->acts,
                          .precision = model_precision(m)};
-        upload_group(t, batch, at, n);
+        upload_group(t, batch, at, n, grad_scale != 0);
         b->begin();
-        struct tensor logits = tensor_first(t->logits, n);
         model_forward(m, &p);
-        model_head(m, logits, tensor_first(t->acts.norm, n), tensor_first(t->acts.out, n), 1, p.precision);
-        b->cross_entropy(
-            &(struct cross_entropy_args){t->losses, logits, t->targets, 1 / m->config.logit_divisor, grad_scale});
-        if (grad_scale != 0) backward_group(t, &p);
+        head_group(t, &p, grad_scale);
+        if (grad_scale != 0) {
+            model_backward(m, &p, &t->back, t->T);
+            struct tensor table = t->looked_up.data ? t->looked_up : m->params[m->embed].grad;
+            b->embed_back(&(struct embed_back_args){table, tensor_first(t->back.dx, n), p.ids, m->config.m_emb});
+            t->back.fresh = false;
+        }
         b->end();
         b->download(t->host_losses, t->losses, (size_t)n * sizeof(float));
         for (int64_t i = 0; i < n; i++) {

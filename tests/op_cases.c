@@ -243,14 +243,14 @@ static double matmul_dx_loss(const struct op_run *r) {
 
 enum { DW_DW, DW_DOUT, DW_X, DW_W };
 static void matmul_dw_declare(struct op_run *r) {
-    f32(r, "dw", BOTH, r->s.M, r->s.K);
+    f32(r, "dw", r->s.mode ? OUT : BOTH, r->s.M, r->s.K);
     f32(r, "dout", IN | BY_ROW, r->s.n, r->s.M);
     f32(r, "x", IN | BY_ROW, r->s.n, r->s.K);
-    f32(r, "w", IN | UNREAD, r->s.M, r->s.K);
+    f32(r, "w", IN | UNREAD, r->s.M, r->s.K); // of the loss
 }
 static void matmul_dw_call(const struct op_run *r, const struct backend *b) {
     b->matmul_dw(
-        &(struct matmul_dw_args){T(r, DW_DW), T(r, DW_DOUT), T(r, DW_X), r->s.scale, r->s.segment, precision_of(r)});
+        &(struct matmul_dw_args){T(r, DW_DW), T(r, DW_DOUT), T(r, DW_X), r->s.scale, r->s.segment, precision_of(r), r->s.mode});
 }
 static void matmul_dw_reference(const struct op_run *r) {
     int64_t K = r->s.K, M = r->s.M;
@@ -260,7 +260,8 @@ static void matmul_dw_reference(const struct op_run *r) {
             double sum = 0;
             for (int64_t i = 0; i < r->s.n; i++)
                 sum += V(r, DW_DOUT)[i * M + m] * V(r, DW_X)[i * K + k];
-            V(r, DW_DW)[m * K + k] += scale_of(r) * sum;
+            double *dw = &V(r, DW_DW)[m * K + k];
+            *dw = scale_of(r) * sum + (r->s.mode ? 0 : *dw);
         }
 }
 static double matmul_dw_loss(const struct op_run *r) {
@@ -415,7 +416,8 @@ static struct attend_args attend_args(const struct op_run *r) {
                                 .kv_heads = r->s.G,
                                 .head_size = r->s.D,
                                 .scale = r->s.scale,
-                                .softcap = r->s.softcap};
+                                .softcap = r->s.softcap,
+                                .precision = precision_of(r)};
 }
 static void attend_call(const struct op_run *r, const struct backend *b) {
     const struct attend_args a = attend_args(r);
@@ -475,6 +477,7 @@ static double attend_all(const struct op_run *r, const struct ranges *at, const 
     return loss;
 }
 static void attend_reference(const struct op_run *r) {
+    take_rounded(r, ATTEND_Q), take_rounded(r, ATTEND_K), take_rounded(r, ATTEND_V);
     attend_all(r, &(struct ranges){V(r, ATTEND_LO), V(r, ATTEND_HI)}, V(r, ATTEND_Q),
                V(r, ATTEND_K), V(r, ATTEND_V), V(r, ATTEND_OUT),
                r->s.mode ? NULL : V(r, ATTEND_LSE), NULL);
@@ -657,6 +660,72 @@ static double cross_entropy_loss(const struct op_run *r) {
     for (int64_t i = 0; i < r->s.n; i++) sum += cross_entropy_row(r, i);
     return (double)r->s.scale * sum;
 }
+
+// ---------------------------------------------------------------------------------------------------------------
+// The head and its loss. M is the vocabulary, K and scale as in cross_entropy, mode how far x spreads (0: as all else).
+
+enum { HEAD_X, HEAD_W, HEAD_TARGETS, HEAD_LOSS, HEAD_DX, HEAD_DW };
+static void head_loss_declare(struct op_run *r) {
+    spread(r, f32(r, "x", IN | BY_ROW, r->s.n, r->s.C), r->s.mode ? r->s.mode : 1);
+    spread(r, add(r, "w", IN, r->dtype, r->s.M, r->s.C), 1);
+    struct op_buf *targets = below(r, "targets", IN | BY_ROW, r->s.n, r->s.M);
+    for (int64_t i = 1; i < r->s.n; i += 3) targets->v[i] = -1;
+    f32(r, "loss", OUT | BY_ROW | FLAT, r->s.n, 1);
+    if (r->s.scale == 0) return;
+    f32(r, "dx", OUT | BY_ROW, r->s.n, r->s.C);
+    f32(r, "dw", BOTH, r->s.M, r->s.C);
+}
+static void head_loss_call(const struct op_run *r, const struct backend *b) {
+    struct head_loss_args a = {.loss = P(r, HEAD_LOSS), .x = T(r, HEAD_X), .w = T(r, HEAD_W), .targets = P(r, HEAD_TARGETS),
+                               .logit_scale = (float)r->s.K * .1f, .grad_scale = r->s.scale, .segment = r->s.segment,
+                               .precision = precision_of(r)};
+    if (r->s.scale != 0) a.dx = T(r, HEAD_DX), a.dw = T(r, HEAD_DW);
+    a.room_bytes = head_loss_room(head_loss_least(a.segment), a.w.rows);
+    a.room = mem_alloc(a.room_bytes, "room for logits");
+    b->head_loss(&a);
+    mem_free(a.room);
+}
+// z of row i, and its log-sum-exp.
+static double head_logits(const struct op_run *r, int64_t i, double *z) {
+    double most = -INFINITY, sum = 0;
+    for (int64_t m = 0; m < r->s.M; m++) {
+        z[m] = 0;
+        for (int64_t c = 0; c < r->s.C; c++) z[m] += V(r, HEAD_X)[i * r->s.C + c] * V(r, HEAD_W)[m * r->s.C + c];
+        z[m] *= ce_logit_scale(r);
+        most = fmax(most, z[m]);
+    }
+    for (int64_t m = 0; m < r->s.M; m++) sum += exp(z[m] - most);
+    return log(sum) + most;
+}
+static void head_loss_reference(const struct op_run *r) {
+    int64_t C = r->s.C, M = r->s.M;
+    double *z = mem_array((size_t)M, sizeof *z, "logits");
+    take_rounded(r, HEAD_X), take_rounded(r, HEAD_W);
+    for (int64_t i = 0; i < r->s.n; i++) {
+        int64_t target = (int64_t)V(r, HEAD_TARGETS)[i];
+        double lse = head_logits(r, i, z);
+        V(r, HEAD_LOSS)[i] = target < 0 ? 0 : lse - z[target];
+        for (int64_t c = 0; c < C && r->s.scale != 0; c++) V(r, HEAD_DX)[i * C + c] = 0;
+        for (int64_t m = 0; m < M && r->s.scale != 0 && target >= 0; m++) {
+            double dz = (double)r->s.scale * ce_logit_scale(r) * (exp(z[m] - lse) - (m == target));
+            for (int64_t c = 0; c < C; c++) {
+                V(r, HEAD_DX)[i * C + c] += dz * V(r, HEAD_W)[m * C + c];
+                V(r, HEAD_DW)[m * C + c] += dz * V(r, HEAD_X)[i * C + c];
+            }
+        }
+    }
+    mem_free(z);
+}
+static double head_loss_loss(const struct op_run *r) {
+    double sum = 0, *z = mem_array((size_t)r->s.M, sizeof *z, "logits");
+    for (int64_t i = 0; i < r->s.n; i++) {
+        int64_t target = (int64_t)V(r, HEAD_TARGETS)[i];
+        if (target >= 0) sum += head_logits(r, i, z) - z[target];
+    }
+    mem_free(z);
+    return (double)r->s.scale * sum;
+}
+static int64_t terms_head(const struct op_run *r) { return r->s.C + r->s.M + r->s.n; }
 
 // ---------------------------------------------------------------------------------------------------------------
 // Updates.
@@ -1062,6 +1131,12 @@ const struct op_spec op_specs[] = {
             {.n = 8, .K = 257, .M = 3, .segment = 2, .scale = 2}),
      matmul_dw_declare, matmul_dw_call, .reference = matmul_dw_reference, .loss = matmul_dw_loss,
      .pairs = {{DW_DW, DW_W, 0}}, .n_pairs = 1, .terms = terms_n, .unit = -1},
+    {OP_MATMUL_DW, "matmul_dw fresh", BIT(F32),
+     SHAPES({.n = 6, .K = 31, .M = 33, .segment = 3, .scale = .5f, .mode = 1}, {.n = 600, .K = 33, .M = 18, .segment = 300, .mode = 1}),
+     matmul_dw_declare, matmul_dw_call, .reference = matmul_dw_reference, .terms = terms_n, .unit = 0},
+    {OP_MATMUL_DW, "matmul_dw fresh rounded", BIT(F32),
+     SHAPES({.n = 6, .K = 31, .M = 33, .segment = 3, .scale = .5f, .mode = 1}, {.n = 600, .K = 64, .M = 96, .segment = 300, .mode = 1}),
+     matmul_dw_declare, matmul_dw_call, .reference = matmul_dw_reference, .terms = terms_n, .unit = 0, .rounds = true},
     // Tiles are 32 rows by 32 columns by 32 terms, blocks 288 terms, pieces 512 rows and 8 panels of 32 columns.
     {OP_MATMUL, "matmul rounded", FLOATS,
      SHAPES({.n = 1, .K = 1, .M = 1}, {.n = 2, .K = 31, .M = 33, .scale = .5f},
@@ -1151,6 +1226,21 @@ const struct op_spec op_specs[] = {
             {.n = 19, .H = 4, .G = 2, .D = 33, .scale = .17f},
             {.n = 65, .H = 2, .G = 2, .D = 64, .segment = 13, .scale = .125f}),
      attend_declare, attend_call, .reference = attend_reference, .terms = terms_attend, .unit = 1},
+    // A p_j is off by 2^-8 of itself at most, 0.41 of that on average, in either direction, so a sum of p_j v_j by 0.41
+    // 2^-8 of what it is itself, on average over random v; none of some 10^5 by six times that.
+    {OP_ATTEND, "attend rounded rows", FLOATS,
+     SHAPES({.n = 1, .H = 1, .G = 1, .D = 32, .scale = .2f}, {.n = 19, .H = 4, .G = 2, .D = 96, .scale = .1f},
+            {.n = 170, .H = 5, .G = 1, .D = 32, .segment = 85, .scale = .3f}, {.n = 70, .H = 2, .G = 2, .D = 256, .scale = .06f},
+            {.n = 300, .H = 2, .G = 1, .D = 64, .scale = .125f, .softcap = 2}),
+     attend_declare, attend_call, .reference = attend_reference, .terms = terms_attend, .rounds = true, .inner = 0x3p-8, .unit = 1},
+    {OP_ATTEND, "attend rounded cache", FLOATS,
+     SHAPES({.n = 1, .H = 6, .G = 2, .D = 64, .K = 700, .scale = .125f}, {.n = 5, .H = 6, .G = 3, .D = 32, .K = 65, .scale = .18f, .softcap = .7f},
+            {.n = 19, .H = 4, .G = 4, .D = 64, .K = 257, .scale = .125f, .mode = 2},
+            {.n = 60, .H = 14, .G = 2, .D = 128, .K = 300, .scale = .09f}),
+     attend_declare, attend_held_call, .reference = attend_reference, .terms = terms_attend, .rounds = true, .inner = 0x3p-8, .unit = 1},
+    {OP_ATTEND, "attend rounded cache of blocks", BLOCKS_CACHE,
+     SHAPES({.n = 3, .H = 2, .G = 1, .D = 32, .K = 33, .scale = .35f}, {.n = 40, .H = 3, .G = 1, .D = 96, .K = 600, .scale = .1f}),
+     attend_declare, attend_held_call, .reference = attend_reference, .terms = terms_attend, .rounds = true, .inner = 0x3p-8, .unit = 1},
     // dout . v, of size sqrt(D), less its mean over the keys: where one key has all the weight nothing is left but
     // rounding, scale * sqrt(D) = 1 of epsilon beside gradients of 0.3.
     {OP_ATTEND_BACK, "attend_back", BIT(F32),
@@ -1206,6 +1296,25 @@ const struct op_spec op_specs[] = {
      cross_entropy_declare, cross_entropy_call, .reference = cross_entropy_reference,
      .loss = cross_entropy_loss, .pairs = {{CE_LOGITS, CE_LOGITS, 1}}, .n_pairs = 1,
      .terms = terms_C, .unit = 1},
+    {OP_HEAD_LOSS, "head_loss", BIT(F32) | BIT(BF16),
+     SHAPES({.n = 1, .C = 1, .M = 1, .segment = 1}, {.n = 6, .C = 33, .M = 65, .segment = 3},
+            {.n = 6, .C = 31, .M = 33, .segment = 3, .scale = .5f, .K = 5, .amplify = 8},
+            {.n = 70, .C = 17, .M = 300, .segment = 35, .scale = .25f, .amplify = 8}),
+     head_loss_declare, head_loss_call, .reference = head_loss_reference, .loss = head_loss_loss,
+     .pairs = {{HEAD_DX, HEAD_X, 1}, {HEAD_DW, HEAD_W, 0}}, .n_pairs = 2, .terms = terms_head, .unit = -1},
+    // Sums of e over pieces of up to eight panels, in 32 pieces or more: a vocabulary of 9000 has whole ones.
+    {OP_HEAD_LOSS, "head_loss rounded, loss", BIT(F32) | BIT(BF16),
+     SHAPES({.n = 1, .C = 1, .M = 3, .segment = 1}, {.n = 40, .C = 33, .M = 65, .segment = 20},
+            {.n = 3, .C = 300, .M = 9000, .segment = 3, .K = 1}, {.n = 34, .C = 17, .M = 90, .segment = 17, .mode = 60}),
+     head_loss_declare, head_loss_call, .reference = head_loss_reference, .terms = terms_head, .unit = -1, .rounds = true},
+    // Where one term is all, dx and dw may lose 2^-9 with each of two factors, here and in what they are compared with:
+    // 2^-7 in all, which is 2^13 of what these sums may lose in f32.
+    {OP_HEAD_LOSS, "head_loss rounded", BIT(F32) | BIT(BF16),
+     SHAPES({.n = 6, .C = 31, .M = 33, .segment = 3, .scale = .5f, .K = 5, .amplify = 8192},
+            {.n = 70, .C = 17, .M = 300, .segment = 35, .scale = .25f, .amplify = 8192},
+            {.n = 34, .C = 17, .M = 90, .segment = 17, .scale = .5f, .mode = 60, .amplify = 8192},
+            {.n = 1100, .C = 9, .M = 40, .segment = 1100, .scale = .5f, .amplify = 8192}),
+     head_loss_declare, head_loss_call, .reference = head_loss_reference, .terms = terms_head, .unit = -1, .rounds = true},
     {OP_SUM_SQUARES, "sum_squares", BIT(F32),
      SHAPES({.n = 1, .C = 1}, {.n = 1, .C = 4097}, {.n = 33, .C = 257}, {.n = 16, .C = 4096}),
      sum_squares_declare, sum_squares_call, .reference = sum_squares_reference, .terms = terms_few,

@@ -80,6 +80,7 @@ struct op_spec {
     int n_pairs;
     int64_t (*terms)(const struct op_run *r); // numbers that meet in one sum
     bool rounds; // products of PRECISION_BF16; levels without units for it multiply in f32, far from what is expected
+    double inner;                             // rounds: what numbers rounded on the way add to the error, relative
     int unit;                                 // rows: 0 has none, 1 row by row, -1 by segments
 };
 extern const struct op_spec op_specs[];

@@ -211,6 +211,7 @@ static bool compare(const struct op_run *r, const struct op_run *e, bool both_ro
             for (int64_t c = 0; c < b->cols && good; c++) {
                 double want = expected[k * b->cols + c], error = fabs(got[c] - want);
                 double allowed = exact ? 0 : allowed_factor(r) * fmax(fabs(want), rms);
+                allowed += r->spec->inner * fmax(fabs(want), rms);
                 if (!exact) allowed += (both_rounded ? 2 : 1) * half_step(b->dtype) * fabs(want);
                 if (got[c] == want) continue; // infinities too
                 if (worst && allowed > 0) *worst = fmax(*worst, error / allowed);

@@ -264,6 +264,8 @@ Test(file, a_map_is_the_file) {
     cr_assert_eq(m.size, sizeof bytes);
     cr_assert_eq(memcmp(m.data, bytes, m.size), 0);
     cr_assert_str_eq(m.path, path);
+    file_map_forget(m.data, m.size); // what is forgotten comes back when it is read
+    cr_assert_eq(memcmp(m.data, bytes, m.size), 0);
     file_map_close(&m);
     cr_assert_null(m.data);
     put_file(in(&f, "empty", path), "", 0);
@@ -963,6 +965,35 @@ Test(core, free_memory_is_what_the_machine_and_every_cgroup_leave) {
     put(root, "sys/fs/cgroup/memory/memory.limit_in_bytes", "90000\n");
     put(root, "sys/fs/cgroup/memory/memory.stat", "inactive_file 3\ntotal_inactive_file 400\n");
     cr_assert_eq(mem_available_under(root), 89400);
+    snprintf(command, sizeof command, "rm -r %s", root);
+    cr_assert_eq(system(command), 0);
+}
+
+Test(core, cores_are_what_every_cgroup_grants) {
+    char root[] = "/tmp/lehr-quota-XXXXXX", command[128];
+    cr_assert(mkdtemp(root));
+    cr_assert_eq(pool_quota_under(root), 0, "nothing is known");
+    // v2: our own group, one around it, no limit.
+    put(root, "proc/self/cgroup", "0::/outer/inner\n");
+    put(root, "sys/fs/cgroup/outer/inner/cpu.max", "max 100000\n");
+    cr_assert_eq(pool_quota_under(root), 0);
+    put(root, "sys/fs/cgroup/outer/cpu.max", "350000 100000\n");
+    cr_assert_eq(pool_quota_under(root), 4, "rounded up");
+    put(root, "sys/fs/cgroup/outer/inner/cpu.max", "200000 100000\n");
+    cr_assert_eq(pool_quota_under(root), 2, "the least counts");
+    put(root, "sys/fs/cgroup/cpu.max", "50000 100000\n"); // what a container sees of its own
+    cr_assert_eq(pool_quota_under(root), 1);
+    put(root, "sys/fs/cgroup/cpu.max", "9000000000 100000\n");
+    put(root, "sys/fs/cgroup/outer/inner/cpu.max", "garbage\n");
+    cr_assert_eq(pool_quota_under(root), 4);
+    // v1, beside other controllers; -1 is no limit.
+    put(root, "proc/self/cgroup", "7:cpuset:/y\n5:cpu,cpuacct:/x\n");
+    put(root, "sys/fs/cgroup/cpu/x/cpu.cfs_quota_us", "-1\n");
+    put(root, "sys/fs/cgroup/cpu/x/cpu.cfs_period_us", "100000\n");
+    put(root, "sys/fs/cgroup/cpu.max", "max 100000\n");
+    cr_assert_eq(pool_quota_under(root), 0);
+    put(root, "sys/fs/cgroup/cpu/x/cpu.cfs_quota_us", "300000\n");
+    cr_assert_eq(pool_quota_under(root), 3);
     snprintf(command, sizeof command, "rm -r %s", root);
     cr_assert_eq(system(command), 0);
 }

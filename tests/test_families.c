@@ -67,7 +67,7 @@ static struct model *load(const struct model_file *f, const struct backend *b) {
 }
 
 // Feeds ids in pieces of `piece` rows (the first one `first`), all logits into `out` [n,V].
-static void feed_all(const struct model *m, const int32_t *ids, int64_t n, int64_t first, int64_t piece, float *out) {
+static void feed_all(struct model *m, const int32_t *ids, int64_t n, int64_t first, int64_t piece, float *out) {
     struct err e = {{0}};
     struct session *s = session_new(m, &(struct session_options){.all_logits = n, .chunk = 16}, &e);
     cr_assert(s, "%s", e.text);
@@ -106,7 +106,7 @@ Test(families, logits_are_those_of_llama_cpp) {
     }
 }
 
-static float *whole_text(const struct model *m, const struct expected *x, int64_t first, int64_t piece) {
+static float *whole_text(struct model *m, const struct expected *x, int64_t first, int64_t piece) {
     float *z = malloc((size_t)(x->ids_count * x->V) * sizeof *z);
     feed_all(m, x->ids, x->ids_count, first, piece, z);
     return z;
@@ -135,6 +135,60 @@ Test(families, cuts_threads_and_fast_levels_change_no_bit) {
         }
         free(expected), model_free(m), text_free(&x.bytes), model_file_close(f);
     }
+}
+
+// Logits of the first ids of a session of its own, in one feed.
+static float *first_feed(struct model *m, const struct expected *x, int64_t n, enum feed feed) {
+    struct err e = {{0}};
+    struct session *s = session_new(m, &(struct session_options){.all_logits = n}, &e);
+    const float *z = s ? session_feed(s, x->ids, n, feed, LOGITS_ALL, &e) : NULL;
+    cr_assert(z, "%s", e.text);
+    float *copy = malloc((size_t)(n * x->V) * sizeof *copy);
+    memcpy(copy, z, (size_t)(n * x->V) * sizeof *z);
+    session_free(s);
+    return copy;
+}
+
+Test(families, the_first_feed_reads_the_file_and_has_the_bits_of_packed_weights) {
+    static const enum feed kinds[] = {FEED_PROMPT, FEED_GENERATED};
+    pool_start(2);
+    for (size_t g = 0; g < COUNT_OF(goldens); g++) {
+        struct model_file *f = open_golden(goldens[g].name);
+        struct expected x = open_expected(goldens[g].name);
+        struct model *m = load(f, cpu(NULL));
+        size_t bytes = model_unsettled_bytes(m);
+        cr_assert(bytes > 0 && bytes <= model_file_bytes(f));
+        float *z[2][COUNT_OF(kinds)];
+        for (int packed = 0; packed < 2; packed++) {
+            struct err e = {{0}};
+            cr_assert(!packed || model_settle(m, &e), "%s", e.text);
+            for (size_t k = 0; k < COUNT_OF(kinds); k++) z[packed][k] = first_feed(m, &x, 20, kinds[k]);
+            cr_assert_eq(model_unsettled_bytes(m), packed ? 0 : bytes);
+        }
+        for (size_t k = 0; k < COUNT_OF(kinds); k++) {
+            cr_assert_arr_eq(z[0][k], z[1][k], 20 * (size_t)x.V * sizeof(float), "%s", goldens[g].name);
+            free(z[0][k]), free(z[1][k]);
+        }
+        free(first_feed(m, &x, 20, FEED_PROMPT)); // settled twice is settled once
+        model_free(m), text_free(&x.bytes), model_file_close(f);
+    }
+}
+
+Test(families, a_second_feed_or_a_long_first_one_packs_the_weights) {
+    pool_start(2);
+    struct model_file *f = open_golden("qwen2");
+    struct expected x = open_expected("qwen2");
+    struct err e = {{0}};
+    for (int long_first = 0; long_first < 2; long_first++) {
+        struct model *m = load(f, cpu(NULL));
+        struct session *s = session_new(m, &(struct session_options){.chunk = 16}, &e);
+        cr_assert(session_feed(s, x.ids, long_first ? 17 : 16, FEED_PROMPT, LOGITS_NONE, &e), "%s", e.text);
+        cr_assert_eq(model_unsettled_bytes(m) == 0, long_first);
+        cr_assert(session_feed(s, x.ids + 20, 1, FEED_GENERATED, LOGITS_NONE, &e), "%s", e.text);
+        cr_assert_eq(model_unsettled_bytes(m), 0);
+        session_free(s), model_free(m);
+    }
+    text_free(&x.bytes), model_file_close(f);
 }
 
 Test(families, nothing_is_allocated_after_the_first_feed) {

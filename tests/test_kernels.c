@@ -12,8 +12,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-// amx differs from avx512 in products only.
+// amx differs from avx512 in products only. Names of x86 in what tests say stand for those of ARM, too.
+#ifdef __aarch64__
+static const char *const level_names[] = {"neon", "dotprod", "dotprod"};
+#else
 static const char *const level_names[] = {"avx2", "avx512", "amx"};
+#endif
 enum { LEVELS = 2, PRODUCT_LEVELS = 3 };
 
 static const struct backend *level(int i) {
@@ -511,6 +515,61 @@ Test(kernels, a_cache_of_any_dtype_gives_equal_bits_alone_in_batches_and_on_both
     }
 }
 
+// Attention of PRECISION_BF16 as a session asks for it: a prompt whole, and in passes of 1, 7 and 256 rows, with a
+// window or none, on 1 to 3 threads.
+Test(kernels, rounded_attention_of_a_prompt_does_not_depend_on_its_cut) {
+    enum { N = 290, BEFORE = 300, KEYS = BEFORE + N };
+    static const struct {
+        int64_t heads, kv_heads, head_size, window;
+        float softcap;
+    } shapes[] = {{9, 3, 64, 0, 0}, {4, 1, 256, 70, 0}, {2, 2, 96, 300, 5}};
+    static const int64_t cuts[] = {1, 7, 256};
+    struct err err;
+    const struct backend *b = backend_cpu("amx", &err);
+    if (!b) return;
+    for (size_t s = 0; s < COUNT_OF(shapes); s++) {
+        const int64_t H = shapes[s].heads, G = shapes[s].kv_heads, D = shapes[s].head_size, wide = H * D;
+        const struct tensor k = matrix(KEYS, G * D, 2), v = matrix(KEYS, G * D, 3), q = matrix(N, wide, 1);
+        const struct tensor out = matrix(N, wide, 4), meaning = matrix(N, wide, 5), part = matrix(N, wide, 6);
+        float *lse = numbers(N * H, 7), *lse_meant = numbers(N * H, 8), *lse_part = numbers(N * H, 9);
+        int32_t lo[N], hi[N];
+        for (int64_t i = 0; i < KEYS * G * D; i++) { // numbers that F16 and BF16 both have
+            ((float *)k.data)[i] = rintf(((float *)k.data)[i] * 128) / 128;
+            ((float *)v.data)[i] = rintf(((float *)v.data)[i] * 128) / 128;
+        }
+        for (int64_t i = 0; i < N; i++) {
+            hi[i] = (int32_t)(BEFORE + i + 1);
+            lo[i] = shapes[s].window ? hi[i] - (int32_t)shapes[s].window : 0;
+        }
+        struct attend_args a = {.out = meaning, .q = q, .k = k, .v = v, .lo = lo, .hi = hi, .lse = lse_meant, .heads = H,
+                                .kv_heads = G, .head_size = D, .scale = .3f, .softcap = shapes[s].softcap,
+                                .precision = PRECISION_BF16};
+        pool_start(2);
+        plain()->attend(&a);
+        a.k = held(b, k, DTYPE_F16, CACHE_KEYS, D), a.v = held(b, v, DTYPE_BF16, CACHE_VALUES, D);
+        a.out = out, a.lse = lse;
+        b->attend(&a);
+        // Both round p_j, each within 2^-8 of itself, and v is within 1. No p_j that was rounded is in the sum.
+        NEAR(out.data, meaning.data, N * wide, 0x1p-7, "shape %zu", s);
+        NEAR(lse, lse_meant, N * H, 1e-5, "lse of shape %zu", s);
+        for (size_t c = 0; c < COUNT_OF(cuts); c++) {
+            pool_start((int)c + 1);
+            for (int64_t at = 0; at < N; at += cuts[c]) {
+                const int64_t count = at + cuts[c] < N ? cuts[c] : N - at;
+                struct attend_args some = a;
+                some.q = tensor_rows(q, at, count), some.out = tensor_rows(part, at, count);
+                some.lo += at, some.hi += at, some.lse = lse_part + at * H;
+                b->attend(&some);
+            }
+            SAME(part.data, out.data, N * wide, "shape %zu by %lld rows", s, (long long)cuts[c]);
+            SAME(lse_part, lse, N * H, "lse of shape %zu by %lld rows", s, (long long)cuts[c]);
+        }
+        b->free(a.k.data), b->free(a.v.data);
+        free(k.data), free(v.data), free(q.data), free(out.data), free(meaning.data), free(part.data);
+        free(lse), free(lse_meant), free(lse_part);
+    }
+}
+
 static struct attend_back_args back_case(const struct attend_args *a, int64_t segment) {
     return (struct attend_back_args){.dq = matrix(a->q.rows, a->q.cols, 6),
                                      .dk = matrix(a->k.rows, a->k.cols, 7),
@@ -578,6 +637,59 @@ Test(kernels, attention_gradients_do_not_depend_on_the_split_or_the_level) {
             back_case_free(&split);
         }
         if (first.heads) back_case_free(&first);
+        back_case_free(&meaning);
+        attend_case_free(&a);
+    }
+}
+
+// Root of the mean square of a - b over that of b.
+static double off_by(struct tensor a, struct tensor b) {
+    double error = 0, size = 0;
+    for (int64_t i = 0; i < a.rows * a.cols; i++) {
+        const double x = ((float *)a.data)[i], y = ((float *)b.data)[i];
+        error += (x - y) * (x - y), size += y * y;
+    }
+    return sqrt(error / size);
+}
+
+// A way to a gradient has five roundings to bf16, of 0.41 2^-8 on average each, together 0.9 2^-8.
+Test(kernels, rounded_attention_gradients_do_not_depend_on_the_split_or_the_threads) {
+    static const struct attend_shape shapes[] = {
+        {.n = 80, .heads = 6, .kv_heads = 2, .head_size = 32, .segment = 40},
+        {.n = 600, .heads = 3, .kv_heads = 1, .head_size = 64, .segment = 300},
+        {.n = 140, .heads = 2, .kv_heads = 2, .head_size = 96, .segment = 70}};
+    struct err err;
+    const struct backend *b = backend_cpu("amx", &err);
+    if (!b) return;
+    for (size_t s = 0; s < COUNT_OF(shapes); s++) {
+        const int64_t n = shapes[s].n, segment = shapes[s].segment, H = shapes[s].heads;
+        struct attend_args a = attend_case(&shapes[s], DTYPE_F32);
+        a.scale = 1 / sqrtf((float)a.head_size);
+        pool_start(2);
+        plain()->attend(&a);
+        struct attend_back_args meaning = back_case(&a, segment), made[3];
+        plain()->attend_back(&meaning);
+        for (int i = 0; i < 3; i++) {
+            const int64_t step = i == 2 ? segment : n;
+            pool_start(i + 1);
+            made[i] = back_case(&a, segment);
+            for (int64_t at = 0; at < n; at += step) {
+                struct attend_back_args part = made[i];
+                struct tensor *const views[] = {&part.dq, &part.dk, &part.dv, &part.dout, &part.out, &part.q, &part.k, &part.v};
+                for (size_t t = 0; t < COUNT_OF(views); t++) *views[t] = tensor_rows(*views[t], at, step);
+                int32_t *lo = malloc((size_t)step * sizeof *lo), *hi = malloc((size_t)step * sizeof *hi);
+                for (int64_t r = 0; r < step; r++) lo[r] = a.lo[at + r] - (int32_t)at, hi[r] = a.hi[at + r] - (int32_t)at;
+                part.lo = lo, part.hi = hi, part.lse += at * H, part.precision = PRECISION_BF16;
+                b->attend_back(&part);
+                free(lo), free(hi);
+            }
+            SAME(made[i].dq.data, made[0].dq.data, n * a.q.cols, "dq of shape %zu, way %d", s, i);
+            SAME(made[i].dk.data, made[0].dk.data, n * a.k.cols, "dk of shape %zu, way %d", s, i);
+            SAME(made[i].dv.data, made[0].dv.data, n * a.k.cols, "dv of shape %zu, way %d", s, i);
+        }
+        const double dq = off_by(made[0].dq, meaning.dq), dk = off_by(made[0].dk, meaning.dk), dv = off_by(made[0].dv, meaning.dv);
+        cr_assert(dq < 0x1.8p-8 && dk < 0x1.8p-8 && dv < 0x1.8p-8, "shape %zu: off by %g %g %g", s, dq, dk, dv);
+        for (int i = 0; i < 3; i++) back_case_free(&made[i]);
         back_case_free(&meaning);
         attend_case_free(&a);
     }

@@ -708,6 +708,7 @@ static void run_steps(struct run *x, int n) {
         double loss = train_loss(x->state, &(struct train_batch){ROWS, T, ids, targets, docs},
                                  1.0f / ROWS, NULL) /
                       ROWS;
+        train_close_grads(x->state);
         double norm = optimizer_grad_norm(x->optimizer);
         cr_assert(isfinite(loss) && isfinite(norm));
         guard_judge(&x->r.guard, loss, norm);

@@ -472,11 +472,25 @@ Test(programs, a_bench_tells_its_share_and_an_unknown_peer_is_one_sentence) {
 Test(programs, peers_are_run_by_turns_and_a_peer_that_crashes_is_told) {
     cr_assert(shell("printf '#!/bin/sh\nfor g in 0 4; do printf \"    \\\"n_gen\\\": %%%%d,\\n    \\\"samples_ts\\\": [ 200, 300.5, 100 ]\\n\" $g; done\n' >peer;"
                     "printf '#!/bin/sh\nkill -ILL $$\n' >broken; chmod +x peer broken") == 0);
-    cr_assert(shell("MODELS='%s/data/stories-1m.gguf' RUN=$RUN PEERS='./peer:other ./broken' PAIRS=2 P=8 N=4 THREADS=1 OUT=. sh '%s/tests/bench/peers.sh' >said 2>err",
-                    origin, origin) == 0);
+    const char *call = "MODELS='%s/data/stories-1m.gguf' RUN=$RUN CHART='%s/" PROGRAMS "/chart' PEERS='./peer:other%s' PAIRS=%d P=8 N=4 DEPTH=%d THREADS=1 "
+                       "CPU=%s OUT=. sh '%s/tests/bench/peers.sh' >said 2>err";
+    cr_assert(shell(call, origin, origin, "", 1, 16, "plain", origin) == 0);
+    cr_assert(shell(call, origin, origin, " ./broken", 2, 0, "", origin) == 0);
     struct text said = read_file("said"), err = read_file("err"), csv = read_file("results.csv");
     cr_expect(strstr(said.data, "times other") && strstr(said.data, "2 pairs"), "%s", said.data);
     cr_expect(strstr(err.data, "broken failed on stories-1m.gguf, left out"), "%s", err.data);
-    cr_expect(strstr(csv.data, "stories-1m.gguf,prompt,8,1,2,other,200,-"), "%s", csv.data);
+    cr_expect(strstr(csv.data, "stories-1m.gguf,prompt,8,1,2,other,200,-,0,best,"), "%s", csv.data);
+    cr_expect(strstr(csv.data, "stories-1m.gguf,generation,4,1,1,other,200,-,16,plain,"), "rows of the call before are kept: %s", csv.data);
+    cr_expect(shell("grep -q '^<svg.*' stories-1m.gguf-prompt.svg && grep -q 'ours beside other' stories-1m.gguf-prompt.svg") == 0);
     text_free(&said), text_free(&err), text_free(&csv);
+}
+
+Test(programs, growth_is_told_with_its_floor_and_drawn) {
+    cr_assert(shell("RUN=$RUN MAKER='%s/" PROGRAMS "/random_model' CHART='%s/" PROGRAMS "/chart' MIX=Q8_0 SHAPE=64,2,2,1,32,96,512 TABLES='context rows' "
+                    "DEPTHS='0 8' ROWS='1 4' THREADS=1 REPEATS=1 OUT=. sh '%s/tests/bench/growth.sh' >said 2>err", origin, origin, origin) == 0);
+    struct text said = read_file("said"), csv = read_file("growth.csv");
+    cr_expect(strstr(said.data, "floor") && strstr(said.data, "rows: Q8_0"), "%s", said.data);
+    cr_expect(strstr(csv.data, "\ncontext,8,prompt,") && strstr(csv.data, "\nrows,4,generation,"), "%s", csv.data);
+    cr_expect(shell("test -s growth-rows-generation.svg && test -s growth-context-prompt.svg") == 0);
+    text_free(&said), text_free(&csv);
 }

@@ -123,7 +123,7 @@ static struct model *load(const struct model_file *f, const char *level, const c
 }
 
 // All logits [ids,V], fed in pieces of `piece` rows, the first one `first`. Free with free.
-static float *feed_all(const struct model *m, const struct expected *x, int64_t ctx, int64_t first, int64_t piece) {
+static float *feed_all(struct model *m, const struct expected *x, int64_t ctx, int64_t first, int64_t piece) {
     struct err e = {{0}};
     int64_t n = x->ids_count;
     float *out = malloc((size_t)(n * x->V) * sizeof *out);

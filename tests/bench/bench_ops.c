@@ -1,6 +1,6 @@
 // bench_ops: how fast each op runs at each level, in GFLOP/s or GB/s.
 //
-//   bench_ops [LEVEL] [THREADS] [WORD]     level plain, avx2, avx512, amx or - for the best; only rows whose name has WORD
+//   bench_ops [LEVEL] [THREADS] [WORD]     level as in --cpu, or - for the best; only rows whose name has WORD
 //
 // Sizes are those of a model of about 125M parameters: C 768, F 2048, 12 heads of 64, 4 kv heads, V 32000. "step"
 // rows feed 256 rows, "token" rows one row, as decoding does; "rounded" products are of PRECISION_BF16. The number is the median of seven timed batches of calls,

@@ -1,0 +1,70 @@
+// small.c: runs the tests that were compiled with criterion/criterion.h of this folder, in the order of their names.
+//   small_suites [WORD]     only tests whose suite/name has WORD
+#include "criterion/criterion.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+static struct small_test *first;
+static int failures;
+
+static int order(const struct small_test *a, const struct small_test *b) {
+    const int by_suite = strcmp(a->suite, b->suite);
+    return by_suite ? by_suite : strcmp(a->name, b->name);
+}
+
+void small_add(struct small_test *test) {
+    struct small_test **at = &first;
+    while (*at && order(*at, test) < 0) at = &(*at)->next;
+    test->next = *at;
+    *at = test;
+}
+
+static void say(const char *format, va_list list) {
+    vprintf(format, list);
+    putchar('\n');
+    fflush(stdout);
+}
+
+void small_log(const char *format, ...) {
+    va_list list;
+    va_start(list, format);
+    printf("    ");
+    say(format, list);
+    va_end(list);
+}
+
+void small_failed(bool final, const char *file, int line, const char *what, const char *format, ...) {
+    va_list list;
+    va_start(list, format);
+    printf("%s:%d: failed: %s ", file, line, what);
+    say(format, list);
+    va_end(list);
+    failures++;
+    if (final) exit(1);
+}
+
+int main(int argc, char **argv) {
+    const char *word = argc > 1 ? argv[1] : "";
+    int count = 0, left_out = 0;
+    for (struct small_test *t = first; t; t = t->next) {
+        char name[200];
+        snprintf(name, sizeof name, "%s/%s", t->suite, t->name);
+        if (!strstr(name, word)) continue;
+        if (t->signal) {
+            left_out++;
+            continue;
+        }
+        const clock_t from = clock();
+        printf("%s\n", name);
+        fflush(stdout);
+        t->run();
+        count++;
+        const double seconds = (double)(clock() - from) / CLOCKS_PER_SEC;
+        if (seconds > 1) small_log("%.1f s", seconds);
+    }
+    printf("%d tests, %d failed, %d that expect a signal left out\n", count, failures, left_out);
+    return failures || !count;
+}
