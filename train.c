@@ -200,6 +200,8 @@ static bool small_mode(void) {
     } else if (opts.plot) {
         if (!log_read(opts.plot, &rows, &err)) fail(1, &err);
         draw_log(&rows, stdout);
+    } else if (opts.watch) {
+        watch(opts.watch);
     } else {
         return false;
     }
@@ -254,6 +256,7 @@ static void open_records(struct run *r) {
     unlink(report_path);
     r->log = log_open(log_path, r->state.tokens ? r->state.tokens : -1, &err);
     if (!r->log || !log_read(log_path, &rows, &err)) fail(1, &err);
+    if (opts.tensorboard && !(r->board = board_open(opts.tensorboard, r->state.step, &err))) fail(1, &err);
     r->evaluated_at = r->cooled_at = -1;
     for (size_t i = 0; i < rows.count; i++) {
         if (isfinite(rows.row[i].val_loss)) r->evaluated_at = rows.row[i].tokens;

@@ -19,7 +19,8 @@ struct run {
     struct train_state *acts;
     struct schedule schedule;
     struct run_state state;
-    struct log_file *log;
+    struct log_file *log; // NULL while aside
+    struct board *board;  // NULL: not asked for
     struct progress progress;
     struct text notes;
     const struct batch_lr_row *batch_lr;
@@ -59,5 +60,6 @@ double log_evaluation(struct run *r, int64_t tokens);        // nats per byte, a
 // train_end.c
 void finish(struct run *r); // model.gguf, samples, report
 void draw_log(const struct log_rows *rows, FILE *to);
+void watch(const char *folder); // draws a run of another process until it is complete or Ctrl-C comes
 
 #endif

@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <string.h>
+#include <unistd.h>
 
 // The losses of a log as one terminal plot.
 void draw_log(const struct log_rows *rows, FILE *to) {
@@ -33,6 +34,32 @@ void draw_log(const struct log_rows *rows, FILE *to) {
         mem_free(x[k]);
         mem_free(y[k]);
     }
+}
+
+void watch(const char *folder) {
+    struct text log = {0}, report = {0};
+    text_fmt(&log, "%s/log.jsonl", folder);
+    text_fmt(&report, "%s/report.html", folder);
+    for (bool complete = false; !complete && !stop_wanted;) {
+        struct err err;
+        struct log_rows rows = {0};
+        complete = file_exists(report.data); // the last thing a run writes
+        if (!log_read(log.data, &rows, &err)) fail(1, &err);
+        if (isatty(STDOUT_FILENO)) fputs("\x1b[H\x1b[J", stdout);
+        draw_log(&rows, stdout);
+        for (size_t i = rows.count, last = 1; i-- > 0 && last;) {
+            const struct log_row *row = &rows.row[i];
+            if (!isfinite(row->loss)) continue;
+            printf("step %lld, %lld tokens, loss %.4f, learning rate %.2e, %.0f tokens/s%s\n", (long long)row->step,
+                   (long long)row->tokens, row->loss, row->lr, row->tok_per_s, complete ? "; complete" : "; Ctrl-C ends watching");
+            last = 0;
+        }
+        fflush(stdout);
+        log_rows_free(&rows);
+        for (int i = 0; i < 20 && !complete && !stop_wanted; i++) usleep(100000);
+    }
+    text_free(&log);
+    text_free(&report);
 }
 
 struct sample {
@@ -115,7 +142,7 @@ void finish(struct run *r) {
     save(r, opts.out, (int)opts.keep);
     double per_byte = log_evaluation(r, 16 * opts.eval_tokens);
     progress_close(&r->progress);
-    if (!log_close(r->log, &err)) fail(1, &err);
+    if (!log_close(r->log, &err) || !board_close(r->board, &err)) fail(1, &err);
     // The export reads its own file back, which takes the room of a second model: what only training needs goes first.
     train_state_free(r->acts);
     optimizer_swap(r->optimizer);

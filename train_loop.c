@@ -27,6 +27,12 @@ void save(struct run *r, const char *folder, int keep) {
     r->last_save = time_now();
 }
 
+// Into the log and what goes with it; into nothing while aside.
+static void note_row(struct run *r, const struct log_row *row) {
+    if (r->log) log_add(r->log, row);
+    if (r->log && r->board) board_add(r->board, row);
+}
+
 // Mean loss over windows spread evenly through the validation tokens.
 static double evaluate(struct run *r, int64_t tokens) {
     int64_t windows = loader_windows(&r->valid, opts.seq), wanted = tokens / opts.seq, T = opts.seq, scored = 0;
@@ -55,7 +61,7 @@ double log_evaluation(struct run *r, int64_t tokens) {
     struct log_row row = {.step = r->state.step, .tokens = r->state.tokens, .loss = NAN, .lr = NAN, .grad_norm = NAN,
                           .dt_ms = NAN, .tok_per_s = NAN, .val_loss = loss, .val_nats_per_byte = per_byte};
     // A run that was killed after this evaluation has it in its log already.
-    if (r->evaluated_at != r->state.tokens) log_add(r->log, &row);
+    if (r->evaluated_at != r->state.tokens) note_row(r, &row);
     r->evaluated_at = r->state.tokens;
     r->last_eval = r->state.seconds;
     char count[32];
@@ -123,7 +129,7 @@ static bool step(struct run *r) {
                           .dt_ms = seconds * 1e3, .tok_per_s = (double)batch / seconds, .val_loss = NAN, .val_nats_per_byte = NAN,
                           .skipped = verdict == GUARD_KEEP ? NULL : guard_name(verdict), .batch = (double)batch,
                           .noise = noise_scale(&r->state.batch.noise)};
-    if (r->log) log_add(r->log, &row); // none while aside
+    note_row(r, &row);
     if (verdict != GUARD_KEEP)
         progress_note(&r->progress, "step %lld skipped: %s (loss %g, gradient norm %g)", (long long)r->state.step,
                       guard_name(verdict), loss, norm);
@@ -216,7 +222,7 @@ static void cool_aside(struct run *r, int64_t tokens, const char *model) {
                               .val_loss = NAN, .val_nats_per_byte = NAN, .cooled_tokens = end, .cooled_loss = loss,
                               .cooled_nats_per_byte = loss * (double)r->valid.count / r->valid.bytes};
         char count[32];
-        log_add(r->log, &row);
+        note_row(r, &row);
         progress_note(&r->progress, "cooled down aside to %s tokens: validation loss %.4f", text_count(count, (double)end), loss);
     }
     mem_free(folder);

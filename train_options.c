@@ -84,6 +84,7 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"--eval-tokens", OPT_INT, &opts.eval_tokens, 0, 1e15, "N", "tokens of such a validation; the last one takes up to sixteen times as many", 0},
     {"--samples", OPT_INT, &opts.samples, 0, 1000, "N", "texts to print at the end", 0},
     {"-p --prompt", OPT_TEXT, &opts.prompt, 0, 0, "TEXT", "how the samples begin", 0},
+    {"--tensorboard", OPT_TEXT, &opts.tensorboard, 0, 0, "FOLDER", "write the log for TensorBoard too", 0},
     {"--floor", OPT_REAL, &opts.floor, 0, 100, "X", "entropy of the source in nats per byte, 0 when unknown: drawn and compared", 0},
     {"-t --threads", OPT_INT, &opts.threads, 0, 256, "N", "[Machine] 0: physical cores that this process may use", 0},
     {"--device", OPT_TEXT, &opts.device, 0, 0, "NAME", "auto or cpu", 0},
@@ -92,6 +93,7 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"--plan", OPT_FLAG, &opts.plan, 0, 0, "", "[Other] measure two seconds, print memory and time this run would take, and stop", 0},
     {"--profile", OPT_FLAG, &opts.profile, 0, 0, "", "at the end, print what each op cost in the steps after the first", 0},
     {"--plot", OPT_TEXT, &opts.plot, 0, 0, "LOG", "draw a log.jsonl in the terminal and stop", 0},
+    {"--watch", OPT_TEXT, &opts.watch, 0, 0, "FOLDER", "draw the run in that --out folder as it goes, in the terminal", 0},
     {"--list", OPT_FLAG, &opts.list, 0, 0, "", "families, schedules, decay shapes and dtypes", 0},
     {"--version", OPT_FLAG, &opts.version, 0, 0, "", "version and the kernels this machine would use", 0},
     {"-h --help", OPT_FLAG, &opts.help, 0, 0, "", "this text", 0},
@@ -114,7 +116,7 @@ static const char amounts_follow[] = "# what these came to\n";
 // What a resumed run may change without changing what is learned.
 static const char *const free_options[] = {
     "out", "config", "save-seconds", "save-every", "keep", "resume", "override", "export-dtype", "micro-batch", "eval-every",
-    "eval-tokens", "samples", "prompt", "floor", "threads", "device", "cpu", "plan", "profile", "plot", "list", "version", "help", "time",
+    "eval-tokens", "samples", "prompt", "floor", "threads", "device", "cpu", "plan", "profile", "plot", "watch", "tensorboard", "list", "version", "help", "time",
     "decay-from", "decay-tokens", "data", "probe-decay", "probe-share", "ladder"};
 
 bool train_option_is_free(const char *name, size_t n) {

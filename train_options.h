@@ -8,7 +8,7 @@
 struct train_options {
     struct opt_words data, valid, ladder;
     const char *out, *config, *family, *size, *tokenizer, *schedule, *decay_shape, *decay_from, *dtype, *device, *cpu, *batch_rule, *batch_lr, *optimizer,
-        *export_dtype, *plot, *prompt;
+        *export_dtype, *plot, *watch, *tensorboard, *prompt;
     int64_t width, layers, heads, kv_heads, head_size, ffn;
     int64_t seq, batch_tokens, batch_least, micro_batch, tokens, steps, decay_tokens, seed, threads;
     int64_t save_every, keep, eval_every, eval_tokens, samples, tokenizer_bytes, story_bytes;

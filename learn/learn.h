@@ -278,6 +278,13 @@ struct log_rows {
 // Absent members are NaN; unknown ones and a torn end are passed over; any other bad line is an error that names it.
 MUST_USE bool log_read(const char *path, struct log_rows *rows, struct err *err);
 void log_rows_free(struct log_rows *rows);
+// The same rows as an event file for TensorBoard in a folder; step: rows of earlier files from there on are forgotten.
+// Adding allocates nothing; a write error sticks and is told by close, which frees b in any case (NULL is fine).
+struct board;
+struct board *board_open(const char *folder, int64_t step, struct err *err);
+void board_add(struct board *b, const struct log_row *row);
+MUST_USE bool board_close(struct board *b, struct err *err);
+uint32_t crc32c(const void *bytes, size_t n);
 // One self-contained page: loss, learning rate, gradient norm, tokens/s as SVG, facts as a table, samples. facts:
 // name, value, name, value, ...; n_facts counts the pairs.
 struct report {

@@ -468,3 +468,49 @@ Test(report, that_cannot_be_written_is_told_and_leaves_the_old_one) {
     text_free(&t);
     cr_assert(report_write(path, &r, &err), "%s", err.text);
 }
+
+// --- the event file ------------------------------------------------------------------------------------------------
+
+static uint64_t little(const unsigned char *p, int n) {
+    uint64_t x = 0;
+    for (int i = n; i-- > 0;) x = x << 8 | p[i];
+    return x;
+}
+
+Test(board, records_are_whole_and_carry_their_checksums) {
+    struct err err;
+    cr_expect_eq(crc32c("123456789", 9), 0xe3069283u, "the check value of CRC-32C");
+    char events[] = "/tmp/lehr-board-XXXXXX", command[128];
+    cr_assert_not_null(mkdtemp(events));
+    struct board *b = board_open(events, 3, &err);
+    cr_assert_not_null(b, "%s", err.text);
+    struct log_row step = step_row(3), eval = eval_row(3);
+    board_add(b, &step), board_add(b, &eval);
+    cr_assert(board_close(b, &err), "%s", err.text);
+    struct file_list list;
+    cr_assert(file_list_open(&list, events, &err) && list.count == 1, "%s", err.text);
+    struct text bytes = {0};
+    char file[256];
+    snprintf(file, sizeof file, "%s/%s", events, list.names[0]);
+    cr_assert(file_read_all(file, 1 << 20, &bytes, &err), "%s", err.text);
+    const unsigned char *p = (const unsigned char *)bytes.data, *end = p + bytes.len;
+    int records = 0;
+    for (size_t n; p < end; p += n + 4, records++) {
+        cr_assert_geq(end - p, 16);
+        n = (size_t)little(p, 8);
+        uint32_t crc = crc32c(p, 8);
+        cr_assert_eq(little(p + 8, 4), (uint32_t)((crc >> 15 | crc << 17) + 0xa282ead8u));
+        p += 12;
+        cr_assert_geq((size_t)(end - p), n + 4);
+        crc = crc32c(p, n);
+        cr_assert_eq(little(p + n, 4), (uint32_t)((crc >> 15 | crc << 17) + 0xa282ead8u));
+        cr_assert_eq(p[0], 1 << 3 | 1, "an event begins with its time");
+    }
+    cr_expect_eq(p, end);
+    cr_expect_eq(records, 4, "version, start, a step, an evaluation");
+    cr_expect_null(board_open("/proc/nothing/here", 0, &err));
+    file_list_free(&list);
+    text_free(&bytes);
+    snprintf(command, sizeof command, "rm -rf '%s'", events);
+    cr_assert_eq(system(command), 0);
+}
