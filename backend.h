@@ -287,7 +287,7 @@ const struct backend *backend_cpu(const char *level, struct err *err);
 const struct backend *backend_profiled(const struct backend *b);
 void backend_profile_run(bool run); // from here on, until false
 // What the ops cost meanwhile, the dearest first: calls, seconds by the clock and their share, seconds of all processors
-// and operations per one of them. The last line is all else.
+// and operations per one of them. The last line is all else. Then it begins anew.
 void backend_profile(struct text *to);
 
 #endif

@@ -99,4 +99,6 @@ void backend_profile(struct text *to) {
     }
     text_fmt(to, "%-16s %9s %10.3f %6.1f%% %10.3f\n", "outside of ops", "", all.wall_s - wall,
              100 * (1 - wall / all.wall_s), all.processor_s - processor);
+    memset(costs, 0, sizeof costs);
+    all = (struct cost){0};
 }

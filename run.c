@@ -23,7 +23,7 @@ static struct {
     int64_t n, ctx, threads, threads_batch, chunk, logprobs, stride, chunks, bench_prompt, bench_new, bench_depth, bench_rows, repeats;
     struct opt_words stop;
     struct sampler_options sampler;
-    bool pure, ignore_eos, json, special, parse_special, echo, chat, show_prompt, context_shift, bench, ceiling, exact, tokenize, check, list, version, help, verbose;
+    bool pure, ignore_eos, json, special, parse_special, echo, chat, show_prompt, context_shift, bench, ceiling, profile, exact, tokenize, check, list, version, help, verbose;
 } o = {.device = "auto", .kv = "f16", .n = -1, .logprobs = -1, .echo = true, .bench_prompt = 512, .bench_new = 128, .bench_rows = 1, .repeats = 5};
 
 // clang-format off
@@ -71,6 +71,7 @@ static struct opt table[] = {
     {"--bench-prompt", OPT_INT, &o.bench_prompt, 0, 1 << 24, "N", "tokens of that prompt", 0},
     {"--bench-new", OPT_INT, &o.bench_new, 0, 1 << 24, "N", "tokens generated", 0},
     {"--bench-depth -d --n-depth", OPT_INT, &o.bench_depth, 0, 1 << 24, "N", "measure behind so many tokens that are in the cache already", 0},
+    {"--profile", OPT_FLAG, &o.profile, 0, 0, "", "with --bench: what each op cost", 0},
     {"--bench-rows", OPT_INT, &o.bench_rows, 1, 4096, "N", "tokens of a pass when generating, as a draft is verified", 0},
     {"--ceiling", OPT_FLAG, &o.ceiling, 0, 0, "", "measure what this machine can do: reading memory and every unit, for 1 to -t threads", 0},
     {"--repeats", OPT_INT, &o.repeats, 1, 1000, "N", "runs of each; the median is told", 0},
@@ -86,7 +87,7 @@ static struct opt table[] = {
     {"--list", OPT_FLAG, &o.list, 0, 0, "", "families, filters and dtypes", 0},
     {"-t --threads", OPT_INT, &o.threads, 0, 256, "N", "[Machine] 0: physical cores that this process may use", 0},
     {"-tb --threads-batch", OPT_INT, &o.threads_batch, 0, 256, "N", "threads for reading the prompt; 0: the same", 0},
-    {"-b --batch-size -ub --ubatch-size", OPT_INT, &o.chunk, 0, 1 << 20, "N", "rows of a pass when reading a prompt; never changes the result (0: 256)", 0},
+    {"-b --batch-size -ub --ubatch-size", OPT_INT, &o.chunk, 0, 1 << 20, "N", "rows of a pass when reading a prompt; never changes the result (0: 512)", 0},
     {"--device", OPT_TEXT, &o.device, 0, 0, "NAME", "auto or cpu", 0},
     {"--cpu", OPT_TEXT, &o.cpu, 0, 0, "LEVEL", "plain, avx2, avx512, amx, neon or dotprod instead of the best present", 0},
     {"--exact", OPT_FLAG, &o.exact, 0, 0, "", "read prompts with products in f32, as generating does, where bf16 units would do it faster", 0},
@@ -586,7 +587,7 @@ static int run_perplexity(struct app *a) {
 
 static int run_bench(struct app *a) {
     struct err err;
-    struct bench_options b = {.prompt = o.bench_prompt, .fresh = o.bench_new, .depth = o.bench_depth, .rows = o.bench_rows, .repeats = o.repeats, .exact = o.exact,
+    struct bench_options b = {.prompt = o.bench_prompt, .fresh = o.bench_new, .depth = o.bench_depth, .rows = o.bench_rows, .repeats = o.repeats, .exact = o.exact, .profile = o.profile,
                               .json = o.json, .keys = dtype_from_name(o.kv), .values = dtype_from_name(o.kv_values ? o.kv_values : o.kv)};
     if (b.prompt + b.fresh < 1) refuse(2, "--bench needs --bench-prompt or --bench-new above 0");
     b.fresh = (b.fresh + b.rows - 1) / b.rows * b.rows; // whole passes
@@ -755,6 +756,7 @@ int main(int argc, char **argv) {
     signal(SIGPIPE, SIG_IGN);
     catch_signals(false);
     struct app a = {.backend = backend_cpu(o.cpu, &err)};
+    if (a.backend && o.profile) a.backend = backend_profiled(a.backend);
     if (!a.backend) fail(1, &err);
     if (o.version) {
         struct text machine = {0};

@@ -32,7 +32,7 @@ struct bench_options { // of --bench; tokens of the prompt, generated, and in th
     int64_t prompt, fresh, depth, repeats;
     int64_t rows;            // of one pass of generation: as many tokens are fed and answered at once, as a draft is verified
     enum dtype keys, values; // of the cache
-    bool exact, json;
+    bool exact, json, profile; // profile: what each op cost, to standard error; the backend is a profiled one
 };
 int bench_model(struct app *a, const struct bench_options *o, struct err *err); // --bench; the app has a session
 int bench_ceiling(const struct backend *backend, bool json, struct err *err);   // --ceiling; leaves the pool as it was

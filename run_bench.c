@@ -75,12 +75,14 @@ static bool measure(struct session *s, const struct bench_options *b, const int3
     bool fine = true;
     for (int64_t i = 0; fine && i < b->repeats; i++) {
         session_rewind(s, b->depth);
+        if (b->profile) backend_profile_run(i > 0); // the first run takes memory
         double start = time_now();
         if (prompt) fine = session_feed(s, ids, prompt, FEED_PROMPT, LOGITS_LAST, err) != NULL;
         for (int64_t t = 0; fine && t < fresh; t += b->rows)
             fine = session_feed(s, ids + t, b->rows, FEED_GENERATED, b->rows > 1 ? LOGITS_ALL : LOGITS_LAST, err) != NULL;
         times[i] = time_now() - start;
     }
+    if (b->profile) backend_profile_run(false);
     qsort(times, (size_t)b->repeats, sizeof *times, by_size);
     if (fine) *speed = (struct speed){n / times[b->repeats / 2], n / times[b->repeats - 1], n / times[0]};
     mem_free(times);
@@ -188,6 +190,13 @@ static void print_generation(const struct app *a, const struct bench_options *b,
     (b->json ? line_json : line_text)(&line);
 }
 
+static void print_profile(const struct bench_options *b) {
+    struct text table = {0};
+    if (b->profile) backend_profile(&table);
+    if (b->profile) fputs(table.data, stderr);
+    text_free(&table);
+}
+
 int bench_model(struct app *a, const struct bench_options *b, struct err *err) {
     int64_t count = b->prompt > b->fresh ? b->prompt : b->fresh;
     if (b->depth > count) count = b->depth;
@@ -200,9 +209,9 @@ int bench_model(struct app *a, const struct bench_options *b, struct err *err) {
     fine = fine && (!b->depth || session_feed(a->session, ids, b->depth, FEED_PROMPT, LOGITS_NONE, err));
     if (fine && b->prompt) fine = measure(a->session, b, ids, b->prompt, 0, &prompt, err);
     if (fine) fine = (found = a->backend->ceilings(ceilings, bench_seconds, err)) > 0;
-    if (fine && b->prompt) print_prompt(a, b, prompt, ceilings, found);
+    if (fine && b->prompt) print_prompt(a, b, prompt, ceilings, found), print_profile(b);
     if (fine && b->fresh) fine = measure(a->session, b, ids, 0, b->fresh, &fresh, err);
-    if (fine && b->fresh) print_generation(a, b, fresh, ceilings, found);
+    if (fine && b->fresh) print_generation(a, b, fresh, ceilings, found), print_profile(b);
     mem_free(ids);
     return fine ? 0 : 1;
 }

@@ -33,7 +33,7 @@ struct session {
 static void plan(struct session *s, const struct model *m, const struct session_options *o) {
     s->m = m;
     s->ctx = o->ctx ? o->ctx : m->config.ctx;
-    s->chunk = o->chunk ? o->chunk : 256;
+    s->chunk = o->chunk ? o->chunk : 512;
     if (s->chunk > s->ctx) s->chunk = s->ctx;
     s->logit_rows = o->all_logits > 1 ? o->all_logits : 1;
     s->exact = o->exact;
