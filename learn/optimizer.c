@@ -113,12 +113,8 @@ static void orthogonalize(const struct backend *t, enum precision how, struct te
     struct tensor next = tensor_f32(room, x.rows, x.cols);
     struct tensor gram = tensor_f32(room + x.rows * x.cols, side, side), square = tensor_f32((float *)gram.data + side * side, side, side);
     for (int i = 0; i < 5; i++) {
-        if (tall) {
-            t->zero(gram.data, (size_t)(side * side) * sizeof(float));
-            t->matmul_dw(&(struct matmul_dw_args){gram, x, x, 1, x.rows, how});
-        } else {
-            t->matmul(&(struct matmul_args){gram, x, x, 1, false, how});
-        }
+        if (tall) t->matmul_dw(&(struct matmul_dw_args){gram, x, x, 1, x.rows, how, true});
+        else t->matmul(&(struct matmul_args){gram, x, x, 1, false, how});
         t->matmul(&(struct matmul_args){square, gram, gram, 1, false, how}); // a Gram matrix is its own transpose
         t->add(&(struct add_args){gram, gram, square, c / b});
         if (tall) t->matmul(&(struct matmul_args){next, x, gram, b, false, how});
