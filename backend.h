@@ -52,7 +52,7 @@ static inline struct tensor tensor_rows(struct tensor t, int64_t at, int64_t row
 
 enum op {
     OP_EMBED, OP_EMBED_BACK, OP_RMSNORM, OP_RMSNORM_BACK, OP_MATMUL, OP_MATMUL_DX, OP_MATMUL_DW, OP_ROPE, OP_STORE_ROWS,
-    OP_ATTEND, OP_ATTEND_BACK, OP_GLU, OP_GLU_BACK, OP_ADD, OP_CROSS_ENTROPY, OP_SUM_SQUARES, OP_ADAMW, OP_CAST,
+    OP_ATTEND, OP_ATTEND_BACK, OP_GLU, OP_GLU_BACK, OP_ADD, OP_CROSS_ENTROPY, OP_SUM_SQUARES, OP_UPDATE, OP_ADAFACTOR, OP_CAST,
     OP_LAYERNORM, OP_BIAS, OP_SOFTCAP, OP_ROUTE, OP_MATMUL_EXPERTS, OP_MIX,
     OP_CLAMP, OP_SINK, OP_HEAD_LOSS, OP_COUNT
 };
@@ -161,12 +161,29 @@ static inline int64_t head_loss_least(int64_t segment) { return segment < HEAD_R
 // *out = sum of x^2 in double; chunks of 4096 values summed in order. out on the device.
 struct sum_squares_args { double *out; struct tensor x; };
 
-// AdamW (Loshchilov & Hutter 2019) on gradient g*grad_scale:
-//   m = b1 m + (1-b1) g ; v = b2 v + (1-b2) g^2 ; w -= lr (mh / (sqrt(vh) + eps) + weight_decay w), mh, vh bias-corrected
-// with t = step (from 1). w, g, m, v f32 of one shape; copy (may be absent): bf16, receives the rounded w.
-struct adamw_args {
-    struct tensor w, g, m, v, copy;
-    float lr, beta1, beta2, eps, weight_decay, grad_scale; int64_t step;
+// One step of one parameter by a rule, with the gradient G = g * grad_scale and t = step, from 1 on:
+//   ADAM    m = b1 m + (1-b1) G; v = b2 v + (1-b2) G^2; d = mh / (sqrt(vh) + eps), mh = m / (1-b1^t), vh = v / (1-b2^t)
+//           (Kingma & Ba 2015)
+//   NADAM   the same m and v; d = (b1 m / (1-b1^(t+1)) + (1-b1) G / (1-b1^t)) / (sqrt(vh) + eps) (Dozat 2016)
+//   LION    d = sign(b1 m + (1-b1) G), 0 at 0; then m = b2 m + (1-b2) G (Chen et al. 2023)
+//   SGD     m = b1 m + G; d = G + b1 m (Nesterov's form); m absent: d = G
+// w -= lr (d + weight_decay w); or, where out is present, out = d + weight_decay w, and w stays.
+//   SCHEDULE_FREE  v as Adam's, d = G / (sqrt(vh) + eps) + weight_decay w; m -= lr d; x += mix (m - x);
+//           w = x + (1-b1) (m - x): gradients are taken at w between m, the fast point, and x, their average (Defazio et
+//           al. 2024)
+// w, g, m, v, x, out f32 of one shape, those a rule does not name absent; copy (may be absent): bf16, receives the
+// rounded w.
+enum update_rule { UPDATE_ADAM, UPDATE_NADAM, UPDATE_LION, UPDATE_SGD, UPDATE_SCHEDULE_FREE };
+struct update_args {
+    struct tensor w, g, m, v, x, copy, out; enum update_rule rule;
+    float lr, beta1, beta2, eps, weight_decay, grad_scale, mix; int64_t step;
+};
+// Adafactor (Shazeer & Stern 2018, algorithms 4 and 5) on G, with r = step^-0.8:
+//   row_i += r (mean_j G_ij^2 - row_i); column_j likewise; V_ij = row_i column_j / mean(row); one row: V = column
+//   u = G / sqrt(V); w -= lr weight_decay w; w -= min(lr, 1/sqrt(step)) max(1e-3, rms(w)) u / max(1, rms(u))
+// row, column [1, rows] and [1, cols] f32; scratch: two doubles a row.
+struct adafactor_args {
+    struct tensor w, g, row, column, copy; double *scratch; float lr, weight_decay, grad_scale; int64_t step;
 };
 
 // dst = src converted, element by element; same rows and cols. Any dtypes with a conversion; ROWS.
@@ -248,7 +265,8 @@ struct backend {
     void (*add)(const struct add_args *a);
     void (*cross_entropy)(const struct cross_entropy_args *a);
     void (*sum_squares)(const struct sum_squares_args *a);
-    void (*adamw)(const struct adamw_args *a);
+    void (*update)(const struct update_args *a);
+    void (*adafactor)(const struct adafactor_args *a);
     void (*cast)(const struct cast_args *a);
     void (*layernorm)(const struct layernorm_args *a);
     void (*bias)(const struct bias_args *a);

@@ -42,7 +42,7 @@ static double product(const struct tensor *x, int64_t out) {
     row(MATMUL_DX, matmul_dx, product(&a->dout, a->w.cols)) row(MATMUL_DW, matmul_dw, product(&a->dout, a->x.cols))    \
     row(ROPE, rope, 0) row(STORE_ROWS, store_rows, 0) row(ATTEND, attend, 0) row(ATTEND_BACK, attend_back, 0)          \
     row(GLU, glu, 0) row(GLU_BACK, glu_back, 0) row(ADD, add, 0) row(CROSS_ENTROPY, cross_entropy, 0)                  \
-    row(SUM_SQUARES, sum_squares, 0) row(ADAMW, adamw, 0) row(CAST, cast, 0) row(LAYERNORM, layernorm, 0)              \
+    row(SUM_SQUARES, sum_squares, 0) row(UPDATE, update, 0) row(ADAFACTOR, adafactor, 0) row(CAST, cast, 0) row(LAYERNORM, layernorm, 0)              \
     row(BIAS, bias, 0) row(SOFTCAP, softcap, 0) row(ROUTE, route, 0)                                                   \
     row(MATMUL_EXPERTS, matmul_experts, product(&a->x, a->out.cols) * (double)(a->out.rows / a->x.rows))               \
     row(MIX, mix, 0) row(CLAMP, clamp, 0) row(SINK, sink, 0)                                                   \

@@ -8,9 +8,9 @@
 
 struct train_options opts = {
     .out = "out", .family = "granite", .size = "1M", .tokenizer = "bpe:4096", .schedule = "power",
-    .decay_shape = "linear", .dtype = "f32", .device = "auto", .export_dtype = "f32",
+    .decay_shape = "linear", .dtype = "f32", .device = "auto", .batch_rule = "constant", .batch_lr = "", .batch_ramp = 0.1, .batch_theta = 0.5, .export_dtype = "f32",
     .seq = 1024, .seed = 1, .keep = 2, .eval_every = 0, .eval_tokens = 65536, .samples = 3,
-    .story_bytes = 20000000, .decay = -1, .power_b = -0.51, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1,
+    .story_bytes = 20000000, .decay = -1, .power_b = -0.51, .phi = 1, .probe_share = 0.1, .hold = 0.55, .cool = 0.5, .beta1 = -1, .beta2 = -1, .momentum = 0.95, .optimizer = "adamw", .eps = 1e-8, .weight_decay = 0.1,
     .clip = 1, .guard = 6, .valid_share = 0.05, .save_seconds = 600, .floor = 0, .resume = true, .tied = true, .doc_mask = true,
 };
 
@@ -49,21 +49,34 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"--steps --max-iters", OPT_INT, &opts.steps, 0, 1e12, "N", "or how many steps", 0},
     {"--seq --block-size", OPT_INT, &opts.seq, 8, 1 << 20, "N", "tokens of a sequence", 0},
     {"--batch-tokens", OPT_INT, &opts.batch_tokens, 0, 1e12, "N", "tokens of a step; 0: by the Step Law, 0.58 D^0.571", 0},
+    {"--batch-rule", OPT_TEXT, &opts.batch_rule, 0, 0, "NAME", "constant, ramp, critical or adaptive, up to --batch-tokens; --list explains", 0},
+    {"--batch-least", OPT_INT, &opts.batch_least, 0, 1e12, "N", "tokens of the first steps of a batch that grows; 0: an eighth", 0},
+    {"--batch-ramp", OPT_REAL, &opts.batch_ramp, 0, 1e15, "N", "tokens of the ramp; below 1 a share of all", 0},
+    {"--batch-theta", OPT_REAL, &opts.batch_theta, 0.01, 10, "X", "of the norm test: the noise a batch may have, as a share of its signal", 0},
+    {"--batch-lr", OPT_TEXT, &opts.batch_lr, 0, 0, "NAME", "the rate when the batch changes: none, sqrt, linear, surge; \"\": sqrt, and none for power, whose law knows the batch", 0},
     {"--micro-batch", OPT_INT, &opts.micro_batch, 0, 1 << 20, "N", "sequences computed at once: memory and speed, never the result (0: about 4096 tokens)", 0},
     {"--schedule", OPT_TEXT, &opts.schedule, 0, 0, "NAME", "[Learning] power, wsd, cosine, linear, constant; --list explains", 0},
     {"--lr", OPT_REAL, &opts.lr, 0, 100, "X", "peak learning rate, for power the cap; 0: the family's default", 0},
     {"--warmup", OPT_REAL, &opts.warmup, -1, 1e15, "N", "tokens of warmup; below 1 a share of all; 0: 2% or 50 steps, whichever is longer; -1: none", 0},
-    {"--decay", OPT_REAL, &opts.decay, -1, 1, "X", "share of the tokens spent in the decay phase (power, wsd); -1: 0.1, below 1G tokens 0.2, below 10M 0.5", 0},
-    {"--decay-shape", OPT_TEXT, &opts.decay_shape, 0, 0, "NAME", "linear, 1-sqrt, exponential, cosine", 0},
+    {"--decay", OPT_REAL, &opts.decay, -1, 1, "X", "share of the tokens spent in the decay phase (power, wsd, infinite, inverse-sqrt); -1: 0.1, below 1G tokens 0.2, below 10M 0.5", 0},
+    {"--decay-shape", OPT_TEXT, &opts.decay_shape, 0, 0, "NAME", "linear, 1-sqrt, exponential, affine, cosine, rex, uba", 0},
+    {"--phi", OPT_REAL, &opts.phi, 0.01, 100, "X", "where uba falls: 2 is the cosine, below it later, above it earlier", 0},
+    {"--hold", OPT_REAL, &opts.hold, 0, 1, "X", "share of the peak at which infinite is level", 0},
+    {"--cool", OPT_REAL, &opts.cool, 0, 1e15, "N", "tokens in which infinite falls to it; below 1 a share of all", 0},
     {"--final", OPT_REAL, &opts.final, 0, 1, "X", "floor of the decay as a share", 0},
     {"--decay-from", OPT_TEXT, &opts.decay_from, 0, 0, "CKPT", "cool down any checkpoint: branch off with --decay-tokens into another --out", 0},
     {"--decay-tokens", OPT_INT, &opts.decay_tokens, 0, 1e15, "N", "length of that branch; 0: 25% of what the checkpoint has seen", 0},
+    {"--probe-decay", OPT_REAL, &opts.probe_decay, 0, 1e15, "N", "every so many tokens (below 1: share of all) cool a copy down and log what the run is worth now", 0},
+    {"--probe-share", OPT_REAL, &opts.probe_share, 0.001, 0.9, "X", "length of that cool-down, as a share of all it has seen then", 0},
+    {"--ladder", OPT_MANY, &opts.ladder, 0, 0, "X", "also cool down the run that ends with this share of the tokens, and keep its model; give it several times", 0},
     {"--power-a", OPT_REAL, &opts.power_a, 0, 1000, "X", "amplitude of the power law; 0: 4, and below 64k tokens a batch 4 (64k / batch)^0.25", 0},
     {"--power-b", OPT_REAL, &opts.power_b, -2, 0, "X", "exponent of the power law", 0},
-    {"--beta1", OPT_REAL, &opts.beta1, 0, 0.99999, "X", "AdamW", 0},
-    {"--beta2", OPT_REAL, &opts.beta2, 0, 0.999999, "X", "AdamW", 0},
-    {"--eps", OPT_REAL, &opts.eps, 0, 1, "X", "AdamW", 0},
-    {"--weight-decay", OPT_REAL, &opts.weight_decay, 0, 10, "X", "AdamW, on matrices; multiplied by the learning rate", 0},
+    {"--optimizer", OPT_TEXT, &opts.optimizer, 0, 0, "NAME", "adamw, nadamw, muon, lion, adafactor, sgd, lamb, schedule-free; --list explains", 0},
+    {"--beta1", OPT_REAL, &opts.beta1, -1, 0.99999, "X", "memory of the gradient's mean; -1: the optimizer's, 0.9", 0},
+    {"--beta2", OPT_REAL, &opts.beta2, -1, 0.999999, "X", "memory of its square; -1: the optimizer's, 0.95", 0},
+    {"--momentum", OPT_REAL, &opts.momentum, 0, 0.99999, "X", "muon's, of hidden matrices", 0},
+    {"--eps", OPT_REAL, &opts.eps, 0, 1, "X", "added to the root of the square", 0},
+    {"--weight-decay", OPT_REAL, &opts.weight_decay, 0, 10, "X", "on matrices; multiplied by the learning rate", 0},
     {"--clip", OPT_REAL, &opts.clip, 0, 1e9, "X", "global gradient norm; 0: off", 0},
     {"--guard", OPT_REAL, &opts.guard, 0, 1e9, "Z", "skip a step whose loss or gradient norm is Z deviations above the last 128; 0: only non-finite", 0},
     {"-s --seed", OPT_INT, &opts.seed, 0, 9e18, "N", "of initialisation and data order", 0},
@@ -71,6 +84,7 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"--eval-tokens", OPT_INT, &opts.eval_tokens, 0, 1e15, "N", "tokens of such a validation; the last one takes up to sixteen times as many", 0},
     {"--samples", OPT_INT, &opts.samples, 0, 1000, "N", "texts to print at the end", 0},
     {"-p --prompt", OPT_TEXT, &opts.prompt, 0, 0, "TEXT", "how the samples begin", 0},
+    {"--tensorboard", OPT_TEXT, &opts.tensorboard, 0, 0, "FOLDER", "write the log for TensorBoard too", 0},
     {"--floor", OPT_REAL, &opts.floor, 0, 100, "X", "entropy of the source in nats per byte, 0 when unknown: drawn and compared", 0},
     {"-t --threads", OPT_INT, &opts.threads, 0, 256, "N", "[Machine] 0: physical cores that this process may use", 0},
     {"--device", OPT_TEXT, &opts.device, 0, 0, "NAME", "auto or cpu", 0},
@@ -79,6 +93,7 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"--plan", OPT_FLAG, &opts.plan, 0, 0, "", "[Other] measure two seconds, print memory and time this run would take, and stop", 0},
     {"--profile", OPT_FLAG, &opts.profile, 0, 0, "", "at the end, print what each op cost in the steps after the first", 0},
     {"--plot", OPT_TEXT, &opts.plot, 0, 0, "LOG", "draw a log.jsonl in the terminal and stop", 0},
+    {"--watch", OPT_TEXT, &opts.watch, 0, 0, "FOLDER", "draw the run in that --out folder as it goes, in the terminal", 0},
     {"--list", OPT_FLAG, &opts.list, 0, 0, "", "families, schedules, decay shapes and dtypes", 0},
     {"--version", OPT_FLAG, &opts.version, 0, 0, "", "version and the kernels this machine would use", 0},
     {"-h --help", OPT_FLAG, &opts.help, 0, 0, "", "this text", 0},
@@ -92,7 +107,8 @@ struct opt train_amounts_table[] = {
     {"--tokens", OPT_INT, &amount.tokens, 0, 0, "", "", 0},   {"--batch-tokens", OPT_INT, &amount.batch_tokens, 0, 0, "", "", 0},
     {"--decay-tokens", OPT_INT, &amount.decay_tokens, 0, 0, "", "", 0}, {"--lr", OPT_REAL, &amount.lr, 0, 0, "", "", 0},
     {"--warmup", OPT_REAL, &amount.warmup, 0, 0, "", "", 0}, {"--power-a", OPT_REAL, &amount.power_a, 0, 0, "", "", 0},
-    {"--decay", OPT_REAL, &amount.decay, 0, 0, "", "", 0},
+    {"--decay", OPT_REAL, &amount.decay, 0, 0, "", "", 0}, {"--cool", OPT_REAL, &amount.cool, 0, 0, "", "", 0},
+    {"--batch-ramp", OPT_REAL, &amount.batch_ramp, 0, 0, "", "", 0},
 };
 const size_t train_amounts_count = COUNT_OF(train_amounts_table);
 static const char amounts_follow[] = "# what these came to\n";
@@ -100,8 +116,8 @@ static const char amounts_follow[] = "# what these came to\n";
 // What a resumed run may change without changing what is learned.
 static const char *const free_options[] = {
     "out", "config", "save-seconds", "save-every", "keep", "resume", "override", "export-dtype", "micro-batch", "eval-every",
-    "eval-tokens", "samples", "prompt", "floor", "threads", "device", "cpu", "plan", "profile", "plot", "list", "version", "help", "time",
-    "decay-from", "decay-tokens", "data"};
+    "eval-tokens", "samples", "prompt", "floor", "threads", "device", "cpu", "plan", "profile", "plot", "watch", "tensorboard", "list", "version", "help", "time",
+    "decay-from", "decay-tokens", "data", "probe-decay", "probe-share", "ladder"};
 
 bool train_option_is_free(const char *name, size_t n) {
     for (size_t i = 0; i < COUNT_OF(free_options); i++)

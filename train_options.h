@@ -6,13 +6,13 @@
 
 // What the user said, defaults included; --help explains each.
 struct train_options {
-    struct opt_words data, valid;
-    const char *out, *config, *family, *size, *tokenizer, *schedule, *decay_shape, *decay_from, *dtype, *device, *cpu,
-        *export_dtype, *plot, *prompt;
+    struct opt_words data, valid, ladder;
+    const char *out, *config, *family, *size, *tokenizer, *schedule, *decay_shape, *decay_from, *dtype, *device, *cpu, *batch_rule, *batch_lr, *optimizer,
+        *export_dtype, *plot, *watch, *tensorboard, *prompt;
     int64_t width, layers, heads, kv_heads, head_size, ffn;
-    int64_t seq, batch_tokens, micro_batch, tokens, steps, decay_tokens, seed, threads;
+    int64_t seq, batch_tokens, batch_least, micro_batch, tokens, steps, decay_tokens, seed, threads;
     int64_t save_every, keep, eval_every, eval_tokens, samples, tokenizer_bytes, story_bytes;
-    double time, lr, warmup, decay, final, power_a, power_b, beta1, beta2, eps, weight_decay, clip, guard, valid_share,
+    double time, lr, warmup, decay, final, phi, hold, cool, batch_ramp, batch_theta, probe_decay, probe_share, power_a, power_b, beta1, beta2, momentum, eps, weight_decay, clip, guard, valid_share,
         save_seconds, floor, embedding_scale, attention_scale, residual_scale, init_std;
     bool override, resume, plan, profile, list, help, version, tied, doc_mask;
 };
@@ -23,7 +23,7 @@ extern const size_t train_table_count;
 // What the options came to: every number a step depends on, with nothing left open. Kept in checkpoints after the options.
 struct train_amounts {
     int64_t tokens, batch_tokens, decay_tokens; // tokens 0: not placed yet, --time will
-    double lr, warmup, power_a, decay; // decay: the share
+    double lr, warmup, power_a, decay, cool, batch_ramp; // decay: the share; cool, batch_ramp: tokens
 };
 extern struct train_amounts amount;
 extern struct opt train_amounts_table[];

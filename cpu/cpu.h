@@ -9,6 +9,13 @@
 
 void cpu_fill_plain(struct backend *b);
 void cpu_fill_families(struct backend *b); // what ops_families.c has of them; cpu_fill_plain calls it
+void cpu_fill_updates(struct backend *b);  // and what ops_update.c has: the optimizers' rules
+// What every piece of an update needs: 1 / (1 - beta1^t), the same of t + 1, and of beta2. Checks the arguments.
+struct cpu_update {
+    const struct update_args *a;
+    float mean, ahead, square;
+};
+struct cpu_update cpu_update_begin(const struct update_args *a);
 void cpu_rare_glu(const struct glu_args *a); // the kinds behind GLU_GELU, for the glu of every level
 // matmul_experts on top of a level's own product.
 void cpu_matmul_experts(const struct matmul_experts_args *a, void (*matmul)(const struct matmul_args *a));

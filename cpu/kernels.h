@@ -13,6 +13,7 @@
 #include "cpu/kernels_base.h"
 #include "cpu/kernels_matmul.h"
 #include "cpu/kernels_ops.h"
+#include "cpu/kernels_update.h"
 #include "cpu/kernels_cache.h"
 #include "cpu/kernels_held.h"
 #include "cpu/kernels_few.h"
@@ -26,6 +27,7 @@ bool KERNELS_FILL(struct backend *b) {
     b->matmul_dx = matmul_dx;
     b->matmul_dw = matmul_dw;
     fill_ops(b);
+    b->update = update;
     fill_attend(b);
     return true;
 }

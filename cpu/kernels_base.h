@@ -2,6 +2,7 @@
 // amx.c.
 #include "core/blocks.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 

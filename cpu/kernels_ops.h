@@ -451,53 +451,6 @@ static void sum_squares(const struct sum_squares_args *a) {
     *a->out = sum;
 }
 
-struct adamw_job {
-    const struct adamw_args *a;
-    float mean_scale, square_scale; // 1 / (1 - beta^t)
-};
-static void adamw_piece(void *arg, int64_t lo, int64_t hi, int thread) {
-    const struct adamw_job *job = arg;
-    const struct adamw_args *a = job->a;
-    (void)thread;
-    float *w = a->w.data, *m = a->m.data, *v = a->v.data;
-    const float *g = a->g.data;
-    const vf b1 = v_set1(a->beta1), b2 = v_set1(a->beta2), c1 = v_set1(1 - a->beta1),
-             c2 = v_set1(1 - a->beta2);
-    const vf ms = v_set1(job->mean_scale), ss = v_set1(job->square_scale),
-             gs = v_set1(one_if_zero(a->grad_scale));
-    const vf lr = v_set1(a->lr), eps = v_set1(a->eps), decay = v_set1(a->weight_decay);
-    for (int64_t i = lo; i < hi; i += VW) {
-        const int64_t n = hi - i;
-        const vf grad = v_mul(gs, v_load_n(g + i, n)), old = v_load_n(w + i, n);
-        const vf mean = v_fma(b1, v_load_n(m + i, n), v_mul(c1, grad));
-        const vf square = v_fma(b2, v_load_n(v + i, n), v_mul(c2, v_mul(grad, grad)));
-        const vf step = v_div(v_mul(mean, ms), v_add(v_sqrt(v_mul(square, ss)), eps));
-        const vf now = v_fnma(lr, v_fma(decay, old, step), old);
-        v_store_n(m + i, mean, n);
-        v_store_n(v + i, square, n);
-        v_store_n(w + i, now, n);
-        if (tensor_present(&a->copy)) {
-            uint16_t half[VW];
-            v_store_bf16(half, now);
-            memcpy((uint16_t *)a->copy.data + i, half, (size_t)min_i64(n, VW) * sizeof *half);
-        }
-    }
-}
-
-static void adamw(const struct adamw_args *a) {
-    assert(is_flat(&a->w) && is_flat(&a->g) && is_flat(&a->m) && is_flat(&a->v) && a->step >= 1);
-    assert(same_shape(&a->w, &a->g) && same_shape(&a->w, &a->m) && same_shape(&a->w, &a->v));
-    assert(!tensor_present(&a->copy) ||
-           (a->copy.dtype == DTYPE_BF16 && same_shape(&a->w, &a->copy)));
-    assert(!tensor_present(&a->copy) || a->copy.rows <= 1 ||
-           a->copy.row_bytes == 2 * (size_t)a->copy.cols);
-    struct adamw_job job = {.a = a,
-                            .mean_scale = (float)(1 / (1 - pow((double)a->beta1, (double)a->step))),
-                            .square_scale =
-                                (float)(1 / (1 - pow((double)a->beta2, (double)a->step)))};
-    pool_for(a->w.rows * a->w.cols, 2 * CHUNK, adamw_piece, &job);
-}
-
 static void fill_ops(struct backend *b) {
     b->rmsnorm = rmsnorm;
     b->rmsnorm_back = rmsnorm_back;
@@ -510,5 +463,4 @@ static void fill_ops(struct backend *b) {
     b->cross_entropy = cross_entropy;
     b->head_loss = head_loss;
     b->sum_squares = sum_squares;
-    b->adamw = adamw;
 }

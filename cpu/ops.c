@@ -704,44 +704,6 @@ static void plain_sum_squares(const struct sum_squares_args *a) {
     *a->out = sum;
 }
 
-struct adamw_job {
-    const struct adamw_args *a;
-    float unbias1, unbias2, grad_scale; // 1 / (1 - beta^t)
-};
-
-static void adamw_piece(void *arg, int64_t lo, int64_t hi, int thread) {
-    const struct adamw_job *job = arg;
-    const struct adamw_args *a = job->a;
-    (void)thread;
-    float *w = a->w.data, *m = a->m.data, *v = a->v.data;
-    const float *g = a->g.data;
-    uint16_t *copy = a->copy.data;
-    for (int64_t i = lo; i < hi; i++) {
-        float grad = g[i] * job->grad_scale;
-        m[i] = a->beta1 * m[i] + (1 - a->beta1) * grad;
-        v[i] = a->beta2 * v[i] + (1 - a->beta2) * grad * grad;
-        float mean = m[i] * job->unbias1, square = v[i] * job->unbias2;
-        w[i] -= a->lr * (mean / (sqrtf(square) + a->eps) + a->weight_decay * w[i]);
-        if (copy) copy[i] = bf16_from_f32(w[i]);
-    }
-}
-
-static void plain_adamw(const struct adamw_args *a) {
-    assert(is_flat(&a->w) && is_flat(&a->g) && is_flat(&a->m) && is_flat(&a->v) && a->step >= 1);
-    assert(same_shape(&a->w, &a->g) && same_shape(&a->w, &a->m) && same_shape(&a->w, &a->v));
-    assert(!tensor_present(&a->copy) || (is_rows(&a->copy) && a->copy.dtype == DTYPE_BF16));
-    assert(!tensor_present(&a->copy) ||
-           (same_shape(&a->copy, &a->w) &&
-            (a->copy.rows <= 1 || a->copy.row_bytes == (size_t)a->copy.cols * 2)));
-    struct adamw_job job = {
-        .a = a,
-        .unbias1 = (float)(1 / (1 - pow(a->beta1, (double)a->step))),
-        .unbias2 = (float)(1 / (1 - pow(a->beta2, (double)a->step))),
-        .grad_scale = one_if_zero(a->grad_scale),
-    };
-    pool_for(a->w.rows * a->w.cols, 8192, adamw_piece, &job);
-}
-
 // Pieces of 4096 numbers of a row, a multiple of every block.
 enum { CAST_CHUNK = 4096, CAST_AT_ONCE = 512 };
 
@@ -788,7 +750,7 @@ void cpu_fill_plain(struct backend *b) {
     b->cross_entropy = plain_cross_entropy;
     b->head_loss = plain_head_loss;
     b->sum_squares = plain_sum_squares;
-    b->adamw = plain_adamw;
+    cpu_fill_updates(b);
     b->cast = plain_cast;
     b->matmul_experts = plain_matmul_experts;
     cpu_fill_families(b);

@@ -116,7 +116,7 @@ static bool add_as(struct writer *w, struct out_tensor o) {
 static bool written_elsewhere(const struct writer *w, const char *name) {
     bool experts = (w->shape.family->traits & (HF_GRANITE_MOE | HF_GPT_OSS)) && strstr(name, "ffn_up_exps.");
     bool shared = (w->shape.family->traits & HF_GRANITE_SHARED) && strstr(name, "ffn_up_shexp.");
-    return !strncmp(name, "adam.", 5) || !strcmp(name, "lehr.seal") || !strcmp(name, "rope_freqs.weight") ||
+    return !strncmp(name, "optimizer.", 10) || !strcmp(name, "lehr.seal") || !strcmp(name, "rope_freqs.weight") ||
            !strncmp(name, "rope_factors_", 13) || experts || shared;
 }
 

@@ -4,8 +4,9 @@
 // optimizer and the keys train.*. Numbers that must come back bit for bit are kept as such: 64-bit unsigned ones as
 // hexadecimal text, the guard's doubles as pairs of 32-bit integers (low half first), everything else fits its key.
 //
-//   train.version 1          train.step, train.tokens, train.batch_tokens, train.sequence       u64
+//   train.version 2          train.step, train.tokens, train.batch_tokens, train.sequence       u64
 //   train.seed, train.data_hash  16 hexadecimal digits      train.seconds  f64     train.options  text
+//   train.batch.now u64, .judged f64               train.noise.signal, .trace, .steps  f64 (absent: at the start)
 //   train.guard.count, .skipped, .in_a_row  u64    train.guard.limit  f64    train.guard.loss, .norm  256 x i32
 //
 // Saving never endangers what is there: free space is asked first, the file appears by one rename after fsync, and
@@ -15,13 +16,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <float.h>
 #include <math.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { VERSION = 1, SLACK_BYTES = 1 << 20 };
+enum { VERSION = 2, SLACK_BYTES = 1 << 20 };
 
 static char *path_in(const char *folder, const char *name) {
     struct text t = {0};
@@ -76,6 +78,11 @@ static void write_state(struct gguf_out *o, const struct run_state *r) {
     gguf_out_f64(o, "train.guard.limit", r->guard.limit);
     write_doubles(o, "train.guard.loss", r->guard.loss);
     write_doubles(o, "train.guard.norm", r->guard.norm);
+    gguf_out_u64(o, "train.batch.now", (uint64_t)r->batch.now);
+    gguf_out_f64(o, "train.batch.judged", r->batch.judged);
+    gguf_out_f64(o, "train.noise.signal", r->batch.noise.signal);
+    gguf_out_f64(o, "train.noise.trace", r->batch.noise.trace);
+    gguf_out_f64(o, "train.noise.steps", r->batch.noise.steps);
 }
 
 static bool read_hex(const struct model_file *f, const char *key, uint64_t *x, struct err *err) {
@@ -137,6 +144,11 @@ bool checkpoint_read_state(const struct model_file *f, struct run_state *r, stru
                 meta_real(f, "train.guard.limit", true, 0, 1e12, &r->guard.limit, err) &&
                 read_doubles(f, "train.guard.loss", r->guard.loss, err) &&
                 read_doubles(f, "train.guard.norm", r->guard.norm, err) &&
+                meta_int(f, "train.batch.now", false, 0, INT64_MAX, &r->batch.now, err) &&
+                meta_real(f, "train.batch.judged", false, 0, 1e18, &r->batch.judged, err) &&
+                meta_real(f, "train.noise.signal", false, -DBL_MAX, DBL_MAX, &r->batch.noise.signal, err) &&
+                meta_real(f, "train.noise.trace", false, -DBL_MAX, DBL_MAX, &r->batch.noise.trace, err) &&
+                meta_real(f, "train.noise.steps", false, 0, 1e18, &r->batch.noise.steps, err) &&
                 meta_text(f, "train.options", true, &options, err);
     if (!fine) return false;
     text_add(&r->options, options.p ? options.p : "", options.n);
@@ -229,13 +241,13 @@ static void remove_older(const char *folder, int64_t tokens, int keep) {
 }
 
 bool checkpoint_save(const char *folder, const struct model *m, const struct tokenizer *t,
-                     const struct optimizer *o, const struct run_state *r, int keep,
+                     struct optimizer *o, const struct run_state *r, int keep,
                      struct err *err) {
     assert(m->trainable && r->tokens >= 0);
     char name[64];
     if (!file_make_folder(folder, err)) return false;
     remove_stale(folder);
-    if (!room_for(folder, file_bytes(&m->config, t, 3), err)) return false;
+    if (!room_for(folder, file_bytes(&m->config, t, 1) + optimizer_state_bytes(o), err)) return false;
     name_of(name, r->tokens);
     char *path = path_in(folder, name);
     struct gguf_out *out = gguf_out_open(path, err);
@@ -244,6 +256,7 @@ bool checkpoint_save(const char *folder, const struct model *m, const struct tok
     config_write(&m->config, out);
     tokenizer_write(t, out);
     write_state(out, r);
+    optimizer_keys(o, out);
     model_declare(m, DTYPE_F32, out, NULL);
     optimizer_declare(o, out);
     gguf_out_seal(out);

@@ -13,23 +13,27 @@
 
 struct schedule {
     const struct schedule_row *kind;
-    double lr;            // peak (wsd, cosine, linear, constant), cap eta_max (power)
+    double lr;            // peak; for power the cap eta_max
     double total, warmup; // tokens; total may be INFINITY. Warmup is linear from 0 to the curve's value at `warmup`
-    double decay;         // tokens of the last phase (power, wsd): begins at max(warmup, total - decay)
+    double decay;         // tokens of the last phase of rows with a curve: begins at max(warmup, total - decay)
     const struct decay_row *shape;
-    double final;         // floor as a fraction of the peak (cosine, linear) or of the rate at decay start (wsd, power)
+    double final;         // floor as a fraction of the peak or, of a decay, of the rate it began at
     double power_a, power_b; // 4, -0.51 (Shen et al. 2024)
+    double phi;           // uba: 2 is the cosine, below it falls later
+    double cool, hold;    // infinite: tokens of its first fall, and the share of lr that it falls to
     double batch;         // tokens per step; beta = batch / 4096
 };
 struct schedule_row {
     const char *name;
-    double (*curve)(const struct schedule *s, double n); // the rate at n tokens without warmup and decay; n >= 0
-    bool decays;          // has a decay phase of `decay` tokens
+    // One of two. The rate at n tokens without warmup and decay, which knows no horizon: a decay phase of `decay` tokens
+    // follows. Or the share of lr at u of the way from warmup to total, for schedules that are one shape as a whole.
+    double (*curve)(const struct schedule *s, double n);
+    double (*over)(double u, const struct schedule *s);
     const char *help, *source;
 };
 struct decay_row {
-    const char *name;     // "1-sqrt", "linear", "exponential", "cosine"
-    double (*factor)(double u, double final); // u in [0,1]: 1 at 0, final at 1
+    const char *name;     // "1-sqrt", "linear", ...
+    double (*factor)(double u, const struct schedule *s); // u in [0,1]: 1 at 0, s->final at 1
     const char *help;
 };
 extern const struct schedule_row schedules[];
@@ -39,27 +43,88 @@ const struct schedule_row *schedule_find(const char *name); // NULL when unknown
 const struct decay_row *decay_find(const char *name);
 // Learning rate of the step that begins when n tokens are done and ends at n + batch. What rises (warmup) is read at
 // the end of the step, what falls (curve, decay) at its beginning: the first step of a warmup is not zero, the last
-// step of a decay to zero is not lost, and n = 0 needs no special case. Until the decay begins, power, wsd and
-// constant do not depend on `total`: a run may be prolonged.
+// step of a decay to zero is not lost, and n = 0 needs no special case. Until the decay begins, rows with
+// a curve do not depend on `total`: a run may be prolonged.
 double schedule_lr(const struct schedule *s, double n);
+
+// --- batch (methods A.4 to A.6) --------------------------------------------------------------------------------------
+
+// What the gradient's norms say about its noise. Start with {0}; part of the checkpoint.
+struct noise {
+    double signal, trace; // moving averages: |G|^2, and the trace of the covariance of one token's gradient
+    double steps;         // that went into them
+};
+// From one step: squared norms of the mean gradient over its first b tokens and over all B > b, before clipping.
+void noise_add(struct noise *z, double b, double small, double B, double large);
+double noise_scale(const struct noise *z); // trace / signal in tokens; NaN before ten steps, or when nothing is known
+
+struct batch_rule {
+    const struct batch_row *kind;
+    double least, most;   // tokens, whole sequences: the smallest batch, and the largest
+    double ramp, theta;   // tokens of the ramp; theta of the norm test (.1 to .5 in the paper)
+    int64_t T;            // tokens of a sequence
+    // The rest is state and part of the checkpoint; 0 at the start.
+    int64_t now;          // the last batch: a batch never shrinks
+    double judged;        // steps of the noise when `adaptive` last looked
+    struct noise noise;
+};
+struct batch_row {
+    const char *name;
+    double (*size)(struct batch_rule *r, double n); // tokens wanted when n are done
+    const char *help, *source;
+};
+struct batch_lr_row {
+    const char *name;
+    double (*factor)(double B, double at, double noise); // rate of batch B over that of batch `at`; noise may be NaN
+    const char *help, *source;
+};
+extern const struct batch_row batch_rules[];
+extern const struct batch_lr_row batch_lr_rules[];
+extern const int batch_rule_count, batch_lr_rule_count;
+const struct batch_row *batch_rule_find(const char *name); // NULL when unknown
+const struct batch_lr_row *batch_lr_rule_find(const char *name);
+int64_t batch_next(struct batch_rule *r, double n); // tokens of the step that begins at n, a multiple of T
+double step_law_batch(double tokens); // 0.58 D^0.571 (Li et al. 2025), half of it below 100M tokens
 
 // --- optimizers (methods C) ----------------------------------------------------------------------------------------
 
-// AdamW as in PyTorch: w -= lr * (step + weight_decay * w), so the decay is coupled with the rate, and under muP it
-// falls with lr / m_width as in nanoGPT-mup and IBM's engine (methods B.1). Norms do not decay (param.decay).
+// Weight decay is coupled with the rate as in PyTorch: w -= lr * (step + weight_decay * w), so under muP it falls with
+// lr / m_width as in nanoGPT-mup and IBM's engine (methods B.1). Norms do not decay (param.decay).
 struct optimizer_options {
-    double beta1, beta2, eps, weight_decay, clip; // .9 .95 1e-8 .1 1.0; clip 0: off
+    double beta1, beta2, eps, weight_decay, clip; // adamw: .9 .95 1e-8 .1 1.0; clip 0: off
+    double momentum;                              // muon, on hidden matrices: .95
+    const struct optimizer_row *row;              // NULL: adamw
 };
-struct optimizer; // moments of every parameter, in the model's order: two f32 blocks on the device
-size_t optimizer_bytes(const struct model_config *c); // what optimizer_new allocates on the device
+struct optimizer; // a model's, with its blocks of state on the device
+struct one;       // one parameter of a step
+enum { OPTIMIZER_BLOCKS = 3 };
+struct optimizer_row {
+    const char *name;
+    const char *block[OPTIMIZER_BLOCKS]; // names of the state it keeps, f32
+    int64_t (*floats)(const struct model *m, const struct param *p, int block); // of a parameter in a block
+    int64_t (*room)(const struct param *p); // floats of scratch that the step of a parameter needs; NULL: none
+    void (*step)(const struct optimizer *o, const struct one *x);
+    double beta1, beta2; // when nothing is said
+    double lr;           // its rates are about so many times AdamW's
+    const char *help, *source;
+};
+extern const struct optimizer_row optimizers[]; // the first is the default
+extern const int optimizer_count;
+const struct optimizer_row *optimizer_find(const char *name); // NULL when unknown
+size_t optimizer_bytes(const struct optimizer_row *row, const struct model_config *c); // what optimizer_new allocates on the device
 struct optimizer *optimizer_new(struct model *m, const struct optimizer_options *o, struct err *err);
 void optimizer_free(struct optimizer *o);
+size_t optimizer_state_bytes(const struct optimizer *o); // that a checkpoint holds
 double optimizer_grad_norm(struct optimizer *o); // global, before clipping; NaN or inf shows here: do not step then
 // Scales the gradients by min(1, clip / (grad_norm + 1e-6)), updates with lr * param.lr_scale, refreshes bf16 copies.
 // step counts from 1 (bias correction). grad_norm must be finite.
 void optimizer_step(struct optimizer *o, double lr, double grad_norm, int64_t step);
-void optimizer_declare(const struct optimizer *o, struct gguf_out *out); // tensors "adam.m.<param>", "adam.v.<param>"
-void optimizer_write_data(const struct optimizer *o, struct gguf_out *out);
+// Puts the weights that are to be judged and kept in the place of those that are trained, and back when called again, bit
+// for bit. False when they are the same, which is so but for schedule-free.
+bool optimizer_swap(struct optimizer *o);
+void optimizer_keys(const struct optimizer *o, struct gguf_out *out);
+void optimizer_declare(struct optimizer *o, struct gguf_out *out); // tensors "optimizer.<block>.<param>"
+void optimizer_write_data(struct optimizer *o, struct gguf_out *out);
 MUST_USE bool optimizer_read(struct optimizer *o, const struct model_file *f, struct err *err);
 
 // Skips updates that are not finite or far above recent history: (x - mean) / std of loss or gradient norm over
@@ -155,9 +220,10 @@ void loader_window(const struct tokens *t, int64_t T, int64_t w, int32_t base, i
 
 struct run_state { // everything that is not a tensor
     int64_t step, tokens;       // done
-    int64_t batch_tokens, T;
+    int64_t batch_tokens, T;    // of the largest batch
     uint64_t seed, data_hash;
     struct guard guard;
+    struct batch_rule batch;    // only its state is in checkpoints
     double seconds;             // spent training, for logs
     struct text options;        // the option table as text, one `name = value` a line; owned by whoever fills it
 };
@@ -165,7 +231,7 @@ struct run_state { // everything that is not a tensor
 // files (all stay when keep is 0); files that claim more tokens than this one are left alone. Also removes
 // temporaries of killed processes. False on a full disk and the like: the old files are untouched.
 MUST_USE bool checkpoint_save(const char *folder, const struct model *m, const struct tokenizer *t,
-                              const struct optimizer *o, const struct run_state *r, int keep, struct err *err);
+                              struct optimizer *o, const struct run_state *r, int keep, struct err *err);
 // Newest file in folder that is whole (seal); names skipped ones in notes. False when there is none (err empty) or
 // the folder cannot be read. path is owned by the caller. A folder that does not exist holds none.
 MUST_USE bool checkpoint_newest(const char *folder, char **path, struct text *notes, struct err *err);
@@ -182,8 +248,10 @@ MUST_USE bool checkpoint_export(const char *path, struct model *m, const struct 
 // --- log and report ------------------------------------------------------------------------------------------------
 
 // OUT/log.jsonl: one object per step:
-//   step, tokens, loss (nats per token), lr, grad_norm, dt_ms, tok_per_s, skipped (reason, only then);
-//   evaluations: step, tokens, val_loss (nats per token), val_nats_per_byte.
+//   step, tokens, loss (nats per token), lr, grad_norm, dt_ms, tok_per_s, batch, noise (both in tokens), skipped
+//   (reason, only then);
+//   evaluations: step, tokens, val_loss (nats per token), val_nats_per_byte;
+//   cool-downs aside: step, tokens, cooled_tokens, cooled_loss, cooled_nats_per_byte.
 // Members that are not finite are left out. Losses, lr and grad_norm have all the digits that read back the same, so
 // the logs of equal runs are equal but for dt_ms and tok_per_s. Each line is one write.
 struct log_row {
@@ -191,6 +259,10 @@ struct log_row {
     double loss, lr, grad_norm, dt_ms, tok_per_s;
     double val_loss, val_nats_per_byte; // NaN when this row is no evaluation, as the five above when it is one
     const char *skipped;                // NULL when kept
+    double batch, noise;                // tokens of the step, noise scale in tokens; 0: not known
+    // A row of its own: what the run would be worth had it been cooled down from here until cooled_tokens; else 0.
+    int64_t cooled_tokens;
+    double cooled_loss, cooled_nats_per_byte;
 };
 struct log_file;
 // Opens for appending after dropping rows with more than keep_tokens (a resume; -1 drops all) and a torn end. NULL on
@@ -206,6 +278,13 @@ struct log_rows {
 // Absent members are NaN; unknown ones and a torn end are passed over; any other bad line is an error that names it.
 MUST_USE bool log_read(const char *path, struct log_rows *rows, struct err *err);
 void log_rows_free(struct log_rows *rows);
+// The same rows as an event file for TensorBoard in a folder; step: rows of earlier files from there on are forgotten.
+// Adding allocates nothing; a write error sticks and is told by close, which frees b in any case (NULL is fine).
+struct board;
+struct board *board_open(const char *folder, int64_t step, struct err *err);
+void board_add(struct board *b, const struct log_row *row);
+MUST_USE bool board_close(struct board *b, struct err *err);
+uint32_t crc32c(const void *bytes, size_t n);
 // One self-contained page: loss, learning rate, gradient norm, tokens/s as SVG, facts as a table, samples. facts:
 // name, value, name, value, ...; n_facts counts the pairs.
 struct report {
@@ -236,7 +315,7 @@ struct plan {
 // model that is too large for this is measured at one and two layers. micro_rows: tokens of a micro-batch, a multiple
 // of T. data_bytes: data that is still to come into memory.
 MUST_USE bool plan_make(struct plan *p, const struct model_config *c, const struct backend *b, enum dtype compute,
-                        int64_t micro_rows, int64_t T, int64_t batch_tokens, int64_t tokens, size_t data_bytes,
+                        const struct optimizer_row *row, int64_t micro_rows, int64_t T, int64_t batch_tokens, int64_t tokens, size_t data_bytes,
                         struct err *err);
 void plan_print(const struct plan *p, FILE *to);
 

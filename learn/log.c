@@ -31,7 +31,7 @@ static bool read_real(struct json *j, double *out) {
 // One line into *row; skipped receives the reason, empty when there is none.
 static bool parse_row(const char *line, size_t n, struct log_row *row, struct text *skipped,
                       struct err *err) {
-    *row = (struct log_row){-1, -1, NAN, NAN, NAN, NAN, NAN, NAN, NAN, NULL};
+    *row = (struct log_row){-1, -1, NAN, NAN, NAN, NAN, NAN, NAN, NAN, NULL, 0, 0, 0, 0, 0};
     const struct {
         const char *name;
         double *to;
@@ -41,6 +41,10 @@ static bool parse_row(const char *line, size_t n, struct log_row *row, struct te
         {"grad_norm", &row->grad_norm},
         {"dt_ms", &row->dt_ms},
         {"tok_per_s", &row->tok_per_s},
+        {"batch", &row->batch},
+        {"noise", &row->noise},
+        {"cooled_loss", &row->cooled_loss},
+        {"cooled_nats_per_byte", &row->cooled_nats_per_byte},
         {"val_loss", &row->val_loss},
         {"val_nats_per_byte", &row->val_nats_per_byte},
     };
@@ -58,6 +62,8 @@ static bool parse_row(const char *line, size_t n, struct log_row *row, struct te
                 json_integer(&j, &row->step);
             } else if (strcmp(key, "tokens") == 0) {
                 json_integer(&j, &row->tokens);
+            } else if (strcmp(key, "cooled_tokens") == 0) {
+                json_integer(&j, &row->cooled_tokens);
             } else if (strcmp(key, "skipped") == 0) {
                 json_string(&j, skipped);
             } else {
@@ -226,8 +232,15 @@ void log_add(struct log_file *l, const struct log_row *row) {
     add_real(&o, "grad_norm", row->grad_norm);
     add_real(&o, "dt_ms", row->dt_ms);
     add_real(&o, "tok_per_s", row->tok_per_s);
+    add_real(&o, "batch", row->batch > 0 ? row->batch : NAN);
+    add_real(&o, "noise", row->noise > 0 ? row->noise : NAN);
     add_real(&o, "val_loss", row->val_loss);
     add_real(&o, "val_nats_per_byte", row->val_nats_per_byte);
+    if (row->cooled_tokens > 0) {
+        json_out_integer(&o, "cooled_tokens", row->cooled_tokens);
+        add_real(&o, "cooled_loss", row->cooled_loss);
+        add_real(&o, "cooled_nats_per_byte", row->cooled_nats_per_byte);
+    }
     if (row->skipped) json_out_string(&o, "skipped", row->skipped, strnlen(row->skipped, 256));
     json_out_close(&o, '}');
     text_str(&l->line, "\n");

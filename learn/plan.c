@@ -47,10 +47,10 @@ static size_t weights_bytes_of(const struct model_config *c, enum dtype compute,
     return bytes;
 }
 
-static void blocks(struct plan *p, const struct model_config *c, enum dtype compute,
+static void blocks(struct plan *p, const struct model_config *c, enum dtype compute, const struct optimizer_row *row,
                    int64_t micro_rows, int64_t T) {
     p->weights_bytes = weights_bytes_of(c, compute, &p->grads_bytes);
-    p->moments_bytes = optimizer_bytes(c);
+    p->moments_bytes = optimizer_bytes(row, c);
     p->activations_bytes = train_state_bytes(c, micro_rows, T);
 }
 
@@ -121,7 +121,7 @@ static int64_t rows_to_measure(double sequence_s, int64_t max_rows, int64_t T) {
     return sequences < 1 ? T : (int64_t)sequences * T;
 }
 
-static bool time_model(struct model *m, struct optimizer *o, int64_t max_rows, int64_t T,
+static bool time_model(struct model *m, struct optimizer *o, const struct optimizer_row *row, int64_t max_rows, int64_t T,
                        struct measured *out, struct err *err) {
     struct train_state *state = train_state_new(m, T, T, err);
     if (!state) return false;
@@ -137,7 +137,7 @@ static bool time_model(struct model *m, struct optimizer *o, int64_t max_rows, i
         out->row_s = time_rows(state, &batch);
         out->update_s = time_update(m, o);
         struct plan parts = {0};
-        blocks(&parts, &m->config, m->compute, rows, T);
+        blocks(&parts, &m->config, m->compute, row, rows, T);
         size_t known = blocks_sum(&parts), now = resident_bytes();
         out->scratch_bytes =
             now > out->scratch_bytes + known ? now - out->scratch_bytes - known : 0;
@@ -150,13 +150,13 @@ static bool time_model(struct model *m, struct optimizer *o, int64_t max_rows, i
 }
 
 static bool measure(const struct model_config *c, const struct backend *b, enum dtype compute,
-                    int64_t max_rows, int64_t T, struct measured *out, struct err *err) {
+                    const struct optimizer_row *row, int64_t max_rows, int64_t T, struct measured *out, struct err *err) {
     struct optimizer_options options = {
-        .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1, .clip = 1};
+        .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1, .clip = 1, .momentum = 0.95, .row = row};
     out->scratch_bytes = resident_bytes(); // what is there before
     struct model *m = model_new(c, b, compute, 1, err);
     struct optimizer *o = m ? optimizer_new(m, &options, err) : NULL;
-    bool fine = o && time_model(m, o, max_rows, T, out, err);
+    bool fine = o && time_model(m, o, row, max_rows, T, out, err);
     optimizer_free(o);
     model_free(m);
     return fine;
@@ -164,15 +164,15 @@ static bool measure(const struct model_config *c, const struct backend *b, enum 
 
 // Measures c itself, or one and two layers of it when that is too much.
 static bool measure_scaled(const struct model_config *c, const struct backend *b,
-                           enum dtype compute, int64_t micro_rows, int64_t T, bool fits,
+                           enum dtype compute, const struct optimizer_row *row, int64_t micro_rows, int64_t T, bool fits,
                            struct measured *out, struct err *err) {
     if (fits && (c->L <= 2 || config_flops_per_token(c, T) * (double)T <= sequence_flops_most))
-        return measure(c, b, compute, micro_rows, T, out, err);
+        return measure(c, b, compute, row, micro_rows, T, out, err);
     struct model_config shallow = *c;
     struct measured at[2];
     for (int i = 0; i < 2; i++) {
         shallow.L = i + 1;
-        if (!measure(&shallow, b, compute, T, T, &at[i], err)) return false;
+        if (!measure(&shallow, b, compute, row, T, T, &at[i], err)) return false;
     }
     double more = (double)(c->L - 1);
     out->row_s = at[0].row_s + more * fmax(at[1].row_s - at[0].row_s, 0);
@@ -184,7 +184,7 @@ static bool measure_scaled(const struct model_config *c, const struct backend *b
 }
 
 bool plan_make(struct plan *p, const struct model_config *c, const struct backend *b,
-               enum dtype compute, int64_t micro_rows, int64_t T, int64_t batch_tokens,
+               enum dtype compute, const struct optimizer_row *row, int64_t micro_rows, int64_t T, int64_t batch_tokens,
                int64_t tokens, size_t data_bytes, struct err *err) {
     assert(T > 0 && micro_rows >= T && micro_rows % T == 0 && batch_tokens > 0 && tokens >= 0);
     *p = (struct plan){.params = config_params(c), .tokens = tokens, .data_bytes = data_bytes};
@@ -195,12 +195,12 @@ bool plan_make(struct plan *p, const struct model_config *c, const struct backen
 #endif
     p->base_bytes = resident_bytes();
     p->available_bytes = mem_available_bytes();
-    blocks(p, c, compute, micro_rows, T);
+    blocks(p, c, compute, row, micro_rows, T);
     p->checkpoint_bytes = 12 * (size_t)p->params + 64 * (size_t)c->V;
     p->flops = config_flops_per_token(c, T) * (double)tokens;
     bool fits = p->available_bytes == 0 || blocks_sum(p) < p->available_bytes / 10 * 9;
     struct measured seen = {0};
-    if (!measure_scaled(c, b, compute, micro_rows, T, fits, &seen, err)) return false;
+    if (!measure_scaled(c, b, compute, row, micro_rows, T, fits, &seen, err)) return false;
     p->scratch_bytes = seen.scratch_bytes;
     p->peak_bytes = p->base_bytes + blocks_sum(p) + p->scratch_bytes + data_bytes;
     size_t so_far = mem_peak_bytes(); // reading the data may have needed more than training will

@@ -62,34 +62,39 @@ struct column {
     size_t n;
 };
 
-enum member { LOSS, LR, GRAD_NORM, TOK_PER_S, VAL_LOSS, VAL_NATS_PER_BYTE };
+enum member { LOSS, LR, GRAD_NORM, TOK_PER_S, BATCH, NOISE, VAL_LOSS, VAL_NATS_PER_BYTE, COOLED_LOSS };
 
 static double member_of(const struct log_row *row, enum member m) {
     const double values[] = {
         [LOSS] = row->loss,           [LR] = row->lr,
         [GRAD_NORM] = row->grad_norm, [TOK_PER_S] = row->tok_per_s,
         [VAL_LOSS] = row->val_loss,   [VAL_NATS_PER_BYTE] = row->val_nats_per_byte,
+        [BATCH] = row->batch > 0 ? row->batch : NAN,
+        [NOISE] = row->noise > 0 ? row->noise : NAN,
+        [COOLED_LOSS] = row->cooled_tokens > 0 ? row->cooled_loss : NAN,
     };
     return values[m];
 }
 
-static bool is_evaluation(const struct log_row *row) { return isfinite(row->val_loss); }
+// A step, or else an evaluation or a cool-down aside; a row may be both.
+static bool is_step(const struct log_row *row) {
+    return isfinite(row->loss) || !(isfinite(row->val_loss) || row->cooled_tokens > 0);
+}
 
 static double *numbers(size_t n) { return mem_array(n, sizeof(double), "report"); }
 static struct column column_empty(size_t room) {
     return (struct column){numbers(room), numbers(room), 0};
 }
 
-// Rows of one kind: evaluations for the val_ members, steps for the others, where what is not finite is a gap.
+// Rows of one kind: those that have it for the val_ and cooled_ members, steps for the others, where what is not finite is
+// a gap. A cool-down stands at the tokens it ended with.
 static struct column column_make(const struct log_rows *rows, enum member m) {
     struct column c = column_empty(rows->count);
-    bool evaluations = m == VAL_LOSS || m == VAL_NATS_PER_BYTE;
     for (size_t i = 0; i < rows->count; i++) {
-        double y = member_of(&rows->row[i], m);
-        bool step =
-            !is_evaluation(&rows->row[i]) || isfinite(rows->row[i].loss); // a row may be both
-        if (evaluations ? !isfinite(y) : !step) continue;
-        c.x[c.n] = (double)rows->row[i].tokens;
+        const struct log_row *row = &rows->row[i];
+        double y = member_of(row, m);
+        if (m >= VAL_LOSS ? !isfinite(y) : !is_step(row)) continue;
+        c.x[c.n] = (double)(m == COOLED_LOSS ? row->cooled_tokens : row->tokens);
         c.y[c.n++] = y;
     }
     return c;
@@ -142,16 +147,18 @@ static void add_card(struct text *to, const struct plot *p) {
 
 static void add_loss(struct text *to, const struct log_rows *rows) {
     struct column loss = column_make(rows, LOSS), valid = column_make(rows, VAL_LOSS),
-                  smooth = column_smooth(&loss);
-    const struct series series[] = {
+                  cooled = column_make(rows, COOLED_LOSS), smooth = column_smooth(&loss);
+    struct series series[4] = {
         {"each step", loss.x, loss.y, loss.n, LOOK_FAINT},
         {"training", smooth.x, smooth.y, smooth.n, LOOK_LINE},
-        {"validation", valid.x, valid.y, valid.n, LOOK_POINTS},
     };
-    add_card(to,
-             &(struct plot){"Loss", "tokens", "nats per token", series, valid.n ? 3 : 2, false});
+    size_t n = 2;
+    if (valid.n) series[n++] = (struct series){"validation", valid.x, valid.y, valid.n, LOOK_POINTS};
+    if (cooled.n) series[n++] = (struct series){"had it been cooled down", cooled.x, cooled.y, cooled.n, LOOK_POINTS};
+    add_card(to, &(struct plot){"Loss", "tokens", "nats per token", series, n, false});
     column_free(&loss);
     column_free(&valid);
+    column_free(&cooled);
     column_free(&smooth);
 }
 
@@ -270,6 +277,8 @@ bool report_write(const char *path, const struct report *r, struct err *err) {
     add_member(&page, r->rows, LR, (struct plot){.title = "Learning rate"}, false);
     add_member(&page, r->rows, GRAD_NORM, (struct plot){.title = "Gradient norm", .y_log = true},
                true);
+    add_member(&page, r->rows, BATCH, (struct plot){.title = "Tokens of a step"}, false);
+    add_member(&page, r->rows, NOISE, (struct plot){.title = "Noise scale of the gradient, tokens", .y_log = true}, false);
     add_member(&page, r->rows, TOK_PER_S, (struct plot){.title = "Tokens per second"}, true);
     text_str(&page, "</div>\n");
     add_facts(&page, r);

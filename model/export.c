@@ -4,7 +4,7 @@
 // of no use elsewhere. A tensor that keeps its dtype is copied bit for bit; one that changes goes
 // row by row through f32. Rows are independent, so threads change nothing.
 //
-// What is dropped: train.* and adam.* (a checkpoint's), lehr.seal, split.*, and the path of a
+// What is dropped: train.* and optimizer.* (a checkpoint's), lehr.seal, split.*, and the path of a
 // folder's tokenizer.json, which means nothing elsewhere.
 #include "model/internal.h"
 
@@ -37,7 +37,7 @@ static bool kept_quantizing_beside_tokenizer(struct span key) {
 }
 
 static bool kept_tensor(const struct file_tensor *t) {
-    return strncmp(t->name, "adam.", 5) != 0 && strcmp(t->name, "lehr.seal") != 0;
+    return strncmp(t->name, "optimizer.", 10) != 0 && strcmp(t->name, "lehr.seal") != 0;
 }
 
 // What becomes of the tensors of a file.

@@ -111,7 +111,7 @@ void rope_frequencies(const struct model_config *c, bool local, float *const div
 void rope_divisor_names(const struct model_config *c, const char *names[2]);
 static inline bool param_is_vector(const struct param *p) { return p->init_std == 0; }
 
-// Every tensor of the table is in the file with its shape, and nothing else is, but "adam.*" and "lehr.seal".
+// Every tensor of the table is in the file with its shape, and nothing else is, but "optimizer.*" and "lehr.seal".
 MUST_USE bool params_check_file(const struct model_config *c, const struct model_file *f, struct err *err);
 
 #endif

@@ -191,7 +191,7 @@ bool params_check_file(const struct model_config *c, const struct model_file *f,
     size_t tensors = model_file_tensor_count(f);
     for (size_t j = 0; j < tensors && good && tensors > expected; j++) {
         const char *name = model_file_tensor_at(f, j)->name;
-        bool known = strncmp(name, "adam.", 5) == 0 || strcmp(name, "lehr.seal") == 0 ||
+        bool known = strncmp(name, "optimizer.", 10) == 0 || strcmp(name, "lehr.seal") == 0 ||
                      (divisors[0] && strcmp(name, divisors[0]) == 0) || (divisors[1] && strcmp(name, divisors[1]) == 0);
         for (int i = 0; i < n && !known; i++) known = strcmp(table[i].name, name) == 0;
         if (!known)

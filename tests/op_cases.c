@@ -749,45 +749,127 @@ static void sum_squares_reference(const struct op_run *r) {
     V(r, SQ_OUT)[1] = sum - (double)(float)sum;
 }
 
-// mode 1: with a bf16 copy. M is the step, scale grad_scale.
-enum { ADAMW_W, ADAMW_G, ADAMW_M, ADAMW_V, ADAMW_COPY };
-static const float beta1 = .9f, beta2 = .95f, adam_eps = 1e-8f, decay = .1f, rate = .01f;
-static void adamw_declare(struct op_run *r) {
-    f32(r, "w", BOTH | BY_ROW | FLAT, r->s.n, r->s.C);
-    f32(r, "g", IN | BY_ROW | FLAT, r->s.n, r->s.C);
-    f32(r, "m", BOTH | BY_ROW | FLAT, r->s.n, r->s.C);
-    struct op_buf *v = f32(r, "v", BOTH | BY_ROW | FLAT, r->s.n, r->s.C);
-    for (int64_t i = 0; i < r->s.n * r->s.C; i++) v->v[i] = (float)(v->v[i] * v->v[i]);
-    if (r->s.M == 1)
-        for (int64_t i = 0; i < r->s.n * r->s.C; i++) V(r, ADAMW_M)[i] = v->v[i] = 0;
-    if (r->s.mode) add(r, "copy", OUT | BY_ROW | FLAT, DTYPE_BF16, r->s.n, r->s.C);
+// mode: rule * 4, + 1 with a bf16 copy, + 2 into out; MODE_SGD without momentum is MODE_BARE. M is the step, scale
+// grad_scale.
+enum { UP_W, UP_G, UP_M, UP_V, UP_X, UP_COPY, UP_OUT };
+enum { MODE_ADAM = UPDATE_ADAM * 4, MODE_NADAM = UPDATE_NADAM * 4, MODE_LION = UPDATE_LION * 4, MODE_SGD = UPDATE_SGD * 4,
+       MODE_FREE = UPDATE_SCHEDULE_FREE * 4, MODE_BARE = 20, WITH_COPY = 1, INTO_OUT = 2 };
+static const float beta1 = .9f, beta2 = .95f, adam_eps = 1e-8f, decay = .1f, rate = .01f, mix = .3f;
+static enum update_rule rule_of(const struct op_run *r) {
+    return r->s.mode >= MODE_BARE ? UPDATE_SGD : (enum update_rule)(r->s.mode / 4);
 }
-static void adamw_call(const struct op_run *r, const struct backend *b) {
-    struct adamw_args a = {.w = T(r, ADAMW_W),
-                           .g = T(r, ADAMW_G),
-                           .m = T(r, ADAMW_M),
-                           .v = T(r, ADAMW_V),
-                           .lr = rate,
-                           .beta1 = beta1,
-                           .beta2 = beta2,
-                           .eps = adam_eps,
-                           .weight_decay = decay,
-                           .grad_scale = r->s.scale,
-                           .step = r->s.M};
-    if (r->s.mode) a.copy = T(r, ADAMW_COPY);
-    b->adamw(&a);
+static void update_declare(struct op_run *r) {
+    const enum update_rule rule = rule_of(r);
+    const bool has_m = r->s.mode < MODE_BARE, has_v = rule == UPDATE_ADAM || rule == UPDATE_NADAM || rule == UPDATE_SCHEDULE_FREE;
+    const bool first = r->s.M == 1 && rule != UPDATE_SCHEDULE_FREE;
+    const int64_t n = r->s.n, C = r->s.C;
+    f32(r, "w", (r->s.mode & INTO_OUT ? IN : BOTH) | BY_ROW | FLAT, n, C);
+    f32(r, "g", IN | BY_ROW | FLAT, n, C);
+    f32(r, "m", has_m ? BOTH | BY_ROW | FLAT : IN | UNREAD, has_m ? n : 1, C);
+    struct op_buf *v = f32(r, "v", has_v ? BOTH | BY_ROW | FLAT : IN | UNREAD, has_v ? n : 1, C);
+    for (int64_t i = 0; i < n * C && has_v; i++) v->v[i] = first ? 0 : (float)(v->v[i] * v->v[i]);
+    for (int64_t i = 0; i < n * C && first && has_m; i++) V(r, UP_M)[i] = 0;
+    f32(r, "x", rule == UPDATE_SCHEDULE_FREE ? BOTH | BY_ROW | FLAT : IN | UNREAD, rule == UPDATE_SCHEDULE_FREE ? n : 1, C);
+    add(r, "copy", r->s.mode & WITH_COPY ? OUT | BY_ROW | FLAT : IN | UNREAD, DTYPE_BF16, r->s.mode & WITH_COPY ? n : 1, C);
+    f32(r, "out", r->s.mode & INTO_OUT ? OUT | BY_ROW | FLAT : IN | UNREAD, r->s.mode & INTO_OUT ? n : 1, C);
 }
-static void adamw_reference(const struct op_run *r) {
-    double b1 = (double)beta1, b2 = (double)beta2;
-    for (int64_t i = 0; i < r->s.n * r->s.C; i++) {
-        double g = V(r, ADAMW_G)[i] * scale_of(r), *w = &V(r, ADAMW_W)[i], *m = &V(r, ADAMW_M)[i],
-               *v = &V(r, ADAMW_V)[i];
-        *m = b1 * *m + (1 - b1) * g;
-        *v = b2 * *v + (1 - b2) * g * g;
-        double mh = *m / (1 - pow(b1, (double)r->s.M)), vh = *v / (1 - pow(b2, (double)r->s.M));
-        *w -= (double)rate * (mh / (sqrt(vh) + (double)adam_eps) + (double)decay * *w);
-        if (r->s.mode) V(r, ADAMW_COPY)[i] = *w;
+static void update_call(const struct op_run *r, const struct backend *b) {
+    const enum update_rule rule = rule_of(r);
+    struct update_args a = {.w = T(r, UP_W), .g = T(r, UP_G), .rule = rule, .lr = rate, .beta1 = beta1, .beta2 = beta2,
+                            .eps = adam_eps, .weight_decay = decay, .grad_scale = r->s.scale, .mix = mix, .step = r->s.M};
+    if (r->s.mode < MODE_BARE) a.m = T(r, UP_M);
+    if (rule != UPDATE_LION && rule != UPDATE_SGD) a.v = T(r, UP_V);
+    if (rule == UPDATE_SCHEDULE_FREE) a.x = T(r, UP_X);
+    if (r->s.mode & WITH_COPY) a.copy = T(r, UP_COPY);
+    if (r->s.mode & INTO_OUT) a.out = T(r, UP_OUT);
+    b->update(&a);
+}
+static double update_direction(const struct op_run *r, double g, double *m, double *v) {
+    double b1 = (double)beta1, b2 = (double)beta2, t = (double)r->s.M;
+    switch (rule_of(r)) {
+    case UPDATE_SGD:
+        if (r->s.mode >= MODE_BARE) return g;
+        *m = b1 * *m + g;
+        return g + b1 * *m;
+    case UPDATE_LION: {
+        double x = b1 * *m + (1 - b1) * g;
+        *m = b2 * *m + (1 - b2) * g;
+        return x > 0 ? 1 : x < 0 ? -1 : 0;
     }
+    default: break;
+    }
+    *v = b2 * *v + (1 - b2) * g * g;
+    double size = sqrt(*v / (1 - pow(b2, t))) + (double)adam_eps;
+    if (rule_of(r) == UPDATE_SCHEDULE_FREE) return g / size;
+    *m = b1 * *m + (1 - b1) * g;
+    double mean = *m / (1 - pow(b1, t)), ahead = b1 * *m / (1 - pow(b1, t + 1)) + (1 - b1) * g / (1 - pow(b1, t));
+    return (rule_of(r) == UPDATE_ADAM ? mean : ahead) / size;
+}
+static void update_reference(const struct op_run *r) {
+    for (int64_t i = 0; i < r->s.n * r->s.C; i++) {
+        double g = V(r, UP_G)[i] * scale_of(r), *w = &V(r, UP_W)[i], *m = &V(r, UP_M)[i], *x = &V(r, UP_X)[i];
+        double d = update_direction(r, g, m, &V(r, UP_V)[i]) + (double)decay * *w;
+        if (r->s.mode & INTO_OUT) {
+            V(r, UP_OUT)[i] = d;
+            continue;
+        }
+        if (rule_of(r) == UPDATE_SCHEDULE_FREE) {
+            *m -= (double)rate * d;
+            *x += (double)mix * (*m - *x);
+            *w = *x + (1 - (double)beta1) * (*m - *x);
+        } else {
+            *w -= (double)rate * d;
+        }
+        if (r->s.mode & WITH_COPY) V(r, UP_COPY)[i] = *w;
+    }
+}
+
+// M is the step, scale grad_scale, mode 1: with a bf16 copy.
+enum { FACTOR_W, FACTOR_G, FACTOR_ROW, FACTOR_COLUMN, FACTOR_SCRATCH, FACTOR_COPY };
+static void adafactor_declare(struct op_run *r) {
+    const bool first = r->s.M == 1;
+    f32(r, "w", BOTH | FLAT, r->s.n, r->s.C);
+    f32(r, "g", IN | FLAT, r->s.n, r->s.C);
+    struct op_buf *row = f32(r, "row", BOTH | FLAT, 1, r->s.n), *column = f32(r, "column", BOTH | FLAT, 1, r->s.C);
+    for (int64_t i = 0; i < r->s.n; i++) row->v[i] = first ? 0 : (float)(row->v[i] * row->v[i] + .1);
+    for (int64_t i = 0; i < r->s.C; i++) column->v[i] = first ? 0 : (float)(column->v[i] * column->v[i] + .1);
+    f32(r, "scratch", IN | UNREAD | FLAT, 1, 4 * r->s.n);
+    if (r->s.mode) add(r, "copy", OUT | FLAT, DTYPE_BF16, r->s.n, r->s.C);
+}
+static void adafactor_call(const struct op_run *r, const struct backend *b) {
+    double *scratch = calloc((size_t)r->s.n * 2, sizeof *scratch);
+    struct adafactor_args a = {.w = T(r, FACTOR_W), .g = T(r, FACTOR_G), .row = T(r, FACTOR_ROW), .column = T(r, FACTOR_COLUMN),
+                               .scratch = scratch, .lr = rate, .weight_decay = decay, .grad_scale = r->s.scale, .step = r->s.M};
+    if (r->s.mode) a.copy = T(r, FACTOR_COPY);
+    b->adafactor(&a);
+    free(scratch);
+}
+static void adafactor_reference(const struct op_run *r) {
+    const int64_t M = r->s.n, K = r->s.C;
+    double share = pow((double)r->s.M, -.8), mean = 0, units = 0, size = 0, t = (double)r->s.M;
+    double *row = V(r, FACTOR_ROW), *column = V(r, FACTOR_COLUMN), *w = V(r, FACTOR_W), *u = calloc((size_t)(M * K), sizeof *u);
+    for (int64_t i = 0; i < M && M > 1; i++) {
+        double sum = 0;
+        for (int64_t k = 0; k < K; k++) sum += pow(V(r, FACTOR_G)[i * K + k] * scale_of(r), 2);
+        row[i] += share * (sum / (double)K - row[i]);
+        mean += row[i] / (double)M;
+    }
+    for (int64_t k = 0; k < K; k++) {
+        double sum = 0;
+        for (int64_t i = 0; i < M; i++) sum += pow(V(r, FACTOR_G)[i * K + k] * scale_of(r), 2);
+        column[k] += share * (sum / (double)M - column[k]);
+    }
+    for (int64_t i = 0; i < M * K; i++) {
+        double square = column[i % K] * (M > 1 ? row[i / K] / mean : 1);
+        u[i] = V(r, FACTOR_G)[i] * scale_of(r) / sqrt(square);
+        units += u[i] * u[i] / (double)(M * K), size += w[i] * w[i] / (double)(M * K);
+    }
+    double step = fmin((double)rate, 1 / sqrt(t)) * fmax(1e-3, sqrt(size)) / fmax(1, sqrt(units));
+    for (int64_t i = 0; i < M * K; i++) {
+        w[i] = w[i] * (1 - (double)rate * (double)decay) - step * u[i];
+        if (r->s.mode) V(r, FACTOR_COPY)[i] = w[i];
+    }
+    free(u);
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -1237,11 +1319,22 @@ const struct op_spec op_specs[] = {
      SHAPES({.n = 1, .C = 1}, {.n = 1, .C = 4097}, {.n = 33, .C = 257}, {.n = 16, .C = 4096}),
      sum_squares_declare, sum_squares_call, .reference = sum_squares_reference, .terms = terms_few,
      .unit = 0},
-    {OP_ADAMW, "adamw", BIT(F32),
-     SHAPES({.n = 1, .C = 1, .M = 1}, {.n = 3, .C = 33, .M = 1, .scale = .3f},
-            {.n = 19, .C = 257, .M = 10}, {.n = 5, .C = 31, .M = 100000, .scale = 2, .mode = 1},
-            {.n = 70, .C = 300, .M = 2, .mode = 1}),
-     adamw_declare, adamw_call, .reference = adamw_reference, .terms = terms_few, .unit = 1},
+    {OP_UPDATE, "update by adam", BIT(F32),
+     SHAPES({.n = 1, .C = 1, .M = 1}, {.n = 3, .C = 33, .M = 1, .scale = .3f}, {.n = 19, .C = 257, .M = 10},
+            {.n = 5, .C = 31, .M = 100000, .scale = 2, .mode = WITH_COPY}, {.n = 70, .C = 300, .M = 2, .mode = WITH_COPY},
+            {.n = 7, .C = 65, .M = 3, .mode = INTO_OUT}),
+     update_declare, update_call, .reference = update_reference, .terms = terms_few, .unit = 1},
+    {OP_UPDATE, "update by other rules", BIT(F32),
+     SHAPES({.n = 19, .C = 257, .M = 1, .mode = MODE_NADAM}, {.n = 3, .C = 33, .M = 9, .scale = .3f, .mode = MODE_NADAM + WITH_COPY},
+            {.n = 19, .C = 257, .M = 1, .mode = MODE_LION}, {.n = 3, .C = 33, .M = 9, .scale = .3f, .mode = MODE_LION + WITH_COPY},
+            {.n = 19, .C = 257, .M = 1, .mode = MODE_SGD}, {.n = 3, .C = 33, .M = 9, .scale = .3f, .mode = MODE_SGD + INTO_OUT},
+            {.n = 19, .C = 257, .M = 1, .mode = MODE_BARE}, {.n = 3, .C = 33, .M = 9, .scale = .3f, .mode = MODE_BARE + WITH_COPY},
+            {.n = 19, .C = 257, .M = 1, .mode = MODE_FREE}, {.n = 3, .C = 33, .M = 9, .scale = .3f, .mode = MODE_FREE + WITH_COPY}),
+     update_declare, update_call, .reference = update_reference, .terms = terms_few, .unit = 1},
+    {OP_ADAFACTOR, "adafactor", BIT(F32),
+     SHAPES({.n = 1, .C = 1, .M = 1}, {.n = 1, .C = 100, .M = 7}, {.n = 3, .C = 33, .M = 1, .scale = .3f},
+            {.n = 130, .C = 257, .M = 10, .mode = 1}),
+     adafactor_declare, adafactor_call, .reference = adafactor_reference, .terms = terms_C, .unit = 0},
     {OP_CAST, "cast from F32", FLOATS | BLOCKS,
      SHAPES({.n = 1, .C = 32}, {.n = 3, .C = 288}, {.n = 2, .C = 8224}), cast_declare, cast_call,
      .reference = cast_reference, .terms = terms_few, .unit = 1},

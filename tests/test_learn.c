@@ -667,7 +667,7 @@ struct run { // a whole small training run
     double losses[16];
 };
 
-static const struct optimizer_options adamw = {0.9, 0.95, 1e-8, 0.1, 1.0};
+static const struct optimizer_options adamw = {0.9, 0.95, 1e-8, 0.1, 1.0, 0.95, NULL};
 
 static void run_open(struct run *x, uint64_t seed) {
     struct err err = {{0}};
@@ -774,7 +774,7 @@ Test(optimizer, clips_to_the_global_norm) {
         run_open(&x, 1);
         optimizer_free(x.optimizer);
         x.optimizer = optimizer_new(
-            x.model, &(struct optimizer_options){0.9, 0.95, 1, 0, cases[i].clip}, &err);
+            x.model, &(struct optimizer_options){0.9, 0.95, 1, 0, cases[i].clip, 0.95, NULL}, &err);
         int64_t count = 0;
         for (int k = 0; k < x.model->n_params; k++) {
             struct param *p = &x.model->params[k];
@@ -1001,7 +1001,7 @@ Test(plan, adds_up_and_measures, .timeout = 60) {
     struct model_config c = tiny_config();
     struct plan p;
     const struct backend *b = backend_cpu("plain", &err);
-    cr_assert(plan_make(&p, &c, b, DTYPE_F32, ROWS, T, 4 * ROWS, 100 * ROWS + 1, 12345, &err), "%s",
+    cr_assert(plan_make(&p, &c, b, DTYPE_F32, &optimizers[0], ROWS, T, 4 * ROWS, 100 * ROWS + 1, 12345, &err), "%s",
               err.text);
     cr_expect_eq(p.params, config_params(&c));
     cr_expect_eq(p.steps, 26);
@@ -1031,7 +1031,7 @@ Test(plan, weights_are_what_a_model_allocates) {
             struct plan p;
             struct model *m = model_new(&c, b, computes[k], 1, &err);
             cr_assert_not_null(m, "%s", err.text);
-            cr_assert(plan_make(&p, &c, b, computes[k], T, T, T, T, 0, &err), "%s", err.text);
+            cr_assert(plan_make(&p, &c, b, computes[k], &optimizers[0], T, T, T, T, 0, &err), "%s", err.text);
             cr_expect_eq(p.weights_bytes, m->weights_bytes, "tied %d compute %d", tied,
                          computes[k]);
             cr_expect_eq(p.grads_bytes, m->grads_bytes);

@@ -512,10 +512,10 @@ Test(model, a_few_steps_learn_one_batch_by_heart) {
                 for (int i = 0; i < m->n_params; i++) {
                     struct param *p = &m->params[i];
                     size_t at = (size_t)((char *)p->w.data - (char *)m->weights_block) / sizeof(float);
-                    b->adamw(&(struct adamw_args){p->w, p->grad, tensor_f32(mom1 + at, p->rows, p->cols),
-                                                  tensor_f32(mom2 + at, p->rows, p->cols), p->w16,
-                                                  (c.mup ? .003f : .01f) * p->lr_scale, .9f, .95f, 1e-8f, 0, 1,
-                                                  step});
+                    b->update(&(struct update_args){.w = p->w, .g = p->grad, .m = tensor_f32(mom1 + at, p->rows, p->cols),
+                                                    .v = tensor_f32(mom2 + at, p->rows, p->cols), .copy = p->w16,
+                                                    .rule = UPDATE_ADAM, .lr = (c.mup ? .003f : .01f) * p->lr_scale,
+                                                    .beta1 = .9f, .beta2 = .95f, .eps = 1e-8f, .step = step});
                 }
             }
             cr_assert(loss < .01, "%s: loss %g after 150 steps", both[f], loss);
@@ -818,7 +818,7 @@ Test(model, files_with_something_else_inside_are_refused_by_name) {
         {0},
         {.keys = keys_off},
         {.norms = DTYPE_F16},
-        {.extra = "adam.m.token_embd.weight"},
+        {.extra = "optimizer.m.token_embd.weight"},
         {.extra = "lehr.seal"},
         {.skip = "blk.1.attn_k.weight", .says = "blk.1.attn_k.weight is missing"},
         {.skip = "token_embd.weight", .says = "token_embd.weight is missing"},

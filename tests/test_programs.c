@@ -79,8 +79,8 @@ static struct text learned_columns(const char *log) {
     snprintf(path, sizeof path, "%s/%s", scratch, log);
     cr_assert(log_read(path, &rows, &err), "%s", err.text);
     for (size_t i = 0; i < rows.count; i++)
-        text_fmt(&t, "%lld %lld %.17g %.17g %.17g %.17g\n", (long long)rows.row[i].step, (long long)rows.row[i].tokens,
-                 rows.row[i].loss, rows.row[i].lr, rows.row[i].grad_norm, rows.row[i].val_loss);
+        if (!rows.row[i].cooled_tokens) text_fmt(&t, "%lld %lld %.17g %.17g %.17g %.17g %.17g %.17g\n", (long long)rows.row[i].step, (long long)rows.row[i].tokens,
+                 rows.row[i].loss, rows.row[i].lr, rows.row[i].grad_norm, rows.row[i].val_loss, rows.row[i].batch, rows.row[i].noise);
     log_rows_free(&rows);
     return t;
 }
@@ -113,6 +113,41 @@ Test(programs, losses_and_model_are_the_same_for_threads_and_micro_batches) {
     // The control: another seed must not give the same.
     cr_assert(shell("rm -rf other; $TRAIN corpus.txt " TINY " --steps 12 -s 2 -o other 2>log") == 0);
     cr_expect(!same_learning("base/log.jsonl", "other/log.jsonl"));
+}
+
+// Whatever learns: other threads and micro-batches, and a run that goes on from its middle, give the same bytes.
+Test(programs, every_rule_of_learning_keeps_the_promises) {
+    static const char *const rows[] = {
+        "--schedule power --batch-rule ramp --batch-ramp 2000",
+        "--schedule wsd --decay-shape uba --batch-rule adaptive --batch-theta 0.1 --batch-least 64 --tokens 12288",
+        "--schedule infinite --decay-shape affine --batch-rule critical --batch-least 32",
+        "--schedule inverse-sqrt --batch-rule ramp --batch-lr surge",
+        "--schedule rex --batch-rule adaptive --batch-lr linear",
+        "--schedule linear-to-zero",
+        "--schedule uba --phi 0.5",
+        "--schedule cosine --final 0.1",
+        "--optimizer nadamw",
+        "--optimizer muon --schedule wsd",
+        "--optimizer lion",
+        "--optimizer adafactor",
+        "--optimizer sgd",
+        "--optimizer lamb",
+        "--optimizer schedule-free --schedule constant --eval-every 5",
+    };
+    make_corpus();
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        const char *run = "rm -rf %s; $TRAIN corpus.txt " TINY " --tokens 6144 --save-every 7 --keep 99 %s %s -o %s 2>log";
+        cr_assert(shell(run, "base", rows[i], "-t 1 --micro-batch 1", "base") == 0, "%s", rows[i]);
+        cr_assert(shell(run, "other", rows[i], "-t 2 --micro-batch 8", "other") == 0, "%s", rows[i]);
+        cr_expect(same_learning("base/log.jsonl", "other/log.jsonl"), "threads or micro-batch: %s", rows[i]);
+        cr_expect(same_file("base/model.gguf", "other/model.gguf"), "threads or micro-batch: %s", rows[i]);
+        // All but the first checkpoint are lost, with what follows from them.
+        cr_assert(shell("cd other && rm -rf model.gguf report.html trunk && ls ckpt-*.gguf | sort -t- -k2 -n | tail -n +2 | xargs rm") == 0);
+        cr_assert(shell(run, "nothing", rows[i], "-t 3 --micro-batch 3", "other") == 0, "%s", rows[i]);
+        cr_expect(shell("grep -q '^resume' log") == 0, "%s", rows[i]);
+        cr_expect(same_learning("base/log.jsonl", "other/log.jsonl"), "resumed: %s", rows[i]);
+        cr_expect(same_file("base/model.gguf", "other/model.gguf"), "resumed: %s", rows[i]);
+    }
 }
 
 Test(programs, text_is_the_same_for_threads_and_prompt_chunks) {
@@ -207,6 +242,23 @@ Test(programs, any_checkpoint_can_be_cooled_down) {
         }
     cr_expect(rows.count >= 8 && rows.row[0].tokens == 5376 && last_lr < 0.003, "last rate %g", last_lr);
     cr_expect(shell("test -s branch/model.gguf && test -s trunk/trunk/ckpt-*.gguf") == 0);
+}
+
+// A rung of the ladder is the run of that length, bit for bit, and the trunk is what it would have been without.
+Test(programs, cool_downs_aside_are_whole_runs_and_leave_no_trace) {
+    make_corpus();
+    const char *line = "rm -rf %s; $TRAIN corpus.txt " TINY " --schedule %s --lr 0.01 --warmup 512 --decay 0.25 --tokens %d %s -o %s 2>log";
+    static const char *const schedules_[] = {"wsd --decay-shape 1-sqrt", "power", "wsd --optimizer schedule-free --batch-rule ramp --batch-ramp 1000"};
+    for (size_t i = 0; i < COUNT_OF(schedules_); i++) {
+        cr_assert(shell(line, "plain", schedules_[i], 8192, "", "plain") == 0);
+        cr_assert(shell(line, "ladder", schedules_[i], 8192, "--ladder 0.25 --ladder 0.5 --probe-decay 1500", "ladder") == 0);
+        cr_assert(shell(line, "half", schedules_[i], 4096, "", "half") == 0);
+        cr_expect(same_learning("plain/log.jsonl", "ladder/log.jsonl"), "%s", schedules_[i]);
+        cr_expect(same_file("plain/model.gguf", "ladder/model.gguf"), "%s", schedules_[i]);
+        if (!strstr(schedules_[i], "ramp")) cr_expect(same_file("half/model.gguf", "ladder/model-4096.gguf"), "%s", schedules_[i]);
+        cr_expect(shell("test $(grep -c cooled_loss ladder/log.jsonl) -ge 6 && ! test -e ladder/aside") == 0, "%s", schedules_[i]);
+        cr_expect(shell("grep -q 'had it been cooled down' ladder/report.html") == 0);
+    }
 }
 
 Test(programs, a_full_disk_loses_nothing_and_says_so) {

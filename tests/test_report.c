@@ -58,12 +58,17 @@ static struct log_row step_row(int64_t step) {
                             1000,
                             NAN,
                             NAN,
-                            step == 7 ? "loss far \"outside\"" : NULL};
+                            step == 7 ? "loss far \"outside\"" : NULL,
+                            512,
+                            step == 7 ? 0 : 1e5 / 3,
+                            0,
+                            0,
+                            0};
 }
 
 static struct log_row eval_row(int64_t step) {
     return (struct log_row){step,    step * 512, NAN, NAN, NAN, NAN, NAN, 5.0 / (double)step + 1,
-                            2.0 / 3, NULL};
+                            2.0 / 3, NULL, 0, 0, 0, 0, 0};
 }
 
 static struct log_file *open_log(int64_t keep_tokens) {
@@ -111,6 +116,7 @@ Test(log, rows_come_back_bit_for_bit) {
         cr_assert(same(row->val_loss, wanted.val_loss) &&
                       same(row->val_nats_per_byte, wanted.val_nats_per_byte),
                   "row %zu", i);
+        cr_assert(same(row->batch, wanted.batch) && same(row->noise, wanted.noise), "row %zu", i);
         cr_assert_eq(row->skipped == NULL, wanted.skipped == NULL, "row %zu", i);
         if (wanted.skipped) cr_assert_str_eq(row->skipped, wanted.skipped);
     }
@@ -120,9 +126,9 @@ Test(log, rows_come_back_bit_for_bit) {
 
 Test(log, fields_are_those_documented) {
     struct log_file *l = open_log(-1);
-    struct log_row a = {3, 1536, 2.5, 0.001, 0.5, 12.5, 4096, NAN, NAN, NULL},
-                   b = {3, 1536, NAN, NAN, NAN, NAN, NAN, 2.25, 0.75, NULL};
-    struct log_row c = {4, 2048, INFINITY, 0.001, NAN, 12.5, 4096, NAN, NAN, "not finite"};
+    struct log_row a = {3, 1536, 2.5, 0.001, 0.5, 12.5, 4096, NAN, NAN, NULL, 512, 0, 0, 0, 0},
+                   b = {3, 1536, NAN, NAN, NAN, NAN, NAN, 2.25, 0.75, NULL, 0, 0, 4096, 2.125, 0.5};
+    struct log_row c = {4, 2048, INFINITY, 0.001, NAN, 12.5, 4096, NAN, NAN, "not finite", 512, 777.25, 0, 0, 0};
     log_add(l, &a);
     log_add(l, &b);
     log_add(l, &c);
@@ -130,9 +136,9 @@ Test(log, fields_are_those_documented) {
     struct text t = file_text(path);
     cr_assert_str_eq(t.data,
                      "{\"step\":3,\"tokens\":1536,\"loss\":2.5,\"lr\":0.001,\"grad_norm\":0.5,\"dt_"
-                     "ms\":12.5,\"tok_per_s\":4096}\n"
-                     "{\"step\":3,\"tokens\":1536,\"val_loss\":2.25,\"val_nats_per_byte\":0.75}\n"
-                     "{\"step\":4,\"tokens\":2048,\"lr\":0.001,\"dt_ms\":12.5,\"tok_per_s\":4096,"
+                     "ms\":12.5,\"tok_per_s\":4096,\"batch\":512}\n"
+                     "{\"step\":3,\"tokens\":1536,\"val_loss\":2.25,\"val_nats_per_byte\":0.75,\"cooled_tokens\":4096,\"cooled_loss\":2.125,\"cooled_nats_per_byte\":0.5}\n"
+                     "{\"step\":4,\"tokens\":2048,\"lr\":0.001,\"dt_ms\":12.5,\"tok_per_s\":4096,\"batch\":512,\"noise\":777.25,"
                      "\"skipped\":\"not finite\"}\n");
     text_free(&t);
 }
@@ -375,7 +381,7 @@ Test(report, has_everything_on_one_page) {
     cr_assert(log_read(path, &rows, NULL));
     struct text t = report_of(&rows, 0.5);
     cr_assert_eq(strncmp(t.data, "<!doctype html>", 15), 0);
-    cr_assert_eq(times_in(t.data, "<svg"), 5);
+    cr_assert_eq(times_in(t.data, "<svg"), 7);
     static const char *const says[] = {
         ">Loss (nats per token)<",
         ">Validation (nats per byte)<",
@@ -426,7 +432,7 @@ Test(report, asks_the_network_for_nothing_and_runs_nothing) {
 
 Test(report, of_next_to_nothing_is_a_page) {
     struct log_row nothing[] = {
-        step_row(1), {2, 1024, NAN, NAN, NAN, NAN, NAN, NAN, NAN, "not finite"}, eval_row(2)};
+        step_row(1), {2, 1024, NAN, NAN, NAN, NAN, NAN, NAN, NAN, "not finite", 0, 0, 0, 0, 0}, eval_row(2)};
     for (size_t n = 0; n <= COUNT_OF(nothing); n++) {
         struct log_rows rows = {nothing, n, n};
         struct text t = report_of(&rows, NAN);
@@ -461,4 +467,50 @@ Test(report, that_cannot_be_written_is_told_and_leaves_the_old_one) {
     cr_assert_str_eq(t.data, "old");
     text_free(&t);
     cr_assert(report_write(path, &r, &err), "%s", err.text);
+}
+
+// --- the event file ------------------------------------------------------------------------------------------------
+
+static uint64_t little(const unsigned char *p, int n) {
+    uint64_t x = 0;
+    for (int i = n; i-- > 0;) x = x << 8 | p[i];
+    return x;
+}
+
+Test(board, records_are_whole_and_carry_their_checksums) {
+    struct err err;
+    cr_expect_eq(crc32c("123456789", 9), 0xe3069283u, "the check value of CRC-32C");
+    char events[] = "/tmp/lehr-board-XXXXXX", command[128];
+    cr_assert_not_null(mkdtemp(events));
+    struct board *b = board_open(events, 3, &err);
+    cr_assert_not_null(b, "%s", err.text);
+    struct log_row step = step_row(3), eval = eval_row(3);
+    board_add(b, &step), board_add(b, &eval);
+    cr_assert(board_close(b, &err), "%s", err.text);
+    struct file_list list;
+    cr_assert(file_list_open(&list, events, &err) && list.count == 1, "%s", err.text);
+    struct text bytes = {0};
+    char file[256];
+    snprintf(file, sizeof file, "%s/%s", events, list.names[0]);
+    cr_assert(file_read_all(file, 1 << 20, &bytes, &err), "%s", err.text);
+    const unsigned char *p = (const unsigned char *)bytes.data, *end = p + bytes.len;
+    int records = 0;
+    for (size_t n; p < end; p += n + 4, records++) {
+        cr_assert_geq(end - p, 16);
+        n = (size_t)little(p, 8);
+        uint32_t crc = crc32c(p, 8);
+        cr_assert_eq(little(p + 8, 4), (uint32_t)((crc >> 15 | crc << 17) + 0xa282ead8u));
+        p += 12;
+        cr_assert_geq((size_t)(end - p), n + 4);
+        crc = crc32c(p, n);
+        cr_assert_eq(little(p + n, 4), (uint32_t)((crc >> 15 | crc << 17) + 0xa282ead8u));
+        cr_assert_eq(p[0], 1 << 3 | 1, "an event begins with its time");
+    }
+    cr_expect_eq(p, end);
+    cr_expect_eq(records, 4, "version, start, a step, an evaluation");
+    cr_expect_null(board_open("/proc/nothing/here", 0, &err));
+    file_list_free(&list);
+    text_free(&bytes);
+    snprintf(command, sizeof command, "rm -rf '%s'", events);
+    cr_assert_eq(system(command), 0);
 }

@@ -24,6 +24,9 @@ static struct schedule any(const char *kind, const char *shape) {
                              .final = 0.1,
                              .power_a = 4,
                              .power_b = -0.51,
+                             .phi = 1,
+                             .cool = 3e5,
+                             .hold = 0.5,
                              .batch = 4096};
 }
 
@@ -78,13 +81,13 @@ Test(schedule, shapes_go_from_one_to_final_without_rising) {
     static const double finals[] = {0, 0.1, 0.5, 1};
     for (int i = 0; i < decay_count; i++)
         for (size_t k = 0; k < COUNT_OF(finals); k++) {
+            const struct schedule s = {.final = finals[k], .phi = 1};
             double final = finals[k], before = 2;
-            cr_expect_float_eq(decays[i].factor(0, final), 1, 1e-12, "%s to %g", decays[i].name,
-                               final);
-            cr_expect_float_eq(decays[i].factor(1, final), final, 1e-12, "%s to %g", decays[i].name,
+            cr_expect_float_eq(decays[i].factor(0, &s), 1, 1e-12, "%s to %g", decays[i].name, final);
+            cr_expect_float_eq(decays[i].factor(1, &s), final, 1e-12, "%s to %g", decays[i].name,
                                final);
             for (int u = 0; u <= 1000; u++) {
-                double f = decays[i].factor(u / 1000.0, final);
+                double f = decays[i].factor(u / 1000.0, &s);
                 cr_assert(f <= before + 1e-15, "%s to %g rises at %d/1000", decays[i].name, final,
                           u);
                 before = f;
@@ -95,22 +98,30 @@ Test(schedule, shapes_go_from_one_to_final_without_rising) {
 Test(schedule, shapes_match_the_table_of_methods) {
     static const struct {
         const char *name;
-        double final, mean, at[3];
+        double final, mean, at[3], phi;
     } rows[] = {
-        {"linear", 0, .5, {.75, .5, .25}},
-        {"cosine", 0, .5, {.8536, .5, .1464}},
-        {"1-sqrt", 0, 1 / 3.0, {.5, .2929, .1340}},
-        {"exponential", 0, .41802, {.6501, .3775, .1653}},
-        {"exponential", .1, -.9 / -2.302585, {.56234, .31623, .17783}},
+        {"linear", 0, .5, {.75, .5, .25}, 0},
+        {"cosine", 0, .5, {.8536, .5, .1464}, 0},
+        {"1-sqrt", 0, 1 / 3.0, {.5, .2929, .1340}, 0},
+        {"exponential", 0, .41802, {.6501, .3775, .1653}, 0},
+        {"exponential", .1, -.9 / -2.302585, {.56234, .31623, .17783}, 0},
+        {"affine", 0, .41802, {.6501, .3775, .1653}, 0},
+        {"affine", .1, .1 + .9 * .41802, {.6851, .4398, .2488}, 0},
+        {"rex", 0, .61371, {.8571, .6667, .4}, 0},
+        {"uba", 0, NAN, {.9589, .8, .4070}, .5},
+        {"uba", 0, NAN, {.9210, .6667, .2555}, 1},
+        {"uba", 0, .5, {.8536, .5, .1464}, 2},
+        {"uba", 0, NAN, {.6998, .2857, .0642}, 5},
     };
     for (size_t i = 0; i < COUNT_OF(rows); i++) {
         const struct decay_row *row = decay_find(rows[i].name);
+        const struct schedule s = {.final = rows[i].final, .phi = rows[i].phi};
         double sum = 0;
         for (int k = 0; k < 3; k++)
-            cr_expect_float_eq(row->factor(.25 * (k + 1), rows[i].final), rows[i].at[k], 6e-5,
+            cr_expect_float_eq(row->factor(.25 * (k + 1), &s), rows[i].at[k], 6e-5,
                                "%s at %g", rows[i].name, .25 * (k + 1));
-        for (int k = 0; k < 100000; k++) sum += row->factor((k + .5) / 100000, rows[i].final);
-        cr_expect_float_eq(sum / 100000, rows[i].mean, 1e-4, "mean of %s: %g", rows[i].name,
+        for (int k = 0; k < 100000; k++) sum += row->factor((k + .5) / 100000, &s);
+        if (isfinite(rows[i].mean)) cr_expect_float_eq(sum / 100000, rows[i].mean, 1e-4, "mean of %s: %g", rows[i].name,
                            sum / 100000);
     }
 }
@@ -135,15 +146,17 @@ Test(schedule, is_continuous_everywhere) {
 Test(schedule, ends_at_final_and_stays_there) {
     for (int i = 0; i < schedule_count; i++) {
         struct schedule s = any(schedules[i].name, "linear");
-        double top = s.kind->decays ? schedule_lr(&s, s.total - s.decay) : s.lr;
-        double expected = s.kind == schedule_find("constant") ? s.lr : 0.1 * top;
+        double top = s.kind->curve ? schedule_lr(&s, s.total - s.decay) : s.lr;
+        double expected = s.kind == schedule_find("constant")         ? s.lr
+                          : s.kind == schedule_find("linear-to-zero") ? 0
+                                                                      : 0.1 * top;
         cr_expect_float_eq(schedule_lr(&s, s.total), expected, 1e-15, "%s", schedules[i].name);
         cr_expect_float_eq(schedule_lr(&s, s.total * 3), expected, 1e-15, "%s", schedules[i].name);
     }
 }
 
 Test(schedule, does_not_know_the_total_before_the_decay) {
-    static const char *const names[] = {"power", "wsd", "constant"};
+    static const char *const names[] = {"power", "wsd", "infinite", "inverse-sqrt", "constant"};
     for (size_t i = 0; i < COUNT_OF(names); i++) {
         struct schedule s = any(names[i], "linear"), longer = s, endless = s;
         longer.total *= 50;
@@ -152,8 +165,27 @@ Test(schedule, does_not_know_the_total_before_the_decay) {
             cr_assert_eq(schedule_lr(&s, n), schedule_lr(&longer, n), "%s at %g", names[i], n);
             cr_assert_eq(schedule_lr(&s, n), schedule_lr(&endless, n), "%s at %g", names[i], n);
         }
-        if (s.kind->decays) cr_expect_lt(schedule_lr(&s, 9e5), schedule_lr(&longer, 9e5));
+        if (s.kind->curve) cr_expect_lt(schedule_lr(&s, 9e5), schedule_lr(&longer, 9e5));
     }
+}
+
+Test(schedule, inverse_sqrt_halves_in_four_times_the_tokens) {
+    struct schedule s = any("inverse-sqrt", "linear");
+    s.decay = 0;
+    cr_expect_float_eq(schedule_lr(&s, 1e5), 0.01, 1e-15, "the warmup ends at the peak");
+    cr_expect_float_eq(schedule_lr(&s, 4e5), 0.005, 1e-15);
+    s.warmup = 0;
+    cr_expect_eq(schedule_lr(&s, 0), 0.01);
+    cr_expect_float_eq(schedule_lr(&s, 4 * 4096), 0.005, 1e-15, "from the first batch on");
+}
+
+Test(schedule, infinite_falls_once_and_stays_level) {
+    struct schedule s = any("infinite", "linear");
+    cr_expect_float_eq(schedule_lr(&s, 1e5), 0.01, 1e-15);
+    cr_expect_float_eq(schedule_lr(&s, 2.5e5), 0.0075, 1e-15, "half way of the cosine");
+    cr_expect_float_eq(schedule_lr(&s, 4e5), 0.005, 1e-15);
+    cr_expect_float_eq(schedule_lr(&s, 8e5 - 1), 0.005, 1e-15);
+    cr_expect_float_eq(schedule_lr(&s, 9e5), 0.005 * 0.55, 1e-15, "half way of the decay to a tenth");
 }
 
 Test(schedule, loses_neither_the_first_nor_the_last_step) {

@@ -147,8 +147,8 @@ step_loss(const struct backend *b) { // without the gradient, which would change
 static void all_sum(const struct backend *b) {
     b->sum_squares(&(struct sum_squares_args){&w.sum, rows(w.a, F, C)});
 }
-static void all_adamw(const struct backend *b) {
-    b->adamw(&(struct adamw_args){.w = rows(w.b, F, C),
+static void all_update(const struct backend *b) {
+    b->update(&(struct update_args){.w = rows(w.b, F, C),
                                   .g = rows(w.a, F, C),
                                   .m = rows(w.d, F, C),
                                   .v = rows(w.e, F, C),
@@ -199,7 +199,7 @@ static const struct bench {
     {"step add", step_add, 0, 12e-9 * N *C},
     {"step cross_entropy", step_loss, 0, 4e-9 * N *V},
     {"sum_squares", all_sum, 0, 4e-9 * F *C},
-    {"adamw", all_adamw, 0, 28e-9 * F *C},
+    {"adam", all_update, 0, 28e-9 * F *C},
 };
 
 static int by_value(const void *a, const void *b) {

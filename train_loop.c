@@ -1,0 +1,303 @@
+// train_loop.c: learning: steps, evaluations, checkpoints, until the run is complete.
+//
+// Everything that decides a step (learning rate, data, batch) is a function of the number of tokens done and of a few
+// numbers that checkpoints carry, so the same command started again continues bit for bit. Invariants:
+//   (1) a step is done whole or not at all: a signal between micro-batches throws the partial sum away;
+//   (2) rows of the log never run ahead of what a resume will produce again: they are dropped and made anew;
+//   (3) after the first step nothing is allocated but in evaluation, saving and sampling (test builds abort otherwise).
+#include "train.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static void keep_options(struct run *r) {
+    text_clear(&r->state.options);
+    train_options_write(&r->state.options);
+}
+
+void save(struct run *r, const char *folder, int keep) {
+    struct err err;
+    double start = time_now();
+    keep_options(r);
+    if (checkpoint_save(folder, r->model, r->tokenizer, r->optimizer, &r->state, keep, &err))
+        progress_note(&r->progress, "saved %s/ckpt-%lld.gguf in %.1f s", folder, (long long)r->state.tokens, time_now() - start);
+    else progress_note(&r->progress, "warning: not saved: %s", err.text);
+    r->last_save = time_now();
+}
+
+// Into the log and what goes with it; into nothing while aside.
+static void note_row(struct run *r, const struct log_row *row) {
+    if (r->log) log_add(r->log, row);
+    if (r->log && r->board) board_add(r->board, row);
+}
+
+// Mean loss over windows spread evenly through the validation tokens.
+static double evaluate(struct run *r, int64_t tokens) {
+    int64_t windows = loader_windows(&r->valid, opts.seq), wanted = tokens / opts.seq, T = opts.seq, scored = 0;
+    if (wanted < 1) wanted = 1;
+    if (wanted > windows) wanted = windows;
+    double sum = 0;
+    bool swapped = optimizer_swap(r->optimizer);
+    for (int64_t w = 0; w < wanted && !stop_wanted;) {
+        int64_t n = wanted - w < r->micro_seq ? wanted - w : r->micro_seq;
+        for (int64_t i = 0; i < n; i++)
+            loader_window(&r->valid, T, (w + i) * windows / wanted, (int32_t)(i * T), r->ids + i * T, r->targets + i * T,
+                          r->doc_start + i * T);
+        train_loss(r->acts, &(struct train_batch){n * T, T, r->ids, r->targets, r->doc_start}, 0, r->losses);
+        for (int64_t i = 0; i < n * T; i++) sum += r->losses[i], scored += r->targets[i] >= 0;
+        w += n;
+    }
+    if (swapped) optimizer_swap(r->optimizer);
+    return scored ? sum / (double)scored : NAN;
+}
+
+// Adds an evaluation to the log and tells it; returns nats per byte.
+double log_evaluation(struct run *r, int64_t tokens) {
+    if (loader_windows(&r->valid, opts.seq) < 1) return NAN;
+    double loss = evaluate(r, tokens), per_byte = loss * (double)r->valid.count / r->valid.bytes;
+    if (stop_wanted) return NAN;
+    struct log_row row = {.step = r->state.step, .tokens = r->state.tokens, .loss = NAN, .lr = NAN, .grad_norm = NAN,
+                          .dt_ms = NAN, .tok_per_s = NAN, .val_loss = loss, .val_nats_per_byte = per_byte};
+    // A run that was killed after this evaluation has it in its log already.
+    if (r->evaluated_at != r->state.tokens) note_row(r, &row);
+    r->evaluated_at = r->state.tokens;
+    r->last_eval = r->state.seconds;
+    char count[32];
+    text_count(count, (double)r->state.tokens);
+    if (isfinite(r->floor))
+        progress_note(&r->progress, "%s tokens: validation loss %.4f, %.4f nats per byte, %+.1f%% of the best possible %.4f",
+                      count, loss, per_byte, 100 * (per_byte / r->floor - 1), r->floor);
+    else progress_note(&r->progress, "%s tokens: validation loss %.4f, %.4f nats per byte", count, loss, per_byte);
+    return per_byte;
+}
+
+// Adds one micro-batch to the gradient: n sequences of the run from number s on.
+static void add_micro_batch(struct run *r, int64_t s, int64_t n, double batch, double *sum, int64_t *scored) {
+    int64_t T = opts.seq;
+    for (int64_t i = 0; i < n; i++)
+        loader_sequence(&r->train, T, r->state.seed, s + i, (int32_t)(i * T), r->ids + i * T, r->targets + i * T, r->doc_start + i * T);
+    train_loss(r->acts, &(struct train_batch){n * T, T, r->ids, r->targets, r->doc_start}, 1 / (float)batch, r->losses);
+    // Row by row, so that the split into micro-batches does not show in the last bits.
+    for (int64_t i = 0; i < n * T; i++) *sum += r->losses[i], *scored += r->targets[i] >= 0;
+}
+
+// Tokens of this step, never beyond the run's end; its rate is that of the whole batch.
+static int64_t step_batch(struct run *r, double *lr) {
+    struct batch_rule *rule = &r->state.batch;
+    int64_t batch = batch_next(rule, (double)r->state.tokens), left = amount.tokens - r->state.tokens;
+    r->schedule.batch = (double)batch;
+    *lr = schedule_lr(&r->schedule, (double)r->state.tokens) *
+          r->batch_lr->factor((double)batch, (double)amount.batch_tokens, noise_scale(&rule->noise));
+    return amount.tokens && left < batch ? left : batch;
+}
+
+// One step. False when a signal came between micro-batches: the partial gradient is dropped.
+static bool step(struct run *r) {
+    int64_t scored = 0;
+    double start = time_now(), sum = 0, lr, small = 0;
+    struct batch_rule before = r->state.batch;
+    int64_t batch = step_batch(r, &lr), first = r->state.tokens / opts.seq, n_seq = batch / opts.seq;
+    int64_t probe = n_seq < 2 ? n_seq : (n_seq + 7) / 8; // the same cut for any micro-batch: the noise is part of the run
+    r->backend->begin();
+    train_zero_grads(r->acts);
+    for (int64_t s = 0, n; s < n_seq; s += n) {
+        int64_t stop = s < probe ? probe : n_seq;
+        n = stop - s < r->micro_seq ? stop - s : r->micro_seq;
+        add_micro_batch(r, first + s, n, (double)batch, &sum, &scored);
+        if (stop_wanted) {
+            r->state.batch = before;
+            return false;
+        }
+        if (s + n < probe || s >= probe) continue;
+        train_close_grads(r->acts);
+        small = optimizer_grad_norm(r->optimizer) * (double)n_seq / (double)probe;
+    }
+    if (probe < n_seq) train_close_grads(r->acts);
+    double loss = sum / (double)(scored ? scored : 1), norm = optimizer_grad_norm(r->optimizer);
+    enum guard_verdict verdict = guard_judge(&r->state.guard, loss, norm);
+    r->state.step++;
+    if (verdict == GUARD_KEEP && probe < n_seq)
+        noise_add(&r->state.batch.noise, (double)(probe * opts.seq), small * small, (double)batch, norm * norm);
+    if (verdict == GUARD_KEEP) optimizer_step(r->optimizer, lr, norm, r->state.step - r->state.guard.skipped);
+    r->backend->end();
+    r->state.tokens += batch;
+    double seconds = time_now() - start;
+    r->state.seconds += seconds;
+    struct log_row row = {.step = r->state.step, .tokens = r->state.tokens, .loss = loss, .lr = lr, .grad_norm = norm,
+                          .dt_ms = seconds * 1e3, .tok_per_s = (double)batch / seconds, .val_loss = NAN, .val_nats_per_byte = NAN,
+                          .skipped = verdict == GUARD_KEEP ? NULL : guard_name(verdict), .batch = (double)batch,
+                          .noise = noise_scale(&r->state.batch.noise)};
+    note_row(r, &row);
+    if (verdict != GUARD_KEEP)
+        progress_note(&r->progress, "step %lld skipped: %s (loss %g, gradient norm %g)", (long long)r->state.step,
+                      guard_name(verdict), loss, norm);
+    if (verdict == GUARD_NOT_FINITE && r->state.guard.in_a_row >= 20)
+        refuse(1, "the loss was not finite 20 steps in a row; the checkpoints in %s are from before: lower --lr", opts.out);
+    double eta = amount.tokens ? (double)(amount.tokens - r->state.tokens) / (double)batch * seconds
+                          : opts.time - r->state.seconds;
+    char done[32], speed[32], left[32];
+    progress_line(&r->progress, r->state.step == 1, "step %lld | %s tokens | loss %.4f | lr %.2e | norm %.3f | %s tok/s | eta %s",
+                  (long long)r->state.step, text_count(done, (double)r->state.tokens), loss, lr, norm,
+                  text_count(speed, (double)batch / seconds), text_time(left, eta > 0 ? eta : 0));
+    return true;
+}
+
+// With --time: once the trunk has used its share of the clock, the rest of the time at the pace so far becomes the decay. From then
+// on the run has an end in tokens, kept in checkpoints like any other option.
+static void place_decay(struct run *r) {
+    if (amount.tokens || r->state.seconds < opts.time * (1 - amount.decay)) return;
+    double pace = (double)r->state.tokens / r->state.seconds;
+    int64_t steps = (int64_t)(pace * (opts.time - r->state.seconds) / (double)amount.batch_tokens + 0.5);
+    amount.decay_tokens = (steps < 1 ? 1 : steps) * amount.batch_tokens;
+    amount.tokens = r->state.tokens + amount.decay_tokens;
+    make_schedule(r);
+    progress_note(&r->progress, "decay begins: %lld tokens to go, %lld in all", (long long)amount.decay_tokens, (long long)amount.tokens);
+}
+
+static bool decay_begins(const struct run *r) {
+    const struct schedule *s = &r->schedule;
+    if (!s->kind->curve || s->decay <= 0) return false;
+    double at = s->total - s->decay, now = (double)r->state.tokens;
+    return now >= at && now < at + s->batch && r->state.tokens > r->resumed_at;
+}
+
+bool finished(const struct run *r) { return amount.tokens && r->state.tokens >= amount.tokens; }
+
+// By --eval-every, else ten times in a run; the last one is finish()'s.
+static bool evaluation_due(const struct run *r) {
+    if (finished(r) || r->state.step == 0) return false;
+    if (opts.eval_every) return r->state.step % opts.eval_every == 0;
+    if (opts.time > 0 && !opts.tokens && !opts.steps) return r->state.seconds - r->last_eval > opts.time / 10;
+    return r->state.step % (int64_t)fmax(1, ceil((double)amount.tokens / (double)amount.batch_tokens / 10)) == 0;
+}
+
+// ---- cool-downs aside ---------------------------------------------------------------------------------------------
+
+// The tokens of a cool-down from n on that makes up `share` of all it has seen then, in whole batches.
+static int64_t cool_length(double n, double share) { return whole_batches(n * share / (1 - share)); }
+
+// Cools a copy of the run down over `tokens`, logs what it is worth then, and goes on as if nothing had been: the state is
+// kept in a checkpoint of its own and read back, which changes no bit. Its model goes to `model` where that is not NULL.
+static void cool_aside(struct run *r, int64_t tokens, const char *model) {
+    struct err err;
+    struct text path = {0};
+    char *folder = in_out("aside");
+    const struct train_amounts kept = amount;
+    struct log_file *log = r->log;
+    const int64_t from = r->state.tokens, step_from = r->state.step;
+    keep_options(r);
+    text_fmt(&path, "%s/ckpt-%lld.gguf", folder, (long long)from);
+    if (!checkpoint_save(folder, r->model, r->tokenizer, r->optimizer, &r->state, 1, &err)) {
+        progress_note(&r->progress, "warning: no cool-down aside: %s", err.text);
+        mem_free(folder);
+        text_free(&path);
+        return;
+    }
+    r->log = NULL;
+    amount.tokens = from + tokens, amount.decay_tokens = tokens;
+    make_schedule(r);
+    while (!finished(r) && step(r)) continue;
+    double loss = finished(r) ? evaluate(r, 4 * opts.eval_tokens) : NAN, seconds = r->state.seconds;
+    int64_t end = r->state.tokens;
+    if (finished(r) && model) {
+        optimizer_swap(r->optimizer);
+        if (!checkpoint_export(model, r->model, r->tokenizer, dtype_from_name(opts.export_dtype), &r->notes, &err))
+            progress_note(&r->progress, "warning: %s", err.text);
+        optimizer_swap(r->optimizer);
+        text_clear(&r->notes);
+    }
+    text_free(&r->state.options);
+    struct model_file *f = model_file_open(path.data, &err);
+    if (!f || !checkpoint_read_state(f, &r->state, &err) || !checkpoint_read_tensors(f, r->model, r->optimizer, &err)) fail(1, &err);
+    model_file_close(f);
+    unlink(path.data);
+    rmdir(folder);
+    amount = kept, r->log = log, r->state.seconds = seconds;
+    make_schedule(r);
+    make_batch(r);
+    if (isfinite(loss)) {
+        struct log_row row = {.step = step_from, .tokens = from, .loss = NAN, .lr = NAN, .grad_norm = NAN, .dt_ms = NAN, .tok_per_s = NAN,
+                              .val_loss = NAN, .val_nats_per_byte = NAN, .cooled_tokens = end, .cooled_loss = loss,
+                              .cooled_nats_per_byte = loss * (double)r->valid.count / r->valid.bytes};
+        char count[32];
+        note_row(r, &row);
+        progress_note(&r->progress, "cooled down aside to %s tokens: validation loss %.4f", text_count(count, (double)end), loss);
+    }
+    mem_free(folder);
+    text_free(&path);
+}
+
+// Rungs of --ladder: the run that ends with a share of all tokens leaves the trunk where its own decay begins.
+static void climb(struct run *r, int64_t before) {
+    for (size_t i = 0; i < opts.ladder.count && amount.tokens; i++) {
+        double share = strtod(opts.ladder.word[i], NULL);
+        int64_t all = whole_batches(share * (double)amount.tokens), decay = whole_batches(amount.decay * (double)all), leave = all - decay;
+        if (leave <= before || leave > r->state.tokens || r->state.tokens <= r->cooled_at) continue;
+        struct text name = {0};
+        text_fmt(&name, "model-%lld.gguf", (long long)(r->state.tokens + decay));
+        char *path = in_out(name.data);
+        cool_aside(r, decay, path);
+        mem_free(path);
+        text_free(&name);
+    }
+}
+
+// Whether the step from `before` crossed a multiple of --probe-decay.
+static bool probe_due(const struct run *r, int64_t before) {
+    double every = opts.probe_decay < 1 ? opts.probe_decay * (double)amount.tokens : opts.probe_decay;
+    if (!(every > 0) || finished(r) || r->state.tokens <= r->cooled_at) return false;
+    if (amount.tokens && r->state.tokens > amount.tokens - amount.decay_tokens) return false; // cooling down already
+    return floor((double)before / every) < floor((double)r->state.tokens / every);
+}
+
+static void cool_downs(struct run *r, int64_t before) {
+    if (probe_due(r, before)) cool_aside(r, cool_length((double)r->state.tokens, opts.probe_share), NULL);
+    climb(r, before);
+}
+
+// ---- all of it ----------------------------------------------------------------------------------------------------
+
+static void keep_trunk(struct run *r) { // for ever: from here any other decay can start
+    struct text folder = {0};
+    struct err err;
+    text_fmt(&folder, "%s/trunk", opts.out);
+    if (file_make_folder(folder.data, &err)) save(r, folder.data, 1000);
+    else progress_note(&r->progress, "warning: not saved: %s", err.text);
+    text_free(&folder);
+}
+
+static void print_profile(void) {
+    struct text table = {0};
+    backend_profile(&table);
+    fputs(table.data, stderr);
+    text_free(&table);
+}
+
+void loop(struct run *r) {
+    bool guarded = false;
+    // The checkpoint was written before its evaluation and cool-downs; when the run was killed in between, they are made now.
+    if (r->resumed_at && r->evaluated_at < r->state.tokens && evaluation_due(r)) log_evaluation(r, opts.eval_tokens);
+    if (r->resumed_at) cool_downs(r, r->state.tokens - r->state.batch.now);
+    while (!finished(r) && !stop_wanted) {
+        int64_t before = r->state.tokens;
+        if (opts.profile && guarded) backend_profile_run(true);
+        if (!step(r)) break;
+        if (opts.profile) backend_profile_run(false);
+        if (!guarded) mem_freeze(true), guarded = true;
+        mem_freeze(false);
+        place_decay(r);
+        if (decay_begins(r)) keep_trunk(r);
+        bool by_steps = opts.save_every && r->state.step % opts.save_every == 0;
+        bool eval_due = evaluation_due(r);
+        double since_save = time_now() - r->last_save;
+        if (by_steps || since_save > opts.save_seconds || (eval_due && since_save > 30)) save(r, opts.out, (int)opts.keep);
+        if (eval_due) log_evaluation(r, opts.eval_tokens);
+        cool_downs(r, before);
+        mem_freeze(true);
+    }
+    if (guarded) mem_freeze(false);
+    progress_close(&r->progress);
+    if (opts.profile) print_profile();
+}
