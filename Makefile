@@ -66,7 +66,7 @@ ifeq ($(CONFIG),fuzz)
 $(B)/cpu/avx%.o: CFLAGS := -O1 # these take minutes to instrument; fuzz_model runs the plain kernels
 endif
 # What the fuzz targets put in the place of (tests/fuzz/files.h); an archive, so that each links only what it reaches.
-FUZZED   := file_map_open file_map_close file_read_all file_exists file_list_open path_is_folder stat
+FUZZED   := file_map_open file_map_close file_map_forget file_read_all file_exists file_list_open path_is_folder stat
 $(B)/fuzz_opt: FUZZED += mem_text
 $(B)/fuzz_tokenizer: FUZZED := # goes through files on disk
 $(B)/lehr.a: $(OBJ) $(B)/train_options.o $(B)/tests/hostile.o $(B)/tests/fuzz/files.o

@@ -755,6 +755,7 @@ int main(int argc, char **argv) {
     file_guard_sigbus();
     signal(SIGPIPE, SIG_IGN);
     catch_signals(false);
+    if (o.profile && !o.bench) refuse(2, "--profile tells what the ops of --bench cost; give both");
     struct app a = {.backend = backend_cpu(o.cpu, &err)};
     if (a.backend && o.profile) a.backend = backend_profiled(a.backend);
     if (!a.backend) fail(1, &err);

@@ -47,12 +47,12 @@ void watch(const char *folder) {
         if (!log_read(log.data, &rows, &err)) fail(1, &err);
         if (isatty(STDOUT_FILENO)) fputs("\x1b[H\x1b[J", stdout);
         draw_log(&rows, stdout);
-        for (size_t i = rows.count, last = 1; i-- > 0 && last;) {
-            const struct log_row *row = &rows.row[i];
-            if (!isfinite(row->loss)) continue;
+        size_t last = rows.count; // step
+        while (last > 0 && !isfinite(rows.row[last - 1].loss)) last--;
+        if (last) {
+            const struct log_row *row = &rows.row[last - 1];
             printf("step %lld, %lld tokens, loss %.4f, learning rate %.2e, %.0f tokens/s%s\n", (long long)row->step,
                    (long long)row->tokens, row->loss, row->lr, row->tok_per_s, complete ? "; complete" : "; Ctrl-C ends watching");
-            last = 0;
         }
         fflush(stdout);
         log_rows_free(&rows);

@@ -99,7 +99,7 @@ static bool step(struct run *r) {
     double start = time_now(), sum = 0, lr, small = 0;
     struct batch_rule before = r->state.batch;
     int64_t batch = step_batch(r, &lr), first = r->state.tokens / opts.seq, n_seq = batch / opts.seq;
-    int64_t probe = n_seq < 2 ? n_seq : (n_seq + 7) / 8; // the same cut for any micro-batch: the noise is part of the run
+    int64_t probe = n_seq < 2 ? 0 : (n_seq + 7) / 8; // the same cut for any micro-batch: the noise is part of the run
     r->backend->begin();
     train_zero_grads(r->acts);
     for (int64_t s = 0, n; s < n_seq; s += n) {
@@ -110,15 +110,15 @@ static bool step(struct run *r) {
             r->state.batch = before;
             return false;
         }
-        if (s + n < probe || s >= probe) continue;
+        if (s + n != probe) continue;
         train_close_grads(r->acts);
         small = optimizer_grad_norm(r->optimizer) * (double)n_seq / (double)probe;
     }
-    if (probe < n_seq) train_close_grads(r->acts);
+    train_close_grads(r->acts);
     double loss = sum / (double)(scored ? scored : 1), norm = optimizer_grad_norm(r->optimizer);
     enum guard_verdict verdict = guard_judge(&r->state.guard, loss, norm);
     r->state.step++;
-    if (verdict == GUARD_KEEP && probe < n_seq)
+    if (verdict == GUARD_KEEP && probe)
         noise_add(&r->state.batch.noise, (double)(probe * opts.seq), small * small, (double)batch, norm * norm);
     if (verdict == GUARD_KEEP) optimizer_step(r->optimizer, lr, norm, r->state.step - r->state.guard.skipped);
     r->backend->end();

@@ -223,12 +223,14 @@ void make_batch(struct run *r) {
     struct batch_rule *b = &r->state.batch;
     b->kind = batch_rule_find(opts.batch_rule);
     b->most = (double)amount.batch_tokens;
-    b->least = b->kind == batch_rule_find("constant") ? b->most : opts.batch_least ? (double)opts.batch_least : fmax((double)(amount.batch_tokens / 8 / opts.seq * opts.seq), (double)opts.seq);
+    const int64_t eighth = amount.batch_tokens / 8 / opts.seq * opts.seq;
+    b->least = (double)(opts.batch_least ? opts.batch_least : eighth ? eighth : opts.seq);
     b->ramp = amount.batch_ramp;
     b->theta = opts.batch_theta;
     b->T = opts.seq;
     bool power = strcmp(opts.schedule, "power") == 0;
     r->batch_lr = batch_lr_rule_find(*opts.batch_lr ? opts.batch_lr : power ? "none" : "sqrt");
     if (b->least > b->most || (int64_t)b->least % opts.seq)
-        refuse(2, "--batch-least %.0f should be a multiple of --seq and at most --batch-tokens, %lld", b->least, (long long)amount.batch_tokens);
+        refuse(2, "--batch-least %.0f should be a multiple of --seq, %lld, and at most the batch, %lld", b->least, (long long)opts.seq,
+               (long long)amount.batch_tokens);
 }

@@ -66,13 +66,7 @@ INLINE void segment_fill(const enum dtype t, const unsigned char *from, int64_t 
     for (int64_t c = 0; c < chunks; c++) {
         const unsigned char *block = from + c * 32 / coded_terms(t) * coded_block_bytes(t);
         const unsigned char *chunk = block + coded_head(t) + c * 32 % coded_terms(t) / 32 * coded_chunk_bytes(t);
-        for (int g = 0; g < 32; g += coded_group(t), factors++)
-            for (int col = 0; col < PANEL; col += VW) {
-                vf dl, ml;
-                coded_factors(t, block, chunk, col, g, &dl, &ml);
-                v_store(factors[0][0] + col, dl);
-                if (coded_mins(t)) v_store(factors[0][1] + col, ml);
-            }
+        factors = coded_factors_keep(t, block, chunk, factors);
         if (coded_octets(t)) continue;
         for (int col = 0; col < PANEL; col += VW)
 #pragma GCC unroll 8

@@ -153,3 +153,17 @@ INLINE void coded_factors(const enum dtype t, const unsigned char *block, const 
     *dl = v_mul(d, v_load_i8(scale));
     if (coded_mins(t)) *ml = v_mul(dmin, v_load_i8(scale + coded_at_mins(t)));
 }
+
+// The factors of a chunk's groups, and their offsets where the format has mins, where a product keeps them; one behind the
+// last.
+INLINE float (*coded_factors_keep(const enum dtype t, const unsigned char *block, const unsigned char *chunk,
+                                  float (*to)[2][PANEL]))[2][PANEL] {
+    for (int g = 0; g < 32; g += coded_group(t), to++)
+        for (int col = 0; col < PANEL; col += VW) {
+            vf dl, ml;
+            coded_factors(t, block, chunk, col, g, &dl, &ml);
+            v_store(to[0][0] + col, dl);
+            if (coded_mins(t)) v_store(to[0][1] + col, ml);
+        }
+    return to;
+}

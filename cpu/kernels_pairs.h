@@ -37,13 +37,7 @@ INLINE void pairs_fill(const enum dtype t, const unsigned char *from, int64_t ch
         const unsigned char *block = from + c * 32 / coded_terms(t) * coded_block_bytes(t);
         const unsigned char *chunk = block + coded_head(t) + c * 32 % coded_terms(t) / 32 * coded_chunk_bytes(t);
         for (int line = 0; line < coded_chunk_bytes(t); line += 64) __builtin_prefetch(chunk + ahead + line, 0, 2);
-        for (int g = 0; g < 32; g += coded_group(t), factors++)
-            for (int col = 0; col < PANEL; col += VW) {
-                vf dl, ml;
-                coded_factors(t, block, chunk, col, g, &dl, &ml);
-                v_store(factors[0][0] + col, dl);
-                if (coded_mins(t)) v_store(factors[0][1] + col, ml);
-            }
+        factors = coded_factors_keep(t, block, chunk, factors);
         for (int col = 0; col < PANEL; col += VW)
 #pragma GCC unroll 8
             for (int quad = 0; quad < 8; quad++) {

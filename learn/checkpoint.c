@@ -130,8 +130,11 @@ bool checkpoint_read_state(const struct model_file *f, struct run_state *r, stru
             err,
             "%s: expected a checkpoint, found a model without training state; give a ckpt-*.gguf",
             model_file_path(f));
-    bool fine = meta_int(f, "train.version", true, VERSION, VERSION, &version, err) &&
-                read_count(f, "train.step", 0, &r->step, err) &&
+    if (!meta_int(f, "train.version", true, 0, INT64_MAX, &version, err)) return false;
+    if (version != VERSION)
+        return err_set(err, "%s: a checkpoint of version %lld; this program resumes version %d: ./run reads its weights, training starts anew in another --out",
+                       model_file_path(f), (long long)version, VERSION);
+    bool fine = read_count(f, "train.step", 0, &r->step, err) &&
                 read_count(f, "train.tokens", 0, &r->tokens, err) &&
                 read_count(f, "train.batch_tokens", 1, &r->batch_tokens, err) &&
                 read_count(f, "train.sequence", 1, &r->T, err) &&

@@ -102,7 +102,7 @@ struct optimizer_row {
     const char *name;
     const char *block[OPTIMIZER_BLOCKS]; // names of the state it keeps, f32
     int64_t (*floats)(const struct model *m, const struct param *p, int block); // of a parameter in a block
-    int64_t (*room)(const struct param *p); // floats of scratch that the step of a parameter needs; NULL: none
+    int64_t (*room)(const struct model *m, const struct param *p); // floats of scratch that the step of a parameter needs; NULL: none
     void (*step)(const struct optimizer *o, const struct one *x);
     double beta1, beta2; // when nothing is said
     double lr;           // its rates are about so many times AdamW's

@@ -10,8 +10,6 @@
 
 #include <math.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 enum { BLOCKS = OPTIMIZER_BLOCKS };
 
@@ -123,7 +121,8 @@ static void orthogonalize(const struct backend *t, enum precision how, struct te
     }
 }
 
-static int64_t room_muon(const struct param *p) {
+static int64_t room_muon(const struct model *m, const struct param *p) {
+    if (!is_hidden(m, p)) return 0;
     int64_t side = p->rows < p->cols ? p->rows : p->cols;
     return 2 * weights_of(p) + 2 * side * side;
 }
@@ -162,7 +161,11 @@ static int64_t floats_factored(const struct model *m, const struct param *p, int
 static int64_t floats_muon(const struct model *m, const struct param *p, int block) {
     return block == 1 && is_hidden(m, p) ? 0 : weights_of(p);
 }
-static int64_t room_rows(const struct param *p) { return 4 * p->rows; } // two doubles a row
+static int64_t room_rows(const struct model *m, const struct param *p) { // two doubles a row
+    (void)m;
+    return 4 * p->rows;
+}
+static int64_t room_all(const struct model *m, const struct param *p) { return floats_all(m, p, 0); }
 
 const struct optimizer_row optimizers[] = {
     {"adamw", {"m", "v"}, floats_all, NULL, step_adamw, .9, .95, 1, "Adam with decoupled weight decay",
@@ -175,7 +178,7 @@ const struct optimizer_row optimizers[] = {
     {"adafactor", {"row", "column"}, floats_factored, room_rows, step_adafactor, 0, 0, 4,
      "second moments by rows and columns, steps relative to the weights", "Shazeer & Stern 2018, arXiv 1804.04235"},
     {"sgd", {"m"}, floats_all, NULL, step_sgd, .9, 0, 10, "gradient with Nesterov's momentum", "Sutskever et al. 2013"},
-    {"lamb", {"m", "v"}, floats_all, weights_of, step_lamb, .9, .95, 1, "Adam's direction, as long as the weights: large batches",
+    {"lamb", {"m", "v"}, floats_all, room_all, step_lamb, .9, .95, 1, "Adam's direction, as long as the weights: large batches",
      "You et al. 2020, arXiv 1904.00962"},
     {"schedule-free", {"fast", "v", "mean"}, floats_all, NULL, step_schedule_free, .9, .95, 1,
      "AdamW with an average of the weights instead of a decay; use --schedule constant", "Defazio et al. 2024, arXiv 2405.15682"},
@@ -203,8 +206,7 @@ static bool count_floats(const struct optimizer_row *row, const struct model *m,
         }
     }
     for (int i = 0; i < m->n_params && row->room; i++) {
-        size_t need = (size_t)row->room(&m->params[i]);
-        if (row->room == room_muon && !is_hidden(m, &m->params[i])) continue;
+        size_t need = (size_t)row->room(m, &m->params[i]);
         if (need > *room) *room = need;
     }
     return true;
@@ -397,19 +399,6 @@ void optimizer_write_data(struct optimizer *o, struct gguf_out *out) {
     mem_free(w.piece);
 }
 
-// Pages of the file that were copied need not stay resident. A hint that destroys nothing, whatever memory it is
-// given.
-static void release_pages(const void *data, size_t bytes) {
-#ifdef MADV_PAGEOUT
-    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE),
-              start = ((uintptr_t)data + page - 1) / page * page;
-    uintptr_t end = ((uintptr_t)data + bytes) / page * page;
-    if (end > start) madvise((void *)start, end - start, MADV_PAGEOUT);
-#else
-    (void)data, (void)bytes;
-#endif
-}
-
 struct reading {
     const struct model_file *file;
     struct err *err;
@@ -428,7 +417,7 @@ static bool read_part(struct optimizer *o, const struct param *p, int k, float *
         return err_set(r->err, "%s: expected %s as F32 [%lld, %lld], found %s with %zu bytes", model_file_path(r->file), name,
                        (long long)size[0], (long long)size[1], t->type_name, t->bytes);
     o->model->backend->upload(data, t->data, t->bytes);
-    release_pages(t->data, t->bytes);
+    model_file_forget(r->file, t->data, t->bytes);
     return true;
 }
 

@@ -256,3 +256,12 @@ struct text hand_small_bin(bool shared) {
     }
     return t;
 }
+
+void hand_copy_tensors(struct gguf_out *to, const struct model_file *from) {
+    for (size_t t = 0; t < model_file_tensor_count(from); t++) {
+        const struct file_tensor *tensor = model_file_tensor_at(from, t);
+        gguf_out_tensor(to, tensor->name, tensor->dtype, tensor->n_dims, tensor->size);
+    }
+    for (size_t t = 0; t < model_file_tensor_count(from); t++)
+        gguf_out_data(to, model_file_tensor_at(from, t)->data, model_file_tensor_at(from, t)->bytes);
+}

@@ -22,6 +22,8 @@ void hand_accepted(const struct text *t);                 // ... and every byte 
 void hand_refused_and_freed(struct text t, const char *why);
 void hand_accepted_and_freed(struct text t);
 
+void hand_copy_tensors(struct gguf_out *to, const struct model_file *from); // declares all, then their data
+
 // GGUF v3. The pieces are separate so that a test can bend one and leave the rest right.
 void hand_header(struct text *t, uint64_t tensors, uint64_t keys); // clears t first
 void hand_key(struct text *t, const char *key, uint32_t type);     // the value follows

@@ -3,6 +3,7 @@
 //
 // Goldens: tests/make_family_goldens.py. Tiny models with all switches of their family on, logits of llama.cpp.
 #include "model/internal.h"
+#include "tests/hand.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -279,12 +280,7 @@ Test(families, a_config_that_is_written_reads_back_as_the_same_model) {
         struct gguf_out *o = gguf_out_open(path, &e);
         cr_assert(o, "%s", e.text);
         config_write(&m->config, o);
-        for (size_t t = 0; t < model_file_tensor_count(f); t++) {
-            const struct file_tensor *tensor = model_file_tensor_at(f, t);
-            gguf_out_tensor(o, tensor->name, tensor->dtype, tensor->n_dims, tensor->size);
-        }
-        for (size_t t = 0; t < model_file_tensor_count(f); t++)
-            gguf_out_data(o, model_file_tensor_at(f, t)->data, model_file_tensor_at(f, t)->bytes);
+        hand_copy_tensors(o, f);
         cr_assert(gguf_out_commit(o, &e), "%s", e.text);
         struct model_file *again = model_file_open(path, &e);
         cr_assert(again, "%s", e.text);
@@ -336,12 +332,7 @@ static void open_with_key(const struct key_row *r, const char *path, struct err 
     if (r->kind == A_FLAG) gguf_out_bool(o, r->key, r->x != 0);
     if (r->kind == A_TEXT) gguf_out_text(o, r->key, "spiral", 6);
     if (r->kind == A_LIST) gguf_out_i32s(o, r->key, list, COUNT_OF(list));
-    for (size_t t = 0; t < model_file_tensor_count(f); t++) {
-        const struct file_tensor *tensor = model_file_tensor_at(f, t);
-        gguf_out_tensor(o, tensor->name, tensor->dtype, tensor->n_dims, tensor->size);
-    }
-    for (size_t t = 0; t < model_file_tensor_count(f); t++)
-        gguf_out_data(o, model_file_tensor_at(f, t)->data, model_file_tensor_at(f, t)->bytes);
+    hand_copy_tensors(o, f);
     cr_assert(gguf_out_commit(o, e), "%s", e->text);
     model_file_close(f);
 }

@@ -847,6 +847,28 @@ Test(checkpoint, a_resumed_run_is_the_run_that_was_never_stopped, .init = make_f
     run_close(&whole), run_close(&first), run_close(&second);
 }
 
+// A key's value stands behind its name and its type of 4 bytes.
+Test(checkpoint, of_an_older_version_is_refused_with_what_to_do, .init = make_folder, .fini = remove_folder) {
+    static const char key[] = "train.version";
+    struct run x;
+    struct err err = {{0}};
+    struct text bytes = {0};
+    struct run_state state;
+    run_open(&x, 1);
+    cr_assert(save(&x, 1, &err), "%s", err.text);
+    cr_assert(file_read_all(in_folder("ckpt-0.gguf"), 1 << 24, &bytes, &err), "%s", err.text);
+    char *at = memmem(bytes.data, bytes.len, key, strlen(key));
+    cr_assert_not_null(at);
+    at[strlen(key) + 4] = 1;
+    struct model_file *f = model_file_open(put_bytes("old.gguf", bytes.data, bytes.len), &err);
+    cr_assert_not_null(f, "%s", err.text);
+    cr_expect_not(checkpoint_read_state(f, &state, &err));
+    cr_expect(strstr(err.text, "version 1") && strstr(err.text, "another --out"), "%s", err.text);
+    model_file_close(f);
+    text_free(&bytes);
+    run_close(&x);
+}
+
 Test(checkpoint, a_write_that_fails_anywhere_leaves_the_last_one, .init = make_folder,
      .fini = remove_folder) {
     struct run x;

@@ -279,6 +279,7 @@ Test(programs, exit_codes_and_streams_are_as_documented) {
     cr_expect(shell("$RUN --tmep 1 >out 2>err") == 2);
     cr_expect(shell("grep -q -- --temp err && ! test -s out") == 0, "no suggestion for a misspelt flag");
     cr_expect(shell("$RUN -m nothing.gguf >out 2>err") == 1);
+    cr_expect(shell("$RUN --profile -p x >out 2>err") == 2 && shell("grep -q -- '--bench' err") == 0);
     cr_expect(shell("$RUN --temp -1 2>err") == 2 && shell("$RUN --top-p 1.5 2>err") == 2 && shell("$RUN -n 12x 2>err") == 2);
     cr_expect(shell("$RUN -m '%s' 2>err", scratch) == 1, "a folder is no model file");
     cr_expect(shell(": >empty; $RUN -m empty 2>err") == 1);

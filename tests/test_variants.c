@@ -5,6 +5,7 @@
 // tested is the whole way: config.json, names and layouts of tensors, the forward pass, and the same again from the
 // GGUF that is written of it.
 #include "model/internal.h"
+#include "tests/hand.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -191,12 +192,7 @@ static void write_by_config(const struct model_config *c, const struct model_fil
     struct gguf_out *o = gguf_out_open(path, &e);
     cr_assert(o, "%s", e.text);
     config_write(c, o);
-    for (size_t t = 0; t < model_file_tensor_count(f); t++) {
-        const struct file_tensor *tensor = model_file_tensor_at(f, t);
-        gguf_out_tensor(o, tensor->name, tensor->dtype, tensor->n_dims, tensor->size);
-    }
-    for (size_t t = 0; t < model_file_tensor_count(f); t++)
-        gguf_out_data(o, model_file_tensor_at(f, t)->data, model_file_tensor_at(f, t)->bytes);
+    hand_copy_tensors(o, f);
     cr_assert(gguf_out_commit(o, &e), "%s", e.text);
 }
 

@@ -85,6 +85,7 @@ const char *files_name(size_t i) { return i < n_parts ? parts[i].path : NULL; }
 
 bool __wrap_file_map_open(struct file_map *m, const char *path, struct err *err);
 void __wrap_file_map_close(struct file_map *m);
+void __wrap_file_map_forget(const void *p, size_t n);
 bool __wrap_file_read_all(const char *path, size_t limit, struct text *out, struct err *err);
 bool __wrap_file_exists(const char *path);
 bool __wrap_file_list_open(struct file_list *list, const char *folder, struct err *err);
@@ -112,6 +113,9 @@ void __wrap_file_map_close(struct file_map *m) {
     mem_free(m->path);
     *m = (struct file_map){0};
 }
+
+// Forgetting pages of memory would be losing them, and their neighbours with them.
+void __wrap_file_map_forget(const void *p, size_t n) { (void)p, (void)n; }
 
 bool __wrap_file_read_all(const char *path, size_t limit, struct text *out, struct err *err) {
     const struct part *p = find(path);
