@@ -579,6 +579,10 @@ static void matmul(const struct matmul_args *a) {
     product_run(&p);
 }
 
+static void products(const struct matmul_args *a, int count) {
+    for (int j = 0; j < count; j++) matmul(&a[j]);
+}
+
 // ---------------------------------------------------------------------------------------------------------------
 // Packing at load, and embedding rows out of panels.
 
