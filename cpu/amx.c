@@ -104,10 +104,29 @@ INLINE void zeros_behind(uint16_t *to, int64_t terms) {
 // ---------------------------------------------------------------------------------------------------------------
 // B out of packed weights.
 
-// Terms 8g + 2j and 8g + 2j + 1 are bytes j of quads 2g and 2g + 1. d * scale * zero is exact, so one fused
+// Byte j of every word as the float base + byte: the byte stands where the unit of base's exponent is. Converting takes the
+// one port that multiplies floats while tiles are in use; bytes are moved by the other.
+INLINE int code_base(const enum dtype t) { return coded_octets(t) || coded_uneven(t) ? 1 << 15 : 1 << 7; }
+INLINE vf code_float(const enum dtype t, vi quad, const int j) {
+    const bool wide = code_base(t) > 128; // else codes are below 128
+    const int place = wide ? 1 : 2, exponent = wide ? 0x47000000 : 0x43000000;
+    if (j != place) {
+        const int none = (int)0x80808080, from = (none & ~(255 << 8 * place)) | j << 8 * place, next = 4 << 8 * place;
+        quad = _mm512_shuffle_epi8(quad, _mm512_set4_epi32(from + 3 * next, from + 2 * next, from + next, from));
+        return _mm512_castsi512_ps(_mm512_or_si512(quad, _mm512_set1_epi32(exponent)));
+    }
+    enum { A_AND_B_OR_C = 0xea };
+    return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(quad, _mm512_set1_epi32(255 << 8 * place),
+                                                         _mm512_set1_epi32(exponent), A_AND_B_OR_C));
+}
+// Whether dl (base + zero) is exact: 11 bits of d, at most 8 of a scale, and few of the sum.
+INLINE bool code_folds(const enum dtype t) { return !coded_mins(t) && !coded_uneven(t); }
+
+// Terms 8g + 2j and 8g + 2j + 1 are bytes j of quads 2g and 2g + 1. d * scale * (base + zero) is exact, so one fused
 // multiply-add gives the weight as the formula of the format does.
 INLINE void fill_codes(const enum dtype t, const unsigned char *panel, int64_t k0, int64_t terms,
                        uint16_t *to) {
+    const vf base = v_set1((float)code_base(t));
     for (int64_t k = k0; k < k0 + terms; k += 32, to += 2 * TILE) {
         const unsigned char *block = panel + k / coded_terms(t) * coded_block_bytes(t);
         const unsigned char *chunk =
@@ -118,14 +137,15 @@ INLINE void fill_codes(const enum dtype t, const unsigned char *panel, int64_t k
             for (int g = 0; g < 4; g++) {
                 if (8 * g % coded_group(t) == 0) {
                     coded_factors(t, block, chunk, half * VW, 8 * g, &dl, &ml);
-                    if (!coded_mins(t)) ml = v_mul(dl, v_set1((float)-coded_zero(t)));
+                    const int folded = code_folds(t) ? code_base(t) : 0;
+                    if (!coded_mins(t)) ml = v_mul(dl, v_set1((float)-(coded_zero(t) + folded)));
                 }
                 const vi even = coded_quad(t, chunk, half * VW, 2 * g);
                 const vi odd = coded_quad(t, chunk, half * VW, 2 * g + 1);
 #pragma GCC unroll 4
                 for (int j = 0; j < 4; j++) {
-                    const vf first = v_float(v_and(v_right(even, 8 * j), 255));
-                    const vf second = v_float(v_and(v_right(odd, 8 * j), 255));
+                    vf first = code_float(t, even, j), second = code_float(t, odd, j);
+                    if (!code_folds(t)) first = v_sub(first, base), second = v_sub(second, base);
                     _mm512_storeu_si512(pair_at(to, 8 * g + 2 * j, half),
                                         in_pairs(v_fma(dl, first, ml), v_fma(dl, second, ml)));
                 }
