@@ -169,7 +169,7 @@ static void allocate(struct run *r) {
                                    .eps = opts.eps, .weight_decay = opts.weight_decay, .clip = opts.clip, .momentum = opts.momentum};
     r->optimizer = optimizer_new(r->model, &oo, &err);
     if (!r->optimizer) fail(1, &err);
-    r->acts = train_state_new(r->model, r->micro_seq * opts.seq, opts.seq, &err);
+    r->acts = train_state_new(r->model, r->micro_seq * opts.seq, opts.seq, SIZE_MAX, &err);
     if (!r->acts) fail(1, &err);
     r->ids = mem_array(rows, sizeof *r->ids, "batch");
     r->targets = mem_array(rows, sizeof *r->targets, "batch");

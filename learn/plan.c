@@ -51,7 +51,7 @@ static void blocks(struct plan *p, const struct model_config *c, enum dtype comp
                    int64_t micro_rows, int64_t T) {
     p->weights_bytes = weights_bytes_of(c, compute, &p->grads_bytes);
     p->moments_bytes = optimizer_bytes(row, c);
-    p->activations_bytes = train_state_bytes(c, micro_rows, T);
+    p->activations_bytes = train_state_bytes(c, micro_rows, T, SIZE_MAX, NULL);
 }
 
 static size_t blocks_sum(const struct plan *p) {
@@ -123,7 +123,7 @@ static int64_t rows_to_measure(double sequence_s, int64_t max_rows, int64_t T) {
 
 static bool time_model(struct model *m, struct optimizer *o, const struct optimizer_row *row, int64_t max_rows, int64_t T,
                        struct measured *out, struct err *err) {
-    struct train_state *state = train_state_new(m, T, T, err);
+    struct train_state *state = train_state_new(m, T, T, SIZE_MAX, err);
     if (!state) return false;
     struct batch_rows r = random_rows(max_rows, T, m->config.V);
     struct train_batch batch = {T, T, r.ids, r.targets, r.doc_start};
@@ -131,7 +131,7 @@ static bool time_model(struct model *m, struct optimizer *o, const struct optimi
     time_loss(state, &batch);
     int64_t rows = rows_to_measure(time_loss(state, &batch), max_rows, T);
     train_state_free(state);
-    state = train_state_new(m, rows, T, err);
+    state = train_state_new(m, rows, T, SIZE_MAX, err);
     if (state) {
         batch.rows = rows;
         out->row_s = time_rows(state, &batch);

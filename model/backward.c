@@ -112,6 +112,7 @@ static void back_attention(const struct model *m, const struct pass *p, const st
 void model_backward(const struct model *m, const struct pass *p, struct back *b, int64_t segment) {
     assert(p->acts->kept && !p->cache_k && p->n % segment == 0);
     for (int64_t l = m->config.L - 1; l >= 0; l--) {
+        model_forward_again(m, p, l);
         back_feed_forward(m, p, b, l, segment);
         back_attention(m, p, b, l, segment);
     }

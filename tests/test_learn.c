@@ -680,7 +680,7 @@ static void run_open(struct run *x, uint64_t seed) {
     x->model = model_new(&c, b, DTYPE_F32, seed, &err);
     cr_assert_not_null(x->model, "%s", err.text);
     x->optimizer = optimizer_new(x->model, &adamw, &err);
-    x->state = train_state_new(x->model, ROWS, T, &err);
+    x->state = train_state_new(x->model, ROWS, T, SIZE_MAX, &err);
     cr_assert(x->optimizer && x->state, "%s", err.text);
     struct corpus text = corpus_of_numbers(0, 40);
     cr_assert(tokens_make(&text, x->tokenizer, 0, &x->tokens, NULL, &err));
