@@ -398,9 +398,10 @@ struct recompute {
 // Activations for train_loss: of max_rows rows of sequences of T, or of fewer sequences, which are then worked off in
 // groups; when a single sequence passes `memory` bytes, with as little recomputation as makes it fit. None of this changes
 // a bit. train_state_bytes tells what train_state_new takes (again may be NULL); when that is more than `memory`, it is
-// the least there is, and train_state_new refuses.
+// the least there is, train_state_fits has a sentence about it, and train_state_new refuses.
 struct train_state;
 size_t train_state_bytes(const struct model_config *c, int64_t max_rows, int64_t T, size_t memory, struct recompute *again);
+MUST_USE bool train_state_fits(const struct model_config *c, int64_t T, size_t memory, struct err *err);
 struct train_state *train_state_new(struct model *m, int64_t max_rows, int64_t T, size_t memory, struct err *err);
 void train_state_free(struct train_state *t);
 void train_zero_grads(struct train_state *t); // for the train_loss that follows: until then matrices keep what they have

@@ -117,8 +117,9 @@ static bool check_backend(const struct backend *b, struct err *err) {
     return true;
 }
 
-static bool check_fits(size_t least, size_t memory, int64_t T, struct err *err) {
+bool train_state_fits(const struct model_config *c, int64_t T, size_t memory, struct err *err) {
     char a[32], b[32];
+    size_t least = train_state_bytes(c, T, T, memory, NULL);
     return least <= memory ||
            err_set(err, "the activations of one sequence of %lld tokens take %s, even with every layer computed again in the "
                    "backward pass; %s are allowed: allow more, or take shorter sequences", (long long)T,
@@ -134,7 +135,7 @@ struct train_state *train_state_new(struct model *m, int64_t max_rows, int64_t T
     t->acts.layer = mem_array((size_t)c->L, sizeof *t->acts.layer, "activation table");
     fit(t, c, max_rows, memory);
     struct slab s = {0};
-    if (check_fits(all_bytes(t, c), memory, T, err)) place(t, c, &s);
+    if (train_state_fits(c, T, memory, err)) place(t, c, &s);
     if (s.too_big) err_set(err, "activations of %lld rows do not fit in an address space", (long long)T);
     else if (s.used) t->block = m->backend->alloc(s.used, "activations", err);
     if (!t->block) {
