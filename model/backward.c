@@ -7,12 +7,12 @@
 // It mirrors the block of llama and granite; what other families add, config_trains refuses.
 #include "model/internal.h"
 
-void back_place(struct back *b, const struct model_config *c, int64_t max_rows, struct slab *s) {
+void back_place(struct back *b, const struct model_config *c, const struct acts *a, int64_t max_rows, struct slab *s) {
     int64_t n = max_rows, q = c->H * c->D, kv = c->G * c->D;
     b->dx = slab_tensor(s, DTYPE_F32, n, c->C);
-    b->norm = slab_tensor(s, DTYPE_F32, n, c->C);
+    b->norm = a->norm;
     b->dnorm = slab_tensor(s, DTYPE_F32, n, c->C);
-    b->glu = slab_tensor(s, DTYPE_F32, n, c->F);
+    b->glu = a->glu;
     b->dattended = slab_tensor(s, DTYPE_F32, n, q);
     b->dq = slab_tensor(s, DTYPE_F32, n, q);
     b->dk = slab_tensor(s, DTYPE_F32, n, kv);

@@ -81,13 +81,14 @@ void model_head(const struct model *m, struct tensor logits, struct tensor norm,
 // Buffers of a backward pass, all of them gradients but norm and glu, which are made again.
 struct back {
     struct tensor dx;            // [n,C]    of the residual stream, from the last layer down to the embedding
-    struct tensor norm, dnorm;   // [n,C]    a norm's output and its gradient
+    struct tensor norm, dnorm;   // [n,C]    a norm's output and its gradient; dnorm that of the head's input too
     struct tensor glu;           // [n,F]    first the product, then its gradient
     struct tensor dattended, dq; // [n,H*D]
     struct tensor dk, dv;        // [n,G*D]
     bool fresh;                  // gradients of matrices are written, not added to
 };
-void back_place(struct back *b, const struct model_config *c, int64_t max_rows, struct slab *s);
+// a is placed before: what is made again lies where forward made it.
+void back_place(struct back *b, const struct model_config *c, const struct acts *a, int64_t max_rows, struct slab *s);
 // The mirror of model_forward: b->dx holds d loss/d acts->out on entry and d loss/d embedded rows on return. ADDS
 // to the gradients of all layer weights, by segments. Overwrites gate and up of every layer. The embedding is the
 // caller's.

@@ -28,9 +28,9 @@ struct train_state {
     void *block;                    // everything below that lies on the device
     struct acts acts;
     struct back back;
-    struct tensor dnormed;          // [group_rows,C] gradient of the head's input
     char *room;                     // of the head
     size_t room_bytes;
+    bool tight;                     // as little room for the head as can be
     struct tensor looked_up;        // [V,C] a tied embedding's gradient as the embedding; absent when it is not tied
     float *losses;                  // [group_rows]
     int32_t *ids, *targets, *pos, *lo, *hi; // [group_rows]
@@ -45,14 +45,13 @@ struct train_state {
 static void place(struct train_state *t, const struct model_config *c, struct slab *s) {
     int64_t n = t->group_rows;
     acts_place(&t->acts, c, n, true, s);
-    back_place(&t->back, c, n, s);
-    t->dnormed = slab_tensor(s, DTYPE_F32, n, c->C);
+    back_place(&t->back, c, &t->acts, n, s);
     t->losses = slab_take(s, n, sizeof *t->losses);
     int32_t **ints[] = {&t->ids, &t->targets, &t->pos, &t->lo, &t->hi};
     for (size_t i = 0; i < COUNT_OF(ints); i++) *ints[i] = slab_take(s, n, sizeof(int32_t));
     if (c->tied) t->looked_up = slab_tensor(s, DTYPE_F32, c->V, c->C);
     t->room_bytes = head_loss_room(n, c->V);
-    size_t least = head_loss_room(head_loss_least(t->T), c->V), most = least > ROOM_BYTES ? least : ROOM_BYTES;
+    size_t least = head_loss_room(head_loss_least(t->T), c->V), most = least > ROOM_BYTES || t->tight ? least : ROOM_BYTES;
     if (t->room_bytes > most) t->room_bytes = most;
     t->room = slab_take(s, (int64_t)t->room_bytes, 1);
 }
@@ -60,7 +59,7 @@ static void place(struct train_state *t, const struct model_config *c, struct sl
 static size_t acts_bytes(struct train_state *t, const struct model_config *c) {
     struct slab s = {0};
     acts_place(&t->acts, c, t->group_rows, true, &s);
-    back_place(&t->back, c, t->group_rows, &s);
+    back_place(&t->back, c, &t->acts, t->group_rows, &s);
     return s.too_big ? SIZE_MAX : s.used;
 }
 
@@ -84,6 +83,7 @@ static void fit(struct train_state *t, const struct model_config *c, int64_t max
     struct recompute *again = &t->acts.again;
     int64_t n = 0; // steps down from keeping all
     t->group_rows = t->T;
+    t->tight = all_bytes(t, c) > memory;
     while (all_bytes(t, c) > memory && n < 2 * (c->L - 1)) {
         n++;
         again->halves = n < c->L ? n : c->L - 1;
@@ -192,7 +192,7 @@ void train_close_grads(struct train_state *t) {
     struct tensor grad = t->m->params[t->m->embed].grad;
     for (int64_t at = 0; at < t->n_seen; at += t->group_rows) {
         int64_t n = t->n_seen - at < t->group_rows ? t->n_seen - at : t->group_rows;
-        struct tensor rows = tensor_first(t->dnormed, n);
+        struct tensor rows = tensor_first(t->back.dnorm, n);
         b->upload(t->ids, t->host_seen + at, (size_t)n * sizeof(int32_t));
         b->embed(&(struct embed_args){rows, t->looked_up, t->ids, 1});
         b->embed_back(&(struct embed_back_args){grad, rows, t->ids, 1});
@@ -230,7 +230,7 @@ static void head_group(struct train_state *t, const struct pass *p, float grad_s
     const struct param *norm = &m->params[m->out_norm], *head = &m->params[m->head];
     struct tensor out = tensor_first(t->acts.out, p->n);       // [n,C]
     struct tensor normed = tensor_first(t->acts.norm, p->n);   // [n,C]
-    struct tensor dnormed = tensor_first(t->dnormed, p->n);    // [n,C]
+    struct tensor dnormed = tensor_first(t->back.dnorm, p->n);    // [n,C]
     struct tensor dx = tensor_first(t->back.dx, p->n);         // [n,C]
     b->rmsnorm(&(struct rmsnorm_args){normed, out, norm->w, m->config.norm_eps});
     b->head_loss(&(struct head_loss_args){t->losses, dnormed, head->grad, normed, model_product_weight(m, m->head),
