@@ -11,8 +11,8 @@
 // that is not kept: outputs of norms and the product of gate and up. Where memory is short, more is made again: gate and
 // up, 8 F bytes for 4 C F operations, then all of a layer but x, the other 4 (C + 2 H D + 2 G D + H) bytes for
 // 4 C (H D + G D) operations and attention. The first is C/2 operations a byte, the second as many for short sequences
-// and more for long ones, so it comes last: 12 layers of 768 in 64% of the bytes took 1.06 of the time with gate and up of
-// 11, 1.11 with all of 6 (1024 tokens; 1.04 and 1.14 at 4096; AMX, November 2026). Korthikanti et al. 2022 keep gate and up
+// and more for long ones, so it comes last: 12 layers of 768 in 63% of the bytes took 1.06 of the time with gate and up of
+// 11, 1.11 with all of 6 (1024 tokens; 1.04 and 1.14 at 4096; bf16 with AMX, two-core Xeon, November 2026). Korthikanti et al. 2022 keep gate and up
 // and give up the scores of attention, which are never kept here.
 //
 // Families differ by tensors that are there or not (an index of -1) and by few switches; families that do not train
