@@ -56,6 +56,8 @@ static void print_list(void) {
         printf("  %-14s %s [%s]\n", batch_lr_rules[i].name, batch_lr_rules[i].help, batch_lr_rules[i].source);
     puts("decay shapes (--decay-shape)");
     for (int i = 0; i < decay_count; i++) printf("  %-14s %s\n", decays[i].name, decays[i].help);
+    puts("rules for what nobody gave");
+    for (int i = 0; i < rule_count; i++) printf("  %-14s %s [%s]\n", rules[i].name, rules[i].help, rules[i].source);
     puts("dtypes (--export-dtype)");
     for (int i = 0; i < DTYPE_COUNT; i++)
         if (dtype_row((enum dtype)i)->from_f32) printf("  %s\n", dtype_row((enum dtype)i)->name);
@@ -178,6 +180,7 @@ static void allocate(struct run *r) {
 }
 
 static void print_start(const struct run *r) {
+    if (!r->resumed_at) print_derived(r);
     const struct model_config *c = &r->model->config;
     char params[32], batch[32], tokens[32];
     fprintf(stderr, "model: %s, %s parameters; %lld blocks, %lld channels, %lld heads of %lld (%lld kv), ffn %lld, vocabulary %lld\n",
@@ -288,6 +291,7 @@ int main(int argc, char **argv) {
     struct model_config config = settle(&r, checkpoint);
     if (opts.plan) {
         struct plan plan;
+        if (!checkpoint) print_derived(&r);
         plan_run(&r, &config, &plan);
         plan_print(&plan, stdout);
         return 0;

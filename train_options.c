@@ -7,7 +7,7 @@
 #include <string.h>
 
 struct train_options opts = {
-    .out = "out", .family = "granite", .size = "1M", .tokenizer = "bpe:4096", .schedule = "power",
+    .out = "out", .family = "granite", .size = "", .ratio = 20, .tokenizer = "bpe:4096", .schedule = "power",
     .decay_shape = "linear", .dtype = "f32", .device = "auto", .batch_rule = "constant", .batch_lr = "", .batch_ramp = 0.1, .batch_theta = 0.5, .export_dtype = "f32",
     .seq = 1024, .seed = 1, .keep = 2, .eval_every = 0, .eval_tokens = 65536, .samples = 3,
     .story_bytes = 20000000, .decay = -1, .power_b = -0.51, .phi = 1, .probe_share = 0.1, .hold = 0.55, .cool = 0.5, .beta1 = -1, .beta2 = -1, .momentum = 0.95, .optimizer = "adamw", .eps = 1e-8, .weight_decay = 0.1,
@@ -32,7 +32,7 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"--override", OPT_FLAG, &opts.override, 0, 0, "", "let the command line change what a checkpoint was started with", 0},
     {"--export-dtype", OPT_TEXT, &opts.export_dtype, 0, 0, "TYPE", "matrices of model.gguf: f32, f16, bf16, q8_0, q4_0", 0},
     {"--family", OPT_TEXT, &opts.family, 0, 0, "NAME", "[Model] granite (muP, four multipliers) or llama; --list names all", 0},
-    {"--size", OPT_TEXT, &opts.size, 0, 0, "SIZE", "1M 3M 10M 30M 70M 125M 350M 1B 3B", 0},
+    {"--size", OPT_TEXT, &opts.size, 0, 0, "SIZE", "1M 3M 10M 30M 70M 125M 350M 1B 3B; one of size, tokens and time is enough, the rest follows and is printed with its rule", 0},
     {"--width --n-embd", OPT_INT, &opts.width, 0, 65536, "N", "channels, instead of the size's", 0},
     {"--layers --n-layer", OPT_INT, &opts.layers, 0, 1024, "N", "blocks, instead of the size's", 0},
     {"--heads --n-head", OPT_INT, &opts.heads, 0, 1024, "N", "query heads, instead of the size's", 0},
@@ -47,6 +47,7 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"--tokens", OPT_INT, &opts.tokens, 0, 1e15, "N", "[How much] tokens to train on; 20m is twenty million", 0},
     {"--time", OPT_TIME, &opts.time, 0, 1e9, "TIME", "or how long: 2m, 8h; the decay phase is placed by the clock", 0},
     {"--steps --max-iters", OPT_INT, &opts.steps, 0, 1e12, "N", "or how many steps", 0},
+    {"--ratio", OPT_REAL, &opts.ratio, 0.01, 1e6, "X", "tokens a parameter, where one of tokens and size has to follow from the other or from the time", 0},
     {"--seq --block-size", OPT_INT, &opts.seq, 8, 1 << 20, "N", "tokens of a sequence", 0},
     {"--batch-tokens", OPT_INT, &opts.batch_tokens, 0, 1e12, "N", "tokens of a step; 0: by the Step Law, 0.58 D^0.571", 0},
     {"--batch-rule", OPT_TEXT, &opts.batch_rule, 0, 0, "NAME", "constant, ramp, critical or adaptive, up to --batch-tokens; --list explains", 0},

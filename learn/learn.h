@@ -86,6 +86,32 @@ const struct batch_lr_row *batch_lr_rule_find(const char *name);
 int64_t batch_next(struct batch_rule *r, double n); // tokens of the step that begins at n, a multiple of T
 double step_law_batch(double tokens); // 0.58 D^0.571 (Li et al. 2025), half of it below 100M tokens
 
+// --- rules (methods A.3, A.4): numbers that nobody gave ------------------------------------------------------------------
+
+// What is known when a number is wanted; 0: nothing is. A rule's row says in its comment or help what it looks at.
+struct known {
+    double params, body;  // weights; those without the embedding
+    double tokens, batch; // of the run, of a step
+    double text, ratio;   // tokens of the text; tokens a parameter
+    double seconds, pace; // of a run that the clock ends; tokens a second
+    bool mup, power;      // the model's parametrization; the schedule is power
+};
+struct rule {
+    const char *name; // of the option whose place it takes; several rows may have one name
+    bool (*holds)(const struct known *k); // NULL: always
+    double (*value)(const struct known *k);
+    double (*of)(const struct known *k); // fitted for `of`, so many `what`, from low to high; NULL: no law
+    const char *what;
+    double low, high;
+    const char *help, *source;
+};
+extern const struct rule rules[];
+extern const int rule_count;
+const struct rule *rule_find(const char *name, const struct known *k); // the first row of that name that holds
+double rule_value(const char *name, const struct known *k);
+bool rule_is_inside(const struct rule *rule, const struct known *k); // of what it was fitted for
+double step_law_lr(double body, double tokens); // 1.79 N^-0.713 D^0.307
+
 // --- optimizers (methods C) ----------------------------------------------------------------------------------------
 
 // Weight decay is coupled with the rate as in PyTorch: w -= lr * (step + weight_decay * w), so under muP it falls with

@@ -174,6 +174,7 @@ MUST_USE bool config_trains(const struct model_config *c, struct err *err);
 // sizes. By one rule; the result may then be overridden field by field and goes through config_check.
 MUST_USE bool config_from_size(struct model_config *c, const struct family *family, const char *size, int64_t vocab,
                                int64_t ctx, struct err *err);
+const char *config_size_name(int i); // of the sizes in ascending order; NULL behind the last
 // For a model made from scratch: fields that are 0 among H, G, D, F, rope_base, norm_eps, init_std and base_width by the
 // size rule (an override of C sets H, G, D and F to 0 first), then what always follows: mup and the multipliers.
 void config_derive(struct model_config *c);

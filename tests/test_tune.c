@@ -1,0 +1,161 @@
+// test_tune.c: numbers that nobody gave: each by its formula, each overridden by its option.
+#include "core/core.h"
+#include "learn/learn.h"
+
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#ifndef PROGRAMS
+#define PROGRAMS "build/test"
+#endif
+
+static char scratch[64], origin[4096];
+
+static void make_scratch(void) {
+    strcpy(scratch, "/tmp/lehr-tune-XXXXXX");
+    cr_assert(mkdtemp(scratch) != NULL);
+    cr_assert(getcwd(origin, sizeof origin) != NULL);
+}
+
+static int shell(const char *format, ...) PRINTF_LIKE(1, 2);
+static int shell(const char *format, ...) {
+    struct text command = {0};
+    char body[2048];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(body, sizeof body, format, args);
+    va_end(args);
+    text_fmt(&command, "cd '%s' && TRAIN='%s/" PROGRAMS "/train' STORIES='%s/" PROGRAMS "/stories'; %s", scratch, origin, origin, body);
+    int status = system(command.data);
+    text_free(&command);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+static void drop_scratch(void) { cr_assert(shell("rm -rf '%s'", scratch) == 0); }
+
+static char *read_text(const char *name) { // the caller frees
+    char path[256];
+    struct text t = {0};
+    struct err err = {""};
+    snprintf(path, sizeof path, "%s/%s", scratch, name);
+    cr_assert(file_read_all(path, (size_t)1 << 24, &t, &err), "%s", err.text);
+    return t.data;
+}
+
+// ---- formulas -----------------------------------------------------------------------------------------------------
+
+// Relative, of values worked out apart from this program (Step Law: methods A.4; the others by hand).
+#define EXPECT_NEAR(got, want, tolerance) cr_expect(fabs((got) / (want) - 1) < (tolerance), "%.6g, expected %.6g", (double)(got), (double)(want))
+
+Test(tune, rules_are_their_formulas) {
+    static const struct {
+        double body, tokens, lr, batch;
+    } law[] = {{1e7, 1e9, 1.06e-2, 8.0e4}, {8.5e7, 1e9, 2.30e-3, 8.0e4}, {1.24e8, 1e10, 3.57e-3, 2.98e5}, {1e9, 1e11, 1.63e-3, 1.11e6}, {7e9, 1.4e12, 9.2e-4, 5.0e6}};
+    for (size_t i = 0; i < COUNT_OF(law); i++) {
+        struct known k = {.body = law[i].body, .tokens = law[i].tokens};
+        EXPECT_NEAR(step_law_lr(k.body, k.tokens), law[i].lr, 6e-3);
+        EXPECT_NEAR(rule_value("batch-tokens", &k), law[i].batch, 1e-2);
+        double held = fmin(fmax(law[i].lr, 1e-4), 4e-3);
+        EXPECT_NEAR(rule_value("lr", &k), held, 6e-3);
+    }
+    EXPECT_NEAR(rule_value("batch-tokens", &(struct known){.tokens = 1e7}), 0.5 * 0.58 * pow(1e7, 0.571), 1e-12);
+    // Twenty tokens a parameter, both ways; the text and the clock limit.
+    struct known k = {.params = 3e6, .ratio = 20, .text = 1e9};
+    EXPECT_NEAR(rule_value("tokens", &k), 6e7, 1e-12);
+    k.text = 1e6;
+    EXPECT_NEAR(rule_value("tokens", &k), 1.6e7, 1e-12);
+    k.seconds = 100, k.pace = 5000;
+    EXPECT_NEAR(rule_value("tokens", &k), 5e5, 1e-12);
+    EXPECT_NEAR(rule_value("size", &(struct known){.tokens = 1e9, .ratio = 20}), 5e7, 1e-12);
+    // The power law has its own numbers where it was fitted, for muP and for power only.
+    k = (struct known){.params = 3e6, .tokens = 1e9, .batch = 262144, .mup = true, .power = true};
+    EXPECT_NEAR(rule_value("lr", &k), 0.02, 1e-12);
+    EXPECT_NEAR(rule_value("power-a", &k), 4, 1e-12);
+    cr_expect(rule_is_inside(rule_find("power-a", &k), &k) && rule_is_inside(rule_find("lr", &k), &k));
+    k.batch = 4096;
+    EXPECT_NEAR(rule_value("lr", &k), 0.01, 1e-12);
+    EXPECT_NEAR(rule_value("power-a", &k), 8, 1e-12);
+    cr_expect(!rule_is_inside(rule_find("power-a", &k), &k) && !rule_is_inside(rule_find("lr", &k), &k));
+    k.power = false, k.batch = 262144;
+    EXPECT_NEAR(rule_value("lr", &k), 0.01, 1e-12);
+    // Every name has a row without a condition, so that one always holds.
+    for (int i = 0; i < rule_count; i++) {
+        int last = i;
+        for (int j = i; j < rule_count; j++)
+            if (!strcmp(rules[j].name, rules[i].name)) last = j;
+        cr_expect(rules[last].holds == NULL, "--%s", rules[i].name);
+    }
+}
+
+// ---- one dial -----------------------------------------------------------------------------------------------------
+
+TestSuite(dial, .init = make_scratch, .fini = drop_scratch, .timeout = 100);
+
+#define SMALL "corpus.txt --seq 32 --tokenizer bpe:300 --plan -t 1"
+
+static void make_corpus(void) { cr_assert(shell("$STORIES --bytes 60000 -s 5 --out corpus.txt 2>/dev/null") == 0); }
+
+// What --plan says for these options.
+static char *plan_of(const char *options) {
+    cr_assert(shell("$TRAIN " SMALL " %s -o out >said 2>&1", options) == 0, "%s", options);
+    return read_text("said");
+}
+
+Test(dial, one_of_size_tokens_and_time_is_enough) {
+    make_corpus();
+    // The 1M shape with 300 tokens has 0.55M weights; 3M has 2.5M. The text is short, so 16 times it. 1M tokens: 0.29 D^0.571
+    // = 774, below the least batch of 1024, for which the amplitude is 4 * 64^.25.
+    static const struct {
+        const char *options, *lines[6];
+    } rows[] = {
+        {"--tokens 1m", {"--size 1M:", "--batch-tokens 1.02k:", "--power-a 11.31:", "--lr 0.01:", "--decay 0.5:", "--warmup 51.2k:"}},
+        {"--tokens 3m --ratio 1.2 --optimizer lion", {"--size 3M:", "--lr 0.002:"}},
+        {"--size 1M --ratio 0.01", {"--tokens 6.14k: --ratio a parameter"}},
+        {"--size 1M", {"--tokens 631k: 16 times the text", "fitted for 4G to 100G tokens, OUTSIDE: "}},
+        {"--time 2s", {"--size 1M: the largest", "--tokens ", " tokens/s"}},
+        {"--tokens 1m --size 1M --batch-tokens 65536", {"--lr 0.02:", "--power-a 4:", "tokens a batch, inside"}},
+    };
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        char *said = plan_of(rows[i].options);
+        for (int j = 0; j < 6 && rows[i].lines[j]; j++)
+            cr_expect(strstr(said, rows[i].lines[j]), "%s: no `%s` in\n%s", rows[i].options, rows[i].lines[j], said);
+        mem_free(said);
+    }
+}
+
+Test(dial, every_override_sticks) {
+    make_corpus();
+    static const struct {
+        const char *options, *without;
+    } rows[] = {
+        {"--size 1M --tokens 100k --batch-tokens 2048 --lr 0.004 --power-a 5 --warmup 0.1 --decay 0.3", "derived:"},
+        {"--width 32 --layers 2 --heads 2 --steps 20 --batch-tokens 1024 --lr 0.004 --warmup -1 --schedule cosine", "derived:"},
+        {"--tokens 100k --schedule wsd", "--power-a"},
+    };
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        char *said = plan_of(rows[i].options);
+        cr_expect(!strstr(said, rows[i].without), "%s: %s", rows[i].options, said);
+        mem_free(said);
+    }
+    // What was said arrives in the steps: the largest rate, the batch and the number of tokens.
+    cr_assert(shell("$TRAIN corpus.txt --seq 32 --tokenizer bpe:300 --width 32 --layers 2 --heads 2 --tokens 8192 --batch-tokens 512 --lr 0.003 "
+                    "--schedule wsd --warmup -1 --samples 0 -o run 2>said") == 0);
+    struct log_rows log = {0};
+    struct err err = {""};
+    struct text path = {0};
+    text_fmt(&path, "%s/run/log.jsonl", scratch);
+    cr_assert(log_read(path.data, &log, &err), "%s", err.text);
+    double lr = 0, tokens = 0;
+    for (size_t i = 0; i < log.count; i++) {
+        if (isfinite(log.row[i].lr)) lr = fmax(lr, log.row[i].lr);
+        if (isfinite(log.row[i].lr)) cr_expect(log.row[i].batch == 512);
+        tokens = fmax(tokens, (double)log.row[i].tokens);
+    }
+    cr_expect(lr == 0.003 && tokens == 8192, "%g %g", lr, tokens);
+    log_rows_free(&log);
+    text_free(&path);
+}
