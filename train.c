@@ -166,9 +166,7 @@ static void parse_options(int argc, char **argv) {
 static void allocate(struct run *r) {
     struct err err;
     size_t rows = (size_t)(r->micro_seq * opts.seq);
-    const struct optimizer_row *row = optimizer_find(opts.optimizer);
-    struct optimizer_options oo = {.row = row, .beta1 = opts.beta1 >= 0 ? opts.beta1 : row->beta1, .beta2 = opts.beta2 >= 0 ? opts.beta2 : row->beta2,
-                                   .eps = opts.eps, .weight_decay = opts.weight_decay, .clip = opts.clip, .momentum = opts.momentum};
+    struct optimizer_options oo = optimizer_options_of_run();
     r->optimizer = optimizer_new(r->model, &oo, &err);
     if (!r->optimizer) fail(1, &err);
     r->acts = train_state_new(r->model, r->micro_seq * opts.seq, opts.seq, &err);
@@ -288,6 +286,11 @@ int main(int argc, char **argv) {
     struct model_file *checkpoint = find_checkpoint(&r);
     if (!opts.data.count) make_stories(&r);
     make_data(&r, checkpoint);
+    if (opts.coord_check) {
+        if (!*opts.size) opts.size = config_size_name(0);
+        struct model_config c = make_config(&r);
+        return coord_check(&r, &c) ? 0 : 3;
+    }
     struct model_config config = settle(&r, checkpoint);
     if (opts.plan) {
         struct plan plan;

@@ -55,6 +55,11 @@ void plan_run(const struct run *r, const struct model_config *c, struct plan *pl
 int64_t whole_batches(double tokens);
 int64_t micro_sequences(int64_t batch_tokens);
 
+struct optimizer_options optimizer_options_of_run(void);
+
+// train_check.c
+bool coord_check(struct run *r, const struct model_config *c); // prints what it finds
+
 // train_loop.c
 void loop(struct run *r); // until the run is complete or stop_wanted
 bool finished(const struct run *r);

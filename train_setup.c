@@ -293,6 +293,12 @@ void print_derived(const struct run *r) {
     }
 }
 
+struct optimizer_options optimizer_options_of_run(void) {
+    const struct optimizer_row *row = optimizer_find(opts.optimizer);
+    return (struct optimizer_options){.row = row, .beta1 = opts.beta1 >= 0 ? opts.beta1 : row->beta1, .beta2 = opts.beta2 >= 0 ? opts.beta2 : row->beta2,
+                                      .eps = opts.eps, .weight_decay = opts.weight_decay, .clip = opts.clip, .momentum = opts.momentum};
+}
+
 void make_schedule(struct run *r) {
     r->schedule = (struct schedule){
         .kind = schedule_find(opts.schedule), .lr = amount.lr, .total = amount.tokens ? (double)amount.tokens : INFINITY,

@@ -324,6 +324,28 @@ struct report {
 };
 MUST_USE bool report_write(const char *path, const struct report *r, struct err *err);
 
+// --- coordinate check (methods B.5) ---------------------------------------------------------------------------------
+
+enum coord { COORD_EMBEDDING, COORD_SCORES, COORD_ATTENDED, COORD_ATTENTION_OUT, COORD_GATE, COORD_FFN_OUT, COORD_BLOCK_OUT, COORD_LOGITS, COORD_ANSWER, COORD_COUNT };
+extern const char *const coord_names[COORD_COUNT];
+enum { COORD_LAYERS_MAX = 64, COORD_PROBES = 4 }; // sequences that are looked at: the first ones of the data
+struct coord_run {
+    struct model_config config;
+    const struct backend *backend;
+    struct optimizer_options optimizer;
+    const struct tokens *data;
+    int64_t T, batch; // tokens of a sequence, sequences of a step
+    int64_t steps;
+    uint64_t seed;
+    double lr;        // base rate, the same in every step
+};
+struct coord_sizes {  // means of |x| and of |x - x at the start| after a step, by enum coord
+    double size[COORD_COUNT], change[COORD_COUNT];
+};
+// sizes: steps + 1 entries, the first before any step.
+MUST_USE bool coords_run(const struct coord_run *r, struct coord_sizes *sizes, struct err *err);
+double log_slope(const double *x, const double *y, size_t n); // of log y against log x, least squares
+
 // --- plan ----------------------------------------------------------------------------------------------------------
 
 struct plan {

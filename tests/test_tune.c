@@ -159,3 +159,28 @@ Test(dial, every_override_sticks) {
     log_rows_free(&log);
     text_free(&path);
 }
+
+// ---- the coordinate check -----------------------------------------------------------------------------------------
+
+Test(tune, slopes_are_powers) {
+    double x[5], y[5];
+    for (int i = 0; i < 5; i++) x[i] = 64 << i, y[i] = 3 * pow(x[i], -0.37);
+    EXPECT_NEAR(log_slope(x, y, 5), -0.37, 1e-9);
+}
+
+Test(dial, activations_keep_their_size_under_mup_and_not_without) {
+    make_corpus();
+    cr_expect(shell("$TRAIN corpus.txt --seq 64 -t 1 --tokenizer bpe:300 --layers 2 --coord-check --check-widths 64,128,256 -o out >said 2>err") == 0);
+    char *said = read_text("said");
+    cr_expect(strstr(said, "coordinate check: PASS: muP fails in 0 of 9 tensors"), "%s", said);
+    const char *control = strstr(said, "control: no scaling");
+    cr_assert(control);
+    for (int k = 1; k < COORD_COUNT; k++) { // all but the embedding, which does not depend on the width either way
+        const char *line = strstr(control, coord_names[k]);
+        cr_assert(line);
+        cr_expect(!memcmp(strchr(line, '\n') - 4, "FAIL", 4), "%s passes without scaling", coord_names[k]);
+    }
+    mem_free(said);
+    cr_expect(shell("$TRAIN corpus.txt --seq 32 --tokenizer bpe:300 --family llama --coord-check -o out 2>err") == 2);
+    cr_expect(shell("$TRAIN corpus.txt --seq 32 --tokenizer bpe:300 --coord-check --check-widths 64,100 -o out 2>err") == 2);
+}
