@@ -163,20 +163,6 @@ static void parse_options(int argc, char **argv) {
         refuse(1, "--device %s: this build computes on the CPU only", opts.device);
 }
 
-static void allocate(struct run *r) {
-    struct err err;
-    size_t rows = (size_t)(r->micro_seq * opts.seq);
-    struct optimizer_options oo = optimizer_options_of_run();
-    r->optimizer = optimizer_new(r->model, &oo, &err);
-    if (!r->optimizer) fail(1, &err);
-    r->acts = train_state_new(r->model, r->micro_seq * opts.seq, opts.seq, &err);
-    if (!r->acts) fail(1, &err);
-    r->ids = mem_array(rows, sizeof *r->ids, "batch");
-    r->targets = mem_array(rows, sizeof *r->targets, "batch");
-    r->doc_start = mem_array(rows, sizeof *r->doc_start, "batch");
-    r->losses = mem_array(rows, sizeof *r->losses, "batch");
-}
-
 static void print_start(const struct run *r) {
     if (!r->resumed_at) print_derived(r);
     const struct model_config *c = &r->model->config;
@@ -232,18 +218,17 @@ static struct model_config settle(struct run *r, const struct model_file *checkp
     if (!checkpoint) {
         config = make_config(r);
         resolve_amounts(r, &config);
-        r->state = (struct run_state){.batch_tokens = amount.batch_tokens, .T = opts.seq, .seed = (uint64_t)opts.seed,
-                                      .data_hash = r->train.hash, .guard = {.limit = opts.guard}};
+        start_run(r);
     } else {
         if (!config_read(&config, checkpoint, &err)) fail(1, &err);
         if (r->state.data_hash != r->train.hash && !opts.override)
             refuse(1, "the training text is not the one the checkpoint was made with (hash %016llx, now %016llx); --override goes on with it",
                    (unsigned long long)r->state.data_hash, (unsigned long long)r->train.hash);
         if (opts.decay_from) branch_off(r);
+        make_schedule(r);
+        make_batch(r);
+        r->micro_seq = micro_sequences(amount.batch_tokens);
     }
-    make_schedule(r);
-    make_batch(r);
-    r->micro_seq = micro_sequences(amount.batch_tokens);
     return config;
 }
 
@@ -283,9 +268,10 @@ int main(int argc, char **argv) {
     start_machine(&r);
     if (opts.version) return 0;
     if (!file_make_folder(opts.out, &err)) fail(1, &err);
-    struct model_file *checkpoint = find_checkpoint(&r);
+    struct model_file *checkpoint = opts.tune || opts.coord_check ? NULL : find_checkpoint(&r); // those begin anew
     if (!opts.data.count) make_stories(&r);
     make_data(&r, checkpoint);
+    if (opts.tune) return tune(&r);
     if (opts.coord_check) {
         if (!*opts.size) opts.size = config_size_name(0);
         struct model_config c = make_config(&r);
@@ -301,7 +287,7 @@ int main(int argc, char **argv) {
     }
     r.model = model_new(&config, r.backend, dtype_from_name(opts.dtype), (uint64_t)opts.seed, &err);
     if (!r.model) fail(1, &err);
-    allocate(&r);
+    allocate_run(&r);
     if (checkpoint && !checkpoint_read_tensors(checkpoint, r.model, r.optimizer, &err)) fail(1, &err);
     model_file_close(checkpoint);
     print_start(&r);

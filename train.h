@@ -55,12 +55,21 @@ void plan_run(const struct run *r, const struct model_config *c, struct plan *pl
 int64_t whole_batches(double tokens);
 int64_t micro_sequences(int64_t batch_tokens);
 
+struct model_config config_at_width(const struct model_config *c, int64_t width); // heads and depth stay, all else in proportion
+int64_t default_batch(double D);
 struct optimizer_options optimizer_options_of_run(void);
+void start_run(struct run *r);    // state, schedule, batch and micro-batch from `amount`
+void allocate_run(struct run *r); // what a model needs beside it to learn
+void free_run(struct run *r);     // that, and the model
 
 // train_check.c
 bool coord_check(struct run *r, const struct model_config *c); // prints what it finds
 
+// train_tune.c
+int tune(struct run *r); // the exit status
+
 // train_loop.c
+double loop_aside(struct run *r); // all of a run, without files; its validation loss, INFINITY when it diverged, NAN when stop_wanted
 void loop(struct run *r); // until the run is complete or stop_wanted
 bool finished(const struct run *r);
 void save(struct run *r, const char *folder, int keep);      // tells when it could not

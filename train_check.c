@@ -34,14 +34,12 @@ static void read_widths(struct grid *g) {
     if (g->n < 2) refuse(2, "--check-widths %s: a slope needs two widths", opts.check_widths);
 }
 
-// Heads of one size and more of them, and all other widths in proportion.
+// More heads of one size, and all other widths in proportion.
 static struct model_config at_width(const struct model_config *c, double width, bool mup) {
     struct model_config w = *c;
-    w.C = (int64_t)width, w.D = HEAD, w.H = 0, w.G = 0, w.F = 3 * w.C;
-    w.base_width = mup ? 0 : (float)width;
-    config_derive(&w);
-    w.m_emb = c->m_emb, w.m_res = c->m_res;
-    return w;
+    w.C = 2 * HEAD, w.D = HEAD, w.H = 2, w.G = 1, w.F = 3 * w.C; // divides without a rest
+    w.m_attn = 1.0f / HEAD, w.base_width = mup ? c->base_width : (float)width;
+    return config_at_width(&w, (int64_t)width);
 }
 
 static void measure(struct run *r, const struct model_config *c, bool mup, struct grid *g) {

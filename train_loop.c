@@ -257,6 +257,15 @@ static void cool_downs(struct run *r, int64_t before) {
     climb(r, before);
 }
 
+double loop_aside(struct run *r) {
+    enum { PATIENCE = 10 }; // steps in a row that were not finite: below those that end the program, above the guard's
+    static_assert(PATIENCE > GUARD_PATIENCE, "outliers end before");
+    while (!finished(r) && r->state.guard.in_a_row < PATIENCE && step(r)) continue;
+    if (stop_wanted) return NAN;
+    double loss = finished(r) ? evaluate(r, 4 * opts.eval_tokens) : INFINITY;
+    return isfinite(loss) || stop_wanted ? loss : INFINITY;
+}
+
 // ---- all of it ----------------------------------------------------------------------------------------------------
 
 static void keep_trunk(struct run *r) { // for ever: from here any other decay can start

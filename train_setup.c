@@ -103,9 +103,10 @@ void make_data(struct run *r, const struct model_file *from) {
 
 // ---- size ---------------------------------------------------------------------------------------------------------
 
-// The Step Law's batch for D tokens of training, in whole sequences and not below about a thousand tokens.
 enum { STEPS_TOKENS = 2000000 }; // for a number of steps: D follows from the batch, so it is taken to be this
-static int64_t default_batch(double D) {
+
+// The Step Law's batch for D tokens of training, in whole sequences and not below about a thousand tokens.
+int64_t default_batch(double D) {
     int64_t T = opts.seq, sequences = (int64_t)(rule_value("batch-tokens", &(struct known){.tokens = D}) / (double)T + 0.5), least = (1024 + T - 1) / T;
     return (sequences < least ? least : sequences) * T;
 }
@@ -205,6 +206,17 @@ struct model_config make_config(struct run *r) {
         refuse(2, "--embedding-scale, --attention-scale and --residual-scale need a family with multipliers; %s has none", c.family->name);
     if (!config_check(&c, &err)) fail(2, &err);
     return c;
+}
+
+struct model_config config_at_width(const struct model_config *c, int64_t width) {
+    struct model_config w = *c;
+    int64_t share = c->H / c->G;
+    w.C = width, w.H = width / c->D;
+    w.G = w.H % share ? w.H : w.H / share;
+    w.F = (c->F * width / c->C + 31) / 32 * 32;
+    config_derive(&w);
+    w.m_emb = c->m_emb, w.m_attn = c->m_attn, w.m_res = c->m_res;
+    return w;
 }
 
 int64_t micro_sequences(int64_t batch_tokens) {
@@ -323,4 +335,36 @@ void make_batch(struct run *r) {
     if (b->least > b->most || (int64_t)b->least % opts.seq)
         refuse(2, "--batch-least %.0f should be a multiple of --seq, %lld, and at most the batch, %lld", b->least, (long long)opts.seq,
                (long long)amount.batch_tokens);
+}
+
+void start_run(struct run *r) {
+    r->state = (struct run_state){.batch_tokens = amount.batch_tokens, .T = opts.seq, .seed = (uint64_t)opts.seed,
+                                  .data_hash = r->train.hash, .guard = {.limit = opts.guard}};
+    make_schedule(r);
+    make_batch(r);
+    r->micro_seq = micro_sequences(amount.batch_tokens);
+}
+
+void allocate_run(struct run *r) {
+    struct err err;
+    size_t rows = (size_t)(r->micro_seq * opts.seq);
+    struct optimizer_options oo = optimizer_options_of_run();
+    r->optimizer = optimizer_new(r->model, &oo, &err);
+    if (!r->optimizer) fail(1, &err);
+    r->acts = train_state_new(r->model, r->micro_seq * opts.seq, opts.seq, &err);
+    if (!r->acts) fail(1, &err);
+    r->ids = mem_array(rows, sizeof *r->ids, "batch");
+    r->targets = mem_array(rows, sizeof *r->targets, "batch");
+    r->doc_start = mem_array(rows, sizeof *r->doc_start, "batch");
+    r->losses = mem_array(rows, sizeof *r->losses, "batch");
+}
+
+void free_run(struct run *r) {
+    train_state_free(r->acts);
+    optimizer_free(r->optimizer);
+    model_free(r->model);
+    mem_free(r->ids);
+    mem_free(r->targets);
+    mem_free(r->doc_start);
+    mem_free(r->losses);
 }

@@ -184,3 +184,65 @@ Test(dial, activations_keep_their_size_under_mup_and_not_without) {
     cr_expect(shell("$TRAIN corpus.txt --seq 32 --tokenizer bpe:300 --family llama --coord-check -o out 2>err") == 2);
     cr_expect(shell("$TRAIN corpus.txt --seq 32 --tokenizer bpe:300 --coord-check --check-widths 64,100 -o out 2>err") == 2);
 }
+
+// ---- the sweep ----------------------------------------------------------------------------------------------------
+
+#define PROXY "corpus.txt --seq 32 --tokenizer bpe:300 --layers 2 --heads 2 --width 64 --tune --tune-tokens 4096 --batch-tokens 256"
+
+// The losses in the comments of a tuned.config, in order of the values; the chosen value.
+static int read_trials(const char *text, double *value, double *loss, double *chosen) {
+    int n = 0;
+    const char *line = strstr(text, "validation loss\n");
+    cr_assert(line);
+    while ((line = strchr(line, '\n')) && sscanf(++line, "# %lf %lf", &value[n], &loss[n]) == 2) n++;
+    cr_assert(line && sscanf(line, "lr = %lf", chosen) == 1, "%s", text);
+    return n;
+}
+
+Test(dial, a_sweep_says_the_same_twice_and_its_answer_is_taken) {
+    make_corpus();
+    double value[64], loss[64], chosen;
+    cr_assert(shell("$TRAIN " PROXY " -t 1 -o a >said 2>err && $TRAIN " PROXY " -t 2 --micro-batch 3 -o b >said 2>err") == 0);
+    cr_expect(shell("cmp a/tuned.config b/tuned.config") == 0);
+    cr_expect(shell("test -e a/model.gguf") != 0, "a sweep leaves no model");
+    char *text = read_text("a/tuned.config");
+    int n = read_trials(text, value, loss, &chosen), best = 0;
+    cr_assert(n >= 11);
+    for (int i = 1; i < n; i++) {
+        cr_expect(value[i] > value[i - 1]);
+        if (loss[i] < loss[best]) best = i;
+    }
+    // Tuned is the width of the run and its batch, so the factor is 1 and the best is the answer.
+    cr_expect(chosen == value[best], "%g, the best is %g:\n%s", chosen, value[best], text);
+    mem_free(text);
+    cr_assert(shell("$TRAIN corpus.txt --seq 32 --tokenizer bpe:300 --layers 2 --heads 2 --width 64 --steps 10 --batch-tokens 256 --samples 0 "
+                    "--config a/tuned.config -o c 2>err") == 0);
+    char line[64], *err = read_text("err");
+    snprintf(line, sizeof line, "cap %g,", chosen);
+    cr_expect(strstr(err, line) && !strstr(err, "derived: --lr") && !strstr(err, "derived: --power-a"), "%s", err);
+    mem_free(err);
+}
+
+Test(dial, a_sweep_ends_cleanly) {
+    make_corpus();
+    double value[64], loss[64], chosen;
+    // By the clock: one run is always made, and the answer tells.
+    cr_assert(shell("$TRAIN " PROXY " --tune-time 0s --schedule wsd -o short >said 2>err") == 0);
+    char *text = read_text("short/tuned.config");
+    cr_expect(read_trials(text, value, loss, &chosen) == 1 && strstr(text, "--tune-time ended the sweep") && !strstr(text, "power-a"), "%s", text);
+    mem_free(text);
+    // By a signal: nothing is written.
+    cr_expect(shell("$TRAIN " PROXY " --tune-tokens 10m -o cut >said 2>err & sleep 1; kill -INT $!; wait $!") == 130);
+    cr_expect(shell("test -e cut/tuned.config") != 0);
+    // Runs that diverge lose to all others; when all do, there is no answer.
+    cr_assert(shell("$TRAIN " PROXY " --optimizer sgd --clip 0 --guard 0 --lr 20 --schedule wsd --warmup -1 -o high >said 2>err") == 0);
+    char *err = read_text("err");
+    cr_expect(strstr(err, "diverged"), "%s", err);
+    mem_free(err);
+    text = read_text("high/tuned.config");
+    int n = read_trials(text, value, loss, &chosen);
+    cr_expect(isinf(loss[n - 1]) && isfinite(loss[0]) && chosen < value[n - 1], "%s", text);
+    mem_free(text);
+    cr_expect(shell("$TRAIN " PROXY " --tune-what rate -o no 2>err") == 2);
+    cr_expect(shell("$TRAIN " PROXY " --valid-share 0 -o no 2>err") == 1);
+}
