@@ -122,6 +122,9 @@ bench-growth: run $(B)/random_model $(B)/chart ## tables of speed against contex
 bench-train: train $(B)/random_model ## training of the GPT-2 124M shape; PEERS="command:NAME": pairs with a peer
 	@PEERS="$(PEERS)" sh tests/bench/train_peers.sh
 
+bench-sweep: train $(B)/stories $(B)/chart ## loss over base rates: SHOW=mup over widths, SHOW=power over batches and lengths; PLAN=1 says how long
+	@sh tests/bench/sweep.sh
+
 tidy: ## layers, long functions, words: taste that a machine can check
 	@sh tests/tidy.sh
 
@@ -131,5 +134,5 @@ clean: ## remove everything built
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
-.PHONY: all programs demo deps test check-arm check-peers asan fuzz bench bench-growth bench-train tidy clean help
+.PHONY: all programs demo deps test check-arm check-peers asan fuzz bench bench-growth bench-train bench-sweep tidy clean help
 -include $(OBJ:.o=.d) $(TESTOBJ:.o=.d) $(wildcard $(B)/*.d $(B)/small/*.d $(B)/data/*.d $(B)/tests/bench/*.d $(B)/tests/tools/*.d $(B)/tests/fuzz/*.d)
