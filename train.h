@@ -69,7 +69,8 @@ bool coord_check(struct run *r, const struct model_config *c); // prints what it
 int tune(struct run *r); // the exit status
 
 // train_loop.c
-double loop_aside(struct run *r); // all of a run, without files; its validation loss, INFINITY when it diverged, NAN when stop_wanted
+double loop_aside(struct run *r); // all of a run, without files; its validation loss, INFINITY when it diverged or is no better
+                                  // than a uniform guess, NAN when stop_wanted
 void loop(struct run *r); // until the run is complete or stop_wanted
 bool finished(const struct run *r);
 void save(struct run *r, const char *folder, int keep);      // tells when it could not

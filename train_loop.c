@@ -262,8 +262,11 @@ double loop_aside(struct run *r) {
     static_assert(PATIENCE > GUARD_PATIENCE, "outliers end before");
     while (!finished(r) && r->state.guard.in_a_row < PATIENCE && step(r)) continue;
     if (stop_wanted) return NAN;
-    double loss = finished(r) ? evaluate(r, 4 * opts.eval_tokens) : INFINITY;
-    return isfinite(loss) || stop_wanted ? loss : INFINITY;
+    if (r->state.guard.in_a_row && !isfinite(optimizer_grad_norm(r->optimizer))) return INFINITY; // nothing moves it any more
+    double loss = evaluate(r, 4 * opts.eval_tokens);
+    if (stop_wanted) return NAN;
+    const double uniform = log((double)r->model->config.V); // whoever is dead says any token with the same probability
+    return loss < uniform - 1e-3 ? loss : INFINITY;
 }
 
 // ---- all of it ----------------------------------------------------------------------------------------------------

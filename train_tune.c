@@ -8,7 +8,7 @@
 //     refined  the best so far times 2^-1/2 and 2^1/2, then 2^-1/4 and 2^1/4
 //
 // Values are rounded to three digits. The lowest validation loss wins, the smaller value where two are equal, and a run
-// that diverged loses to all. Nothing here depends on the clock but --tune-time, behind which no run is started and of
+// that diverged, or is no better than a uniform guess, loses to all. Nothing here depends on the clock but --tune-time, behind which no run is started and of
 // which the answer tells: the same command gives the same answer, for any number of threads.
 //
 // What was found is a factor on what the rules of learn/rules.c say for the proxy; the answer is that factor on what they say
@@ -228,7 +228,7 @@ int tune(struct run *r) {
         s.knob = knob_of(names[i]), s.n = 0, s.from = s.knob->rule(&s.start, &c);
         sweep(&s);
         if (!s.n) break;
-        if (!isfinite(s.trial[best_of(&s)].loss)) refuse(1, "every run of the proxy diverged; begin lower, with --%s", s.knob->name);
+        if (!isfinite(s.trial[best_of(&s)].loss)) refuse(1, "no run of the proxy is better than a uniform guess: they diverged (begin lower, with --%s), or are too short (--tune-tokens)", s.knob->name);
         *s.knob->option = s.trial[best_of(&s)].value; // those that follow build on it
         if (moves_the_curve(&s)) opts.power_a = s.start.power_a * *s.knob->option / s.from;
         tell(&s, &target, &c, &answer);

@@ -4,8 +4,8 @@
 # and what that stands for, each of which can be given:
 #   SCHEDULES of ./train           WIDTHS    channels, multiples of 64     BATCHES  tokens of a step     TOKENS  of a run
 #   RATES     --lr of a run        AMPLITUDES for power instead: --power-a, under the cap of CAP (0.02)  SEEDS
-#   DATA      text (the stories)   VALID     text to judge by (a share of DATA)   LAYERS (3)   SEQ (256)   TOKENIZER (bpe:2048)
-#   OPTIONS   more options of ./train        NAME     of the files, OUT/NAME.csv and OUT/NAME-SCHEDULE.svg (sweep-$SHOW), OUT (bench)
+#   DATA      text (the stories)   VALID     text to judge by (a share of DATA)   LAYERS   SEQ (256)   TOKENIZER (bpe:2048)
+#   OPTIONS   more of ./train (--dtype bf16)  NAME     of the files, OUT/NAME.csv and OUT/NAME-SCHEDULE.svg (sweep-$SHOW), OUT (bench)
 #   BUDGET    seconds, after which no run is begun (0: no end)             PLAN=1   say how long it takes, and stop
 # One line a run: schedule,width,batch,tokens,lr,seed,loss; lr is the amplitude for power. What is there is not run again,
 # so a sweep may be ended at any time and goes on when it is called again with the same OPTIONS, DATA and shape.
@@ -13,13 +13,13 @@ set -u
 train=${TRAIN:-./train} chart=${CHART:-build/release/chart} show=${SHOW:-mup}
 refuse() { echo "sweep: $*" >&2; exit 2; }
 case $show in
-mup) : "${SCHEDULES:=wsd}" "${WIDTHS:=64 128 256 512 1024}" "${BATCHES:=8192}" "${TOKENS:=2097152}"
-     : "${RATES:=0.0014 0.002 0.0028 0.004 0.0057 0.008 0.0113 0.016 0.0226}" ;;
-power) : "${SCHEDULES:=power wsd cosine}" "${WIDTHS:=128}" "${BATCHES:=2048 8192 32768}" "${TOKENS:=2097152 8388608 33554432}"
-     : "${RATES:=0.001 0.002 0.004 0.008 0.016 0.032 0.064}" ;;
+mup) : "${SCHEDULES:=wsd}" "${WIDTHS:=64 128 256 512 1024}" "${BATCHES:=4096}" "${TOKENS:=1048576}"
+     : "${RATES:=0.002 0.0028 0.004 0.0057 0.008 0.0113 0.016}" "${LAYERS:=3}" ;;
+power) : "${SCHEDULES:=power wsd cosine}" "${WIDTHS:=128}" "${BATCHES:=1024 4096 16384}" "${TOKENS:=1048576 4194304 16777216}"
+     : "${RATES:=0.001 0.002 0.004 0.008 0.016 0.032 0.064}" "${LAYERS:=4}" ;;
 *) refuse "SHOW is mup or power, not $show" ;;
 esac
-: "${AMPLITUDES:=1 2 4 8 16 32 64}" "${SEEDS:=1}" "${LAYERS:=3}" "${SEQ:=256}" "${TOKENIZER:=bpe:2048}" "${OPTIONS:=}" "${BUDGET:=0}" "${PLAN:=}" "${CAP:=0.02}"
+: "${AMPLITUDES:=1 2 4 8 16 32 64}" "${SEEDS:=1}" "${SEQ:=256}" "${TOKENIZER:=bpe:2048}" "${OPTIONS:=--dtype bf16}" "${BUDGET:=0}" "${PLAN:=}" "${CAP:=0.02}"
 out=${OUT:-bench} name=${NAME:-sweep-$show}
 csv=$out/$name.csv
 mkdir -p "$out" || exit 1
@@ -72,7 +72,7 @@ estimate() {
         speed=$("$train" $(options "$w" "${BATCHES%% *}" 1m 1) --plan -o "$work/plan" 2>/dev/null | sed -n 's,^time .* at \(.*\) tokens/s.*,\1,p')
         echo "$w $speed" >> "$work/speed"
     done
-    awk -v threads="$threads" '
+    awk -v threads="$threads" -v load="$(cut -d" " -f1 /proc/loadavg 2>/dev/null)" '
         function number(x) { return x * (x ~ /k$/ ? 1e3 : x ~ /M$/ ? 1e6 : 1) }
         FNR == NR { speed[$1] = number($2); next }
         { runs[$2]++; tokens[$2] += $4 }
@@ -81,7 +81,7 @@ estimate() {
                 hours = tokens[w] / speed[w] / 3600; all += hours; n += runs[w]
                 printf "  width %-5s %4d runs, %8.1fM tokens at %6.0f tokens/s: %.2f hours\n", w, runs[w], tokens[w] / 1e6, speed[w], hours
             }
-            printf "%d runs to do: %.2f hours, %.2f CPU hours (%d threads), by speeds measured now\n", n, all, all * threads, threads
+            printf "%d runs to do: %.2f hours, %.2f CPU hours (%d threads), by speeds measured now, at a load of %s\n", n, all, all * threads, threads, load
         }' "$work/speed" "$work/runs"
 }
 
