@@ -241,7 +241,7 @@ Test(dial, a_sweep_ends_cleanly) {
     int n = read_trials(text, value, loss, &chosen);
     cr_expect(isinf(loss[n - 1]) && isfinite(loss[0]) && chosen < value[n - 1], "%s", text);
     mem_free(text);
-    cr_expect(shell("$TRAIN " PROXY " --lr 50 --tune-time 0s -o none 2>err") == 1 && shell("test -e none/tuned.config") != 0);
+    cr_expect(shell("$TRAIN " PROXY " --optimizer sgd --clip 0 --guard 0 --lr 40 --schedule wsd --warmup -1 --tune-time 0s -o none 2>err") == 1 && shell("test -e none/tuned.config") != 0);
     cr_expect(shell("$TRAIN " PROXY " --tune-what rate -o no 2>err") == 2);
     cr_expect(shell("$TRAIN " PROXY " --valid-share 0 -o no 2>err") == 1);
 }
