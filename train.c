@@ -56,6 +56,8 @@ static void print_list(void) {
         printf("  %-14s %s [%s]\n", batch_lr_rules[i].name, batch_lr_rules[i].help, batch_lr_rules[i].source);
     puts("decay shapes (--decay-shape)");
     for (int i = 0; i < decay_count; i++) printf("  %-14s %s\n", decays[i].name, decays[i].help);
+    puts("rules for what nobody gave");
+    for (int i = 0; i < rule_count; i++) printf("  %-14s %s [%s]\n", rules[i].name, rules[i].help, rules[i].source);
     puts("dtypes (--export-dtype)");
     for (int i = 0; i < DTYPE_COUNT; i++)
         if (dtype_row((enum dtype)i)->from_f32) printf("  %s\n", dtype_row((enum dtype)i)->name);
@@ -161,23 +163,8 @@ static void parse_options(int argc, char **argv) {
         refuse(1, "--device %s: this build computes on the CPU only", opts.device);
 }
 
-static void allocate(struct run *r, size_t memory) {
-    struct err err;
-    size_t rows = (size_t)(r->micro_seq * opts.seq);
-    const struct optimizer_row *row = optimizer_find(opts.optimizer);
-    struct optimizer_options oo = {.row = row, .beta1 = opts.beta1 >= 0 ? opts.beta1 : row->beta1, .beta2 = opts.beta2 >= 0 ? opts.beta2 : row->beta2,
-                                   .eps = opts.eps, .weight_decay = opts.weight_decay, .clip = opts.clip, .momentum = opts.momentum};
-    r->optimizer = optimizer_new(r->model, &oo, &err);
-    if (!r->optimizer) fail(1, &err);
-    r->acts = train_state_new(r->model, r->micro_seq * opts.seq, opts.seq, memory, &err);
-    if (!r->acts) fail(1, &err);
-    r->ids = mem_array(rows, sizeof *r->ids, "batch");
-    r->targets = mem_array(rows, sizeof *r->targets, "batch");
-    r->doc_start = mem_array(rows, sizeof *r->doc_start, "batch");
-    r->losses = mem_array(rows, sizeof *r->losses, "batch");
-}
-
 static void print_start(const struct run *r) {
+    if (!r->resumed_at) print_derived(r);
     const struct model_config *c = &r->model->config;
     char params[32], batch[32], tokens[32];
     fprintf(stderr, "model: %s, %s parameters; %lld blocks, %lld channels, %lld heads of %lld (%lld kv), ffn %lld, vocabulary %lld\n",
@@ -231,18 +218,17 @@ static struct model_config settle(struct run *r, const struct model_file *checkp
     if (!checkpoint) {
         config = make_config(r);
         resolve_amounts(r, &config);
-        r->state = (struct run_state){.batch_tokens = amount.batch_tokens, .T = opts.seq, .seed = (uint64_t)opts.seed,
-                                      .data_hash = r->train.hash, .guard = {.limit = opts.guard}};
+        start_run(r);
     } else {
         if (!config_read(&config, checkpoint, &err)) fail(1, &err);
         if (r->state.data_hash != r->train.hash && !opts.override)
             refuse(1, "the training text is not the one the checkpoint was made with (hash %016llx, now %016llx); --override goes on with it",
                    (unsigned long long)r->state.data_hash, (unsigned long long)r->train.hash);
         if (opts.decay_from) branch_off(r);
+        make_schedule(r);
+        make_batch(r);
+        r->micro_seq = micro_sequences(amount.batch_tokens);
     }
-    make_schedule(r);
-    make_batch(r);
-    r->micro_seq = micro_sequences(amount.batch_tokens);
     return config;
 }
 
@@ -282,12 +268,19 @@ int main(int argc, char **argv) {
     start_machine(&r);
     if (opts.version) return 0;
     if (!file_make_folder(opts.out, &err)) fail(1, &err);
-    struct model_file *checkpoint = find_checkpoint(&r);
+    struct model_file *checkpoint = opts.tune || opts.coord_check ? NULL : find_checkpoint(&r); // those begin anew
     if (!opts.data.count) make_stories(&r);
     make_data(&r, checkpoint);
+    if (opts.tune) return tune(&r);
+    if (opts.coord_check) {
+        if (!*opts.size) opts.size = config_size_name(0);
+        struct model_config c = make_config(&r);
+        return coord_check(&r, &c) ? 0 : 3;
+    }
     struct model_config config = settle(&r, checkpoint);
     if (opts.plan) {
         struct plan plan;
+        if (!checkpoint) print_derived(&r);
         plan_run(&r, &config, &plan);
         plan_print(&plan, stdout);
         return 0;
@@ -295,7 +288,7 @@ int main(int argc, char **argv) {
     size_t memory = memory_for_activations(&r, &config);
     r.model = model_new(&config, r.backend, dtype_from_name(opts.dtype), (uint64_t)opts.seed, &err);
     if (!r.model) fail(1, &err);
-    allocate(&r, memory);
+    allocate_run(&r, memory);
     if (checkpoint && !checkpoint_read_tensors(checkpoint, r.model, r.optimizer, &err)) fail(1, &err);
     model_file_close(checkpoint);
     print_start(&r);

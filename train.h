@@ -24,6 +24,9 @@ struct run {
     struct progress progress;
     struct text notes;
     const struct batch_lr_row *batch_lr;
+    struct known known;                   // what the rules of learn/rules.c went by
+    double pace;                          // tokens a second, measured before; 0: was not
+    bool size_is_derived;
     int64_t micro_seq;                    // sequences of a micro-batch
     int32_t *ids, *targets, *doc_start;   // one micro-batch
     float *losses;
@@ -42,7 +45,8 @@ char *in_out(const char *name); // path of a file in the folder of the run; the 
 void make_data(struct run *r, const struct model_file *from); // from: a checkpoint, whose tokenizer is taken, or NULL
 void make_stories(struct run *r); // the text, when none was named
 void print_notes(struct text *notes); // to standard error, and clears them
-struct model_config make_config(const struct run *r);
+struct model_config make_config(struct run *r); // chooses a size where none was given
+void print_derived(const struct run *r); // the numbers that nobody gave, each with its rule
 void resolve_tokens(double expected); // how many, and how many of them decay; expected: where the clock decides
 void resolve_amounts(struct run *r, const struct model_config *c); // options into `amount`: from there on nothing is "auto"
 void make_schedule(struct run *r);                                 // from `amount`; again whenever that changes
@@ -52,7 +56,22 @@ size_t memory_for_activations(const struct run *r, const struct model_config *c)
 int64_t whole_batches(double tokens);
 int64_t micro_sequences(int64_t batch_tokens);
 
+struct model_config config_at_width(const struct model_config *c, int64_t width); // heads and depth stay, all else in proportion
+int64_t default_batch(double D);
+struct optimizer_options optimizer_options_of_run(void);
+void start_run(struct run *r);    // state, schedule, batch and micro-batch from `amount`
+void allocate_run(struct run *r, size_t memory); // what a model needs beside it to learn; memory: of activations
+void free_run(struct run *r);     // that, and the model
+
+// train_check.c
+bool coord_check(struct run *r, const struct model_config *c); // prints what it finds
+
+// train_tune.c
+int tune(struct run *r); // the exit status
+
 // train_loop.c
+double loop_aside(struct run *r); // all of a run, without files; its validation loss, INFINITY when it diverged or is no better
+                                  // than a uniform guess, NAN when stop_wanted
 void loop(struct run *r); // until the run is complete or stop_wanted
 bool finished(const struct run *r);
 void save(struct run *r, const char *folder, int keep);      // tells when it could not

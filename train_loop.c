@@ -257,6 +257,18 @@ static void cool_downs(struct run *r, int64_t before) {
     climb(r, before);
 }
 
+double loop_aside(struct run *r) {
+    enum { PATIENCE = 10 }; // steps in a row that were not finite: below those that end the program, above the guard's
+    static_assert(PATIENCE > GUARD_PATIENCE, "outliers end before");
+    while (!finished(r) && r->state.guard.in_a_row < PATIENCE && step(r)) continue;
+    if (stop_wanted) return NAN;
+    if (r->state.guard.in_a_row && !isfinite(optimizer_grad_norm(r->optimizer))) return INFINITY; // nothing moves it any more
+    double loss = evaluate(r, 4 * opts.eval_tokens);
+    if (stop_wanted) return NAN;
+    const double uniform = log((double)r->model->config.V); // whoever is dead says any token with the same probability
+    return loss < uniform - 1e-3 ? loss : INFINITY;
+}
+
 // ---- all of it ----------------------------------------------------------------------------------------------------
 
 static void keep_trunk(struct run *r) { // for ever: from here any other decay can start

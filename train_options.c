@@ -7,9 +7,9 @@
 #include <string.h>
 
 struct train_options opts = {
-    .out = "out", .family = "granite", .size = "1M", .tokenizer = "bpe:4096", .schedule = "power",
+    .out = "out", .family = "granite", .size = "", .ratio = 20, .tokenizer = "bpe:4096", .schedule = "power",
     .decay_shape = "linear", .dtype = "f32", .device = "auto", .batch_rule = "constant", .batch_lr = "", .batch_ramp = 0.1, .batch_theta = 0.5, .export_dtype = "f32",
-    .seq = 1024, .seed = 1, .keep = 2, .eval_every = 0, .eval_tokens = 65536, .samples = 3,
+    .seq = 1024, .seed = 1, .keep = 2, .eval_every = 0, .eval_tokens = 65536, .samples = 3, .tune_time = 600, .check_widths = "64,128,256,512",
     .story_bytes = 20000000, .decay = -1, .power_b = -0.51, .phi = 1, .probe_share = 0.1, .hold = 0.55, .cool = 0.5, .beta1 = -1, .beta2 = -1, .momentum = 0.95, .optimizer = "adamw", .eps = 1e-8, .weight_decay = 0.1,
     .clip = 1, .guard = 6, .valid_share = 0.05, .save_seconds = 600, .floor = 0, .resume = true, .tied = true, .doc_mask = true,
 };
@@ -32,7 +32,7 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"--override", OPT_FLAG, &opts.override, 0, 0, "", "let the command line change what a checkpoint was started with", 0},
     {"--export-dtype", OPT_TEXT, &opts.export_dtype, 0, 0, "TYPE", "matrices of model.gguf: f32, f16, bf16, q8_0, q4_0", 0},
     {"--family", OPT_TEXT, &opts.family, 0, 0, "NAME", "[Model] granite (muP, four multipliers) or llama; --list names all", 0},
-    {"--size", OPT_TEXT, &opts.size, 0, 0, "SIZE", "1M 3M 10M 30M 70M 125M 350M 1B 3B", 0},
+    {"--size", OPT_TEXT, &opts.size, 0, 0, "SIZE", "1M 3M 10M 30M 70M 125M 350M 1B 3B; one of size, tokens and time is enough, the rest follows and is printed with its rule", 0},
     {"--width --n-embd", OPT_INT, &opts.width, 0, 65536, "N", "channels, instead of the size's", 0},
     {"--layers --n-layer", OPT_INT, &opts.layers, 0, 1024, "N", "blocks, instead of the size's", 0},
     {"--heads --n-head", OPT_INT, &opts.heads, 0, 1024, "N", "query heads, instead of the size's", 0},
@@ -47,6 +47,7 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"--tokens", OPT_INT, &opts.tokens, 0, 1e15, "N", "[How much] tokens to train on; 20m is twenty million", 0},
     {"--time", OPT_TIME, &opts.time, 0, 1e9, "TIME", "or how long: 2m, 8h; the decay phase is placed by the clock", 0},
     {"--steps --max-iters", OPT_INT, &opts.steps, 0, 1e12, "N", "or how many steps", 0},
+    {"--ratio", OPT_REAL, &opts.ratio, 0.01, 1e6, "X", "tokens a parameter, where one of tokens and size has to follow from the other or from the time", 0},
     {"--seq --block-size", OPT_INT, &opts.seq, 8, 1 << 20, "N", "tokens of a sequence", 0},
     {"--batch-tokens", OPT_INT, &opts.batch_tokens, 0, 1e12, "N", "tokens of a step; 0: by the Step Law, 0.58 D^0.571", 0},
     {"--batch-rule", OPT_TEXT, &opts.batch_rule, 0, 0, "NAME", "constant, ramp, critical or adaptive, up to --batch-tokens; --list explains", 0},
@@ -92,6 +93,13 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"--cpu", OPT_TEXT, &opts.cpu, 0, 0, "LEVEL", "plain, avx2, avx512, amx, neon or dotprod instead of the best present", 0},
     {"--dtype", OPT_TEXT, &opts.dtype, 0, 0, "TYPE", "of products: f32, or bf16 with f32 master weights and sums", 0},
     {"--plan", OPT_FLAG, &opts.plan, 0, 0, "", "[Other] measure two seconds, print memory and time this run would take, and stop", 0},
+    {"--tune", OPT_FLAG, &opts.tune, 0, 0, "", "find the best base rate for this run on a narrow model and write it to OUT/tuned.config, for --config", 0},
+    {"--tune-what", OPT_MANY, &opts.tune_what, 0, 0, "NAME", "lr (with power the whole curve), power-a, init-std, weight-decay; several times: one after the other; else lr", 0},
+    {"--tune-width", OPT_INT, &opts.tune_width, 0, 65536, "N", "channels of that model; 0: a quarter, within 64 to 256", 0},
+    {"--tune-tokens", OPT_INT, &opts.tune_tokens, 0, 1e15, "N", "tokens of each of its runs; 0: for 4e12 operations, 524288 at the most and 100 steps at the least", 0},
+    {"--tune-time", OPT_TIME, &opts.tune_time, 0, 1e9, "TIME", "after which no further run is started", 0},
+    {"--coord-check", OPT_FLAG, &opts.coord_check, 0, 0, "", "train a few steps at several widths: do activations keep their size under muP, and not without? Ends with 3 if not so", 0},
+    {"--check-widths", OPT_TEXT, &opts.check_widths, 0, 0, "LIST", "of --coord-check: multiples of 64 with commas between", 0},
     {"--profile", OPT_FLAG, &opts.profile, 0, 0, "", "at the end, print what each op cost in the steps after the first", 0},
     {"--plot", OPT_TEXT, &opts.plot, 0, 0, "LOG", "draw a log.jsonl in the terminal and stop", 0},
     {"--watch", OPT_TEXT, &opts.watch, 0, 0, "FOLDER", "draw the run in that --out folder as it goes, in the terminal", 0},
@@ -117,7 +125,7 @@ static const char amounts_follow[] = "# what these came to\n";
 // What a resumed run may change without changing what is learned.
 static const char *const free_options[] = {
     "out", "config", "save-seconds", "save-every", "keep", "resume", "override", "export-dtype", "micro-batch", "memory", "eval-every",
-    "eval-tokens", "samples", "prompt", "floor", "threads", "device", "cpu", "plan", "profile", "plot", "watch", "tensorboard", "list", "version", "help", "time",
+    "eval-tokens", "samples", "prompt", "floor", "threads", "device", "cpu", "plan", "tune", "tune-what", "tune-width", "tune-tokens", "tune-time", "coord-check", "check-widths", "profile", "plot", "watch", "tensorboard", "list", "version", "help", "time",
     "decay-from", "decay-tokens", "data", "probe-decay", "probe-share", "ladder"};
 
 bool train_option_is_free(const char *name, size_t n) {

@@ -86,6 +86,32 @@ const struct batch_lr_row *batch_lr_rule_find(const char *name);
 int64_t batch_next(struct batch_rule *r, double n); // tokens of the step that begins at n, a multiple of T
 double step_law_batch(double tokens); // 0.58 D^0.571 (Li et al. 2025), half of it below 100M tokens
 
+// --- rules (methods A.3, A.4): numbers that nobody gave ------------------------------------------------------------------
+
+// What is known when a number is wanted; 0: nothing is. A rule's row says in its comment or help what it looks at.
+struct known {
+    double params, body;  // weights; those without the embedding
+    double tokens, batch; // of the run, of a step
+    double text, ratio;   // tokens of the text; tokens a parameter
+    double seconds, pace; // of a run that the clock ends; tokens a second
+    bool mup, power;      // the model's parametrization; the schedule is power
+};
+struct rule {
+    const char *name; // of the option whose place it takes; several rows may have one name
+    bool (*holds)(const struct known *k); // NULL: always
+    double (*value)(const struct known *k);
+    double (*of)(const struct known *k); // fitted for `of`, so many `what`, from low to high; NULL: no law
+    const char *what;
+    double low, high;
+    const char *help, *source;
+};
+extern const struct rule rules[];
+extern const int rule_count;
+const struct rule *rule_find(const char *name, const struct known *k); // the first row of that name that holds
+double rule_value(const char *name, const struct known *k);
+bool rule_is_inside(const struct rule *rule, const struct known *k); // of what it was fitted for
+double step_law_lr(double body, double tokens); // 1.79 N^-0.713 D^0.307
+
 // --- optimizers (methods C) ----------------------------------------------------------------------------------------
 
 // Weight decay is coupled with the rate as in PyTorch: w -= lr * (step + weight_decay * w), so under muP it falls with
@@ -297,6 +323,28 @@ struct report {
     double floor_nats_per_byte; // entropy of the source when known, else NaN; drawn as a line
 };
 MUST_USE bool report_write(const char *path, const struct report *r, struct err *err);
+
+// --- coordinate check (methods B.5) ---------------------------------------------------------------------------------
+
+enum coord { COORD_EMBEDDING, COORD_SCORES, COORD_ATTENDED, COORD_ATTENTION_OUT, COORD_GATE, COORD_FFN_OUT, COORD_BLOCK_OUT, COORD_LOGITS, COORD_ANSWER, COORD_COUNT };
+extern const char *const coord_names[COORD_COUNT];
+enum { COORD_LAYERS_MAX = 64, COORD_PROBES = 4 }; // sequences that are looked at: the first ones of the data
+struct coord_run {
+    struct model_config config;
+    const struct backend *backend;
+    struct optimizer_options optimizer;
+    const struct tokens *data;
+    int64_t T, batch; // tokens of a sequence, sequences of a step
+    int64_t steps;
+    uint64_t seed;
+    double lr;        // base rate, the same in every step
+};
+struct coord_sizes {  // means of |x| and of |x - x at the start| after a step, by enum coord
+    double size[COORD_COUNT], change[COORD_COUNT];
+};
+// sizes: steps + 1 entries, the first before any step.
+MUST_USE bool coords_run(const struct coord_run *r, struct coord_sizes *sizes, struct err *err);
+double log_slope(const double *x, const double *y, size_t n); // of log y against log x, least squares
 
 // --- plan ----------------------------------------------------------------------------------------------------------
 

@@ -174,6 +174,7 @@ MUST_USE bool config_trains(const struct model_config *c, struct err *err);
 // sizes. By one rule; the result may then be overridden field by field and goes through config_check.
 MUST_USE bool config_from_size(struct model_config *c, const struct family *family, const char *size, int64_t vocab,
                                int64_t ctx, struct err *err);
+const char *config_size_name(int i); // of the sizes in ascending order; NULL behind the last
 // For a model made from scratch: fields that are 0 among H, G, D, F, rope_base, norm_eps, init_std and base_width by the
 // size rule (an override of C sets H, G, D and F to 0 first), then what always follows: mup and the multipliers.
 void config_derive(struct model_config *c);
@@ -408,6 +409,11 @@ void train_zero_grads(struct train_state *t); // for the train_loss that follows
 // Forward and backward: ADDS grad_scale * d(sum of losses)/dw to the gradients; returns the sum of losses (nats).
 // grad_scale 0: forward only (evaluation). losses (may be NULL): per row, host.
 double train_loss(struct train_state *t, const struct train_batch *b, float grad_scale, float *losses);
+// Views on the device of what the last train_loss left of its last group of rows (a sequence is never cut in two), until the
+// next one: the stream that enters layer l (l = L: leaves the last), the stream between its branches, rotated queries and
+// keys, mixed values, gate before its nonlinearity. A gradient's pass spoils the gate.
+enum train_act { ACT_STREAM, ACT_MID, ACT_QUERIES, ACT_KEYS, ACT_ATTENDED, ACT_GATE };
+struct tensor train_activation(const struct train_state *t, enum train_act what, int64_t layer);
 // Behind the last micro-batch of a step: only now the gradient of a tied embedding is whole.
 void train_close_grads(struct train_state *t);
 

@@ -269,3 +269,11 @@ double train_loss(struct train_state *t, const struct train_batch *batch, float 
     }
     return sum;
 }
+
+struct tensor train_activation(const struct train_state *t, enum train_act what, int64_t layer) {
+    assert(layer >= 0 && layer < t->m->config.L + (what == ACT_STREAM));
+    if (layer == t->m->config.L) return t->acts.out;
+    const struct layer_acts *y = &t->acts.layer[layer];
+    return (const struct tensor[]){[ACT_STREAM] = y->x, [ACT_MID] = y->mid, [ACT_QUERIES] = y->q, [ACT_KEYS] = y->k,
+                                   [ACT_ATTENDED] = y->attended, [ACT_GATE] = y->gate}[what];
+}
