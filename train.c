@@ -120,6 +120,7 @@ static struct model_file *find_checkpoint(struct run *r) {
 static void branch_off(struct run *r) {
     amount.decay_tokens = whole_batches(opts.decay_tokens ? (double)opts.decay_tokens : 0.25 * (double)r->state.tokens);
     amount.tokens = r->state.tokens + amount.decay_tokens;
+    r->state.good = -1; // that state is the trunk's
     if ((double)amount.decay_tokens < 0.05 * (double)amount.tokens)
         fprintf(stderr, "note: a decay of %.1f%% of the tokens is short; 10%% to 20%% is usual\n",
                 100 * (double)amount.decay_tokens / (double)amount.tokens);
@@ -232,7 +233,7 @@ static struct model_config settle(struct run *r, const struct model_file *checkp
         config = make_config(r);
         resolve_amounts(r, &config);
         r->state = (struct run_state){.batch_tokens = amount.batch_tokens, .T = opts.seq, .seed = (uint64_t)opts.seed,
-                                      .data_hash = r->train.hash, .guard = {.limit = opts.guard}};
+                                      .data_hash = r->train.hash, .guard = {.limit = opts.guard}, .good = -1};
     } else {
         if (!config_read(&config, checkpoint, &err)) fail(1, &err);
         if (r->state.data_hash != r->train.hash && !opts.override)
@@ -254,11 +255,12 @@ static void open_records(struct run *r) {
     struct log_rows rows = {0};
     char *log_path = in_out("log.jsonl"), *config_path = in_out("config"), *report_path = in_out("report.html");
     unlink(report_path);
-    r->log = log_open(log_path, r->state.tokens ? r->state.tokens : -1, &err);
+    r->log = log_open(log_path, r->state.tokens ? r->state.tokens : -1, r->state.rollbacks, &err);
     if (!r->log || !log_read(log_path, &rows, &err)) fail(1, &err);
     if (opts.tensorboard && !(r->board = board_open(opts.tensorboard, r->state.step, &err))) fail(1, &err);
     r->evaluated_at = r->cooled_at = -1;
     for (size_t i = 0; i < rows.count; i++) {
+        if (rows.row[i].undone) continue;
         if (isfinite(rows.row[i].val_loss)) r->evaluated_at = rows.row[i].tokens;
         if (rows.row[i].cooled_tokens > 0) r->cooled_at = rows.row[i].tokens;
     }
@@ -292,6 +294,7 @@ int main(int argc, char **argv) {
         plan_print(&plan, stdout);
         return 0;
     }
+    check_disk(&r, &config);
     r.model = model_new(&config, r.backend, dtype_from_name(opts.dtype), (uint64_t)opts.seed, &err);
     if (!r.model) fail(1, &err);
     allocate(&r);
@@ -304,6 +307,7 @@ int main(int argc, char **argv) {
         return 0;
     }
     mem_free(report);
+    make_saver(&r);
     open_records(&r);
     progress_open(&r.progress, 5);
     r.last_save = time_now();
@@ -311,8 +315,9 @@ int main(int argc, char **argv) {
     loop(&r);
     if (stop_wanted) {
         save(&r, opts.out, (int)opts.keep);
+        bool good = saved(&r, true);
         progress_close(&r.progress);
-        fprintf(stderr, "interrupted; the same command goes on from here\n");
+        fputs(good ? "interrupted; the same command goes on from here\n" : "interrupted, and not saved\n", stderr);
         return 130;
     }
     finish(&r);

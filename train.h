@@ -1,5 +1,5 @@
 // train.h: what the files of ./train share. train.c reads the options, resumes and has the small modes; train_setup.c makes
-// data and numbers of them, train_loop.c learns, train_end.c writes what is left behind. Each may end the program with a
+// data and numbers of them, train_loop.c learns, train_save.c saves and goes back, train_end.c writes what is left behind. Each may end the program with a
 // sentence.
 #ifndef LEHR_TRAIN_H
 #define LEHR_TRAIN_H
@@ -19,6 +19,7 @@ struct run {
     struct train_state *acts;
     struct schedule schedule;
     struct run_state state;
+    struct saver *saver;  // NULL: steps wait for checkpoints
     struct log_file *log; // NULL while aside
     struct board *board;  // NULL: not asked for
     struct progress progress;
@@ -54,8 +55,18 @@ int64_t micro_sequences(int64_t batch_tokens);
 // train_loop.c
 void loop(struct run *r); // until the run is complete or stop_wanted
 bool finished(const struct run *r);
-void save(struct run *r, const char *folder, int keep);      // tells when it could not
+void note_row(struct run *r, const struct log_row *row);     // into the log and the event file
 double log_evaluation(struct run *r, int64_t tokens);        // nats per byte, also in the log
+
+// train_save.c
+void check_disk(const struct run *r, const struct model_config *c); // refuses a run whose files will not fit
+void make_saver(struct run *r);
+bool save(struct run *r, const char *folder, int keep); // tells when it could not; beside the steps where there is a saver
+bool saved(struct run *r, bool wait);                   // tells what became of it; true: nothing is missing
+void keep_options(struct run *r);                       // in the state
+void keep_good(struct run *r);                          // a state to go back to, when it is time for one
+void go_back(struct run *r, const char *why);
+bool read_back(struct run *r, const char *path, struct err *err); // state and tensors of a checkpoint of this run
 
 // train_end.c
 void finish(struct run *r); // model.gguf, samples, report

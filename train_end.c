@@ -142,6 +142,8 @@ void finish(struct run *r) {
     save(r, opts.out, (int)opts.keep);
     double per_byte = log_evaluation(r, 16 * opts.eval_tokens);
     progress_close(&r->progress);
+    saved(r, true);
+    saver_free(r->saver);
     if (!log_close(r->log, &err) || !board_close(r->board, &err)) fail(1, &err);
     // The export reads its own file back, which takes the room of a second model: what only training needs goes first.
     train_state_free(r->acts);

@@ -419,6 +419,41 @@ void model_refresh_copies(struct model *m) {
     }
 }
 
+// The f32 weights are one stretch of memory, in table order.
+static size_t weights_stretch(const struct model *m) {
+    const struct tensor *first = &m->params[0].w, *last = &m->params[m->n_params - 1].w;
+    return (size_t)((const char *)last->data - (const char *)first->data) + (size_t)last->rows * last->row_bytes;
+}
+
+struct model *model_shadow(const struct model *m, struct err *err) {
+    assert(m->trainable);
+    struct model *s = mem_alloc(sizeof *s, "copy of the weights");
+    *s = *m;
+    s->grads_block = NULL;
+    s->params = mem_array((size_t)m->n_params, sizeof *s->params, "copy of the weights");
+    s->weights_block = m->backend->alloc(weights_stretch(m), "copy of the weights", err);
+    for (int i = 0; s->weights_block && i < m->n_params; i++) {
+        struct param *p = &s->params[i];
+        *p = m->params[i];
+        p->grad = p->w16 = (struct tensor){0};
+        p->w.data = (char *)s->weights_block + ((char *)p->w.data - (char *)m->params[0].w.data);
+    }
+    if (s->weights_block) return s;
+    model_shadow_free(s);
+    return NULL;
+}
+
+void model_shadow_take(struct model *shadow, const struct model *m) {
+    m->backend->copy(shadow->params[0].w.data, m->params[0].w.data, weights_stretch(m));
+}
+
+void model_shadow_free(struct model *shadow) { // all else is lent
+    if (!shadow) return;
+    if (shadow->weights_block) shadow->backend->free(shadow->weights_block);
+    mem_free(shadow->params);
+    mem_free(shadow);
+}
+
 // What a checkpoint or a model to continue must agree on. Training-only fields are the caller's.
 static bool same_config(const struct model_config *ours, const struct model_config *file, struct err *err) {
     if (ours->family != file->family)

@@ -234,6 +234,11 @@ struct model *model_new(const struct model_config *c, const struct backend *b, e
 // Fills a trainable model's weights from a file of the same config (checkpoint, or a model to continue).
 MUST_USE bool model_read_weights(struct model *m, const struct model_file *f, struct err *err);
 void model_refresh_copies(struct model *m); // bf16 copies from the f32 weights
+// A second copy of the weights of a trainable model, as they were at the last model_shadow_take: what model_declare and
+// model_write_data need, for a file that is written while m learns on. It lives no longer than m. NULL on failure.
+struct model *model_shadow(const struct model *m, struct err *err);
+void model_shadow_take(struct model *shadow, const struct model *m);
+void model_shadow_free(struct model *shadow); // NULL is fine
 void model_free(struct model *m);
 // Declares and writes all parameters: matrices as `matrices` (rows that are no multiple of its block fall back by
 // dtype_that_divides, told in notes), norms as F32. model_declare also writes the keys general.file_type and, for block formats,
