@@ -175,6 +175,7 @@ static void allocate(struct run *r) {
     r->ids = mem_array(rows, sizeof *r->ids, "batch");
     r->targets = mem_array(rows, sizeof *r->targets, "batch");
     r->doc_start = mem_array(rows, sizeof *r->doc_start, "batch");
+    r->layer_norms = mem_array((size_t)r->model->config.L + 2, sizeof *r->layer_norms, "norms of the gradient");
     r->losses = mem_array(rows, sizeof *r->losses, "batch");
 }
 

@@ -1,5 +1,6 @@
 // train.h: what the files of ./train share. train.c reads the options, resumes and has the small modes; train_setup.c makes
-// data and numbers of them, train_loop.c learns, train_save.c saves and goes back, train_end.c writes what is left behind. Each may end the program with a
+// data and numbers of them, train_loop.c learns, train_save.c saves and goes back, train_find.c
+// finds what is not finite, train_end.c writes what is left behind. Each may end the program with a
 // sentence.
 #ifndef LEHR_TRAIN_H
 #define LEHR_TRAIN_H
@@ -28,6 +29,9 @@ struct run {
     int64_t micro_seq;                    // sequences of a micro-batch
     int32_t *ids, *targets, *doc_start;   // one micro-batch
     float *losses;
+    float *layer_norms;   // L + 2
+    double peak;          // operations a second; 0: not measured yet, NAN: unknown
+    bool not_finite;      // the last step was the first of such
     double last_save, last_eval, floor; // time_now, seconds of training, nats per byte
     int64_t resumed_at;   // tokens
     int64_t evaluated_at; // tokens of the last evaluation in the log, -1 when there is none
@@ -68,7 +72,11 @@ void keep_good(struct run *r);                          // a state to go back to
 void go_back(struct run *r, const char *why);
 bool read_back(struct run *r, const char *path, struct err *err); // state and tensors of a checkpoint of this run
 
+// train_find.c
+void find_not_finite(struct run *r, int64_t first, int64_t end); // in the sequences of the step just made; tells it
+
 // train_end.c
+void run_sample(struct run *r, struct session *s, int64_t seed, int64_t tokens, bool echo, struct text *to);
 void finish(struct run *r); // model.gguf, samples, report
 void draw_log(const struct log_rows *rows, FILE *to);
 void watch(const char *folder); // draws a run of another process until it is complete or Ctrl-C comes

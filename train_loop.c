@@ -40,6 +40,17 @@ static double evaluate(struct run *r, int64_t tokens) {
     return scored ? sum / (double)scored : NAN;
 }
 
+// A text of the model as it is now, in the evaluation's row.
+static void sample_now(struct run *r, struct text *to) {
+    struct err err;
+    bool swapped = optimizer_swap(r->optimizer);
+    struct session *s = session_new(r->model, &(struct session_options){.ctx = opts.seq}, &err);
+    if (s) run_sample(r, s, opts.seed, opts.eval_sample, false, to);
+    else progress_note(&r->progress, "warning: no sample: %s", err.text);
+    session_free(s);
+    if (swapped) optimizer_swap(r->optimizer);
+}
+
 // Adds an evaluation to the log and tells it; returns nats per byte.
 double log_evaluation(struct run *r, int64_t tokens) {
     if (loader_windows(&r->valid, opts.seq) < 1) return NAN;
@@ -48,7 +59,11 @@ double log_evaluation(struct run *r, int64_t tokens) {
     struct log_row row = log_row_at(r->state.step, r->state.tokens);
     row.val_loss = loss, row.val_nats_per_byte = per_byte;
     // A run that was killed after this evaluation has it in its log already.
+    struct text sample = {0};
+    if (opts.eval_sample && r->evaluated_at != r->state.tokens) sample_now(r, &sample);
+    row.sample = sample.data;
     if (r->evaluated_at != r->state.tokens) note_row(r, &row);
+    text_free(&sample);
     r->evaluated_at = r->state.tokens;
     r->last_eval = r->state.seconds;
     char count[32];
@@ -79,6 +94,8 @@ static int64_t step_batch(struct run *r, double *lr) {
           r->batch_lr->factor((double)batch, (double)amount.batch_tokens, noise_scale(&rule->noise));
     return amount.tokens && left < batch ? left : batch;
 }
+
+enum { LAYERS_EVERY = 10 }; // steps: norms by layer in the log
 
 // One step. False when a signal came between micro-batches: the partial gradient is dropped.
 static bool step(struct run *r) {
@@ -116,7 +133,13 @@ static bool step(struct run *r) {
     struct log_row row = log_row_at(r->state.step, r->state.tokens);
     row.loss = loss, row.lr = lr, row.grad_norm = norm, row.dt_ms = seconds * 1e3, row.tok_per_s = (double)batch / seconds;
     row.batch = (double)batch, row.noise = noise_scale(&r->state.batch.noise), row.skipped = verdict == GUARD_KEEP ? NULL : guard_name(verdict);
+    if (r->state.step % LAYERS_EVERY == 0 || r->state.step == 1) {
+        optimizer_layer_norms(r->optimizer, r->layer_norms);
+        row.layer_norms = (struct log_list){r->layer_norms, r->model->config.L + 2};
+    }
+    if (r->peak > 0) row.peak_share = row.tok_per_s * config_flops_per_token(&r->model->config, opts.seq) / r->peak;
     note_row(r, &row);
+    r->not_finite = verdict == GUARD_NOT_FINITE && r->state.guard.in_a_row == 1;
     if (verdict != GUARD_KEEP)
         progress_note(&r->progress, "step %lld skipped: %s (loss %g, gradient norm %g)", (long long)r->state.step,
                       guard_name(verdict), loss, norm);
@@ -254,19 +277,36 @@ static void print_profile(void) {
     text_free(&table);
 }
 
+// What the processor can do, for the log: once, when the run has lasted long enough that nobody misses the half second.
+static void measure_peak(struct run *r) {
+    enum { LONG_ENOUGH_S = 60 };
+    struct ceiling found[CEILINGS_MOST];
+    if (r->peak != 0 || opts.peak < 0 || (opts.peak == 0 && r->state.seconds < LONG_ENOUGH_S)) return;
+    r->peak = opts.peak > 0 ? opts.peak : NAN;
+    if (opts.peak > 0) return;
+    bool bf16 = dtype_from_name(opts.dtype) == DTYPE_BF16;
+    const char *unit = r->backend->unit(bf16 ? DTYPE_BF16 : DTYPE_F32, bf16 ? PRECISION_BF16 : PRECISION_F32);
+    int n = r->backend->ceilings(found, 0.5, NULL);
+    for (int i = 0; i < n; i++)
+        if (strcmp(found[i].name, unit) == 0) r->peak = found[i].per_second;
+    if (r->peak > 0) progress_note(&r->progress, "peak: %s, %.3g operations a second; peak_share in the log is of these", unit, r->peak);
+}
+
 void loop(struct run *r) {
     bool guarded = false;
     // The checkpoint was written before its evaluation and cool-downs; when the run was killed in between, they are made now.
     if (r->resumed_at && r->evaluated_at < r->state.tokens && evaluation_due(r)) log_evaluation(r, opts.eval_tokens);
     if (r->resumed_at) cool_downs(r, r->state.tokens - r->state.batch.now);
     while (!finished(r) && !stop_wanted) {
-        int64_t before = r->state.tokens;
+        int64_t before = r->state.tokens, passed = r->state.passed;
         if (opts.profile && guarded) backend_profile_run(true);
         if (!step(r)) break;
         if (opts.profile) backend_profile_run(false);
         if (!guarded) mem_freeze(true), guarded = true;
         mem_freeze(false);
         saved(r, false);
+        measure_peak(r);
+        if (r->not_finite) find_not_finite(r, before / opts.seq + passed, r->state.tokens / opts.seq + passed);
         const char *why = r->state.guard.goes_back ? guard_lost(&r->state.guard) : NULL;
         if (why) {
             go_back(r, why);

@@ -84,6 +84,8 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"-s --seed", OPT_INT, &opts.seed, 0, 9e18, "N", "of initialisation and data order", 0},
     {"--eval-every", OPT_INT, &opts.eval_every, 0, 1e12, "STEPS", "[Watching] validate every so many steps; 0: about ten times in a run", 0},
     {"--eval-tokens", OPT_INT, &opts.eval_tokens, 0, 1e15, "N", "tokens of such a validation; the last one takes up to sixteen times as many", 0},
+    {"--eval-sample", OPT_INT, &opts.eval_sample, 0, 1e6, "N", "write a text of so many tokens at each evaluation, into the log and the report", 0},
+    {"--peak", OPT_REAL, &opts.peak, -1, 1e18, "X", "operations a second that the processor can do, of which the log says the share; 0: measured after a minute, for half a second; -1: left out", 0},
     {"--samples", OPT_INT, &opts.samples, 0, 1000, "N", "texts to print at the end", 0},
     {"-p --prompt", OPT_TEXT, &opts.prompt, 0, 0, "TEXT", "how the samples begin", 0},
     {"--tensorboard", OPT_TEXT, &opts.tensorboard, 0, 0, "FOLDER", "write the log for TensorBoard too", 0},
@@ -118,7 +120,7 @@ static const char amounts_follow[] = "# what these came to\n";
 // What a resumed run may change without changing what is learned.
 static const char *const free_options[] = {
     "out", "config", "save-seconds", "save-every", "keep", "resume", "override", "export-dtype", "micro-batch", "eval-every",
-    "eval-tokens", "samples", "prompt", "save-aside", "floor", "threads", "device", "cpu", "plan", "profile", "plot", "watch", "tensorboard", "list", "version", "help", "time",
+    "eval-tokens", "eval-sample", "peak", "samples", "prompt", "save-aside", "floor", "threads", "device", "cpu", "plan", "profile", "plot", "watch", "tensorboard", "list", "version", "help", "time",
     "decay-from", "decay-tokens", "data", "probe-decay", "probe-share", "ladder"};
 
 bool train_option_is_free(const char *name, size_t n) {

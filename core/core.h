@@ -355,6 +355,15 @@ struct plot {
 };
 void plot_terminal(const struct plot *p, int width, int height, FILE *to); // braille or ASCII by locale; legend below
 void plot_svg(const struct plot *p, int width, int height, struct text *to); // a self-contained <svg>, CSS variables for color
+// A map of values over x: one column for each x, rows from below; lighter is less. Columns beyond the room are thinned.
+struct heat {
+    const char *title, *x_label, *first, *last; // names of the lowest row and of the highest
+    const double *x;
+    const float *const *column; // [n] of [rows]
+    size_t n, rows;
+    bool log;
+};
+void heat_svg(const struct heat *h, int width, int height, struct text *to);
 // Adds text escaped for HTML and SVG, also inside quoted attributes; what is no character becomes U+FFFD.
 void text_html(struct text *t, const char *bytes, size_t n);
 

@@ -116,6 +116,12 @@ struct optimizer *optimizer_new(struct model *m, const struct optimizer_options 
 void optimizer_free(struct optimizer *o);
 size_t optimizer_state_bytes(const struct optimizer *o); // that a checkpoint holds
 double optimizer_grad_norm(struct optimizer *o); // global, before clipping; NaN or inf shows here: do not step then
+// From that call's sums: norms of the gradient's parts, L + 2 of them: embedding, blocks, what is behind them.
+void optimizer_layer_norms(const struct optimizer *o, float *to);
+// The parameter whose gradient backward met first as not finite (from that call), and the first one that is not finite
+// itself; NULL: none.
+const struct param *optimizer_bad_gradient(const struct optimizer *o);
+const struct param *optimizer_bad_weight(struct optimizer *o);
 // Scales the gradients by min(1, clip / (grad_norm + 1e-6)), updates with lr * param.lr_scale, refreshes bf16 copies.
 // step counts from 1 (bias correction). grad_norm must be finite.
 void optimizer_step(struct optimizer *o, double lr, double grad_norm, int64_t step);

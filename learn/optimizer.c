@@ -299,6 +299,32 @@ double optimizer_grad_norm(struct optimizer *o) {
     return sqrt(sum);
 }
 
+void optimizer_layer_norms(const struct optimizer *o, float *to) {
+    const struct model *m = o->model;
+    const int64_t parts = m->config.L + 2;
+    for (int64_t at = 0; at < parts; at++) {
+        double sum = 0;
+        for (int i = 0; i < m->n_params; i++) {
+            long long block = -1;
+            bool in_block = sscanf(m->params[i].name, "blk.%lld.", &block) == 1, first = i == m->embed || i == m->positions;
+            if (at == (in_block ? block + 1 : first ? 0 : parts - 1)) sum += o->host_sums[i];
+        }
+        to[at] = (float)sqrt(sum);
+    }
+}
+
+const struct param *optimizer_bad_gradient(const struct optimizer *o) {
+    for (int i = o->model->n_params; i-- > 0;)
+        if (!isfinite(o->host_sums[i])) return &o->model->params[i];
+    return NULL;
+}
+
+const struct param *optimizer_bad_weight(struct optimizer *o) {
+    for (int i = 0; i < o->model->n_params; i++)
+        if (!isfinite(norm_of(o, o->model->params[i].w))) return &o->model->params[i];
+    return NULL;
+}
+
 void optimizer_step(struct optimizer *o, double lr, double grad_norm, int64_t step) {
     assert(isfinite(grad_norm) && isfinite(lr) && step >= 1);
     const struct optimizer_options *opt = &o->options;

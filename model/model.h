@@ -400,6 +400,7 @@ struct train_state;
 size_t train_state_bytes(const struct model_config *c, int64_t max_rows, int64_t T);
 struct train_state *train_state_new(struct model *m, int64_t max_rows, int64_t T, struct err *err);
 void train_state_free(struct train_state *t);
+void train_observe(struct train_state *t, const struct observer *o); // of the forward passes to come; borrowed, NULL ends it
 void train_zero_grads(struct train_state *t); // for the train_loss that follows: until then matrices keep what they have
 // Forward and backward: ADDS grad_scale * d(sum of losses)/dw to the gradients; returns the sum of losses (nats).
 // grad_scale 0: forward only (evaluation). losses (may be NULL): per row, host.

@@ -79,8 +79,11 @@ static struct text learned_columns(const char *log) {
     snprintf(path, sizeof path, "%s/%s", scratch, log);
     cr_assert(log_read(path, &rows, &err), "%s", err.text);
     for (size_t i = 0; i < rows.count; i++)
-        if (!rows.row[i].cooled_tokens) text_fmt(&t, "%lld %lld %.17g %.17g %.17g %.17g %.17g %.17g\n", (long long)rows.row[i].step, (long long)rows.row[i].tokens,
-                 rows.row[i].loss, rows.row[i].lr, rows.row[i].grad_norm, rows.row[i].val_loss, rows.row[i].batch, rows.row[i].noise);
+        if (!rows.row[i].cooled_tokens)
+            text_fmt(&t, "%lld %lld %.17g %.17g %.17g %.17g %.17g %.17g %s %lld %lld %lld %lld\n", (long long)rows.row[i].step,
+                     (long long)rows.row[i].tokens, rows.row[i].loss, rows.row[i].lr, rows.row[i].grad_norm, rows.row[i].val_loss,
+                     rows.row[i].batch, rows.row[i].noise, rows.row[i].skipped ? rows.row[i].skipped : "", (long long)rows.row[i].rollback,
+                     (long long)rows.row[i].back_from, (long long)rows.row[i].passed_from, (long long)rows.row[i].passed_to);
     log_rows_free(&rows);
     return t;
 }
@@ -115,6 +118,9 @@ Test(programs, losses_and_model_are_the_same_for_threads_and_micro_batches) {
     cr_expect(!same_learning("base/log.jsonl", "other/log.jsonl"));
 }
 
+// A rate so high that the run is lost every now and then, and goes back. Plain kernels: the same on every machine.
+#define UNSTEADY "--cpu plain --batch-tokens 64 --schedule constant --warmup 1920 --lr 0.25 --beta2 0.999 --clip 0 --guard 2.5 --rollback 20"
+
 // Whatever learns: other threads and micro-batches, and a run that goes on from its middle, give the same bytes.
 Test(programs, every_rule_of_learning_keeps_the_promises) {
     static const char *const rows[] = {
@@ -133,6 +139,8 @@ Test(programs, every_rule_of_learning_keeps_the_promises) {
         "--optimizer sgd",
         "--optimizer lamb",
         "--optimizer schedule-free --schedule constant --eval-every 5",
+        UNSTEADY " --tokens 12288 --save-every 50",
+        "--no-save-aside --rollback 40 --batch-tokens 64",
     };
     make_corpus();
     for (size_t i = 0; i < COUNT_OF(rows); i++) {
@@ -206,6 +214,40 @@ Test(programs, killed_twenty_times_the_run_ends_as_if_never_killed) {
     cr_expect(kills >= 20, "only %d kills", kills);
     cr_expect(same_learning("whole/log.jsonl", "killed/log.jsonl"), "losses differ after %d kills", kills);
     cr_expect(same_file("whole/model.gguf", "killed/model.gguf"), "model differs after %d kills", kills);
+}
+
+// The same with a run that goes back again and again, killed while it writes, while it goes back, and between.
+Test(programs, killed_as_it_goes_back_the_run_ends_as_if_never_killed) {
+    make_corpus();
+    const char *args = "corpus.txt " TINY " " UNSTEADY " --tokens 12288 --save-every 17 -o killed";
+    cr_assert(shell("$TRAIN corpus.txt " TINY " " UNSTEADY " --tokens 12288 --save-every 17 -o whole 2>log") == 0);
+    cr_expect(shell("test $(grep -c back_from whole/log.jsonl) -ge 3 && test $(ls whole/rollback-*.txt | wc -l) -ge 3 && "
+                    "grep -q 'passing over sequences' log && grep -q 'went back here' whole/report.html") == 0);
+    for (int starts = 0, kills = 0; starts < 60; starts++) {
+        int ms = 30 + (int)rng_below(5, 1, (uint64_t)starts, 300);
+        if (run_and_kill(args, kills >= 12 ? 60000 : ms)) break;
+        kills++;
+    }
+    cr_expect(shell("grep -q '^resume' log") == 0);
+    cr_expect(same_learning("whole/log.jsonl", "killed/log.jsonl"));
+    cr_expect(same_file("whole/model.gguf", "killed/model.gguf"));
+    cr_expect(shell("test $(ls killed/good | wc -l) -le 3 && ! ls killed/*.tmp-* killed/good/*.tmp-* 2>/dev/null") == 0);
+}
+
+Test(programs, a_run_that_cannot_be_saved_by_going_back_ends_in_a_sentence) {
+    make_corpus();
+    cr_expect(shell("$TRAIN corpus.txt " TINY " " UNSTEADY " --lr 0.3 --guard 2 --tokens 12288 -o lost 2>err") == 1);
+    cr_expect(shell("grep -q 'after 3 returns to the state at .* tokens' err && ls lost/good/ckpt-*.gguf >said") == 0);
+    // Where the state to go back to was lost, that is said, and the run goes on as without one.
+    cr_expect(shell("$TRAIN corpus.txt " TINY " " UNSTEADY " --tokens 11008 --save-every 5 -o gone 2>err && rm -rf gone/good gone/model.gguf gone/report.html; "
+                    "$TRAIN corpus.txt " TINY " " UNSTEADY " --tokens 12288 --override -o gone 2>err") == 0);
+    cr_expect(shell("grep -q 'there is no way back' err") == 0);
+}
+
+Test(programs, a_run_whose_files_do_not_fit_is_refused_before_it_starts) {
+    make_corpus();
+    cr_expect(shell("$TRAIN corpus.txt --size 1B --tokenizer bpe:300 --steps 1000000 --batch-tokens 1024 --save-every 1 --keep 100000 -o big 2>err") == 1);
+    cr_expect(shell("grep -q 'this run needs .* of disk (.* checkpoints of .*GB' err && grep -q -- --keep err && test $(tail -n 1 err | wc -l) -eq 1") == 0);
 }
 
 Test(programs, an_interrupt_saves_and_the_same_command_goes_on) {
