@@ -10,10 +10,11 @@
 #include <unistd.h>
 
 volatile sig_atomic_t stop_wanted;
+static volatile sig_atomic_t learning; // there is something to save
 
 static void on_stop(int signal_number) {
     (void)signal_number;
-    if (stop_wanted) _exit(130);
+    if (stop_wanted || !learning) _exit(130);
     stop_wanted = 1;
 }
 
@@ -110,7 +111,7 @@ static struct model_file *find_checkpoint(struct run *r) {
     char *chosen_out = mem_text(opts.out);
     adopt_options(&r->state, path);
     opts.out = chosen_out;
-    r->resumed_at = r->state.tokens;
+    r->resumed_at = r->saved_at = r->state.tokens;
     r->floor = opts.floor > 0 ? opts.floor : NAN;
     fprintf(stderr, "resume: %s, step %lld, %lld tokens\n", path, (long long)r->state.step, (long long)r->state.tokens);
     mem_free(path);
@@ -313,6 +314,7 @@ int main(int argc, char **argv) {
     progress_open(&r.progress, 5);
     r.last_save = time_now();
 
+    learning = 1;
     loop(&r);
     if (stop_wanted) {
         save(&r, opts.out, (int)opts.keep);
@@ -322,5 +324,6 @@ int main(int argc, char **argv) {
         return 130;
     }
     finish(&r);
+    if (stop_wanted) fputs("interrupted; the same command goes on from here\n", stderr);
     return stop_wanted ? 130 : 0;
 }

@@ -34,6 +34,7 @@ struct run {
     bool not_finite;      // the last step was the first of such
     double last_save, last_eval, floor; // time_now, seconds of training, nats per byte
     int64_t resumed_at;   // tokens
+    int64_t saved_at;     // of the last save among the checkpoints of the run
     int64_t evaluated_at; // tokens of the last evaluation in the log, -1 when there is none
     int64_t cooled_at;    // the same of the last cool-down aside
 };

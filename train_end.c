@@ -147,10 +147,11 @@ static void write_report(struct run *r, char **samples, double final_per_byte) {
 void finish(struct run *r) {
     struct err err;
     struct text path = {0};
-    save(r, opts.out, (int)opts.keep);
+    if (r->saved_at != r->state.tokens) save(r, opts.out, (int)opts.keep);
     double per_byte = log_evaluation(r, 16 * opts.eval_tokens);
-    progress_close(&r->progress);
     saved(r, true);
+    progress_close(&r->progress);
+    if (stop_wanted) return; // the checkpoint is whole: the same command makes the rest
     saver_free(r->saver);
     if (!log_close(r->log, &err) || !board_close(r->board, &err)) fail(1, &err);
     // The export reads its own file back, which takes the room of a second model: what only training needs goes first.

@@ -211,7 +211,7 @@ static void cool_aside(struct run *r, int64_t tokens, const char *model) {
     while (!finished(r) && step(r)) continue;
     double loss = finished(r) ? evaluate(r, 4 * opts.eval_tokens) : NAN, seconds = r->state.seconds;
     int64_t end = r->state.tokens;
-    if (finished(r) && model) {
+    if (finished(r) && model && !stop_wanted) {
         optimizer_swap(r->optimizer);
         if (!checkpoint_export(model, r->model, r->tokenizer, dtype_from_name(opts.export_dtype), &r->notes, &err))
             progress_note(&r->progress, "warning: %s", err.text);

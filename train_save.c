@@ -55,6 +55,7 @@ bool save(struct run *r, const char *folder, int keep) {
     keep_options(r);
     saved(r, true);
     if (!is_good_folder(folder)) r->last_save = time_now();
+    if (strcmp(folder, opts.out) == 0) r->saved_at = r->state.tokens;
     if (r->saver) {
         saver_start(r->saver, folder, r->model, r->tokenizer, r->optimizer, &r->state, keep);
         return true;

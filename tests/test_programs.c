@@ -6,6 +6,7 @@
 #include "core/core.h"
 #include "formats/formats.h"
 #include "learn/learn.h"
+#include "model/model.h"
 #include "tests/hostile.h"
 
 #include <criterion/criterion.h>
@@ -248,6 +249,61 @@ Test(programs, a_run_whose_files_do_not_fit_is_refused_before_it_starts) {
     make_corpus();
     cr_expect(shell("$TRAIN corpus.txt --size 1B --tokenizer bpe:300 --steps 1000000 --batch-tokens 1024 --save-every 1 --keep 100000 -o big 2>err") == 1);
     cr_expect(shell("grep -q 'this run needs .* of disk (.* checkpoints of .*GB' err && grep -q -- --keep err && test $(tail -n 1 err | wc -l) -eq 1") == 0);
+}
+
+// Writes a checkpoint whose parameter of that name has one weight that is not finite, into a folder of its own.
+static void poison(const char *from, const char *folder, const char *name) {
+    struct err err = {""};
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", scratch, from);
+    struct model_file *f = model_file_open(path, &err);
+    struct run_state state;
+    struct model_config c;
+    cr_assert(f && config_read(&c, f, &err) && checkpoint_read_state(f, &state, &err), "%s", err.text);
+    struct model *m = model_new(&c, backend_cpu("plain", &err), DTYPE_F32, 1, &err);
+    struct optimizer *o = optimizer_new(m, &(struct optimizer_options){.beta1 = 0.9, .beta2 = 0.95}, &err);
+    struct tokenizer *t = tokenizer_from_file(f, &err);
+    cr_assert(t && checkpoint_read_tensors(f, m, o, &err), "%s", err.text);
+    for (int i = 0; i < m->n_params; i++)
+        if (strcmp(m->params[i].name, name) == 0) ((float *)m->params[i].w.data)[5] = NAN;
+    snprintf(path, sizeof path, "%s/%s", scratch, folder);
+    cr_assert(checkpoint_save(path, m, t, o, &state, 1, &err), "%s", err.text);
+    text_free(&state.options), tokenizer_free(t), optimizer_free(o), model_free(m), model_file_close(f);
+}
+
+Test(programs, what_is_not_finite_is_named) {
+    make_corpus();
+    cr_assert(shell("$TRAIN corpus.txt " TINY " --steps 5 -o out 2>log") == 0);
+    poison("out/ckpt-1280.gguf", "sick", "blk.1.attn_v.weight");
+    cr_expect(shell("$TRAIN corpus.txt --steps 40 --override -o sick 2>err") == 1);
+    cr_expect(shell("grep -q 'first not finite: what enters blk.1.attn_output.weight, row 0 of sequence 40 (token .*; of the weights: blk.1.attn_v.weight' err && "
+                    "test $(grep -c 'first not finite' err) -eq 1") == 0);
+    cr_expect(shell("$TRAIN corpus.txt " TINY " --optimizer sgd --lr 100 --schedule constant --guard 0 --clip 0 --warmup -1 --steps 200 -o far 2>err") == 1);
+    cr_expect(shell("grep -q 'first not finite: .*the weights are finite' err && grep -q '20 steps in a row' err") == 0);
+}
+
+// A signal in the middle of an evaluation, of a cool-down aside or of writing beside the steps ends the run soon, and nothing is lost.
+Test(programs, a_signal_at_any_moment_is_obeyed_soon_and_costs_nothing) {
+    static const char *const rows[] = {"--eval-every 1 --eval-tokens 100000000 --valid corpus.txt", "--probe-decay 300 --probe-share 0.9", "--save-every 1"};
+    make_corpus();
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        const char *args = "corpus.txt " TINY " --schedule wsd --steps 30 --warmup 256 --decay 0.2";
+        cr_assert(shell("rm -rf whole cut; $TRAIN %s %s -o whole 2>log", args, rows[i]) == 0);
+        cr_expect(shell("for i in 1 2 3; do $TRAIN %s %s -o cut 2>log2 & pid=$!; for k in 1 2 3 4 5 6; do sleep 0.05; test -s cut/log.jsonl && break; done; sleep 0.0$i; "
+                        "kill -TERM $pid; wait $pid; c=$?; test $c -eq 130 || test $c -eq 0 || exit 9; done; $TRAIN %s %s -o cut 2>>log2",
+                        args, rows[i], args, rows[i]) == 0, "%s", rows[i]);
+        cr_expect(same_learning("whole/log.jsonl", "cut/log.jsonl"), "%s", rows[i]);
+        cr_expect(same_file("whole/model.gguf", "cut/model.gguf"), "%s", rows[i]);
+    }
+}
+
+Test(programs, a_finished_run_is_drawn_once) {
+    make_corpus();
+    cr_assert(shell("$TRAIN corpus.txt " TINY " --steps 12 --eval-sample 8 --peak 1e12 -o out 2>log && $TRAIN --watch out >said 2>err") == 0);
+    cr_expect(shell("grep -q 'loss in nats per token' said && grep -q 'step 12, 3072 tokens, loss .*; complete' said && ! test -s err && ! grep -q '\033' said") == 0);
+    cr_expect(shell("test $(grep -c '\"sample\":' out/log.jsonl) -ge 2 && grep -q 'peak_share' out/log.jsonl && grep -q 'layer_norms' out/log.jsonl") == 0);
+    cr_expect(shell("grep -q 'Samples over time' out/report.html && grep -q 'Gradient norm by layer' out/report.html && grep -q 'Share of what' out/report.html") == 0);
+    cr_expect(shell("$TRAIN --watch nowhere >said 2>err") == 1 && shell("grep -q 'nowhere/log.jsonl' err") == 0);
 }
 
 Test(programs, an_interrupt_saves_and_the_same_command_goes_on) {
