@@ -8,7 +8,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { LEFT = 76, RIGHT = 12, TOP = 34, BOTTOM = 40, CELLS = 96 };
+enum { LEFT = 92, RIGHT = 12, TOP = 34, BOTTOM = 40, CELLS = 96 };
 static const double faintest = 0.06;
 
 static double scaled(const struct heat *h, float value) {
@@ -36,7 +36,7 @@ static double unscaled(const struct heat *h, double y) { return h->log ? pow(10,
 
 void heat_svg(const struct heat *h, int width, int height, struct text *to) {
     assert(h->n > 0 && h->rows > 0);
-    const char *ink = "var(--ink,#1b1f24)", *muted = "var(--muted,#5b6470)";
+    const char *muted = "var(--muted,#5b6470)";
     const double w = width - LEFT - RIGHT, tall = height - TOP - BOTTOM;
     const size_t columns = h->n < CELLS ? h->n : CELLS;
     double lo, hi;
@@ -44,15 +44,15 @@ void heat_svg(const struct heat *h, int width, int height, struct text *to) {
     range(h, &lo, &hi);
     text_fmt(to, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" role=\"img\" font-family=\"system-ui,sans-serif\" font-size=\"12\">\n",
              width, height);
-    words(to, 8, 18, "start", ink, h->title);
+    words(to, 16, 18, "start", "var(--ink,#1b1f24);font-size:14px;font-weight:600", h->title);
     for (size_t c = 0; c < columns; c++) {
         size_t i = columns > 1 ? c * (h->n - 1) / (columns - 1) : 0;
         for (size_t r = 0; r < h->rows; r++) {
             double y = scaled(h, h->column[i][r]), share = hi > lo ? (y - lo) / (hi - lo) : 1;
             if (!isfinite(y)) continue;
-            text_fmt(to, "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" style=\"fill:var(--series-1,#1f6fd1)\" fill-opacity=\"%.2f\"/>\n",
-                     LEFT + w * (double)c / (double)columns, TOP + tall * (1 - (double)(r + 1) / (double)h->rows), w / (double)columns + .3,
-                     tall / (double)h->rows + .3, faintest + (1 - faintest) * share);
+            text_fmt(to, "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" style=\"fill:var(--series-1,#1f6fd1)\" shape-rendering=\"crispEdges\" fill-opacity=\"%.2f\"/>\n",
+                     LEFT + w * (double)c / (double)columns, TOP + tall * (1 - (double)(r + 1) / (double)h->rows), w / (double)columns,
+                     tall / (double)h->rows, faintest + (1 - faintest) * share);
         }
     }
     words(to, LEFT - 6, TOP + tall - 3, "end", muted, h->first);

@@ -163,24 +163,32 @@ static void add_card(struct text *to, const struct plot *p) {
 
 static void add_loss(struct text *to, const struct log_rows *rows) {
     struct column loss = column_make(rows, LOSS), valid = column_make(rows, VAL_LOSS),
-                  cooled = column_make(rows, COOLED_LOSS), skipped = column_make(rows, SKIPPED), undone = column_undone(rows),
-                  smooth = column_smooth(&loss);
-    struct series series[6] = {
+                  cooled = column_make(rows, COOLED_LOSS), smooth = column_smooth(&loss);
+    struct series series[4] = {
         {"each step", loss.x, loss.y, loss.n, LOOK_FAINT},
         {"training", smooth.x, smooth.y, smooth.n, LOOK_LINE},
     };
     size_t n = 2;
     if (valid.n) series[n++] = (struct series){"validation", valid.x, valid.y, valid.n, LOOK_POINTS};
     if (cooled.n) series[n++] = (struct series){"had it been cooled down", cooled.x, cooled.y, cooled.n, LOOK_POINTS};
-    if (column_any(&skipped)) series[n++] = (struct series){"skipped", skipped.x, skipped.y, skipped.n, LOOK_POINTS};
-    if (undone.n) series[n++] = (struct series){"went back here", undone.x, undone.y, undone.n, LOOK_LINE};
     add_card(to, &(struct plot){"Loss", "tokens", "nats per token", series, n, false});
     column_free(&loss);
     column_free(&valid);
     column_free(&cooled);
+    column_free(&smooth);
+}
+
+// What the guard did: the loss of steps that were skipped, and of those that were undone.
+static void add_guard(struct text *to, const struct log_rows *rows) {
+    struct column skipped = column_make(rows, SKIPPED), undone = column_undone(rows);
+    const struct series series[] = {
+        {"went back here", undone.x, undone.y, undone.n, LOOK_LINE},
+        {"skipped", skipped.x, skipped.y, skipped.n, LOOK_POINTS},
+    };
+    if (column_any(&skipped) || undone.n)
+        add_card(to, &(struct plot){"Skipped and undone steps", "tokens", "nats per token", series, COUNT_OF(series), true});
     column_free(&skipped);
     column_free(&undone);
-    column_free(&smooth);
 }
 
 static void add_nats_per_byte(struct text *to, const struct log_rows *rows, double floor) {
@@ -339,6 +347,7 @@ bool report_write(const char *path, const struct report *r, struct err *err) {
     add_figures(&page, r->rows, r->floor_nats_per_byte);
     text_str(&page, "<div class=\"cards\">\n");
     add_loss(&page, r->rows);
+    add_guard(&page, r->rows);
     add_nats_per_byte(&page, r->rows, r->floor_nats_per_byte);
     add_member(&page, r->rows, LR, (struct plot){.title = "Learning rate"}, false);
     add_member(&page, r->rows, GRAD_NORM, (struct plot){.title = "Gradient norm", .y_log = true},

@@ -284,10 +284,10 @@ Test(programs, what_is_not_finite_is_named) {
 
 // A signal in the middle of an evaluation, of a cool-down aside or of writing beside the steps ends the run soon, and nothing is lost.
 Test(programs, a_signal_at_any_moment_is_obeyed_soon_and_costs_nothing) {
-    static const char *const rows[] = {"--eval-every 1 --eval-tokens 100000000 --valid corpus.txt", "--probe-decay 300 --probe-share 0.9", "--save-every 1"};
+    static const char *const rows[] = {"--eval-every 2 --eval-tokens 8000 --valid corpus.txt", "--probe-decay 1000 --probe-share 0.7", "--save-every 1"};
     make_corpus();
     for (size_t i = 0; i < COUNT_OF(rows); i++) {
-        const char *args = "corpus.txt " TINY " --schedule wsd --steps 30 --warmup 256 --decay 0.2";
+        const char *args = "corpus.txt " TINY " --schedule wsd --steps 16 --warmup 256 --decay 0.2";
         cr_assert(shell("rm -rf whole cut; $TRAIN %s %s -o whole 2>log", args, rows[i]) == 0);
         cr_expect(shell("for i in 1 2 3; do $TRAIN %s %s -o cut 2>log2 & pid=$!; for k in 1 2 3 4 5 6; do sleep 0.05; test -s cut/log.jsonl && break; done; sleep 0.0$i; "
                         "kill -TERM $pid; wait $pid; c=$?; test $c -eq 130 || test $c -eq 0 || exit 9; done; $TRAIN %s %s -o cut 2>>log2",
