@@ -80,7 +80,7 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"--weight-decay", OPT_REAL, &opts.weight_decay, 0, 10, "X", "on matrices; multiplied by the learning rate", 0},
     {"--clip", OPT_REAL, &opts.clip, 0, 1e9, "X", "global gradient norm; 0: off", 0},
     {"--guard", OPT_REAL, &opts.guard, 0, 1e9, "Z", "skip a step whose loss or gradient norm is Z deviations above the last 128; 0: only non-finite", 0},
-    {"--rollback", OPT_INT, &opts.rollback, 0, 1e9, "STEPS", "keep a calm state every so many steps; when 8 steps in a row are skipped, or the mean loss of 8 is --guard deviations above the 120 before, go back to it and pass over what was seen since; 0: never", 0},
+    {"--rollback", OPT_INT, &opts.rollback, 0, 1e9, "STEPS", "keep a calm state every so many steps; when 8 steps in a row are skipped, or the mean loss of 8 lies half of --guard above the 120 before, go back to it and pass over what was seen since; 0: never", 0},
     {"-s --seed", OPT_INT, &opts.seed, 0, 9e18, "N", "of initialisation and data order", 0},
     {"--eval-every", OPT_INT, &opts.eval_every, 0, 1e12, "STEPS", "[Watching] validate every so many steps; 0: about ten times in a run", 0},
     {"--eval-tokens", OPT_INT, &opts.eval_tokens, 0, 1e15, "N", "tokens of such a validation; the last one takes up to sixteen times as many", 0},

@@ -62,7 +62,7 @@ static double rise(const struct guard *g) {
 
 const char *guard_lost(const struct guard *g) {
     if (g->in_a_row >= GUARD_PATIENCE) return "steps were skipped one after the other";
-    return g->limit > 0 && rise(g) > g->limit ? "the loss rose and stayed" : NULL;
+    return g->limit > 0 && rise(g) > g->limit / 2 ? "the loss rose and stayed" : NULL;
 }
 
 bool guard_calm(const struct guard *g) { return g->in_a_row == 0 && isfinite(rise(g)) && rise(g) <= 1; }

@@ -146,7 +146,8 @@ MUST_USE bool optimizer_read(struct optimizer *o, const struct model_file *f, st
 // A caller that can go back to an earlier state sets goes_back: no new level is accepted then, and when guard_lost gives a
 // reason the run is to return. That is after GUARD_PATIENCE skipped steps in a row, whatever their reasons: weights do not
 // change in them, so either the weights or the data are bad; or when the mean loss of the last GUARD_PATIENCE kept steps is
-// `limit` deviations above that of the up to 120 before them (a rise so slow that no step was skipped). guard_calm: nothing
+// limit / 2 deviations above that of the up to 120 before them: a rise so slow that no step was skipped (by chance such a
+// mean lies 8 of its own deviations away, for the default limit). guard_calm: nothing
 // was skipped of late, the rise is below one deviation and the history is long enough to say so: a state to go back to.
 #define GUARD_WINDOW 128
 #define GUARD_PATIENCE 8
