@@ -161,6 +161,7 @@ void plan_run(const struct run *r, const struct model_config *c, struct plan *pl
     int64_t batch = amount.batch_tokens ? amount.batch_tokens : 8 * opts.seq, micro = micro_sequences(batch) * opts.seq;
     size_t data_bytes = (size_t)(r->train.count + r->valid.count) * (r->train.t16 ? 2 : 4);
     if (!plan_make(plan, c, r->backend, dtype_from_name(opts.dtype), optimizer_find(opts.optimizer), micro, opts.seq, batch, amount.tokens, data_bytes, &err)) fail(1, &err);
+    if (opts.save_aside) plan_add_copy(plan);
 }
 
 int64_t whole_batches(double tokens) {

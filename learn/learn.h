@@ -367,6 +367,7 @@ struct plan {
     int64_t params, tokens, steps;
     int64_t batch_tokens;
     size_t weights_bytes, grads_bytes, moments_bytes, activations_bytes, data_bytes;
+    size_t copy_bytes;      // of the state, for writing beside the steps; 0: none
     size_t base_bytes;      // resident when the plan was made
     size_t scratch_bytes;   // kernels' scratch and tables, as measured
     size_t peak_bytes;      // all of these, or what the process needed so far if that is more
@@ -380,6 +381,8 @@ struct plan {
 MUST_USE bool plan_make(struct plan *p, const struct model_config *c, const struct backend *b, enum dtype compute,
                         const struct optimizer_row *row, int64_t micro_rows, int64_t T, int64_t batch_tokens, int64_t tokens, size_t data_bytes,
                         struct err *err);
+// With a second copy of weights and moments, where it fits.
+void plan_add_copy(struct plan *p);
 void plan_print(const struct plan *p, FILE *to);
 
 #endif

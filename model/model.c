@@ -534,7 +534,7 @@ void model_declare(const struct model *m, enum dtype matrices, struct gguf_out *
 }
 
 // Rows of any dtype come from the device, become f32, then what the file wants.
-static void write_param(const struct model *m, const struct param *p, enum dtype d, float *stage, void *raw,
+static void write_param(const struct model *m, const struct param *p, enum dtype d, int64_t room, float *stage, void *raw,
                         void *packed, struct gguf_out *o) {
     const struct dtype_row *from = dtype_row(p->w.dtype), *to = dtype_row(d);
     assert(p->w.layout == LAYOUT_ROWS);
@@ -542,7 +542,7 @@ static void write_param(const struct model *m, const struct param *p, enum dtype
     bool whole = dtype_row_bytes(d, p->cols, &out_bytes);
     assert(whole);
     (void)whole;
-    int64_t step = STAGE / p->cols;
+    int64_t step = room / p->cols;
     for (int64_t at = 0; at < p->rows; at += step) {
         int64_t rows = p->rows - at < step ? p->rows - at : step;
         m->backend->download(raw, (const char *)p->w.data + (size_t)at * p->w.row_bytes,
@@ -554,11 +554,14 @@ static void write_param(const struct model *m, const struct param *p, enum dtype
 }
 
 void model_write_data(const struct model *m, enum dtype matrices, struct gguf_out *o) {
-    float *stage = mem_array(STAGE, sizeof *stage, "weights for the file");
-    void *raw = mem_array(STAGE, sizeof(float), "weights for the file");
-    void *packed = mem_array(STAGE, sizeof(float), "weights for the file");
+    int64_t room = 1 << 17; // floats: little, as a run may be learning beside
     for (int i = 0; i < m->n_params; i++)
-        write_param(m, &m->params[i], written_dtype(&m->params[i], matrices), stage, raw, packed, o);
+        if (m->params[i].cols > room) room = m->params[i].cols;
+    float *stage = mem_array((size_t)room, sizeof *stage, "weights for the file");
+    void *raw = mem_array((size_t)room, sizeof(float), "weights for the file");
+    void *packed = mem_array((size_t)room, sizeof(float), "weights for the file");
+    for (int i = 0; i < m->n_params; i++)
+        write_param(m, &m->params[i], written_dtype(&m->params[i], matrices), room, stage, raw, packed, o);
     mem_free(stage);
     mem_free(raw);
     mem_free(packed);
