@@ -163,7 +163,7 @@ static void parse_options(int argc, char **argv) {
         refuse(1, "--device %s: this build computes on the CPU only", opts.device);
 }
 
-static void allocate(struct run *r) {
+static void allocate(struct run *r, size_t memory) {
     struct err err;
     size_t rows = (size_t)(r->micro_seq * opts.seq);
     const struct optimizer_row *row = optimizer_find(opts.optimizer);
@@ -171,7 +171,7 @@ static void allocate(struct run *r) {
                                    .eps = opts.eps, .weight_decay = opts.weight_decay, .clip = opts.clip, .momentum = opts.momentum};
     r->optimizer = optimizer_new(r->model, &oo, &err);
     if (!r->optimizer) fail(1, &err);
-    r->acts = train_state_new(r->model, r->micro_seq * opts.seq, opts.seq, &err);
+    r->acts = train_state_new(r->model, r->micro_seq * opts.seq, opts.seq, memory, &err);
     if (!r->acts) fail(1, &err);
     r->ids = mem_array(rows, sizeof *r->ids, "batch");
     r->targets = mem_array(rows, sizeof *r->targets, "batch");
@@ -297,9 +297,10 @@ int main(int argc, char **argv) {
         return 0;
     }
     check_disk(&r, &config);
+    size_t memory = memory_for_activations(&r, &config);
     r.model = model_new(&config, r.backend, dtype_from_name(opts.dtype), (uint64_t)opts.seed, &err);
     if (!r.model) fail(1, &err);
-    allocate(&r);
+    allocate(&r, memory);
     if (checkpoint && !checkpoint_read_tensors(checkpoint, r.model, r.optimizer, &err)) fail(1, &err);
     model_file_close(checkpoint);
     print_start(&r);
@@ -309,7 +310,7 @@ int main(int argc, char **argv) {
         return 0;
     }
     mem_free(report);
-    make_saver(&r);
+    make_saver(&r, memory);
     open_records(&r);
     progress_open(&r.progress, 5);
     r.last_save = time_now();

@@ -54,6 +54,7 @@ void resolve_amounts(struct run *r, const struct model_config *c); // options in
 void make_schedule(struct run *r);                                 // from `amount`; again whenever that changes
 void make_batch(struct run *r);
 void plan_run(const struct run *r, const struct model_config *c, struct plan *plan); // measures
+size_t memory_for_activations(const struct run *r, const struct model_config *c); // --memory, or what is free; tells what it costs
 int64_t whole_batches(double tokens);
 int64_t micro_sequences(int64_t batch_tokens);
 
@@ -65,7 +66,7 @@ double log_evaluation(struct run *r, int64_t tokens);        // nats per byte, a
 
 // train_save.c
 void check_disk(const struct run *r, const struct model_config *c); // refuses a run whose files will not fit
-void make_saver(struct run *r);
+void make_saver(struct run *r, size_t memory); // memory: of activations
 bool save(struct run *r, const char *folder, int keep); // tells when it could not; beside the steps where there is a saver
 bool saved(struct run *r, bool wait);                   // tells what became of it; true: nothing is missing
 void keep_options(struct run *r);                       // in the state

@@ -69,14 +69,14 @@ bool save(struct run *r, const char *folder, int keep) {
 }
 
 // Memory for a copy of the state, where it fits beside what training has not touched yet.
-void make_saver(struct run *r) {
+void make_saver(struct run *r, size_t memory) {
     struct err err;
     char need[32], left[32];
     const struct model_config *c = &r->model->config;
     if (!opts.save_aside) return;
     size_t copy = saver_bytes(c, optimizer_state_bytes(r->optimizer)), have = mem_available_bytes();
     size_t later = r->model->grads_bytes + optimizer_bytes(optimizer_find(opts.optimizer), c) +
-                   train_state_bytes(c, r->micro_seq * opts.seq, opts.seq);
+                   train_state_bytes(c, r->micro_seq * opts.seq, opts.seq, memory, NULL);
     bool fits = !have || copy + later < have / 10 * 9;
     if (fits) r->saver = saver_new(r->model, r->optimizer, &err);
     if (!r->saver)

@@ -7,12 +7,12 @@
 // It mirrors the block of llama and granite; what other families add, config_trains refuses.
 #include "model/internal.h"
 
-void back_place(struct back *b, const struct model_config *c, int64_t max_rows, struct slab *s) {
+void back_place(struct back *b, const struct model_config *c, const struct acts *a, int64_t max_rows, struct slab *s) {
     int64_t n = max_rows, q = c->H * c->D, kv = c->G * c->D;
     b->dx = slab_tensor(s, DTYPE_F32, n, c->C);
-    b->norm = slab_tensor(s, DTYPE_F32, n, c->C);
+    b->norm = a->norm;
     b->dnorm = slab_tensor(s, DTYPE_F32, n, c->C);
-    b->glu = slab_tensor(s, DTYPE_F32, n, c->F);
+    b->glu = a->glu;
     b->dattended = slab_tensor(s, DTYPE_F32, n, q);
     b->dq = slab_tensor(s, DTYPE_F32, n, q);
     b->dk = slab_tensor(s, DTYPE_F32, n, kv);
@@ -112,6 +112,7 @@ static void back_attention(const struct model *m, const struct pass *p, const st
 void model_backward(const struct model *m, const struct pass *p, struct back *b, int64_t segment) {
     assert(p->acts->kept && !p->cache_k && p->n % segment == 0);
     for (int64_t l = m->config.L - 1; l >= 0; l--) {
+        model_forward_again(m, p, l);
         back_feed_forward(m, p, b, l, segment);
         back_attention(m, p, b, l, segment);
     }
