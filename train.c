@@ -10,10 +10,11 @@
 #include <unistd.h>
 
 volatile sig_atomic_t stop_wanted;
+static volatile sig_atomic_t learning; // there is something to save
 
 static void on_stop(int signal_number) {
     (void)signal_number;
-    if (stop_wanted) _exit(130);
+    if (stop_wanted || !learning) _exit(130);
     stop_wanted = 1;
 }
 
@@ -112,7 +113,7 @@ static struct model_file *find_checkpoint(struct run *r) {
     char *chosen_out = mem_text(opts.out);
     adopt_options(&r->state, path);
     opts.out = chosen_out;
-    r->resumed_at = r->state.tokens;
+    r->resumed_at = r->saved_at = r->state.tokens;
     r->floor = opts.floor > 0 ? opts.floor : NAN;
     fprintf(stderr, "resume: %s, step %lld, %lld tokens\n", path, (long long)r->state.step, (long long)r->state.tokens);
     mem_free(path);
@@ -122,6 +123,7 @@ static struct model_file *find_checkpoint(struct run *r) {
 static void branch_off(struct run *r) {
     amount.decay_tokens = whole_batches(opts.decay_tokens ? (double)opts.decay_tokens : 0.25 * (double)r->state.tokens);
     amount.tokens = r->state.tokens + amount.decay_tokens;
+    r->state.good = -1; // that state is the trunk's
     if ((double)amount.decay_tokens < 0.05 * (double)amount.tokens)
         fprintf(stderr, "note: a decay of %.1f%% of the tokens is short; 10%% to 20%% is usual\n",
                 100 * (double)amount.decay_tokens / (double)amount.tokens);
@@ -240,11 +242,12 @@ static void open_records(struct run *r) {
     struct log_rows rows = {0};
     char *log_path = in_out("log.jsonl"), *config_path = in_out("config"), *report_path = in_out("report.html");
     unlink(report_path);
-    r->log = log_open(log_path, r->state.tokens ? r->state.tokens : -1, &err);
+    r->log = log_open(log_path, r->state.tokens ? r->state.tokens : -1, r->state.rollbacks, &err);
     if (!r->log || !log_read(log_path, &rows, &err)) fail(1, &err);
     if (opts.tensorboard && !(r->board = board_open(opts.tensorboard, r->state.step, &err))) fail(1, &err);
     r->evaluated_at = r->cooled_at = -1;
     for (size_t i = 0; i < rows.count; i++) {
+        if (rows.row[i].undone) continue;
         if (isfinite(rows.row[i].val_loss)) r->evaluated_at = rows.row[i].tokens;
         if (rows.row[i].cooled_tokens > 0) r->cooled_at = rows.row[i].tokens;
     }
@@ -285,6 +288,7 @@ int main(int argc, char **argv) {
         plan_print(&plan, stdout);
         return 0;
     }
+    check_disk(&r, &config);
     size_t memory = memory_for_activations(&r, &config);
     r.model = model_new(&config, r.backend, dtype_from_name(opts.dtype), (uint64_t)opts.seed, &err);
     if (!r.model) fail(1, &err);
@@ -298,17 +302,21 @@ int main(int argc, char **argv) {
         return 0;
     }
     mem_free(report);
+    make_saver(&r, memory);
     open_records(&r);
     progress_open(&r.progress, 5);
     r.last_save = time_now();
 
+    learning = 1;
     loop(&r);
     if (stop_wanted) {
         save(&r, opts.out, (int)opts.keep);
+        bool good = saved(&r, true);
         progress_close(&r.progress);
-        fprintf(stderr, "interrupted; the same command goes on from here\n");
+        fputs(good ? "interrupted; the same command goes on from here\n" : "interrupted, and not saved\n", stderr);
         return 130;
     }
     finish(&r);
+    if (stop_wanted) fputs("interrupted; the same command goes on from here\n", stderr);
     return stop_wanted ? 130 : 0;
 }

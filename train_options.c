@@ -9,7 +9,7 @@
 struct train_options opts = {
     .out = "out", .family = "granite", .size = "", .ratio = 20, .tokenizer = "bpe:4096", .schedule = "power",
     .decay_shape = "linear", .dtype = "f32", .device = "auto", .batch_rule = "constant", .batch_lr = "", .batch_ramp = 0.1, .batch_theta = 0.5, .export_dtype = "f32",
-    .seq = 1024, .seed = 1, .keep = 2, .eval_every = 0, .eval_tokens = 65536, .samples = 3, .tune_time = 600, .check_widths = "64,128,256,512",
+    .save_aside = true, .rollback = 500, .seq = 1024, .seed = 1, .keep = 2, .eval_every = 0, .eval_tokens = 65536, .samples = 3, .tune_time = 600, .check_widths = "64,128,256,512",
     .story_bytes = 20000000, .decay = -1, .power_b = -0.51, .phi = 1, .probe_share = 0.1, .hold = 0.55, .cool = 0.5, .beta1 = -1, .beta2 = -1, .momentum = 0.95, .optimizer = "adamw", .eps = 1e-8, .weight_decay = 0.1,
     .clip = 1, .guard = 6, .valid_share = 0.05, .save_seconds = 600, .floor = 0, .resume = true, .tied = true, .doc_mask = true,
 };
@@ -27,6 +27,7 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"--config", OPT_TEXT, &opts.config, 0, 0, "FILE", "read options from a file of `name = value` lines; the command line wins", 0},
     {"--save-seconds --save-minutes", OPT_TIME, &opts.save_seconds, 1, 1e9, "TIME", "write a checkpoint at least this often", 0},
     {"--save-every", OPT_INT, &opts.save_every, 0, 1e15, "STEPS", "and every so many steps", 0},
+    {"--save-aside", OPT_FLAG, &opts.save_aside, 0, 0, "", "copy the state and write checkpoints beside the steps, where memory for the copy is free", 0},
     {"--keep", OPT_INT, &opts.keep, 1, 1e6, "N", "how many checkpoints to keep", 0},
     {"--resume --auto-resume", OPT_FLAG, &opts.resume, 0, 0, "", "continue from the newest whole checkpoint in the folder", 0},
     {"--override", OPT_FLAG, &opts.override, 0, 0, "", "let the command line change what a checkpoint was started with", 0},
@@ -81,9 +82,12 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"--weight-decay", OPT_REAL, &opts.weight_decay, 0, 10, "X", "on matrices; multiplied by the learning rate", 0},
     {"--clip", OPT_REAL, &opts.clip, 0, 1e9, "X", "global gradient norm; 0: off", 0},
     {"--guard", OPT_REAL, &opts.guard, 0, 1e9, "Z", "skip a step whose loss or gradient norm is Z deviations above the last 128; 0: only non-finite", 0},
+    {"--rollback", OPT_INT, &opts.rollback, 0, 1e9, "STEPS", "keep a calm state every so many steps; when 8 steps in a row are skipped, or the mean loss of 8 lies half of --guard above the 120 before, go back to it and pass over what was seen since; 0: never", 0},
     {"-s --seed", OPT_INT, &opts.seed, 0, 9e18, "N", "of initialisation and data order", 0},
     {"--eval-every", OPT_INT, &opts.eval_every, 0, 1e12, "STEPS", "[Watching] validate every so many steps; 0: about ten times in a run", 0},
     {"--eval-tokens", OPT_INT, &opts.eval_tokens, 0, 1e15, "N", "tokens of such a validation; the last one takes up to sixteen times as many", 0},
+    {"--eval-sample", OPT_INT, &opts.eval_sample, 0, 1e6, "N", "write a text of so many tokens at each evaluation, into the log and the report", 0},
+    {"--peak", OPT_REAL, &opts.peak, -1, 1e18, "X", "operations a second that the processor can do, of which the log says the share; 0: measured after a minute, for half a second; -1: left out", 0},
     {"--samples", OPT_INT, &opts.samples, 0, 1000, "N", "texts to print at the end", 0},
     {"-p --prompt", OPT_TEXT, &opts.prompt, 0, 0, "TEXT", "how the samples begin", 0},
     {"--tensorboard", OPT_TEXT, &opts.tensorboard, 0, 0, "FOLDER", "write the log for TensorBoard too", 0},
@@ -125,7 +129,7 @@ static const char amounts_follow[] = "# what these came to\n";
 // What a resumed run may change without changing what is learned.
 static const char *const free_options[] = {
     "out", "config", "save-seconds", "save-every", "keep", "resume", "override", "export-dtype", "micro-batch", "memory", "eval-every",
-    "eval-tokens", "samples", "prompt", "floor", "threads", "device", "cpu", "plan", "tune", "tune-what", "tune-width", "tune-tokens", "tune-time", "coord-check", "check-widths", "profile", "plot", "watch", "tensorboard", "list", "version", "help", "time",
+    "eval-tokens", "eval-sample", "peak", "samples", "prompt", "save-aside", "floor", "threads", "device", "cpu", "plan", "tune", "tune-what", "tune-width", "tune-tokens", "tune-time", "coord-check", "check-widths", "profile", "plot", "watch", "tensorboard", "list", "version", "help", "time",
     "decay-from", "decay-tokens", "data", "probe-decay", "probe-share", "ladder"};
 
 bool train_option_is_free(const char *name, size_t n) {

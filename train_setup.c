@@ -235,6 +235,7 @@ void plan_run(const struct run *r, const struct model_config *c, struct plan *pl
     struct err err;
     const struct plan_of of = plan_of(r, c);
     if (!plan_make(plan, &of, &err)) fail(1, &err);
+    if (opts.save_aside) plan_add_copy(plan);
 }
 
 size_t memory_for_activations(const struct run *r, const struct model_config *c) {
@@ -259,7 +260,8 @@ int64_t whole_batches(double tokens) {
 // How much in all: from --tokens, --steps or a rule. 0: the clock decides later.
 void resolve_tokens(double expected) {
     bool phase = schedule_find(opts.schedule)->curve != NULL;
-    // A schedule that needs its horizon gets the expected one; the others place their decay by the clock.
+    // When nothing was said, a schedule that needs its horizon gets the expected one; the others place their decay by the clock.
+    if (opts.tokens) expected = (double)opts.tokens;
     amount.tokens = opts.steps ? opts.steps * amount.batch_tokens : clock_decides() && phase ? 0 : whole_batches(expected);
     amount.decay = opts.decay >= 0 ? opts.decay : rule_value("decay", &(struct known){.tokens = expected});
     if (amount.tokens && phase) amount.decay_tokens = (int64_t)(amount.decay * (double)amount.tokens);
@@ -357,7 +359,7 @@ void make_batch(struct run *r) {
 
 void start_run(struct run *r) {
     r->state = (struct run_state){.batch_tokens = amount.batch_tokens, .T = opts.seq, .seed = (uint64_t)opts.seed,
-                                  .data_hash = r->train.hash, .guard = {.limit = opts.guard}};
+                                  .data_hash = r->train.hash, .guard = {.limit = opts.guard}, .good = -1};
     make_schedule(r);
     make_batch(r);
     r->micro_seq = micro_sequences(amount.batch_tokens);
@@ -375,6 +377,7 @@ void allocate_run(struct run *r, size_t memory) {
     r->targets = mem_array(rows, sizeof *r->targets, "batch");
     r->doc_start = mem_array(rows, sizeof *r->doc_start, "batch");
     r->losses = mem_array(rows, sizeof *r->losses, "batch");
+    r->layer_norms = mem_array((size_t)r->model->config.L + 2, sizeof *r->layer_norms, "norms of the gradient");
 }
 
 void free_run(struct run *r) {
@@ -385,4 +388,5 @@ void free_run(struct run *r) {
     mem_free(r->targets);
     mem_free(r->doc_start);
     mem_free(r->losses);
+    mem_free(r->layer_norms);
 }

@@ -235,6 +235,11 @@ struct model *model_new(const struct model_config *c, const struct backend *b, e
 // Fills a trainable model's weights from a file of the same config (checkpoint, or a model to continue).
 MUST_USE bool model_read_weights(struct model *m, const struct model_file *f, struct err *err);
 void model_refresh_copies(struct model *m); // bf16 copies from the f32 weights
+// A second copy of the weights of a trainable model, as they were at the last model_shadow_take: what model_declare and
+// model_write_data need, for a file that is written while m learns on. It lives no longer than m. NULL on failure.
+struct model *model_shadow(const struct model *m, struct err *err);
+void model_shadow_take(struct model *shadow, const struct model *m);
+void model_shadow_free(struct model *shadow); // NULL is fine
 void model_free(struct model *m);
 // Declares and writes all parameters: matrices as `matrices` (rows that are no multiple of its block fall back by
 // dtype_that_divides, told in notes), norms as F32. model_declare also writes the keys general.file_type and, for block formats,
@@ -405,6 +410,7 @@ size_t train_state_bytes(const struct model_config *c, int64_t max_rows, int64_t
 MUST_USE bool train_state_fits(const struct model_config *c, int64_t T, size_t memory, struct err *err);
 struct train_state *train_state_new(struct model *m, int64_t max_rows, int64_t T, size_t memory, struct err *err);
 void train_state_free(struct train_state *t);
+void train_observe(struct train_state *t, const struct observer *o); // of the forward passes to come; borrowed, NULL ends it
 void train_zero_grads(struct train_state *t); // for the train_loss that follows: until then matrices keep what they have
 // Forward and backward: ADDS grad_scale * d(sum of losses)/dw to the gradients; returns the sum of losses (nats).
 // grad_scale 0: forward only (evaluation). losses (may be NULL): per row, host.
