@@ -161,6 +161,13 @@ static void parse_options(int argc, char **argv) {
         refuse(1, "--device %s: this build computes on the CPU only", opts.device);
 }
 
+static const char *const balance_names[] = {[BALANCE_NONE] = "none", [BALANCE_GLOBAL] = "global", [BALANCE_SEQUENCE] = "sequence"};
+static enum balance balance_of(const char *name) {
+    for (size_t i = 0; i < COUNT_OF(balance_names); i++)
+        if (strcmp(balance_names[i], name) == 0) return (enum balance)i;
+    refuse(2, "--balance %s: expected global, sequence or none", name);
+}
+
 static void allocate(struct run *r) {
     struct err err;
     size_t rows = (size_t)(r->micro_seq * opts.seq);
@@ -171,6 +178,8 @@ static void allocate(struct run *r) {
     if (!r->optimizer) fail(1, &err);
     r->acts = train_state_new(r->model, r->micro_seq * opts.seq, opts.seq, &err);
     if (!r->acts) fail(1, &err);
+    const struct objective aim = {.balance = balance_of(opts.balance), .balance_coef = opts.balance_coef, .router_z = opts.router_z, .head_z = opts.head_z};
+    train_state_aim(r->acts, &aim);
     r->ids = mem_array(rows, sizeof *r->ids, "batch");
     r->targets = mem_array(rows, sizeof *r->targets, "batch");
     r->doc_start = mem_array(rows, sizeof *r->doc_start, "batch");
@@ -179,7 +188,10 @@ static void allocate(struct run *r) {
 
 static void print_start(const struct run *r) {
     const struct model_config *c = &r->model->config;
-    char params[32], batch[32], tokens[32];
+    char params[32], active[32], batch[32], tokens[32];
+    if (c->E > 0)
+        fprintf(stderr, "experts: %lld, a token goes through %lld of them and meets %s parameters in all; balance: %s\n", (long long)c->E,
+                (long long)c->used, text_count(active, (double)config_params_active(c)), opts.balance);
     fprintf(stderr, "model: %s, %s parameters; %lld blocks, %lld channels, %lld heads of %lld (%lld kv), ffn %lld, vocabulary %lld\n",
             c->family->name, text_count(params, (double)config_params(c)), (long long)c->L, (long long)c->C,
             (long long)c->H, (long long)c->D, (long long)c->G, (long long)c->F, (long long)c->V);

@@ -59,7 +59,9 @@ double log_evaluation(struct run *r, int64_t tokens) {
     double loss = evaluate(r, tokens), per_byte = loss * (double)r->valid.count / r->valid.bytes;
     if (stop_wanted) return NAN;
     struct log_row row = {.step = r->state.step, .tokens = r->state.tokens, .loss = NAN, .lr = NAN, .grad_norm = NAN,
-                          .dt_ms = NAN, .tok_per_s = NAN, .val_loss = loss, .val_nats_per_byte = per_byte};
+                          .dt_ms = NAN, .tok_per_s = NAN, .val_loss = loss, .val_nats_per_byte = per_byte,
+                          .use = train_imbalance(r->model) > 0 ? r->model->expert_use : NULL,
+                          .layers = r->model->config.L, .experts = r->model->config.E};
     // A run that was killed after this evaluation has it in its log already.
     if (r->evaluated_at != r->state.tokens) note_row(r, &row);
     r->evaluated_at = r->state.tokens;
@@ -115,6 +117,7 @@ static bool step(struct run *r) {
         small = optimizer_grad_norm(r->optimizer) * (double)n_seq / (double)probe;
     }
     train_close_grads(r->acts);
+    double aux = train_close_use(r->acts);
     double loss = sum / (double)(scored ? scored : 1), norm = optimizer_grad_norm(r->optimizer);
     enum guard_verdict verdict = guard_judge(&r->state.guard, loss, norm);
     r->state.step++;
@@ -128,7 +131,7 @@ static bool step(struct run *r) {
     struct log_row row = {.step = r->state.step, .tokens = r->state.tokens, .loss = loss, .lr = lr, .grad_norm = norm,
                           .dt_ms = seconds * 1e3, .tok_per_s = (double)batch / seconds, .val_loss = NAN, .val_nats_per_byte = NAN,
                           .skipped = verdict == GUARD_KEEP ? NULL : guard_name(verdict), .batch = (double)batch,
-                          .noise = noise_scale(&r->state.batch.noise)};
+                          .noise = noise_scale(&r->state.batch.noise), .aux_loss = aux, .imbalance = train_imbalance(r->model)};
     note_row(r, &row);
     if (verdict != GUARD_KEEP)
         progress_note(&r->progress, "step %lld skipped: %s (loss %g, gradient norm %g)", (long long)r->state.step,

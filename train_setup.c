@@ -112,8 +112,12 @@ struct model_config make_config(const struct run *r) {
     if (opts.heads) c.H = opts.heads;
     if (opts.heads || opts.kv_heads) c.G = opts.kv_heads ? opts.kv_heads : opts.heads;
     if (opts.head_size || opts.width || opts.heads) c.D = opts.head_size ? opts.head_size : c.C / c.H;
-    if (opts.ffn) c.F = opts.ffn;
-    else if (opts.width) c.F = (c.C * 8 / 3 + 31) / 32 * 32;
+    if (opts.experts || opts.experts_used) {
+        if (!c.E) refuse(2, "--experts needs a family with experts, such as granitemoe; %s has none", c.family->name);
+        c.E = opts.experts ? opts.experts : c.E;
+        c.used = opts.experts_used ? opts.experts_used : c.used;
+    }
+    if (opts.ffn || opts.width || opts.experts_used) c.F = opts.ffn;
     c.tied = opts.tied;
     c.init_std = (float)opts.init_std;
     config_derive(&c);

@@ -330,7 +330,10 @@ static void matmul(const struct matmul_args *a) {
     pool_for(ceil_div(ceil_div(a->out.cols, PANEL), WALK), max_i64(1, (1 << 18) / each), product_piece, &p);
 }
 
-static void matmul_experts(const struct matmul_experts_args *a) { cpu_matmul_experts(a, matmul); }
+static void matmul_experts(const struct matmul_experts_args *a) {
+    if (a->precision == PRECISION_BF16) below.matmul_experts(a);
+    else cpu_matmul_experts(a, matmul);
+}
 
 bool cpu_fill_amx_whole(struct backend *b) {
     enum { AMX_INT8 = 25 };

@@ -321,6 +321,8 @@ static void softcap(const struct softcap_args *a) {
 }
 
 static void matmul_experts(const struct matmul_experts_args *a) { cpu_matmul_experts(a, matmul); }
+static void matmul_experts_dx(const struct matmul_experts_dx_args *a) { cpu_matmul_experts_dx(a, matmul_dx); }
+static void matmul_experts_dw(const struct matmul_experts_dw_args *a) { cpu_matmul_experts_dw(a, matmul_dw); }
 
 // ---------------------------------------------------------------------------------------------------------------
 // Adding.
@@ -460,6 +462,8 @@ static void fill_ops(struct backend *b) {
     b->add = add;
     b->softcap = softcap;
     b->matmul_experts = matmul_experts;
+    b->matmul_experts_dx = matmul_experts_dx;
+    b->matmul_experts_dw = matmul_experts_dw;
     b->cross_entropy = cross_entropy;
     b->head_loss = head_loss;
     b->sum_squares = sum_squares;

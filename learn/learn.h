@@ -104,6 +104,7 @@ struct optimizer_row {
     int64_t (*floats)(const struct model *m, const struct param *p, int block); // of a parameter in a block
     int64_t (*room)(const struct model *m, const struct param *p); // floats of scratch that the step of a parameter needs; NULL: none
     void (*step)(const struct optimizer *o, const struct one *x);
+    bool by_matrix;      // a step looks at a matrix as a whole: of experts at each by itself
     double beta1, beta2; // when nothing is said
     double lr;           // its rates are about so many times AdamW's
     const char *help, *source;
@@ -249,8 +250,10 @@ MUST_USE bool checkpoint_export(const char *path, struct model *m, const struct 
 
 // OUT/log.jsonl: one object per step:
 //   step, tokens, loss (nats per token), lr, grad_norm, dt_ms, tok_per_s, batch, noise (both in tokens), skipped
-//   (reason, only then);
+//   (reason, only then), and with experts aux_loss (balance and router_z of the objective, not in loss), imbalance
+//   (train_imbalance);
 //   evaluations: step, tokens, val_loss (nats per token), val_nats_per_byte;
+//     and with experts: experts, for each layer how many rows of the last step chose each;
 //   cool-downs aside: step, tokens, cooled_tokens, cooled_loss, cooled_nats_per_byte.
 // Members that are not finite are left out. Losses, lr and grad_norm have all the digits that read back the same, so
 // the logs of equal runs are equal but for dt_ms and tok_per_s. Each line is one write.
@@ -263,6 +266,9 @@ struct log_row {
     // A row of its own: what the run would be worth had it been cooled down from here until cooled_tokens; else 0.
     int64_t cooled_tokens;
     double cooled_loss, cooled_nats_per_byte;
+    double aux_loss, imbalance; // 0: no experts
+    const int32_t *use;         // [layers*experts], NULL when not told
+    int64_t layers, experts;
 };
 struct log_file;
 // Opens for appending after dropping rows with more than keep_tokens (a resume; -1 drops all) and a torn end. NULL on

@@ -28,10 +28,41 @@ static bool read_real(struct json *j, double *out) {
     return json_skip(j);
 }
 
-// One line into *row; skipped receives the reason, empty when there is none.
-static bool parse_row(const char *line, size_t n, struct log_row *row, struct text *skipped,
+// What of a row has no fixed size.
+struct loose {
+    struct text skipped;
+    int32_t *use;
+    size_t use_cap;
+};
+
+static void loose_free(struct loose *l) {
+    text_free(&l->skipped);
+    mem_free(l->use);
+}
+
+// Arrays of as many whole numbers each; where they are not as many, the row is without them.
+static void parse_use(struct json *j, struct log_row *row, struct loose *loose) {
+    size_t n = 0;
+    bool even = true;
+    json_array(j);
+    while (json_item(j)) {
+        int64_t in_layer = 0, rows;
+        for (json_array(j); json_item(j) && json_integer(j, &rows); in_layer++) {
+            mem_grow((void **)&loose->use, &loose->use_cap, n + 1, sizeof *loose->use, "use of experts");
+            loose->use[n++] = rows < 0 || rows > INT32_MAX ? 0 : (int32_t)rows;
+        }
+        even = even && in_layer > 0 && (row->layers == 0 || in_layer == row->experts);
+        row->experts = in_layer, row->layers++;
+    }
+    if (even && row->layers > 0) row->use = loose->use;
+}
+
+// One line into *row; what loose holds is the row's until the next one. skipped is empty when there is none.
+static bool parse_row(const char *line, size_t n, struct log_row *row, struct loose *loose,
                       struct err *err) {
-    *row = (struct log_row){-1, -1, NAN, NAN, NAN, NAN, NAN, NAN, NAN, NULL, 0, 0, 0, 0, 0};
+    struct text *skipped = &loose->skipped;
+    *row = (struct log_row){.step = -1, .tokens = -1, .loss = NAN, .lr = NAN, .grad_norm = NAN, .dt_ms = NAN, .tok_per_s = NAN,
+                            .val_loss = NAN, .val_nats_per_byte = NAN};
     const struct {
         const char *name;
         double *to;
@@ -43,6 +74,8 @@ static bool parse_row(const char *line, size_t n, struct log_row *row, struct te
         {"tok_per_s", &row->tok_per_s},
         {"batch", &row->batch},
         {"noise", &row->noise},
+        {"aux_loss", &row->aux_loss},
+        {"imbalance", &row->imbalance},
         {"cooled_loss", &row->cooled_loss},
         {"cooled_nats_per_byte", &row->cooled_nats_per_byte},
         {"val_loss", &row->val_loss},
@@ -66,6 +99,8 @@ static bool parse_row(const char *line, size_t n, struct log_row *row, struct te
                 json_integer(&j, &row->cooled_tokens);
             } else if (strcmp(key, "skipped") == 0) {
                 json_string(&j, skipped);
+            } else if (strcmp(key, "experts") == 0) {
+                parse_use(&j, row, loose);
             } else {
                 json_skip(&j);
             }
@@ -100,11 +135,11 @@ static bool is_blank(const char *line, size_t n) {
 
 // Calls each for every row with its line, newline excluded. False for a bad line before a good one.
 typedef void row_fn(void *arg, const char *line, size_t n, const struct log_row *row,
-                    const struct text *skipped);
+                    const struct loose *loose);
 static bool each_row(const struct file_map *m, row_fn *each, void *arg, struct err *err) {
     const char *bytes = m->data ? (const char *)m->data : ""; // an empty file has no address
     struct lines lines = {.at = bytes, .end = bytes + m->size};
-    struct text skipped = {0};
+    struct loose loose = {0};
     struct err why = {0};
     long bad = 0;
     const char *line;
@@ -115,32 +150,37 @@ static bool each_row(const struct file_map *m, row_fn *each, void *arg, struct e
         if (is_blank(line, n)) continue;
         // A line without its newline may be half a number: it counts as torn even where it reads well.
         bool whole = line + n < lines.end;
-        if (!whole || !parse_row(line, n, &row, &skipped, &found)) {
+        if (!whole || !parse_row(line, n, &row, &loose, &found)) {
             if (!bad) why = found;
             if (!bad) bad = lines.number;
             continue;
         }
         if (bad) {
-            text_free(&skipped);
+            loose_free(&loose);
             return err_set(err, "%s line %ld is no row of a log: %s; repair or remove that line",
                            m->path, bad, why.text);
         }
-        each(arg, line, n, &row, &skipped);
+        each(arg, line, n, &row, &loose);
     }
-    text_free(&skipped);
+    loose_free(&loose);
     return true;
 }
 
 static void collect_row(void *arg, const char *line, size_t n, const struct log_row *row,
-                        const struct text *skipped) {
+                        const struct loose *loose) {
     struct log_rows *rows = arg;
     (void)line, (void)n;
     void *p = rows->row;
     mem_grow(&p, &rows->cap, rows->count + 1, sizeof *rows->row, "log rows");
     rows->row = p;
-    rows->row[rows->count] = *row;
-    if (skipped->len) rows->row[rows->count].skipped = mem_text(skipped->data);
-    rows->count++;
+    struct log_row *kept = &rows->row[rows->count++];
+    *kept = *row;
+    if (loose->skipped.len) kept->skipped = mem_text(loose->skipped.data);
+    if (!row->use) return;
+    size_t count = (size_t)(row->layers * row->experts);
+    int32_t *use = mem_array(count, sizeof *use, "use of experts");
+    memcpy(use, row->use, count * sizeof *use);
+    kept->use = use;
 }
 
 bool log_read(const char *path, struct log_rows *rows, struct err *err) {
@@ -154,7 +194,10 @@ bool log_read(const char *path, struct log_rows *rows, struct err *err) {
 }
 
 void log_rows_free(struct log_rows *rows) {
-    for (size_t i = 0; i < rows->count; i++) mem_free((void *)rows->row[i].skipped);
+    for (size_t i = 0; i < rows->count; i++) {
+        mem_free((void *)rows->row[i].skipped);
+        mem_free((void *)rows->row[i].use);
+    }
     mem_free(rows->row);
     *rows = (struct log_rows){0};
 }
@@ -175,9 +218,9 @@ struct keeper {
 };
 
 static void keep_row(void *arg, const char *line, size_t n, const struct log_row *row,
-                     const struct text *skipped) {
+                     const struct loose *loose) {
     struct keeper *k = arg;
-    (void)skipped;
+    (void)loose;
     if (row->tokens > k->tokens) return;
     text_add(&k->kept, line, n);
     text_str(&k->kept, "\n");
@@ -220,6 +263,16 @@ static void add_real(struct json_out *o, const char *key, double x) {
     if (isfinite(x)) json_out_number(o, key, x);
 }
 
+static void add_use(struct json_out *o, const struct log_row *row) {
+    json_out_array(o, "experts");
+    for (int64_t l = 0; l < row->layers; l++) {
+        json_out_array(o, NULL);
+        for (int64_t e = 0; e < row->experts; e++) json_out_integer(o, NULL, row->use[l * row->experts + e]);
+        json_out_close(o, ']');
+    }
+    json_out_close(o, ']');
+}
+
 void log_add(struct log_file *l, const struct log_row *row) {
     struct json_out o;
     text_clear(&l->line);
@@ -236,6 +289,9 @@ void log_add(struct log_file *l, const struct log_row *row) {
     add_real(&o, "noise", row->noise > 0 ? row->noise : NAN);
     add_real(&o, "val_loss", row->val_loss);
     add_real(&o, "val_nats_per_byte", row->val_nats_per_byte);
+    add_real(&o, "aux_loss", row->imbalance > 0 ? row->aux_loss : NAN);
+    add_real(&o, "imbalance", row->imbalance > 0 ? row->imbalance : NAN);
+    if (row->use) add_use(&o, row);
     if (row->cooled_tokens > 0) {
         json_out_integer(&o, "cooled_tokens", row->cooled_tokens);
         add_real(&o, "cooled_loss", row->cooled_loss);

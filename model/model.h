@@ -181,6 +181,7 @@ MUST_USE bool config_check(const struct model_config *c, struct err *err); // ev
 MUST_USE bool config_read(struct model_config *c, const struct model_file *f, struct err *err);
 void config_write(const struct model_config *c, struct gguf_out *o); // general.architecture, general.name, <arch>.*
 int64_t config_params(const struct model_config *c);     // all weights; a tied head counts once
+int64_t config_params_active(const struct model_config *c); // those that a row meets: of experts, the ones in use
 double config_flops_per_token(const struct model_config *c, int64_t T); // forward + backward: 6 N + 6 L H D T (causal halved)
 
 // One parameter: the row from which allocation, initialisation, optimizer, files and reports follow.
@@ -192,11 +193,12 @@ struct param {
     float init_std;        // 0: a vector, ones for a norm, zeros for a bias
     float lr_scale;        // muP: 1 or 1/m_width
     bool decay;            // weight decay applies (matrices)
-    struct tensor w;       // f32 ROWS when trainable; else in the file, then what weight_load gave
+    bool exact;            // its products are never rounded (routers)
+    struct tensor w;       // f32 ROWS when trainable, matrices one below the other; else in the file, then what weight_load gave
     struct tensor w16;     // bf16 compute copy when training in bf16, else absent
     struct tensor grad;    // f32, trainable models only
     bool owned;            // w.data was allocated by weight_load
-    struct tensor *experts; // [mats] instead of w, when mats > 1
+    struct tensor *experts; // [mats] what products read when mats > 1: instead of w or, when trainable, views of w or w16
     bool *experts_owned;    // [mats]
 };
 
@@ -213,6 +215,7 @@ struct model {
     enum dtype compute;        // F32 or BF16: which copy products read when trainable
     void *weights_block, *grads_block; // one allocation each, in table order, when trainable
     size_t weights_bytes, grads_bytes;
+    int32_t *expert_use;           // host, [L*E]: rows of the last step that chose each expert; NULL unless trainable with experts
     const struct model_file *file; // of a model for running
     int unsettled;                 // params from here on lie in the file
 };
@@ -389,6 +392,21 @@ struct train_batch {
     int64_t rows, T;
     const int32_t *ids, *targets, *doc_start;
 };
+// What a step makes smaller besides the mean loss; all zero: nothing. Sums are over layers and rows as those of the loss,
+// with n the rows of a step, that is 1 / grad_scale, P[e] the mean of expert e's probability, f[e] its share of all choices
+// (both 1/E in balance):
+//   balance_coef * E * sum over e of f[e] P[e] (Fedus et al. 2021, eq. 4), f a constant, counted
+//     SEQUENCE over the row's own sequence: uniform use within every text;
+//     GLOBAL   over the whole batch (Qiu et al. 2025, "Demons in the Detail"), so that experts may differ by text. The
+//              batch meant is that of the step before, model.expert_use: that of this one is not known before its last micro-batch is
+//              through, and what it would be known of so far depends on how the batch is cut, which must show in no bit.
+//   router_z * mean of logsumexp(router's logits)^2 (Zoph et al. 2022, eq. 5)
+//   head_z * mean of logsumexp(logits)^2 (Chowdhery et al. 2022, section 5), not in the losses that are told
+enum balance { BALANCE_NONE, BALANCE_GLOBAL, BALANCE_SEQUENCE };
+struct objective {
+    enum balance balance;
+    double balance_coef, router_z, head_z;
+};
 // Activations kept for backward, sized for max_rows of sequences of T, or for fewer sequences when their logits would pass
 // 64 MB: then train_loss works a micro-batch off in groups, which changes no bit.
 struct train_state;
@@ -399,6 +417,14 @@ void train_zero_grads(struct train_state *t); // for the train_loss that follows
 // Forward and backward: ADDS grad_scale * d(sum of losses)/dw to the gradients; returns the sum of losses (nats).
 // grad_scale 0: forward only (evaluation). losses (may be NULL): per row, host.
 double train_loss(struct train_state *t, const struct train_batch *b, float grad_scale, float *losses);
+// What the steps from here on make smaller.
+void train_state_aim(struct train_state *t, const struct objective *o);
+// Behind the last micro-batch of a step: who was chosen in it becomes model.expert_use, and what the objective added by its
+// balance and router_z is returned. Without it train_zero_grads forgets both.
+double train_close_use(struct train_state *t);
+// The use of the busiest expert over the mean, averaged over layers: 1 is even, E / used the worst; 0 without experts or
+// before the first step.
+double train_imbalance(const struct model *m);
 // Behind the last micro-batch of a step: only now the gradient of a tied embedding is whole.
 void train_close_grads(struct train_state *t);
 

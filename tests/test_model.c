@@ -15,11 +15,12 @@
 // --- tiny models ---------------------------------------------------------------------------------------------------
 
 static struct model_config tiny(const char *family) {
-    bool granite = strcmp(family, "granite") == 0;
+    bool granite = strncmp(family, "granite", 7) == 0;
     struct model_config c = {.family = family_find(family), .L = 2, .ctx = 64, .tied = granite, .rope_base = 100};
     if (granite) c.C = 48, c.H = 4, c.G = 2, c.D = 8, c.F = 72, c.V = 53;
     else c.C = 40, c.H = 6, c.G = 3, c.D = 12, c.F = 64, c.V = 47;
     c.init_std = granite ? .1f : .2f;
+    if (c.family->needs & HAS(router)) c.E = 5, c.used = 2;
     config_derive(&c);
     return c;
 }
@@ -107,14 +108,14 @@ static double run_batch(struct train_state *t, const struct batch *b, int64_t se
     return sum;
 }
 
-static const char *const both[] = {"granite", "llama"};
+static const char *const trained[] = {"granite", "llama", "granitemoe", "qwen3", "qwen3moe", "olmoe"};
 
 // --- forward -------------------------------------------------------------------------------------------------------
 
 Test(model, forward_is_the_block_in_double_precision) {
     pool_start(2);
-    for (size_t f = 0; f < COUNT_OF(both); f++) {
-        struct model_config c = tiny(both[f]);
+    for (size_t f = 0; f < COUNT_OF(trained); f++) {
+        struct model_config c = tiny(trained[f]);
         struct model *m = random_model(&c, DTYPE_F32, 5);
         enum { N = 23 };
         int32_t ids[N];
@@ -123,15 +124,15 @@ Test(model, forward_is_the_block_in_double_precision) {
         const float *ours = feed(s, ids, N, LOGITS_ALL);
         struct ref_model *r = ref_new(m);
         double *ref = malloc((size_t)(N * c.V) * sizeof *ref), top = 0, worst = 0;
-        ref_logits(r, ids, NULL, N, ref);
+        ref_logits(r, ids, NULL, N, ref, NULL);
         for (int64_t i = 0; i < N * c.V; i++) {
             top = fmax(top, fabs(ref[i]));
             worst = fmax(worst, fabs((double)ours[i] - ref[i]));
         }
         // f32 epsilon, square root of the longest sum, about ten roundings of the stream per layer.
         double tolerance = 0x1p-24 * sqrt((double)c.F) * 10 * (double)c.L * top;
-        cr_assert(worst < tolerance, "%s: off by %g, tolerance %g, largest logit %g", both[f], worst, tolerance, top);
-        cr_assert(top > .05, "%s: logits of at most %g test nothing", both[f], top);
+        cr_assert(worst < tolerance, "%s: off by %g, tolerance %g, largest logit %g", trained[f], worst, tolerance, top);
+        cr_assert(top > .05, "%s: logits of at most %g test nothing", trained[f], top);
         free(ref), ref_free(r), session_free(s), model_free(m);
     }
 }
@@ -139,8 +140,8 @@ Test(model, forward_is_the_block_in_double_precision) {
 // Products of a prompt may round to bf16; then they do so for every row alike, and not at all when the session is exact.
 Test(model, a_prompt_is_read_the_same_however_it_is_cut_and_close_to_exact) {
     enum { N = 60 };
-    for (size_t f = 0; f < COUNT_OF(both); f++) {
-        struct model_config c = tiny(both[f]);
+    for (size_t f = 0; f < COUNT_OF(trained); f++) {
+        struct model_config c = tiny(trained[f]);
         struct model *m = random_model(&c, DTYPE_F32, 5);
         struct err e = {{0}};
         int32_t ids[N];
@@ -158,7 +159,7 @@ Test(model, a_prompt_is_read_the_same_however_it_is_cut_and_close_to_exact) {
                 cr_assert(z, "%s", e.text);
                 if (!k) memcpy(whole + at * c.V, z, (size_t)(rows * c.V) * sizeof *z);
                 else cr_assert(!memcmp(whole + at * c.V, z, (size_t)(rows * c.V) * sizeof *z),
-                               "%s: pieces of %lld", both[f], (long long)cuts[k]);
+                               "%s: pieces of %lld", trained[f], (long long)cuts[k]);
             }
             session_free(s);
         }
@@ -167,7 +168,7 @@ Test(model, a_prompt_is_read_the_same_however_it_is_cut_and_close_to_exact) {
         session_free(s);
         s = new_session(m, (struct session_options){.all_logits = N, .exact = true});
         const float *exact = session_feed(s, ids, N, FEED_PROMPT, LOGITS_ALL, &e);
-        cr_assert(exact && !memcmp(exact, generated, bytes), "%s: exact is f32", both[f]);
+        cr_assert(exact && !memcmp(exact, generated, bytes), "%s: exact is f32", trained[f]);
         for (int64_t i = 0; i < N * c.V; i++) {
             top += (double)exact[i] * exact[i];
             sum += ((double)exact[i] - whole[i]) * ((double)exact[i] - whole[i]);
@@ -175,14 +176,14 @@ Test(model, a_prompt_is_read_the_same_however_it_is_cut_and_close_to_exact) {
         // A factor rounds within 2^-8, 0.41 of that on average, two factors 0.58; a layer has seven products, of which
         // each adds its own error, and what came before goes through norms and scores: half as much again.
         double allowed = 1.5 * 0.58 * 0x1p-8 * sqrt(7.0 * (double)c.L + 1);
-        cr_assert(sqrt(sum / top) < allowed, "%s: %g, allowed %g", both[f], sqrt(sum / top), allowed);
+        cr_assert(sqrt(sum / top) < allowed, "%s: %g, allowed %g", trained[f], sqrt(sum / top), allowed);
         free(whole), free(generated), session_free(s), model_free(m);
     }
 }
 
 Test(model, training_computes_what_a_session_computes) {
-    for (size_t f = 0; f < COUNT_OF(both); f++) {
-        struct model_config c = tiny(both[f]);
+    for (size_t f = 0; f < COUNT_OF(trained); f++) {
+        struct model_config c = tiny(trained[f]);
         struct model *m = random_model(&c, DTYPE_F32, 5);
         enum { N = 16 };
         int32_t ids[N], targets[N], start[N] = {0};
@@ -196,7 +197,7 @@ Test(model, training_computes_what_a_session_computes) {
             double total = 0;
             for (int64_t v = 0; v < c.V; v++) total += exp((double)z[v]);
             double loss = log(total) - (double)z[targets[i]];
-            cr_assert(fabs(loss - (double)losses[i]) < 1e-5 * (1 + loss), "%s row %d: %g and %g", both[f], i, loss,
+            cr_assert(fabs(loss - (double)losses[i]) < 1e-5 * (1 + loss), "%s row %d: %g and %g", trained[f], i, loss,
                       (double)losses[i]);
         }
         session_free(s), train_state_free(t), model_free(m);
@@ -221,7 +222,7 @@ static void check_elements(const struct model *m, struct ref_model *r, const str
     for (int i = 0; i < m->n_params; i++) {
         const struct param *p = &m->params[i];
         const float *g = p->grad.data;
-        int64_t n = p->rows * p->cols;
+        int64_t n = p->mats * p->rows * p->cols;
         double squares = 0;
         for (int64_t k = 0; k < n; k++) squares += (double)g[k] * (double)g[k];
         double typical = sqrt(squares / (double)n) / scale;
@@ -242,7 +243,7 @@ static void check_direction(const struct model *m, struct ref_model *r, const st
     double side[2];
     for (int sign = 0; sign < 2; sign++) {
         for (int i = 0; i < m->n_params; i++) {
-            int64_t n = m->params[i].rows * m->params[i].cols;
+            int64_t n = m->params[i].mats * m->params[i].rows * m->params[i].cols;
             for (int64_t k = 0; k < n; k++) {
                 double d = rng_normal(9, (uint64_t)i, (uint64_t)k);
                 r->w[i][k] = (double)((float *)m->params[i].w.data)[k] + (sign ? -h : h) * d;
@@ -257,8 +258,8 @@ static void check_direction(const struct model *m, struct ref_model *r, const st
 
 Test(model, gradient_of_every_parameter_is_the_derivative) {
     pool_start(2);
-    for (size_t f = 0; f < COUNT_OF(both); f++) {
-        struct model_config c = tiny(both[f]);
+    for (size_t f = 0; f < COUNT_OF(trained); f++) {
+        struct model_config c = tiny(trained[f]);
         struct model *m = random_model(&c, DTYPE_F32, 21);
         struct batch b = random_batch(2, 7, c.V, 22);
         struct train_state *t = new_state(m, b.rows, b.T);
@@ -266,31 +267,31 @@ Test(model, gradient_of_every_parameter_is_the_derivative) {
         double loss = run_batch(t, &b, 2, scale, NULL);
         struct ref_model *r = ref_new(m);
         double ref = ref_loss(r, b.ids, b.targets, b.doc_start, b.rows, b.T);
-        cr_assert(fabs(loss - ref) < 1e-5 * ref, "%s: loss %.9g, in double %.9g", both[f], loss, ref);
-        check_elements(m, r, &b, (double)scale, both[f]);
-        check_direction(m, r, &b, (double)scale, both[f]);
+        cr_assert(fabs(loss - ref) < 1e-5 * ref, "%s: loss %.9g, in double %.9g", trained[f], loss, ref);
+        check_elements(m, r, &b, (double)scale, trained[f]);
+        check_direction(m, r, &b, (double)scale, trained[f]);
         ref_free(r), train_state_free(t), free_batch(&b), model_free(m);
     }
 }
 
 Test(model, bf16_products_give_nearly_the_same_gradient) {
-    for (size_t f = 0; f < COUNT_OF(both); f++) {
-        struct model_config c = tiny(both[f]);
+    for (size_t f = 0; f < COUNT_OF(trained); f++) {
+        struct model_config c = tiny(trained[f]);
         struct model *exact = random_model(&c, DTYPE_F32, 21), *m = random_model(&c, DTYPE_BF16, 21);
         model_refresh_copies(m);
         struct batch b = random_batch(3, 9, c.V, 23);
         struct train_state *t = new_state(m, b.rows, b.T), *te = new_state(exact, b.rows, b.T);
         double loss = run_batch(t, &b, 3, 1, NULL), expected = run_batch(te, &b, 3, 1, NULL);
         cr_assert(loss != expected, "products did not read the bf16 copies");
-        cr_assert(fabs(loss - expected) < .01 * expected, "%s: %g and %g", both[f], loss, expected);
+        cr_assert(fabs(loss - expected) < .01 * expected, "%s: %g and %g", trained[f], loss, expected);
         for (int i = 0; i < m->n_params; i++) {
             double ab = 0, aa = 0, bb = 0;
             const float *g = m->params[i].grad.data, *ge = exact->params[i].grad.data;
-            for (int64_t k = 0; k < m->params[i].rows * m->params[i].cols; k++) {
+            for (int64_t k = 0; k < m->params[i].mats * m->params[i].rows * m->params[i].cols; k++) {
                 double x = (double)g[k], y = (double)ge[k];
                 ab += x * y, aa += x * x, bb += y * y;
             }
-            cr_assert(ab > .99 * sqrt(aa * bb), "%s %s: cosine %g", both[f], m->params[i].name, ab / sqrt(aa * bb));
+            cr_assert(ab > .99 * sqrt(aa * bb), "%s %s: cosine %g", trained[f], m->params[i].name, ab / sqrt(aa * bb));
         }
         train_state_free(t), train_state_free(te), free_batch(&b), model_free(m), model_free(exact);
     }
@@ -337,20 +338,20 @@ static void same_feeds(struct model *m, enum dtype kv, const char *name) {
 
 Test(model, cutting_a_text_into_feeds_changes_no_bit) {
     pool_start(2);
-    for (size_t f = 0; f < COUNT_OF(both); f++) {
-        struct model_config c = tiny(both[f]);
+    for (size_t f = 0; f < COUNT_OF(trained); f++) {
+        struct model_config c = tiny(trained[f]);
         for (int half = 0; half < 2; half++) {
             struct model *m = random_model(&c, half ? DTYPE_BF16 : DTYPE_F32, 30);
-            same_feeds(m, DTYPE_F32, both[f]);
-            same_feeds(m, DTYPE_F16, both[f]);
-            same_feeds(m, DTYPE_BF16, both[f]);
+            same_feeds(m, DTYPE_F32, trained[f]);
+            same_feeds(m, DTYPE_F16, trained[f]);
+            same_feeds(m, DTYPE_BF16, trained[f]);
             model_free(m);
         }
         // Caches of blocks need heads of blocks.
         c.D = 32;
         struct model *m = random_model(&c, DTYPE_F32, 33);
-        same_feeds(m, DTYPE_Q8_0, both[f]);
-        same_feeds(m, DTYPE_Q4_0, both[f]);
+        same_feeds(m, DTYPE_Q8_0, trained[f]);
+        same_feeds(m, DTYPE_Q4_0, trained[f]);
         model_free(m);
     }
 }
@@ -371,7 +372,7 @@ static void same_gradients(struct model *m, const struct batch *b, const int64_t
                       m->config.family->name, threads, (long long)sizes[i], now, sum);
             for (int p = 0; p < m->n_params; p++) {
                 size_t at = (size_t)((char *)m->params[p].grad.data - (char *)m->grads_block);
-                size_t bytes = (size_t)(m->params[p].rows * m->params[p].cols) * sizeof(float);
+                size_t bytes = (size_t)(m->params[p].mats * m->params[p].rows * m->params[p].cols) * sizeof(float);
                 cr_assert(memcmp(m->params[p].grad.data, (char *)expected + at, bytes) == 0,
                           "%s, %d threads, %lld sequences: gradient of %s differs", m->config.family->name, threads,
                           (long long)sizes[i], m->params[p].name);
@@ -384,9 +385,9 @@ static void same_gradients(struct model *m, const struct batch *b, const int64_t
 }
 
 Test(model, micro_batches_and_threads_change_no_bit) {
-    for (size_t f = 0; f < COUNT_OF(both); f++) {
+    for (size_t f = 0; f < COUNT_OF(trained); f++) {
         for (int half = 0; half < 2; half++) {
-            struct model_config c = tiny(both[f]);
+            struct model_config c = tiny(trained[f]);
             struct model *m = random_model(&c, half ? DTYPE_BF16 : DTYPE_F32, 40);
             struct batch b = random_batch(8, 6, c.V, 41);
             same_gradients(m, &b, (int64_t[]){8, 1, 2, 3}, 4, 3);
@@ -435,8 +436,8 @@ Test(model, blocks_by_size_of_logits_change_no_bit) {
 }
 
 Test(model, a_packed_document_has_the_loss_it_has_alone) {
-    for (size_t f = 0; f < COUNT_OF(both); f++) {
-        struct model_config c = tiny(both[f]);
+    for (size_t f = 0; f < COUNT_OF(trained); f++) {
+        struct model_config c = tiny(trained[f]);
         struct model *m = random_model(&c, DTYPE_F32, 60);
         enum { T = 20, AT = 7, N = 9 }; // a document in the middle of a sequence
         int32_t ids[T], targets[T], start[T], none[N] = {0};
@@ -448,7 +449,7 @@ Test(model, a_packed_document_has_the_loss_it_has_alone) {
         train_loss(ta, &(struct train_batch){N, N, ids + AT, targets + AT, none}, 0, alone);
         // Not the same bits: positions count from the start of the sequence, so angles round differently.
         for (int i = 0; i < N; i++)
-            cr_assert(fabsf(packed[AT + i] - alone[i]) < 2e-5f, "%s row %d: %g and %g", both[f], i,
+            cr_assert(fabsf(packed[AT + i] - alone[i]) < 2e-5f, "%s row %d: %g and %g", trained[f], i,
                       (double)packed[AT + i], (double)alone[i]);
         train_state_free(t), train_state_free(ta), model_free(m);
     }
@@ -492,9 +493,9 @@ Test(model, nothing_is_allocated_after_the_first_step) {
 
 Test(model, a_few_steps_learn_one_batch_by_heart) {
     pool_start(2);
-    for (size_t f = 0; f < COUNT_OF(both); f++) {
+    for (size_t f = 0; f < COUNT_OF(trained); f++) {
         for (int half = 0; half < 2; half++) {
-            struct model_config c = tiny(both[f]);
+            struct model_config c = tiny(trained[f]);
             struct model *m = random_model(&c, half ? DTYPE_BF16 : DTYPE_F32, 70);
             const struct backend *b = m->backend;
             struct batch batch = random_batch(4, 8, c.V, 71);
@@ -518,7 +519,7 @@ Test(model, a_few_steps_learn_one_batch_by_heart) {
                                                     .beta1 = .9f, .beta2 = .95f, .eps = 1e-8f, .step = step});
                 }
             }
-            cr_assert(loss < .01, "%s: loss %g after 150 steps", both[f], loss);
+            cr_assert(loss < .01, "%s: loss %g after 150 steps", trained[f], loss);
             free(mom1), free(mom2), train_state_free(t), free_batch(&batch), model_free(m);
         }
     }
@@ -588,11 +589,11 @@ Test(model, size_names_mean_their_size) {
     } rows[] = {{"1M", 4096, 1e6},    {"3M", 4096, 3e6},      {"10M", 4096, 1e7},   {"30M", 4096, 3e7},
                 {"70M", 8192, 7e7},   {"125M", 49152, 125e6}, {"350M", 49152, 35e7}, {"1B", 49152, 1e9},
                 {"3B", 49152, 3e9}};
-    for (size_t f = 0; f < COUNT_OF(both); f++) {
+    for (size_t f = 0; f < COUNT_OF(trained); f++) {
         for (size_t i = 0; i < COUNT_OF(rows); i++) {
             struct err e = {{0}};
             struct model_config c;
-            cr_assert(config_from_size(&c, family_find(both[f]), rows[i].name, rows[i].vocab, 512, &e), "%s", e.text);
+            cr_assert(config_from_size(&c, family_find(trained[f]), rows[i].name, rows[i].vocab, 512, &e), "%s", e.text);
             double params = (double)config_params(&c);
             cr_assert(fabs(params / rows[i].params - 1) < .1, "%s has %g parameters", rows[i].name, params);
             cr_assert(c.H * c.D == c.C && c.H % c.G == 0 && c.F % 32 == 0 && c.C % 32 == 0);
@@ -720,8 +721,8 @@ Test(model, what_is_written_reads_back_as_the_same_model) {
         enum dtype dtype;
         double apart; // F32: the same bits; else a few roundings of the format, on logits
     } rows[] = {{DTYPE_F32, 0}, {DTYPE_F16, .003}, {DTYPE_BF16, .03}, {DTYPE_Q8_0, .03}, {DTYPE_Q4_0, .4}};
-    for (size_t f = 0; f < COUNT_OF(both); f++) {
-        struct model_config c = tiny(both[f]);
+    for (size_t f = 0; f < COUNT_OF(trained); f++) {
+        struct model_config c = tiny(trained[f]);
         if (c.tied) c.C = 64, c.F = 96; // llama keeps rows of 40 and 72 weights, which are no multiple of a block
         config_derive(&c);
         struct model *m = random_model(&c, DTYPE_F32, 81);
@@ -735,14 +736,14 @@ Test(model, what_is_written_reads_back_as_the_same_model) {
             struct model *loaded = model_load(file, cpu(), &e);
             cr_assert(loaded, "%s", e.text);
             double apart = logits_apart(m, loaded);
-            cr_assert(apart <= rows[i].apart && (apart > 0) == (i > 0), "%s %s: apart by %g", both[f],
+            cr_assert(apart <= rows[i].apart && (apart > 0) == (i > 0), "%s %s: apart by %g", trained[f],
                       dtype_row(rows[i].dtype)->name, apart);
             struct model *again = model_new(&c, cpu(), DTYPE_BF16, 1, &e);
             cr_assert(again && model_read_weights(again, file, &e), "%s", e.text);
             if (i == 0) {
                 for (int p = 0; p < m->n_params; p++)
                     cr_assert(memcmp(m->params[p].w.data, again->params[p].w.data,
-                                     (size_t)(m->params[p].rows * m->params[p].cols) * sizeof(float)) == 0);
+                                     (size_t)(m->params[p].mats * m->params[p].rows * m->params[p].cols) * sizeof(float)) == 0);
                 cr_assert(logits_apart(m, again) < .03 && logits_apart(m, again) > 0); // reads bf16 copies
             }
             struct model_config back;
@@ -935,11 +936,11 @@ Test(model, stories260k_tells_its_published_story) {
 // Files written by llama.cpp's Python writer, logits computed by its engine (tests/make_model_goldens.py), all in
 // f32.
 Test(model, logits_are_those_of_llama_cpp) {
-    for (size_t f = 0; f < COUNT_OF(both); f++) {
+    for (size_t f = 0; f < COUNT_OF(trained); f++) {
         char path[64];
         struct err e = {{0}};
         struct text golden = {0};
-        snprintf(path, sizeof path, "tests/golden/model_%s.logits", both[f]);
+        snprintf(path, sizeof path, "tests/golden/model_%s.logits", trained[f]);
         cr_assert(file_read_all(path, 1 << 20, &golden, &e), "%s", e.text);
         int32_t head[2];
         memcpy(head, golden.data, sizeof head);
@@ -949,7 +950,7 @@ Test(model, logits_are_those_of_llama_cpp) {
         float *expected = malloc(values * sizeof *expected);
         memcpy(ids, golden.data + sizeof head, n * sizeof *ids);
         memcpy(expected, golden.data + sizeof head + n * sizeof *ids, values * sizeof *expected);
-        snprintf(path, sizeof path, "tests/golden/model_%s.gguf", both[f]);
+        snprintf(path, sizeof path, "tests/golden/model_%s.gguf", trained[f]);
         struct model_file *file = open_file(path);
         struct model *m = model_load(file, cpu(), &e);
         cr_assert(m && m->config.V == head[1], "%s", e.text);
@@ -962,7 +963,7 @@ Test(model, logits_are_those_of_llama_cpp) {
         }
         // Two f32 engines: f32 epsilon, square root of the longest sum, ten roundings of the stream per layer, twice.
         double tolerance = 2 * 0x1p-24 * sqrt((double)m->config.H * (double)m->config.D) * 10 * 2 * top;
-        cr_assert(worst < tolerance, "%s: off by %g, tolerance %g, largest logit %g", both[f], worst, tolerance, top);
+        cr_assert(worst < tolerance, "%s: off by %g, tolerance %g, largest logit %g", trained[f], worst, tolerance, top);
         free(ids), free(expected), text_free(&golden);
         session_free(s), model_free(m), model_file_close(file);
     }

@@ -63,12 +63,17 @@ static struct log_row step_row(int64_t step) {
                             step == 7 ? 0 : 1e5 / 3,
                             0,
                             0,
+                            0,
+                            step == 7 ? 0.03125 : 0,
+                            step == 7 ? 1.25 : 0,
+                            NULL,
+                            0,
                             0};
 }
 
 static struct log_row eval_row(int64_t step) {
     return (struct log_row){step,    step * 512, NAN, NAN, NAN, NAN, NAN, 5.0 / (double)step + 1,
-                            2.0 / 3, NULL, 0, 0, 0, 0, 0};
+                            2.0 / 3, NULL, 0, 0, 0, 0, 0, 0, 0, NULL, 0, 0};
 }
 
 static struct log_file *open_log(int64_t keep_tokens) {
@@ -117,6 +122,7 @@ Test(log, rows_come_back_bit_for_bit) {
                       same(row->val_nats_per_byte, wanted.val_nats_per_byte),
                   "row %zu", i);
         cr_assert(same(row->batch, wanted.batch) && same(row->noise, wanted.noise), "row %zu", i);
+        cr_assert(same(row->aux_loss, wanted.aux_loss) && same(row->imbalance, wanted.imbalance), "row %zu", i);
         cr_assert_eq(row->skipped == NULL, wanted.skipped == NULL, "row %zu", i);
         if (wanted.skipped) cr_assert_str_eq(row->skipped, wanted.skipped);
     }
@@ -125,10 +131,11 @@ Test(log, rows_come_back_bit_for_bit) {
 }
 
 Test(log, fields_are_those_documented) {
+    static const int32_t use[] = {1, 2, 3, 0, 6, 0};
     struct log_file *l = open_log(-1);
-    struct log_row a = {3, 1536, 2.5, 0.001, 0.5, 12.5, 4096, NAN, NAN, NULL, 512, 0, 0, 0, 0},
-                   b = {3, 1536, NAN, NAN, NAN, NAN, NAN, 2.25, 0.75, NULL, 0, 0, 4096, 2.125, 0.5};
-    struct log_row c = {4, 2048, INFINITY, 0.001, NAN, 12.5, 4096, NAN, NAN, "not finite", 512, 777.25, 0, 0, 0};
+    struct log_row a = {3, 1536, 2.5, 0.001, 0.5, 12.5, 4096, NAN, NAN, NULL, 512, 0, 0, 0, 0, 0.5, 1.5, NULL, 0, 0},
+                   b = {3, 1536, NAN, NAN, NAN, NAN, NAN, 2.25, 0.75, NULL, 0, 0, 4096, 2.125, 0.5, 0, 0, use, 2, 3};
+    struct log_row c = {4, 2048, INFINITY, 0.001, NAN, 12.5, 4096, NAN, NAN, "not finite", 512, 777.25, 0, 0, 0, 0, 0, NULL, 0, 0};
     log_add(l, &a);
     log_add(l, &b);
     log_add(l, &c);
@@ -136,11 +143,16 @@ Test(log, fields_are_those_documented) {
     struct text t = file_text(path);
     cr_assert_str_eq(t.data,
                      "{\"step\":3,\"tokens\":1536,\"loss\":2.5,\"lr\":0.001,\"grad_norm\":0.5,\"dt_"
-                     "ms\":12.5,\"tok_per_s\":4096,\"batch\":512}\n"
-                     "{\"step\":3,\"tokens\":1536,\"val_loss\":2.25,\"val_nats_per_byte\":0.75,\"cooled_tokens\":4096,\"cooled_loss\":2.125,\"cooled_nats_per_byte\":0.5}\n"
+                     "ms\":12.5,\"tok_per_s\":4096,\"batch\":512,\"aux_loss\":0.5,\"imbalance\":1.5}\n"
+                     "{\"step\":3,\"tokens\":1536,\"val_loss\":2.25,\"val_nats_per_byte\":0.75,\"experts\":[[1,2,3],[0,6,0]],\"cooled_tokens\":4096,\"cooled_loss\":2.125,\"cooled_nats_per_byte\":0.5}\n"
                      "{\"step\":4,\"tokens\":2048,\"lr\":0.001,\"dt_ms\":12.5,\"tok_per_s\":4096,\"batch\":512,\"noise\":777.25,"
                      "\"skipped\":\"not finite\"}\n");
     text_free(&t);
+    struct log_rows rows;
+    cr_assert(log_read(path, &rows, NULL) && rows.count == 3);
+    cr_assert(rows.row[1].use && rows.row[1].layers == 2 && rows.row[1].experts == 3 && !rows.row[0].use);
+    cr_assert_arr_eq(rows.row[1].use, use, sizeof use);
+    log_rows_free(&rows);
 }
 
 Test(log, every_row_is_on_disk_before_the_next_step) {
@@ -432,7 +444,7 @@ Test(report, asks_the_network_for_nothing_and_runs_nothing) {
 
 Test(report, of_next_to_nothing_is_a_page) {
     struct log_row nothing[] = {
-        step_row(1), {2, 1024, NAN, NAN, NAN, NAN, NAN, NAN, NAN, "not finite", 0, 0, 0, 0, 0}, eval_row(2)};
+        step_row(1), {2, 1024, NAN, NAN, NAN, NAN, NAN, NAN, NAN, "not finite", 0, 0, 0, 0, 0, 0, 0, NULL, 0, 0}, eval_row(2)};
     for (size_t n = 0; n <= COUNT_OF(nothing); n++) {
         struct log_rows rows = {nothing, n, n};
         struct text t = report_of(&rows, NAN);
