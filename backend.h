@@ -136,22 +136,26 @@ struct glu_back_args { struct tensor dgate, dup, dout, gate, up; enum glu_kind k
 struct add_args { struct tensor out, a, b; float scale; };
 
 // z = logit_scale * logits[i,:];  loss[i] = logsumexp(z) - z[target[i]], 0 where target is -1.
-// grad_scale != 0: logits[i,:] = grad_scale * logit_scale * (softmax(z) - onehot(target)), zeros where target is -1.
-struct cross_entropy_args { float *loss; struct tensor logits; const int32_t *targets; float logit_scale, grad_scale; };
+// grad_scale != 0: logits[i,:] = grad_scale * logit_scale * (softmax(z) (1 + 2 z_loss logsumexp(z)) - onehot(target)), zeros
+// where target is -1: the gradient of loss[i] + z_loss logsumexp(z)^2 (Chowdhery et al. 2022, section 5).
+struct cross_entropy_args {
+    float *loss; struct tensor logits; const int32_t *targets; float logit_scale, grad_scale, z_loss;
+};
 
 // The head and its loss in one, without the logits of all rows. For each row: z = logit_scale * x[i,:] w^T,
 //   loss[i] = logsumexp(z) - z[target[i]], 0 where target is -1;
-// and with grad_scale != 0, dz = grad_scale * logit_scale * (softmax(z) - onehot(target)), zeros where target is -1:
+// and with grad_scale != 0, dz = grad_scale * logit_scale * (softmax(z) u - onehot(target)), u = 1 + 2 z_loss logsumexp(z),
+// zeros where target is -1:
 //   dx = dz w ;  dw += dz^T x by segments.
 // As matmul, cross_entropy, matmul_dx and matmul_dw, but only HEAD_ROWS rows, or as many whole segments as `room` has
 // place for, at a time. A longer segment is summed up in parts of HEAD_ROWS rows. The size of room shows in no bit.
-// PRECISION_BF16 rounds x and w as in matmul, and in the backward products x / sum(e^z) and e^z or, at the target, e^z -
-// sum(e^z). loss [n]; dx [n,C], dw [V,C] f32; x [n,C] f32; w [V,C] ROWS f32 or bf16. room: head_loss_room bytes or more.
+// PRECISION_BF16 rounds x and w as in matmul, and in the backward products x / t and e^z or, at the target, e^z - t, where
+// t = sum(e^z) / u. loss [n]; dx [n,C], dw [V,C] f32; x [n,C] f32; w [V,C] ROWS f32 or bf16. room: head_loss_room bytes or more.
 enum { HEAD_ROWS = 1024 };
 struct head_loss_args {
     float *loss; struct tensor dx, dw, x, w; const int32_t *targets;
     float logit_scale, grad_scale; int64_t segment; enum precision precision;
-    void *room; size_t room_bytes; bool fresh;
+    void *room; size_t room_bytes; bool fresh; float z_loss;
 };
 static inline size_t head_loss_room(int64_t rows, int64_t V) { // for blocks of so many rows
     return (size_t)((rows + 31) / 32 * 32) * (size_t)((V + 31) / 32 * 32) * sizeof(float);

@@ -390,7 +390,8 @@ static void cross_entropy_row(const struct cross_entropy_args *a, int64_t i) {
     const float sum = fold_add(&s);
     a->loss[i] = (float)(log((double)sum) + (double)most - (double)at_target);
     if (!keep) return;
-    const vf g = v_set1((float)((double)grad / (double)sum));
+    const double up = 1 + 2 * (double)a->z_loss * (log((double)sum) + (double)most);
+    const vf g = v_set1((float)((double)grad * up / (double)sum));
     for (int64_t c = 0; c < V; c += VW)
         v_store_n(row + c, v_mul(g, v_load_n(row + c, V - c)), V - c);
     row[target] -= grad;

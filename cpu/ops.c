@@ -660,6 +660,7 @@ static void cross_entropy_piece(void *arg, int64_t lo, int64_t hi, int thread) {
         a->loss[i] = (float)(log(sum) + most - z_target);
         if (!grad) continue;
         float outer = a->grad_scale * by;
+        sum /= 1 + 2 * (double)a->z_loss * (log(sum) + most);
         for (int64_t c = 0; c < V; c++)
             logits[c] = outer * ((float)(logits[c] / sum) - (c == target));
     }

@@ -6,7 +6,7 @@
 // vocabulary makes a smaller or larger model of the same width and depth. Width and depth grow together, in the
 // manner of MiniCPM's wind-tunnel family (Hu et al. 2024): L from C/32 when small to C/64 when large. Head size 64 from 70M up, 32 below, 16 for widths under 96. Two query heads
 // share a key head, four from 1B up. F is 8/3 C rounded up to a multiple of 32, so that a SwiGLU has the weights of
-// a plain 4 C layer; experts share that, so the weights that a row meets are those of the size.
+// a plain 4 C layer; experts in use share that, in multiples of 16, so the weights that a row meets are those of the size.
 //
 // Multipliers and initialisation of granite: muP in the dialect of PowerLM (Shen et al. 2024, table 1), base width
 // 256; residual multiplier 1.4/sqrt(L) (MiniCPM). At C < 256 the width ratio is below one, which is the same rule.
@@ -54,7 +54,10 @@ void config_derive(struct model_config *c) {
         c->G = c->H % share == 0 ? c->H / share : c->H;
     }
     if (c->E == 0 && c->family->needs & HAS(router)) c->E = 8, c->used = 2;
-    if (c->F == 0) c->F = ((c->C * 8 / (c->E ? c->used : 1) + 2) / 3 + 31) / 32 * 32;
+    if (c->F == 0) {
+        c->F = ((c->C * 8 + 2) / 3 + 31) / 32 * 32;
+        if (c->E > 0) c->F = (c->F / c->used + 15) / 16 * 16;
+    }
     if (c->rope_base == 0) c->rope_base = 10000;
     if (c->norm_eps == 0) c->norm_eps = 1e-5f;
     if (c->base_width == 0) c->base_width = 256;

@@ -258,7 +258,7 @@ static void head_group(struct train_state *t, const struct pass *p, float grad_s
     b->rmsnorm(&(struct rmsnorm_args){normed, out, norm->w, m->config.norm_eps});
     b->head_loss(&(struct head_loss_args){t->losses, dnormed, head->grad, normed, model_product_weight(m, m->head),
                                           t->targets, 1 / m->config.logit_divisor, grad_scale, t->T, p->precision, t->room,
-                                          t->room_bytes, t->back.fresh});
+                                          t->room_bytes, t->back.fresh, (float)t->aim.head_z});
     if (grad_scale == 0) return;
     b->zero(dx.data, (size_t)dx.rows * dx.row_bytes); // rmsnorm_back adds
     b->rmsnorm_back(&(struct rmsnorm_back_args){dx, norm->grad, dnormed, out, norm->w, m->config.norm_eps, t->T});

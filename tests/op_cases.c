@@ -630,7 +630,7 @@ static void cross_entropy_declare(struct op_run *r) {
 }
 static void cross_entropy_call(const struct op_run *r, const struct backend *b) {
     b->cross_entropy(&(struct cross_entropy_args){P(r, CE_LOSS), T(r, CE_LOGITS), P(r, CE_TARGETS),
-                                                  (float)r->s.K * .1f, r->s.scale});
+                                                  (float)r->s.K * .1f, r->s.scale, r->s.z_loss});
 }
 static double cross_entropy_row(const struct op_run *r, int64_t i) {
     int64_t C = r->s.C, target = (int64_t)V(r, CE_TARGETS)[i];
@@ -651,13 +651,17 @@ static void cross_entropy_reference(const struct op_run *r) {
         double lse = target < 0 ? 0 : V(r, CE_LOSS)[i] + by * logits[target];
         for (int64_t c = 0; c < C; c++) {
             double p = exp(by * logits[c] - lse);
-            logits[c] = target < 0 ? 0 : (double)r->s.scale * by * (p - (c == target));
+            logits[c] = target < 0 ? 0 : (double)r->s.scale * by * (p * (1 + 2 * (double)r->s.z_loss * lse) - (c == target));
         }
     }
 }
 static double cross_entropy_loss(const struct op_run *r) {
     double sum = 0;
-    for (int64_t i = 0; i < r->s.n; i++) sum += cross_entropy_row(r, i);
+    for (int64_t i = 0; i < r->s.n; i++) {
+        int64_t target = (int64_t)V(r, CE_TARGETS)[i];
+        double loss = cross_entropy_row(r, i), lse = target < 0 ? 0 : loss + ce_logit_scale(r) * V(r, CE_LOGITS)[i * r->s.C + target];
+        sum += loss + (double)r->s.z_loss * lse * lse;
+    }
     return (double)r->s.scale * sum;
 }
 
@@ -678,7 +682,7 @@ static void head_loss_declare(struct op_run *r) {
 static void head_loss_call(const struct op_run *r, const struct backend *b) {
     struct head_loss_args a = {.loss = P(r, HEAD_LOSS), .x = T(r, HEAD_X), .w = T(r, HEAD_W), .targets = P(r, HEAD_TARGETS),
                                .logit_scale = (float)r->s.K * .1f, .grad_scale = r->s.scale, .segment = r->s.segment,
-                               .precision = precision_of(r)};
+                               .precision = precision_of(r), .z_loss = r->s.z_loss};
     if (r->s.scale != 0) a.dx = T(r, HEAD_DX), a.dw = T(r, HEAD_DW);
     a.room_bytes = head_loss_room(head_loss_least(a.segment), a.w.rows);
     a.room = mem_alloc(a.room_bytes, "room for logits");
@@ -707,7 +711,7 @@ static void head_loss_reference(const struct op_run *r) {
         V(r, HEAD_LOSS)[i] = target < 0 ? 0 : lse - z[target];
         for (int64_t c = 0; c < C && r->s.scale != 0; c++) V(r, HEAD_DX)[i * C + c] = 0;
         for (int64_t m = 0; m < M && r->s.scale != 0 && target >= 0; m++) {
-            double dz = (double)r->s.scale * ce_logit_scale(r) * (exp(z[m] - lse) - (m == target));
+            double dz = (double)r->s.scale * ce_logit_scale(r) * (exp(z[m] - lse) * (1 + 2 * (double)r->s.z_loss * lse) - (m == target));
             for (int64_t c = 0; c < C; c++) {
                 V(r, HEAD_DX)[i * C + c] += dz * V(r, HEAD_W)[m * C + c];
                 V(r, HEAD_DW)[m * C + c] += dz * V(r, HEAD_X)[i * C + c];
@@ -720,7 +724,8 @@ static double head_loss_loss(const struct op_run *r) {
     double sum = 0, *z = mem_array((size_t)r->s.M, sizeof *z, "logits");
     for (int64_t i = 0; i < r->s.n; i++) {
         int64_t target = (int64_t)V(r, HEAD_TARGETS)[i];
-        if (target >= 0) sum += head_logits(r, i, z) - z[target];
+        double lse = head_logits(r, i, z);
+        if (target >= 0) sum += lse - z[target] + (double)r->s.z_loss * lse * lse;
     }
     mem_free(z);
     return (double)r->s.scale * sum;
@@ -1509,13 +1514,14 @@ const struct op_spec op_specs[] = {
     {OP_CROSS_ENTROPY, "cross_entropy with gradient", BIT(F32),
      SHAPES({.n = 1, .C = 3, .scale = 1}, {.n = 3, .C = 33, .scale = .25f, .K = 20},
             {.n = 19, .C = 257, .scale = .5f, .K = 3}, {.n = 2, .C = 1000, .scale = 1},
-            {.n = 5, .C = 65, .M = 300, .scale = 1, .amplify = 300}),
+            {.n = 5, .C = 65, .M = 300, .scale = 1, .amplify = 300}, {.n = 4, .C = 257, .scale = .5f, .K = 5, .z_loss = .125f}),
      cross_entropy_declare, cross_entropy_call, .reference = cross_entropy_reference,
      .loss = cross_entropy_loss, .pairs = {{CE_LOGITS, CE_LOGITS, 1}}, .n_pairs = 1,
      .terms = terms_C, .unit = 1},
     {OP_HEAD_LOSS, "head_loss", BIT(F32) | BIT(BF16),
      SHAPES({.n = 1, .C = 1, .M = 1, .segment = 1}, {.n = 6, .C = 33, .M = 65, .segment = 3},
             {.n = 6, .C = 31, .M = 33, .segment = 3, .scale = .5f, .K = 5, .amplify = 8},
+            {.n = 6, .C = 31, .M = 33, .segment = 3, .scale = .5f, .K = 5, .amplify = 8, .z_loss = .125f},
             {.n = 70, .C = 17, .M = 300, .segment = 35, .scale = .25f, .amplify = 8}),
      head_loss_declare, head_loss_call, .reference = head_loss_reference, .loss = head_loss_loss,
      .pairs = {{HEAD_DX, HEAD_X, 1}, {HEAD_DW, HEAD_W, 0}}, .n_pairs = 2, .terms = terms_head, .unit = -1},
@@ -1528,6 +1534,7 @@ const struct op_spec op_specs[] = {
     // 2^-7 in all, which is 2^13 of what these sums may lose in f32.
     {OP_HEAD_LOSS, "head_loss rounded", BIT(F32) | BIT(BF16),
      SHAPES({.n = 6, .C = 31, .M = 33, .segment = 3, .scale = .5f, .K = 5, .amplify = 8192},
+            {.n = 6, .C = 31, .M = 33, .segment = 3, .scale = .5f, .K = 5, .amplify = 8192, .z_loss = .125f},
             {.n = 70, .C = 17, .M = 300, .segment = 35, .scale = .25f, .amplify = 8192},
             {.n = 34, .C = 17, .M = 90, .segment = 17, .scale = .5f, .mode = 60, .amplify = 8192},
             {.n = 1100, .C = 9, .M = 40, .segment = 1100, .scale = .5f, .amplify = 8192}),

