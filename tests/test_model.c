@@ -316,6 +316,69 @@ Test(model, gradient_of_an_objective_is_the_derivative) {
     }
 }
 
+// Weights of the golden: formulas of make_expert_goldens.py.
+static void golden_weights(struct model *m) {
+    for (int i = 0; i < m->n_params; i++) {
+        struct param *p = &m->params[i];
+        bool writes = strstr(p->name, "attn_output") || strstr(p->name, "ffn_down");
+        double std = param_is_vector(p) || writes ? .3 : .5, mean = param_is_vector(p);
+        for (int64_t k = 0; k < p->mats * p->rows * p->cols; k++) {
+            double x = 43758.5453 * sin(12.9898 * (double)k + i);
+            ((float *)p->w.data)[k] = (float)(mean + std * (2 * (x - floor(x)) - 1));
+        }
+    }
+}
+
+// Loss, what is added to it, and every gradient are those of transformers and PyTorch (tests/make_expert_goldens.py).
+Test(model, experts_learn_as_in_transformers) {
+    enum { T = 12, ROWS = 24 };
+    struct err e = {{0}};
+    struct model_config c = {.family = family_find("granitemoe"), .C = 32, .L = 2, .H = 4, .G = 2, .D = 8, .F = 24, .V = 41, .E = 5,
+                             .used = 2, .ctx = 64, .tied = true, .rope_base = 100};
+    config_derive(&c);
+    c.m_emb = 6, c.m_attn = .125f, c.m_res = .5f, c.logit_divisor = .5f;
+    struct model *m = model_new(&c, cpu(), DTYPE_F32, 1, &e);
+    cr_assert(m, "%s", e.text);
+    golden_weights(m);
+    for (int k = 0; k < c.L * c.E; k++) m->expert_use[k] = 1 + 3 * k % 7;
+    int32_t ids[ROWS], targets[ROWS], start[ROWS];
+    for (int i = 0; i < ROWS; i++) ids[i] = (7 * i + i * i) % (int)c.V, targets[i] = (5 * i + 3) % (int)c.V, start[i] = i / T * T;
+    struct train_state *t = new_state(m, ROWS, T);
+    train_state_aim(t, &(struct objective){.balance = BALANCE_GLOBAL, .balance_coef = .05, .router_z = .01, .head_z = .001});
+    train_zero_grads(t);
+    double loss = train_loss(t, &(struct train_batch){ROWS, T, ids, targets, start}, 1.f / ROWS, NULL) / ROWS, aux = train_close_use(t);
+    train_close_grads(t);
+    struct text golden = {0};
+    cr_assert(file_read_all("tests/golden/experts.txt", 1 << 20, &golden, &e), "%s", e.text);
+    int lines = 0;
+    for (char *line = strtok(golden.data, "\n"); line; line = strtok(NULL, "\n"), lines++) {
+        char *at = strchr(line, ' ');
+        cr_assert(at);
+        *at++ = '\0';
+        const bool is_loss = !strcmp(line, "loss"), is_aux = !strcmp(line, "aux");
+        const struct param *p = NULL;
+        for (int i = 0; i < m->n_params; i++)
+            if (!strcmp(line, m->params[i].name)) p = &m->params[i];
+        if (is_loss || is_aux) {
+            double x = strtod(at, NULL), ours = is_loss ? loss : aux;
+            cr_assert(fabs(ours - x) < 1e-6 * x, "%s: %.9g, by transformers %.9g", line, ours, x);
+            continue;
+        }
+        cr_assert(p, "%s", line);
+        int64_t n = p->mats * p->rows * p->cols, seen = 0;
+        double worst = 0, most = 0;
+        for (char *end; *at; at = end + (*end == ' '), seen++) {
+            double x = strtod(at, &end);
+            most = fmax(most, fabs(x));
+            worst = fmax(worst, fabs(x - (double)((float *)p->grad.data)[23 * seen]));
+        }
+        cr_assert(seen == (n + 22) / 23 && most > 0, "%s", line);
+        cr_assert(worst < 2e-5 * most, "%s: off by %g, largest %g", line, worst, most);
+    }
+    cr_assert_eq(lines, m->n_params + 2);
+    text_free(&golden), train_state_free(t), model_free(m);
+}
+
 Test(model, bf16_products_give_nearly_the_same_gradient) {
     for (size_t f = 0; f < COUNT_OF(trained); f++) {
         struct model_config c = tiny(trained[f]);
