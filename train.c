@@ -168,7 +168,7 @@ static enum balance balance_of(const char *name) {
     refuse(2, "--balance %s: expected global, sequence or none", name);
 }
 
-static void allocate(struct run *r) {
+static void allocate(struct run *r, size_t memory) {
     struct err err;
     size_t rows = (size_t)(r->micro_seq * opts.seq);
     const struct optimizer_row *row = optimizer_find(opts.optimizer);
@@ -176,7 +176,7 @@ static void allocate(struct run *r) {
                                    .eps = opts.eps, .weight_decay = opts.weight_decay, .clip = opts.clip, .momentum = opts.momentum};
     r->optimizer = optimizer_new(r->model, &oo, &err);
     if (!r->optimizer) fail(1, &err);
-    r->acts = train_state_new(r->model, r->micro_seq * opts.seq, opts.seq, &err);
+    r->acts = train_state_new(r->model, r->micro_seq * opts.seq, opts.seq, memory, &err);
     if (!r->acts) fail(1, &err);
     const struct objective aim = {.balance = balance_of(opts.balance), .balance_coef = opts.balance_coef, .router_z = opts.router_z, .head_z = opts.head_z};
     train_state_aim(r->acts, &aim);
@@ -304,9 +304,10 @@ int main(int argc, char **argv) {
         plan_print(&plan, stdout);
         return 0;
     }
+    size_t memory = memory_for_activations(&r, &config);
     r.model = model_new(&config, r.backend, dtype_from_name(opts.dtype), (uint64_t)opts.seed, &err);
     if (!r.model) fail(1, &err);
-    allocate(&r);
+    allocate(&r, memory);
     if (checkpoint && !checkpoint_read_tensors(checkpoint, r.model, r.optimizer, &err)) fail(1, &err);
     model_file_close(checkpoint);
     print_start(&r);

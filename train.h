@@ -48,6 +48,7 @@ void resolve_amounts(struct run *r, const struct model_config *c); // options in
 void make_schedule(struct run *r);                                 // from `amount`; again whenever that changes
 void make_batch(struct run *r);
 void plan_run(const struct run *r, const struct model_config *c, struct plan *plan); // measures
+size_t memory_for_activations(const struct run *r, const struct model_config *c); // --memory, or what is free; tells what it costs
 int64_t whole_batches(double tokens);
 int64_t micro_sequences(int64_t batch_tokens);
 

@@ -63,6 +63,7 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"--batch-theta", OPT_REAL, &opts.batch_theta, 0.01, 10, "X", "of the norm test: the noise a batch may have, as a share of its signal", 0},
     {"--batch-lr", OPT_TEXT, &opts.batch_lr, 0, 0, "NAME", "the rate when the batch changes: none, sqrt, linear, surge; \"\": sqrt, and none for power, whose law knows the batch", 0},
     {"--micro-batch", OPT_INT, &opts.micro_batch, 0, 1 << 20, "N", "sequences computed at once: memory and speed, never the result (0: about 4096 tokens)", 0},
+    {"--memory", OPT_INT, &opts.memory, 0, 1e15, "BYTES", "most memory of activations, 2g is two billion: layers that have no place are computed again in the backward pass, the result never changes; 0: what is free", 0},
     {"--schedule", OPT_TEXT, &opts.schedule, 0, 0, "NAME", "[Learning] power, wsd, cosine, linear, constant; --list explains", 0},
     {"--lr", OPT_REAL, &opts.lr, 0, 100, "X", "peak learning rate, for power the cap; 0: the family's default", 0},
     {"--warmup", OPT_REAL, &opts.warmup, -1, 1e15, "N", "tokens of warmup; below 1 a share of all; 0: 2% or 50 steps, whichever is longer; -1: none", 0},
@@ -123,7 +124,7 @@ static const char amounts_follow[] = "# what these came to\n";
 
 // What a resumed run may change without changing what is learned.
 static const char *const free_options[] = {
-    "out", "config", "save-seconds", "save-every", "keep", "resume", "override", "export-dtype", "micro-batch", "eval-every",
+    "out", "config", "save-seconds", "save-every", "keep", "resume", "override", "export-dtype", "micro-batch", "memory", "eval-every",
     "eval-tokens", "samples", "prompt", "floor", "threads", "device", "cpu", "plan", "profile", "plot", "watch", "tensorboard", "list", "version", "help", "time",
     "decay-from", "decay-tokens", "data", "probe-decay", "probe-share", "ladder"};
 

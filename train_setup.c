@@ -160,11 +160,31 @@ int64_t micro_sequences(int64_t batch_tokens) {
     return n > all && all > 0 ? all : n;
 }
 
+static struct plan_of plan_of(const struct run *r, const struct model_config *c) {
+    int64_t batch = amount.batch_tokens ? amount.batch_tokens : 8 * opts.seq, micro = micro_sequences(batch) * opts.seq;
+    return (struct plan_of){.config = c, .backend = r->backend, .compute = dtype_from_name(opts.dtype), .optimizer = optimizer_find(opts.optimizer),
+                            .micro_rows = micro, .T = opts.seq, .batch_tokens = batch, .tokens = amount.tokens,
+                            .data_bytes = (size_t)(r->train.count + r->valid.count) * (r->train.t16 ? 2 : 4), .memory = (size_t)opts.memory};
+}
+
 void plan_run(const struct run *r, const struct model_config *c, struct plan *plan) {
     struct err err;
-    int64_t batch = amount.batch_tokens ? amount.batch_tokens : 8 * opts.seq, micro = micro_sequences(batch) * opts.seq;
-    size_t data_bytes = (size_t)(r->train.count + r->valid.count) * (r->train.t16 ? 2 : 4);
-    if (!plan_make(plan, c, r->backend, dtype_from_name(opts.dtype), optimizer_find(opts.optimizer), micro, opts.seq, batch, amount.tokens, data_bytes, &err)) fail(1, &err);
+    const struct plan_of of = plan_of(r, c);
+    if (!plan_make(plan, &of, &err)) fail(1, &err);
+}
+
+size_t memory_for_activations(const struct run *r, const struct model_config *c) {
+    struct err err;
+    struct plan p;
+    char again[160], need[32], there[32];
+    const struct plan_of of = plan_of(r, c);
+    if (!plan_memory(&p, &of, &err)) fail(1, &err);
+    size_t all = p.weights_bytes + p.grads_bytes + p.moments_bytes + p.activations_bytes;
+    if (*plan_recomputed(again, &p)) fprintf(stderr, "memory: %s for activations; %s\n", text_bytes(need, (double)p.activations_bytes), again);
+    if (p.available_bytes && all > p.available_bytes)
+        fprintf(stderr, "warning: this run takes %s of memory, and %s are free: take a smaller --size or shorter --seq\n",
+                text_bytes(need, (double)all), text_bytes(there, (double)p.available_bytes));
+    return p.memory;
 }
 
 int64_t whole_batches(double tokens) {

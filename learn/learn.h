@@ -306,10 +306,22 @@ MUST_USE bool report_write(const char *path, const struct report *r, struct err 
 
 // --- plan ----------------------------------------------------------------------------------------------------------
 
+struct plan_of { // the run in question
+    const struct model_config *config;
+    const struct backend *backend;
+    enum dtype compute;
+    const struct optimizer_row *optimizer;
+    int64_t micro_rows, T, batch_tokens, tokens; // micro_rows: tokens of a micro-batch, a multiple of T
+    size_t data_bytes; // data that is still to come into memory
+    size_t memory;     // what activations may take; 0: what is free, and in any case as much as they need at the least
+};
 struct plan {
     int64_t params, tokens, steps;
     int64_t batch_tokens;
     size_t weights_bytes, grads_bytes, moments_bytes, activations_bytes, data_bytes;
+    size_t memory;              // what activations may take
+    struct recompute again;     // what that costs
+    int64_t layers;
     size_t base_bytes;      // resident when the plan was made
     size_t scratch_bytes;   // kernels' scratch and tables, as measured
     size_t peak_bytes;      // all of these, or what the process needed so far if that is more
@@ -318,11 +330,12 @@ struct plan {
     double flops, tokens_per_s, seconds; // tokens_per_s from a short real measurement of this very configuration
 };
 // Runs a few real micro-batches and updates on a throw-away model of this config (about 2 seconds) and adds it up. A
-// model that is too large for this is measured at one and two layers. micro_rows: tokens of a micro-batch, a multiple
-// of T. data_bytes: data that is still to come into memory.
-MUST_USE bool plan_make(struct plan *p, const struct model_config *c, const struct backend *b, enum dtype compute,
-                        const struct optimizer_row *row, int64_t micro_rows, int64_t T, int64_t batch_tokens, int64_t tokens, size_t data_bytes,
-                        struct err *err);
+// model that is too large for this is measured at one and two layers.
+MUST_USE bool plan_make(struct plan *p, const struct plan_of *of, struct err *err);
+// Only what is known without running: no scratch, peak and time. False when the activations cannot fit.
+MUST_USE bool plan_memory(struct plan *p, const struct plan_of *of, struct err *err);
+// A line about what is computed again in the backward pass; "" when all is kept.
+const char *plan_recomputed(char buf[160], const struct plan *p);
 void plan_print(const struct plan *p, FILE *to);
 
 #endif

@@ -47,11 +47,18 @@ static size_t weights_bytes_of(const struct model_config *c, enum dtype compute,
     return bytes;
 }
 
-static void blocks(struct plan *p, const struct model_config *c, enum dtype compute, const struct optimizer_row *row,
-                   int64_t micro_rows, int64_t T) {
-    p->weights_bytes = weights_bytes_of(c, compute, &p->grads_bytes);
-    p->moments_bytes = optimizer_bytes(row, c);
-    p->activations_bytes = train_state_bytes(c, micro_rows, T);
+// p->memory is of->memory, or nine tenths of what is free besides weights, gradients and moments.
+static void blocks(struct plan *p, const struct plan_of *of) {
+    const struct model_config *c = of->config;
+    p->weights_bytes = weights_bytes_of(c, of->compute, &p->grads_bytes);
+    p->moments_bytes = optimizer_bytes(of->optimizer, c);
+    p->memory = of->memory;
+    if (!p->memory) {
+        size_t free = p->available_bytes ? p->available_bytes / 10 * 9 : SIZE_MAX;
+        size_t others = p->weights_bytes + p->grads_bytes + p->moments_bytes, least = train_state_bytes(c, of->T, of->T, 0, NULL);
+        p->memory = free > others && free - others > least ? free - others : least;
+    }
+    p->activations_bytes = train_state_bytes(c, of->micro_rows, of->T, p->memory, &p->again);
 }
 
 static size_t blocks_sum(const struct plan *p) {
@@ -121,23 +128,26 @@ static int64_t rows_to_measure(double sequence_s, int64_t max_rows, int64_t T) {
     return sequences < 1 ? T : (int64_t)sequences * T;
 }
 
-static bool time_model(struct model *m, struct optimizer *o, const struct optimizer_row *row, int64_t max_rows, int64_t T,
-                       struct measured *out, struct err *err) {
-    struct train_state *state = train_state_new(m, T, T, err);
+static bool time_model(struct model *m, struct optimizer *o, const struct plan_of *of, struct measured *out,
+                       struct err *err) {
+    int64_t T = of->T;
+    struct train_state *state = train_state_new(m, T, T, of->memory, err);
     if (!state) return false;
-    struct batch_rows r = random_rows(max_rows, T, m->config.V);
+    struct batch_rows r = random_rows(of->micro_rows, T, m->config.V);
     struct train_batch batch = {T, T, r.ids, r.targets, r.doc_start};
     train_zero_grads(state);
     time_loss(state, &batch);
-    int64_t rows = rows_to_measure(time_loss(state, &batch), max_rows, T);
+    int64_t rows = rows_to_measure(time_loss(state, &batch), of->micro_rows, T);
     train_state_free(state);
-    state = train_state_new(m, rows, T, err);
+    state = train_state_new(m, rows, T, of->memory, err);
     if (state) {
         batch.rows = rows;
         out->row_s = time_rows(state, &batch);
         out->update_s = time_update(m, o);
         struct plan parts = {0};
-        blocks(&parts, &m->config, m->compute, row, rows, T);
+        struct plan_of measured = *of;
+        measured.micro_rows = rows;
+        blocks(&parts, &measured);
         size_t known = blocks_sum(&parts), now = resident_bytes();
         out->scratch_bytes =
             now > out->scratch_bytes + known ? now - out->scratch_bytes - known : 0;
@@ -149,33 +159,36 @@ static bool time_model(struct model *m, struct optimizer *o, const struct optimi
     return state != NULL;
 }
 
-static bool measure(const struct model_config *c, const struct backend *b, enum dtype compute,
-                    const struct optimizer_row *row, int64_t max_rows, int64_t T, struct measured *out, struct err *err) {
+static bool measure(const struct plan_of *of, struct measured *out, struct err *err) {
     struct optimizer_options options = {
-        .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1, .clip = 1, .momentum = 0.95, .row = row};
+        .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1, .clip = 1, .momentum = 0.95, .row = of->optimizer};
     out->scratch_bytes = resident_bytes(); // what is there before
-    struct model *m = model_new(c, b, compute, 1, err);
+    struct model *m = model_new(of->config, of->backend, of->compute, 1, err);
     struct optimizer *o = m ? optimizer_new(m, &options, err) : NULL;
-    bool fine = o && time_model(m, o, row, max_rows, T, out, err);
+    bool fine = o && time_model(m, o, of, out, err);
     optimizer_free(o);
     model_free(m);
     return fine;
 }
 
-// Measures c itself, or one and two layers of it when that is too much.
-static bool measure_scaled(const struct model_config *c, const struct backend *b,
-                           enum dtype compute, const struct optimizer_row *row, int64_t micro_rows, int64_t T, bool fits,
-                           struct measured *out, struct err *err) {
-    if (fits && (c->L <= 2 || config_flops_per_token(c, T) * (double)T <= sequence_flops_most))
-        return measure(c, b, compute, row, micro_rows, T, out, err);
+// Measures the model itself, or one and two layers of it when that is too much.
+static bool measure_scaled(const struct plan *p, const struct plan_of *of, bool fits, struct measured *out, struct err *err) {
+    const struct model_config *c = of->config;
+    struct plan_of part = *of;
+    part.memory = p->memory;
+    if (fits && (c->L <= 2 || config_flops_per_token(c, of->T) * (double)of->T <= sequence_flops_most))
+        return measure(&part, out, err);
     struct model_config shallow = *c;
     struct measured at[2];
+    part.config = &shallow;
+    part.micro_rows = of->T;
+    part.memory = SIZE_MAX; // what is computed again is counted, not measured
     for (int i = 0; i < 2; i++) {
         shallow.L = i + 1;
-        if (!measure(&shallow, b, compute, row, T, T, &at[i], err)) return false;
+        if (!measure(&part, &at[i], err)) return false;
     }
     double more = (double)(c->L - 1);
-    out->row_s = at[0].row_s + more * fmax(at[1].row_s - at[0].row_s, 0);
+    out->row_s = (at[0].row_s + more * fmax(at[1].row_s - at[0].row_s, 0)) * (1 + p->again.work);
     out->update_s = at[0].update_s + more * fmax(at[1].update_s - at[0].update_s, 0);
     out->scratch_bytes = at[0].scratch_bytes > at[1].scratch_bytes
                              ? at[0].scratch_bytes
@@ -183,32 +196,43 @@ static bool measure_scaled(const struct model_config *c, const struct backend *b
     return true;
 }
 
-bool plan_make(struct plan *p, const struct model_config *c, const struct backend *b,
-               enum dtype compute, const struct optimizer_row *row, int64_t micro_rows, int64_t T, int64_t batch_tokens,
-               int64_t tokens, size_t data_bytes, struct err *err) {
-    assert(T > 0 && micro_rows >= T && micro_rows % T == 0 && batch_tokens > 0 && tokens >= 0);
-    *p = (struct plan){.params = config_params(c), .tokens = tokens, .data_bytes = data_bytes};
-    p->steps = tokens / batch_tokens + (tokens % batch_tokens != 0);
-    p->batch_tokens = batch_tokens;
+bool plan_memory(struct plan *p, const struct plan_of *of, struct err *err) {
+    assert(of->T > 0 && of->micro_rows >= of->T && of->micro_rows % of->T == 0 && of->batch_tokens > 0 && of->tokens >= 0);
+    *p = (struct plan){.params = config_params(of->config), .layers = of->config->L, .tokens = of->tokens,
+                       .data_bytes = of->data_bytes, .batch_tokens = of->batch_tokens};
+    p->steps = of->tokens / of->batch_tokens + (of->tokens % of->batch_tokens != 0);
 #ifdef __GLIBC__
     malloc_trim(0); // what was freed before shall not hide what is needed now
 #endif
     p->base_bytes = resident_bytes();
     p->available_bytes = mem_available_bytes();
-    blocks(p, c, compute, row, micro_rows, T);
-    p->checkpoint_bytes = 12 * (size_t)p->params + 64 * (size_t)c->V;
-    p->flops = config_flops_per_token(c, T) * (double)tokens;
+    blocks(p, of);
+    p->checkpoint_bytes = 12 * (size_t)p->params + 64 * (size_t)of->config->V;
+    p->flops = config_flops_per_token(of->config, of->T) * (double)of->tokens;
+    return train_state_fits(of->config, of->T, p->memory, err);
+}
+
+bool plan_make(struct plan *p, const struct plan_of *of, struct err *err) {
+    if (!plan_memory(p, of, err)) return false;
     bool fits = p->available_bytes == 0 || blocks_sum(p) < p->available_bytes / 10 * 9;
     struct measured seen = {0};
-    if (!measure_scaled(c, b, compute, row, micro_rows, T, fits, &seen, err)) return false;
+    if (!measure_scaled(p, of, fits, &seen, err)) return false;
     p->scratch_bytes = seen.scratch_bytes;
-    p->peak_bytes = p->base_bytes + blocks_sum(p) + p->scratch_bytes + data_bytes;
+    p->peak_bytes = p->base_bytes + blocks_sum(p) + p->scratch_bytes + p->data_bytes;
     size_t so_far = mem_peak_bytes(); // reading the data may have needed more than training will
     if (p->peak_bytes < so_far) p->peak_bytes = so_far;
-    double step_s = seen.row_s * (double)batch_tokens + seen.update_s;
-    p->tokens_per_s = (double)batch_tokens / step_s;
-    p->seconds = (double)tokens / p->tokens_per_s;
+    double step_s = seen.row_s * (double)p->batch_tokens + seen.update_s;
+    p->tokens_per_s = (double)p->batch_tokens / step_s;
+    p->seconds = (double)p->tokens / p->tokens_per_s;
     return true;
+}
+
+const char *plan_recomputed(char buf[160], const struct plan *p) {
+    buf[0] = '\0';
+    if (p->again.halves)
+        snprintf(buf, 160, "computed again in the backward pass: feed-forward of %lld of %lld layers, attention of %lld (%.0f%% more operations)",
+                 (long long)p->again.halves, (long long)p->layers, (long long)p->again.wholes, 100 * p->again.work);
+    return buf;
 }
 
 void plan_print(const struct plan *p, FILE *to) {
@@ -224,6 +248,8 @@ void plan_print(const struct plan *p, FILE *to) {
     fprintf(to, "             data %s, kernels %s, program so far %s\n",
             text_bytes(a, (double)p->data_bytes), text_bytes(b, (double)p->scratch_bytes),
             text_bytes(c, (double)p->base_bytes));
+    char again[160];
+    if (*plan_recomputed(again, p)) fprintf(to, "             %s\n", again);
     if (p->available_bytes && p->peak_bytes - p->base_bytes > p->available_bytes)
         fprintf(
             to,

@@ -12,22 +12,22 @@
 // It mirrors the block of families that say `trains`; what others add, config_trains refuses.
 #include "model/internal.h"
 
-void back_place(struct back *b, const struct model_config *c, int64_t max_rows, struct slab *s) {
+void back_place(struct back *b, const struct model_config *c, const struct acts *a, int64_t max_rows, struct slab *s) {
     int64_t n = max_rows, q = c->H * c->D, kv = c->G * c->D, through = c->E ? n * c->used : n;
     b->dx = slab_tensor(s, DTYPE_F32, n, c->C);
-    b->norm = slab_tensor(s, DTYPE_F32, n, c->C);
+    b->norm = a->norm;
     b->dnorm = slab_tensor(s, DTYPE_F32, n, c->C);
-    b->glu = slab_tensor(s, DTYPE_F32, through, c->F);
+    b->glu = a->glu;
     if (config_tensors(c) & HAS(q_norm)) {
         b->dq_raw = slab_tensor(s, DTYPE_F32, n, q);
         b->dk_raw = slab_tensor(s, DTYPE_F32, n, kv);
     }
     if (c->E > 0) {
         b->dglu = slab_tensor(s, DTYPE_F32, through, c->F);
-        b->sorted = slab_tensor(s, DTYPE_F32, through, c->C);
+        b->sorted = a->parts;
         b->droutes = slab_tensor(s, DTYPE_F32, n, c->E);
         b->other = slab_take(s, c->L * n, sizeof *b->other);
-        b->balance = slab_tensor(s, DTYPE_F32, c->L * (b->segment > 0 ? n / b->segment : 1), c->E);
+        b->balance = slab_tensor(s, DTYPE_F32, c->L * (a->segment ? n / a->segment : 1), c->E);
     }
     b->dattended = slab_tensor(s, DTYPE_F32, n, q);
     b->dq = slab_tensor(s, DTYPE_F32, n, q);
@@ -200,6 +200,7 @@ static void back_attention(const struct model *m, const struct pass *p, const st
 void model_backward(const struct model *m, const struct pass *p, struct back *b, int64_t segment) {
     assert(p->acts->kept && !p->cache_k && p->n % segment == 0);
     for (int64_t l = m->config.L - 1; l >= 0; l--) {
+        model_forward_again(m, p, l);
         if (m->layers[l].router >= 0) back_experts(m, p, b, l, segment);
         else back_feed_forward(m, p, b, l, segment);
         back_attention(m, p, b, l, segment);

@@ -8,7 +8,12 @@
 // bit.
 //
 // Kept for backward, bytes per row and layer: 4 (2 C + 2 H D + 2 G D + H + 2 F). What is cheap to make again from
-// that is not kept: outputs of norms and the product of gate and up.
+// that is not kept: outputs of norms and the product of gate and up. Where memory is short, more is made again: gate and
+// up, 8 F bytes for 4 C F operations, then all of a layer but x, the other 4 (C + 2 H D + 2 G D + H) bytes for
+// 4 C (H D + G D) operations and attention. The first is C/2 operations a byte, the second as many for short sequences
+// and more for long ones, so it comes last: 12 layers of 768 in 64% of the bytes took 1.06 of the time with gate and up of
+// 11, 1.11 with all of 6 (1024 tokens; 1.04 and 1.14 at 4096; AMX, November 2026). Korthikanti et al. 2022 keep gate and up
+// and give up the scores of attention, which are never kept here.
 //
 // Families differ by tensors that are there or not (an index of -1) and by few switches; families that do not train
 // add what is never kept, in buffers that all layers share.
@@ -17,9 +22,24 @@
 void acts_place(struct acts *a, const struct model_config *c, int64_t max_rows, bool kept, struct slab *s) {
     int64_t n = max_rows, q = c->H * c->D, kv = c->G * c->D, through = c->E ? n * c->used : n;
     a->kept = kept;
-    for (int64_t l = 0; l < (kept ? c->L : 1); l++) {
+    int64_t L = kept ? c->L : 1;
+    assert(a->again.wholes <= a->again.halves && a->again.halves < L);
+    for (int64_t l = L - 1; l >= 0; l--) {
         struct layer_acts *y = &a->layer[l];
+        if (l + 1 < L) *y = y[1]; // what is not kept
         y->x = slab_tensor(s, DTYPE_F32, n, c->C);
+        if (c->E > 0) { // always kept: who is chosen cannot come out otherwise the second time
+            y->routes = slab_tensor(s, DTYPE_F32, n, c->E);
+            y->weight = slab_take(s, through, sizeof *y->weight);
+            int32_t **lists[] = {&y->chosen, &y->place, &y->row};
+            for (size_t i = 0; i < COUNT_OF(lists); i++) *lists[i] = slab_take(s, through, sizeof(int32_t));
+            y->start = slab_take(s, c->E * (a->segment ? n / a->segment : 1) + 1, sizeof *y->start);
+        }
+        if (l >= a->again.halves) {
+            y->gate = slab_tensor(s, DTYPE_F32, through, c->F);
+            y->up = slab_tensor(s, DTYPE_F32, through, c->F);
+        }
+        if (l < a->again.wholes) continue;
         y->q = slab_tensor(s, DTYPE_F32, n, q);
         y->k = slab_tensor(s, DTYPE_F32, n, kv);
         y->v = slab_tensor(s, DTYPE_F32, n, kv);
@@ -29,14 +49,6 @@ void acts_place(struct acts *a, const struct model_config *c, int64_t max_rows, 
         y->lse = kept || config_tensors(c) & HAS(sinks) ? slab_take(s, n * c->H, sizeof(float)) : NULL;
         y->attended = slab_tensor(s, DTYPE_F32, n, q);
         y->mid = kept ? slab_tensor(s, DTYPE_F32, n, c->C) : y->x;
-        y->gate = slab_tensor(s, DTYPE_F32, through, c->F);
-        y->up = slab_tensor(s, DTYPE_F32, through, c->F);
-        if (c->E == 0) continue;
-        y->routes = slab_tensor(s, DTYPE_F32, n, c->E);
-        y->weight = slab_take(s, through, sizeof *y->weight);
-        int32_t **lists[] = {&y->chosen, &y->place, &y->row};
-        for (size_t i = 0; i < COUNT_OF(lists); i++) *lists[i] = slab_take(s, through, sizeof(int32_t));
-        y->start = slab_take(s, c->E * (a->segment ? n / a->segment : 1) + 1, sizeof *y->start);
     }
     a->out = kept ? slab_tensor(s, DTYPE_F32, n, c->C) : a->layer[0].x;
     a->norm = slab_tensor(s, DTYPE_F32, n, c->C);
@@ -247,10 +259,11 @@ static void forward_experts(const struct model *m, const struct pass *p, int64_t
     struct tensor parts = tensor_first(a->parts, p->n * c->used); // [n*used,C]
     struct tensor room = tensor_first(a->norm, p->n);             // [n,C]
 
-    route(m, p, w, y, normed);
+    if (tensor_present(&out)) route(m, p, w, y, normed); // else that is kept
     b->embed(&(struct embed_args){parts, normed, y->row, 1}); // rows in order of experts
     project_experts(m, p, y, gate, parts, w->gate_exps, w->gate_exps_bias);
     project_experts(m, p, y, up, parts, w->up_exps, w->up_exps_bias);
+    if (!tensor_present(&out)) return;
     b->glu(&(struct glu_args){glu, gate, up, c->family->act});
     project_experts(m, p, y, parts, glu, w->down_exps, w->down_exps_bias);
     if (c->FS > 0) forward_shared(m, p, w, normed);
@@ -259,7 +272,8 @@ static void forward_experts(const struct model *m, const struct pass *p, int64_t
     add_branch(m, out, mid, room, w->ffn_post);
 }
 
-// x += m_res * Wdown (silu(Wgate norm(x)) * Wup norm(x)), from y->mid to `out`, the stream that leaves the layer.
+// x += m_res * Wdown (silu(Wgate norm(x)) * Wup norm(x)), from y->mid to `out`, the stream that leaves the layer. Without
+// an `out` only y->gate and y->up are made.
 static void forward_feed_forward(const struct model *m, const struct pass *p, int64_t l, struct tensor out) {
     const struct backend *b = m->backend;
     const struct layer *w = &m->layers[l];
@@ -282,6 +296,7 @@ static void forward_feed_forward(const struct model *m, const struct pass *p, in
     project(m, p, up, normed, w->up, w->up_bias);
     if (w->gate >= 0) {
         project(m, p, gate, normed, w->gate, -1);
+        if (!tensor_present(&out)) return;
         b->glu(&(struct glu_args){glu, gate, up, act});
     } else b->glu(&(struct glu_args){glu, up, {0}, act});
     see(p, w->down, glu);
@@ -304,6 +319,11 @@ void model_forward(const struct model *m, const struct pass *p) {
         forward_attention(m, p, l);
         forward_feed_forward(m, p, l, tensor_first(next, p->n));
     }
+}
+
+void model_forward_again(const struct model *m, const struct pass *p, int64_t l) {
+    if (l < p->acts->again.wholes) forward_attention(m, p, l);
+    if (l < p->acts->again.halves) forward_feed_forward(m, p, l, (struct tensor){0});
 }
 
 void model_head(const struct model *m, struct tensor logits, struct tensor room, struct tensor x, float scale,

@@ -3,8 +3,8 @@
 // A pass is one call of model_forward: a batch of rows and where their keys lie. Activations are plain views over
 // one block of device memory (a slab), laid out by one function that is called twice: once to count the bytes, once
 // to place them, so that what --plan promises is what is allocated. Training keeps one set of layer activations per
-// layer; a session has one set that all layers overwrite, with the three views of the residual stream being one
-// buffer.
+// layer, or lets some layers compute into the set of the layer above, whose turn in the backward pass comes before theirs;
+// a session has one set that all layers overwrite, with the three views of the residual stream being one buffer.
 #ifndef LEHR_MODEL_INTERNAL_H
 #define LEHR_MODEL_INTERNAL_H
 
@@ -41,6 +41,7 @@ struct layer_acts {
 struct acts {
     struct layer_acts *layer; // [L] when kept, else [1]
     bool kept;
+    struct recompute again;   // what is not kept after all; set before acts_place
     struct tensor out;        // [n,C]  the stream after the last layer; the same buffer as x in a session
     struct tensor norm;       // [n,C]  output of the norm in use
     struct tensor glu;        // [n,F]  silu(gate) * up, with experts [n*used,F]; the same buffer as gate in a session
@@ -78,6 +79,8 @@ struct pass {
 };
 // From ids to acts->out.
 void model_forward(const struct model *m, const struct pass *p);
+// What acts->again says of layer l is computed again, from what was kept, to the same bits.
+void model_forward_again(const struct model *m, const struct pass *p, int64_t l);
 // logits[n,V] = scale * head(norm(x)), x [n,C]; norm [n,C] receives the normed rows.
 void model_head(const struct model *m, struct tensor logits, struct tensor norm, struct tensor x, float scale,
                 enum precision precision);
@@ -85,21 +88,21 @@ void model_head(const struct model *m, struct tensor logits, struct tensor norm,
 // Buffers of a backward pass, all of them gradients but norm and glu, which are made again.
 struct back {
     struct tensor dx;            // [n,C]    of the residual stream, from the last layer down to the embedding
-    struct tensor norm, dnorm;   // [n,C]    a norm's output and its gradient
+    struct tensor norm, dnorm;   // [n,C]    a norm's output and its gradient; dnorm that of the head's input too
     struct tensor glu;           // [n,F]    first the product, then its gradient; with experts [n*used,F]
     struct tensor dglu, sorted;  // [n*used,F], [n*used,C] with experts: the product's gradient, and rows in their order
     struct tensor droutes;       // [n,E]
     float *other;                // [L][n] what balances experts and holds routers small, a loss (backend.h, route_back)
     struct tensor balance;       // [L*balances,E]: see route_back
     int64_t balances;            // rows of it a layer: none, 1, or one for each segment
-    int64_t segment;             // rows of a segment, which back_place looks at
     float z_loss;
     struct tensor dattended, dq; // [n,H*D]
     struct tensor dk, dv;        // [n,G*D]
     struct tensor dq_raw, dk_raw; // before their norm, where they have one
     bool fresh;                  // gradients of matrices are written, not added to
 };
-void back_place(struct back *b, const struct model_config *c, int64_t max_rows, struct slab *s);
+// a is placed before: what is made again lies where forward made it.
+void back_place(struct back *b, const struct model_config *c, const struct acts *a, int64_t max_rows, struct slab *s);
 // The mirror of model_forward: b->dx holds d loss/d acts->out on entry and d loss/d embedded rows on return. ADDS
 // to the gradients of all layer weights, by segments. Overwrites gate and up of every layer. The embedding is the
 // caller's.

@@ -407,11 +407,20 @@ struct objective {
     enum balance balance;
     double balance_coef, router_z, head_z;
 };
-// Activations kept for backward, sized for max_rows of sequences of T, or for fewer sequences when their logits would pass
-// 64 MB: then train_loss works a micro-batch off in groups, which changes no bit.
+// What backward needs of a layer is kept, or computed again when its turn comes (Chen et al. 2016): of the first `halves`
+// layers gate and up of the feed-forward, of the first `wholes` of these all but what enters the layer.
+struct recompute {
+    int64_t halves, wholes; // wholes <= halves < L
+    double work;            // what that adds, as a share of the operations of a step
+};
+// Activations for train_loss: of max_rows rows of sequences of T, or of fewer sequences, which are then worked off in
+// groups; when a single sequence passes `memory` bytes, with as little recomputation as makes it fit. None of this changes
+// a bit. train_state_bytes tells what train_state_new takes (again may be NULL); when that is more than `memory`, it is
+// the least there is, train_state_fits has a sentence about it, and train_state_new refuses.
 struct train_state;
-size_t train_state_bytes(const struct model_config *c, int64_t max_rows, int64_t T);
-struct train_state *train_state_new(struct model *m, int64_t max_rows, int64_t T, struct err *err);
+size_t train_state_bytes(const struct model_config *c, int64_t max_rows, int64_t T, size_t memory, struct recompute *again);
+MUST_USE bool train_state_fits(const struct model_config *c, int64_t T, size_t memory, struct err *err);
+struct train_state *train_state_new(struct model *m, int64_t max_rows, int64_t T, size_t memory, struct err *err);
 void train_state_free(struct train_state *t);
 void train_zero_grads(struct train_state *t); // for the train_loss that follows: until then matrices keep what they have
 // Forward and backward: ADDS grad_scale * d(sum of losses)/dw to the gradients; returns the sum of losses (nats).

@@ -1,7 +1,9 @@
 // train_state.c: one micro-batch: forward, loss, backward.
 //
-// A micro-batch is worked off in groups of whole sequences, so few that their activations stay within ACTS_BYTES (one
-// sequence at the least), and the head in blocks within ROOM_BYTES. Neither shows in the results:
+// A micro-batch is worked off in groups of whole sequences, so few that their activations stay within ACTS_BYTES and what
+// the caller allows, and the head in blocks within ROOM_BYTES. When a single sequence is too much, layers give up what
+// they keep and compute it again (backward.c). None of this shows in the results: what is computed again has the same
+// bits, and
 //   - every sum over rows in a weight's gradient is one partial sum per sequence, added in order (backend.h, rule 3);
 //   - a tied embedding gets two shares, as the head and as the embedding. What it gets as the embedding is collected apart,
 //     row after row, and added when the step is complete: only rows of tokens that were seen;
@@ -26,9 +28,9 @@ struct train_state {
     void *block;                    // everything below that lies on the device
     struct acts acts;
     struct back back;
-    struct tensor dnormed;          // [group_rows,C] gradient of the head's input
     char *room;                     // of the head
     size_t room_bytes;
+    bool tight;                     // as little room for the head as can be
     struct tensor looked_up;        // [V,C] a tied embedding's gradient as the embedding; absent when it is not tied
     float *losses;                  // [group_rows]
     int32_t *ids, *targets, *pos, *lo, *hi; // [group_rows]
@@ -47,29 +49,17 @@ struct train_state {
 // Lays out all device memory of t; t->acts.layer must have its L entries.
 static void place(struct train_state *t, const struct model_config *c, struct slab *s) {
     int64_t n = t->group_rows;
-    t->acts.segment = t->back.segment = t->T;
+    t->acts.segment = t->T;
     acts_place(&t->acts, c, n, true, s);
-    back_place(&t->back, c, n, s);
-    t->dnormed = slab_tensor(s, DTYPE_F32, n, c->C);
+    back_place(&t->back, c, &t->acts, n, s);
     t->losses = slab_take(s, n, sizeof *t->losses);
     int32_t **ints[] = {&t->ids, &t->targets, &t->pos, &t->lo, &t->hi};
     for (size_t i = 0; i < COUNT_OF(ints); i++) *ints[i] = slab_take(s, n, sizeof(int32_t));
     if (c->tied) t->looked_up = slab_tensor(s, DTYPE_F32, c->V, c->C);
     t->room_bytes = head_loss_room(n, c->V);
-    size_t least = head_loss_room(head_loss_least(t->T), c->V), most = least > ROOM_BYTES ? least : ROOM_BYTES;
+    size_t least = head_loss_room(head_loss_least(t->T), c->V), most = least > ROOM_BYTES || t->tight ? least : ROOM_BYTES;
     if (t->room_bytes > most) t->room_bytes = most;
     t->room = slab_take(s, (int64_t)t->room_bytes, 1);
-}
-
-// As many whole sequences as ACTS_BYTES hold.
-static int64_t rows_in_group(struct train_state *t, const struct model_config *c, int64_t max_rows) {
-    struct slab one = {0};
-    t->group_rows = t->acts.segment = t->back.segment = t->T;
-    acts_place(&t->acts, c, t->T, true, &one);
-    back_place(&t->back, c, t->T, &one);
-    int64_t most = one.too_big ? t->T : (int64_t)(ACTS_BYTES / one.used) * t->T;
-    if (most < t->T) most = t->T;
-    return most < max_rows ? most : max_rows;
 }
 
 static int64_t host_rows(const struct train_state *t, const struct model_config *c) {
@@ -77,20 +67,58 @@ static int64_t host_rows(const struct train_state *t, const struct model_config 
     return shares > t->group_rows ? shares : t->group_rows;
 }
 
-static size_t host_bytes(const struct train_state *t, const struct model_config *c) {
-    size_t lists = c->E > 0 ? (size_t)(c->L * c->E + host_rows(t, c) + t->group_rows / t->T * c->E + 1) * sizeof(int32_t) : 0;
-    return lists + (size_t)c->L * (sizeof *t->acts.layer + sizeof *t->other) + 3 * sizeof(int32_t) * (size_t)t->group_rows +
-           (sizeof *t->seen + sizeof *t->host_seen) * (size_t)c->V;
+static size_t acts_bytes(struct train_state *t, const struct model_config *c) {
+    struct slab s = {0};
+    t->acts.segment = t->T;
+    acts_place(&t->acts, c, t->group_rows, true, &s);
+    back_place(&t->back, c, &t->acts, t->group_rows, &s);
+    return s.too_big ? SIZE_MAX : s.used;
 }
 
-size_t train_state_bytes(const struct model_config *c, int64_t max_rows, int64_t T) {
-    struct train_state t = {.T = T};
+static size_t all_bytes(struct train_state *t, const struct model_config *c) {
     struct slab s = {0};
+    place(t, c, &s);
+    size_t lists = c->E > 0 ? (size_t)(c->L * c->E + host_rows(t, c) + t->group_rows / t->T * c->E + 1) * sizeof(int32_t) : 0;
+    size_t host = lists + (size_t)c->L * (sizeof *t->acts.layer + sizeof *t->other) + 3 * sizeof(int32_t) * (size_t)t->group_rows +
+                  (sizeof *t->seen + sizeof *t->host_seen) * (size_t)c->V;
+    return s.too_big || s.used > SIZE_MAX - host ? SIZE_MAX : s.used + host;
+}
+
+// Operations that are done again, over those of a step (forward.c counts them).
+static double work_again(const struct recompute *again, const struct model_config *c, int64_t T) {
+    double q = (double)(c->H * c->D), kv = (double)(c->G * c->D), C = (double)c->C;
+    double half = 4 * C * (double)(c->F * (c->E ? c->used : 1)), rest = 4 * C * (q + kv) + 2 * q * (double)T;
+    return ((double)again->halves * half + (double)again->wholes * rest) / config_flops_per_token(c, T);
+}
+
+// One sequence with the least recomputation that fits or, when it needs none, as many as fit.
+static void fit(struct train_state *t, const struct model_config *c, int64_t max_rows, size_t memory) {
+    struct recompute *again = &t->acts.again;
+    int64_t n = 0; // steps down from keeping all
+    t->group_rows = t->T;
+    t->tight = all_bytes(t, c) > memory;
+    while (all_bytes(t, c) > memory && n < 2 * (c->L - 1)) {
+        n++;
+        again->halves = n < c->L ? n : c->L - 1;
+        again->wholes = n - again->halves;
+    }
+    again->work = work_again(again, c, t->T);
+    while (n == 0 && t->group_rows + t->T <= max_rows) {
+        t->group_rows += t->T;
+        if (acts_bytes(t, c) <= ACTS_BYTES && all_bytes(t, c) <= memory) continue;
+        t->group_rows -= t->T;
+        break;
+    }
+}
+
+size_t train_state_bytes(const struct model_config *c, int64_t max_rows, int64_t T, size_t memory, struct recompute *again) {
+    struct train_state t = {.T = T};
     t.acts.layer = mem_array((size_t)c->L, sizeof *t.acts.layer, "activation table");
-    t.group_rows = rows_in_group(&t, c, max_rows);
-    place(&t, c, &s);
+    fit(&t, c, max_rows, memory);
+    size_t bytes = all_bytes(&t, c);
     mem_free(t.acts.layer);
-    return s.too_big ? SIZE_MAX : s.used + host_bytes(&t, c);
+    if (again) *again = t.acts.again;
+    return bytes;
 }
 
 static bool check_backend(const struct backend *b, struct err *err) {
@@ -109,18 +137,27 @@ static void forget_use(struct train_state *t) {
     memset(t->other, 0, (size_t)c->L * sizeof *t->other);
 }
 
-struct train_state *train_state_new(struct model *m, int64_t max_rows, int64_t T, struct err *err) {
+bool train_state_fits(const struct model_config *c, int64_t T, size_t memory, struct err *err) {
+    char a[32], b[32];
+    size_t least = train_state_bytes(c, T, T, memory, NULL);
+    return least <= memory ||
+           err_set(err, "the activations of one sequence of %lld tokens take %s, even with every layer computed again in the "
+                   "backward pass; %s are allowed: allow more, or take shorter sequences", (long long)T,
+                   text_bytes(a, (double)least), text_bytes(b, (double)memory));
+}
+
+struct train_state *train_state_new(struct model *m, int64_t max_rows, int64_t T, size_t memory, struct err *err) {
     assert(m->trainable && T > 0 && max_rows > 0 && max_rows % T == 0);
     const struct model_config *c = &m->config;
     if (!check_backend(m->backend, err)) return NULL;
     struct train_state *t = mem_alloc(sizeof *t, "training state");
     *t = (struct train_state){.m = m, .max_rows = max_rows, .T = T};
     t->acts.layer = mem_array((size_t)c->L, sizeof *t->acts.layer, "activation table");
-    t->group_rows = rows_in_group(t, c, max_rows);
+    fit(t, c, max_rows, memory);
     struct slab s = {0};
-    place(t, c, &s);
-    if (s.too_big) err_set(err, "activations of %lld rows do not fit in an address space", (long long)max_rows);
-    else t->block = m->backend->alloc(s.used, "activations", err);
+    if (train_state_fits(c, T, memory, err)) place(t, c, &s);
+    if (s.too_big) err_set(err, "activations of %lld rows do not fit in an address space", (long long)T);
+    else if (s.used) t->block = m->backend->alloc(s.used, "activations", err);
     if (!t->block) {
         train_state_free(t);
         return NULL;
@@ -215,7 +252,7 @@ void train_close_grads(struct train_state *t) {
     struct tensor grad = t->m->params[t->m->embed].grad;
     for (int64_t at = 0; at < t->n_seen; at += t->group_rows) {
         int64_t n = t->n_seen - at < t->group_rows ? t->n_seen - at : t->group_rows;
-        struct tensor rows = tensor_first(t->dnormed, n);
+        struct tensor rows = tensor_first(t->back.dnorm, n);
         b->upload(t->ids, t->host_seen + at, (size_t)n * sizeof(int32_t));
         b->embed(&(struct embed_args){rows, t->looked_up, t->ids, 1});
         b->embed_back(&(struct embed_back_args){grad, rows, t->ids, 1});
@@ -253,7 +290,7 @@ static void head_group(struct train_state *t, const struct pass *p, float grad_s
     const struct param *norm = &m->params[m->out_norm], *head = &m->params[m->head];
     struct tensor out = tensor_first(t->acts.out, p->n);       // [n,C]
     struct tensor normed = tensor_first(t->acts.norm, p->n);   // [n,C]
-    struct tensor dnormed = tensor_first(t->dnormed, p->n);    // [n,C]
+    struct tensor dnormed = tensor_first(t->back.dnorm, p->n);    // [n,C]
     struct tensor dx = tensor_first(t->back.dx, p->n);         // [n,C]
     b->rmsnorm(&(struct rmsnorm_args){normed, out, norm->w, m->config.norm_eps});
     b->head_loss(&(struct head_loss_args){t->losses, dnormed, head->grad, normed, model_product_weight(m, m->head),

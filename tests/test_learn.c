@@ -680,7 +680,7 @@ static void run_open(struct run *x, uint64_t seed) {
     x->model = model_new(&c, b, DTYPE_F32, seed, &err);
     cr_assert_not_null(x->model, "%s", err.text);
     x->optimizer = optimizer_new(x->model, &adamw, &err);
-    x->state = train_state_new(x->model, ROWS, T, &err);
+    x->state = train_state_new(x->model, ROWS, T, SIZE_MAX, &err);
     cr_assert(x->optimizer && x->state, "%s", err.text);
     struct corpus text = corpus_of_numbers(0, 40);
     cr_assert(tokens_make(&text, x->tokenizer, 0, &x->tokens, NULL, &err));
@@ -1022,9 +1022,9 @@ Test(plan, adds_up_and_measures, .timeout = 60) {
     struct err err = {{0}};
     struct model_config c = tiny_config();
     struct plan p;
-    const struct backend *b = backend_cpu("plain", &err);
-    cr_assert(plan_make(&p, &c, b, DTYPE_F32, &optimizers[0], ROWS, T, 4 * ROWS, 100 * ROWS + 1, 12345, &err), "%s",
-              err.text);
+    struct plan_of of = {.config = &c, .backend = backend_cpu("plain", &err), .compute = DTYPE_F32, .optimizer = &optimizers[0],
+                         .micro_rows = ROWS, .T = T, .batch_tokens = 4 * ROWS, .tokens = 100 * ROWS + 1, .data_bytes = 12345};
+    cr_assert(plan_make(&p, &of, &err), "%s", err.text);
     cr_expect_eq(p.params, config_params(&c));
     cr_expect_eq(p.steps, 26);
     cr_expect_geq(p.weights_bytes, 4 * (size_t)p.params);
@@ -1053,7 +1053,9 @@ Test(plan, weights_are_what_a_model_allocates) {
             struct plan p;
             struct model *m = model_new(&c, b, computes[k], 1, &err);
             cr_assert_not_null(m, "%s", err.text);
-            cr_assert(plan_make(&p, &c, b, computes[k], &optimizers[0], T, T, T, T, 0, &err), "%s", err.text);
+            struct plan_of of = {.config = &c, .backend = b, .compute = computes[k], .optimizer = &optimizers[0], .micro_rows = T,
+                                 .T = T, .batch_tokens = T, .tokens = T};
+            cr_assert(plan_make(&p, &of, &err), "%s", err.text);
             cr_expect_eq(p.weights_bytes, m->weights_bytes, "tied %d compute %d", tied,
                          computes[k]);
             cr_expect_eq(p.grads_bytes, m->grads_bytes);

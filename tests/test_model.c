@@ -84,11 +84,14 @@ static struct batch random_batch(int64_t sequences, int64_t T, int64_t V, uint64
 }
 static void free_batch(struct batch *b) { free(b->ids), free(b->targets), free(b->doc_start); }
 
-static struct train_state *new_state(struct model *m, int64_t rows, int64_t T) {
+static struct train_state *new_state_within(struct model *m, int64_t rows, int64_t T, size_t memory) {
     struct err e = {{0}};
-    struct train_state *t = train_state_new(m, rows, T, &e);
+    struct train_state *t = train_state_new(m, rows, T, memory, &e);
     cr_assert(t, "%s", e.text);
     return t;
+}
+static struct train_state *new_state(struct model *m, int64_t rows, int64_t T) {
+    return new_state_within(m, rows, T, SIZE_MAX);
 }
 
 // Loss and gradients of a batch in micro-batches of `sequences`; doc_start counts from the start of each micro-batch.
@@ -555,13 +558,61 @@ Test(model, losses_of_any_size_add_up_the_same) {
     free(losses), train_state_free(t), free_batch(&b), model_free(m);
 }
 
+// Every amount of recomputation, from none to all that there can be.
+Test(model, what_is_computed_again_changes_no_bit) {
+    static const char *const kinds[] = {"granite", "llama", "granitemoe", "qwen3moe"};
+    for (size_t f = 0; f < COUNT_OF(kinds); f++) {
+        bool half = f % 2;
+        struct model_config c = tiny(kinds[f]);
+        c.L = 4;
+        config_derive(&c);
+        struct model *m = random_model(&c, half ? DTYPE_BF16 : DTYPE_F32, 46);
+        struct batch b = random_batch(3, 150, c.V, 47);
+        float *expected = malloc(m->grads_bytes);
+        double sum = 0;
+        size_t bytes = SIZE_MAX;
+        for (int64_t step = 0; step <= 2 * (c.L - 1); step++) { // each takes the least bytes less than the one before
+            struct recompute again;
+            size_t allowed = step ? bytes - 1 : SIZE_MAX;
+            bytes = train_state_bytes(&c, step ? b.rows : b.T, b.T, allowed, &again);
+            cr_assert(bytes <= allowed && again.halves + again.wholes == step && again.halves >= again.wholes);
+            cr_assert((again.work > 0) == (step > 0) && again.work < 1.0 / 3);
+            pool_start((int)(step % 3) + 1);
+            struct train_state *t = new_state_within(m, step ? b.rows : b.T, b.T, bytes);
+            double now = run_batch(t, &b, step % 2 && step > 2 ? 3 : 1, 1.f / (float)b.rows, NULL);
+            if (step == 0) memcpy(expected, m->grads_block, m->grads_bytes), sum = now;
+            cr_assert(now == sum && memcmp(expected, m->grads_block, m->grads_bytes) == 0, "%s, %lld halves, %lld wholes",
+                      c.family->name, (long long)again.halves, (long long)again.wholes);
+            train_state_free(t);
+        }
+        // Nothing is less, and to ask for it is refused.
+        struct err e = {{0}};
+        struct recompute again;
+        cr_assert(train_state_bytes(&c, b.rows, b.T, bytes - 1, &again) == bytes && again.wholes == c.L - 1);
+        cr_assert(!train_state_new(m, b.rows, b.T, bytes - 1, &e) && strstr(e.text, "every layer computed again"), "%s", e.text);
+        free(expected), free_batch(&b), model_free(m);
+    }
+}
+
+// A deep model whose layers are computed again takes about what enters each layer, and one layer.
+Test(model, recomputation_saves_what_it_says) {
+    struct model_config c = {.family = family_find("granite"), .C = 64, .L = 32, .H = 4, .G = 4, .D = 16, .F = 192,
+                             .V = 64, .ctx = 128, .tied = true};
+    config_derive(&c);
+    size_t layer = 4 * (size_t)(6 * c.C + c.H + 2 * c.F) * 128, x = 4 * 64 * 128; // forward.c
+    struct recompute none, all;
+    size_t kept = train_state_bytes(&c, 128, 128, SIZE_MAX, &none), least = train_state_bytes(&c, 128, 128, 0, &all);
+    cr_assert(none.halves == 0 && none.wholes == 0 && none.work == 0 && all.halves == 31 && all.wholes == 31);
+    cr_assert(kept - least == 31 * (layer - x), "%zu and %zu, a layer has %zu", kept, least, layer);
+}
+
 // A vocabulary so large that the head is cut into blocks.
 Test(model, blocks_by_size_of_logits_change_no_bit) {
     struct model_config c = {.family = family_find("granite"), .C = 8, .L = 1, .H = 2, .G = 1, .D = 4, .F = 8,
                              .V = 100003, .ctx = 64, .tied = true};
     config_derive(&c);
     struct batch b = random_batch(7, 64, c.V, 51); // 5.2 sequences fill the limit
-    size_t most = train_state_bytes(&c, 7 * 64, 64), fewer = train_state_bytes(&c, 6 * 64, 64);
+    size_t most = train_state_bytes(&c, 7 * 64, 64, SIZE_MAX, NULL), fewer = train_state_bytes(&c, 6 * 64, 64, SIZE_MAX, NULL);
     cr_assert(most - fewer < 1000000, "no blocks: %zu bytes, one sequence less takes %zu", most, fewer);
     for (int half = 0; half < 2; half++) {
         struct model *m = random_model(&c, half ? DTYPE_BF16 : DTYPE_F32, 50);

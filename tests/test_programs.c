@@ -116,7 +116,8 @@ Test(programs, losses_and_model_are_the_same_for_threads_and_micro_batches) {
     cr_expect(!same_learning("base/log.jsonl", "other/log.jsonl"));
 }
 
-// Whatever learns: other threads and micro-batches, and a run that goes on from its middle, give the same bytes.
+// Whatever learns: other threads and micro-batches, and a run that goes on from its middle with less memory, give the same
+// bytes.
 Test(programs, every_rule_of_learning_keeps_the_promises) {
     static const char *const rows[] = {
         "--schedule power --batch-rule ramp --batch-ramp 2000",
@@ -150,8 +151,8 @@ Test(programs, every_rule_of_learning_keeps_the_promises) {
         cr_expect(same_file("base/model.gguf", "other/model.gguf"), "threads or micro-batch: %s", rows[i]);
         // All but the first checkpoint are lost, with what follows from them.
         cr_assert(shell("cd other && rm -rf model.gguf report.html trunk && ls ckpt-*.gguf | sort -t- -k2 -n | tail -n +2 | xargs rm") == 0);
-        cr_assert(shell(run, "nothing", rows[i], "-t 3 --micro-batch 3", "other") == 0, "%s", rows[i]);
-        cr_expect(shell("grep -q '^resume' log") == 0, "%s", rows[i]);
+        cr_assert(shell(run, "nothing", rows[i], "-t 3 --micro-batch 3 --memory 170k", "other") == 0, "%s", rows[i]);
+        cr_expect(shell("grep -q '^resume' log && grep -q 'computed again' log") == 0, "%s", rows[i]);
         cr_expect(same_learning("base/log.jsonl", "other/log.jsonl"), "resumed: %s", rows[i]);
         cr_expect(same_file("base/model.gguf", "other/model.gguf"), "resumed: %s", rows[i]);
     }
@@ -430,6 +431,28 @@ Test(programs, plan_predicts_the_memory_of_the_run) {
     double real = child_peak_bytes(command);
     cr_expect(fabs(promised / real - 1) < 0.05, "promised %.1f MB, took %.1f MB", promised * 1e-6, real * 1e-6);
     text_free(&plan);
+}
+
+// Peak memory falls by what the plan says, the model stays; what cannot be is refused before anything is made.
+Test(programs, less_memory_is_less_memory_and_the_same_model) {
+    const char *run = "$TRAIN corpus.txt --size 1M --width 64 --layers 24 --heads 4 --kv-heads 4 --ffn 192 --seq 1024 --batch-tokens 1024"
+                      " --tokenizer bpe:300 --samples 0 --valid-share 0 --steps 2 -t 1 %s 2>%s";
+    make_corpus();
+    char command[512];
+    cr_assert(shell(run, "--memory 1m -o refused", "err") == 1);
+    cr_expect(shell("grep -q '1024 tokens take .* 1.0 MB are allowed: allow more' err && ! test -e refused/model.gguf") == 0);
+#if !defined(__SANITIZE_ADDRESS__)
+    snprintf(command, sizeof command, run, "--memory 20m -o small", "log");
+    double little = child_peak_bytes(command);
+    cr_expect(shell("grep -q 'computed again .* feed-forward of 23 of 24 layers, attention of' log") == 0);
+    snprintf(command, sizeof command, run, "-o large", "log");
+    double much = child_peak_bytes(command);
+    cr_expect(much - little > 55e6, "%.1f MB with all kept, %.1f MB without", much * 1e-6, little * 1e-6); // 81 and 20 MB by --plan
+#else
+    snprintf(command, sizeof command, run, "--memory 20m -o small", "log");
+    cr_assert(shell("%s", command) == 0 && shell(run, "-o large", "log") == 0);
+#endif
+    cr_expect(same_file("small/model.gguf", "large/model.gguf"));
 }
 
 // ---- measuring ------------------------------------------------------------------------------------------------------
