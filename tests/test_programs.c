@@ -161,6 +161,37 @@ Test(programs, every_rule_of_learning_keeps_the_promises) {
     }
 }
 
+// Balancing evens out the use of experts, and it is balancing that does: without it a run is less even. What is written is
+// a file that ./run reads, from safetensors too.
+Test(programs, experts_are_balanced_and_the_model_runs) {
+    static const char *const kinds[] = {"global", "sequence", "none"};
+    double uneven[3];
+    make_corpus();
+    for (int i = 0; i < 3; i++) {
+        cr_assert(shell("rm -rf %s; $TRAIN corpus.txt " TINY " --family granitemoe --ffn 32 --experts 8 --steps 150 --lr 0.02 --balance %s "
+                        "--balance-coef 0.05 -o %s 2>log", kinds[i], kinds[i], kinds[i]) == 0);
+        struct log_rows rows;
+        struct err err = {""};
+        char path[256];
+        snprintf(path, sizeof path, "%s/%s/log.jsonl", scratch, kinds[i]);
+        cr_assert(log_read(path, &rows, &err), "%s", err.text);
+        const struct log_row *last = &rows.row[rows.count - 1];
+        int64_t all = 0, steps = 0;
+        for (int64_t k = 0; last->use && k < last->layers * last->experts; k++) all += last->use[k];
+        cr_assert(last->layers == 2 && last->experts == 8 && all == 2 * 2 * 256, "%lld pairs", (long long)all);
+        uneven[i] = 0;
+        for (size_t k = rows.count / 2; k < rows.count; k++)
+            if (rows.row[k].imbalance > 0) uneven[i] += rows.row[k].imbalance, steps++;
+        uneven[i] /= (double)steps;
+        log_rows_free(&rows);
+    }
+    cr_expect(uneven[0] < 0.8 * uneven[2] && uneven[1] < 0.8 * uneven[2], "global %g, sequence %g, none %g", uneven[0], uneven[1], uneven[2]);
+    cr_assert(shell("grep -q '<title>expert 7' global/report.html") == 0);
+    cr_assert(shell("$RUN -m global/model.gguf -p 'Once upon a time' -n 40 --temp 0 >a 2>err") == 0);
+    cr_assert(shell("$RUN -m global/model.gguf --export hf -o folder 2>err && $RUN -m folder -p 'Once upon a time' -n 40 --temp 0 >b 2>err") == 0);
+    cr_expect(same_file("a", "b"));
+}
+
 Test(programs, text_is_the_same_for_threads_and_prompt_chunks) {
     make_corpus();
     cr_assert(shell("$TRAIN corpus.txt " TINY " --steps 30 -o out 2>log") == 0);

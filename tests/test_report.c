@@ -393,7 +393,7 @@ Test(report, has_everything_on_one_page) {
     cr_assert(log_read(path, &rows, NULL));
     struct text t = report_of(&rows, 0.5);
     cr_assert_eq(strncmp(t.data, "<!doctype html>", 15), 0);
-    cr_assert_eq(times_in(t.data, "<svg"), 7);
+    cr_assert_eq(times_in(t.data, "<svg"), 8);
     static const char *const says[] = {
         ">Loss (nats per token)<",
         ">Validation (nats per byte)<",
@@ -440,6 +440,20 @@ Test(report, asks_the_network_for_nothing_and_runs_nothing) {
     }
     text_free(&t);
     log_rows_free(&rows);
+}
+
+Test(report, a_cell_for_every_expert_of_every_layer) {
+    static const int32_t use[] = {4, 0, 8, 2, 2, 2};
+    struct log_row rows_of[] = {step_row(1), eval_row(1)};
+    rows_of[1].use = use, rows_of[1].layers = 2, rows_of[1].experts = 3;
+    struct log_rows rows = {rows_of, 2, 2};
+    struct text t = report_of(&rows, NAN);
+    int cells = 0;
+    for (const char *at = t.data; (at = strstr(at, "<title>expert ")); at++) cells++;
+    cr_assert_eq(cells, 6);
+    cr_assert(strstr(t.data, "fill-opacity:1.00\"><title>expert 2: 2.00 of the mean"));
+    cr_assert(strstr(t.data, "fill-opacity:0.05\"><title>expert 1: 0.00 of the mean"));
+    text_free(&t);
 }
 
 Test(report, of_next_to_nothing_is_a_page) {
