@@ -54,6 +54,10 @@ static void print_list(void) {
     puts("what the rate does when the batch changes (--batch-lr)");
     for (int i = 0; i < batch_lr_rule_count; i++)
         printf("  %-14s %s [%s]\n", batch_lr_rules[i].name, batch_lr_rules[i].help, batch_lr_rules[i].source);
+    puts("what changes with depth (--depth-rule)");
+    for (int i = 0; i < depth_rule_count; i++)
+        printf("  %-14s %s%s%s%s\n", depth_rules[i].name, depth_rules[i].help, *depth_rules[i].source ? " [" : "", depth_rules[i].source,
+               *depth_rules[i].source ? "]" : "");
     puts("decay shapes (--decay-shape)");
     for (int i = 0; i < decay_count; i++) printf("  %-14s %s\n", decays[i].name, decays[i].help);
     puts("dtypes (--export-dtype)");
@@ -247,6 +251,7 @@ static struct model_config settle(struct run *r, const struct model_file *checkp
                                       .data_hash = r->train.hash, .guard = {.limit = opts.guard}};
     } else {
         if (!config_read(&config, checkpoint, &err)) fail(1, &err);
+        set_depth(&config);
         if (r->state.data_hash != r->train.hash && !opts.override)
             refuse(1, "the training text is not the one the checkpoint was made with (hash %016llx, now %016llx); --override goes on with it",
                    (unsigned long long)r->state.data_hash, (unsigned long long)r->train.hash);

@@ -43,6 +43,7 @@ void make_data(struct run *r, const struct model_file *from); // from: a checkpo
 void make_stories(struct run *r); // the text, when none was named
 void print_notes(struct text *notes); // to standard error, and clears them
 struct model_config make_config(const struct run *r);
+void set_depth(struct model_config *c); // the rule is in no file: options have it
 void resolve_tokens(double expected); // how many, and how many of them decay; expected: where the clock decides
 void resolve_amounts(struct run *r, const struct model_config *c); // options into `amount`: from there on nothing is "auto"
 void make_schedule(struct run *r);                                 // from `amount`; again whenever that changes

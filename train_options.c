@@ -13,7 +13,7 @@ struct train_options opts = {
     .decay_shape = "linear", .dtype = "f32", .device = "auto", .batch_rule = "constant", .batch_lr = "", .batch_ramp = 0.1, .batch_theta = 0.5, .export_dtype = "f32",
     .seq = 1024, .seed = 1, .keep = 2, .eval_every = 0, .eval_tokens = 65536, .samples = 3,
     .story_bytes = 20000000, .decay = -1, .power_b = -0.51, .phi = 1, .probe_share = 0.1, .hold = 0.55, .cool = 0.5, .beta1 = -1, .beta2 = -1, .momentum = 0.95, .optimizer = "adamw", .eps = 1e-8, .weight_decay = 0.1,
-    .clip = 1, .guard = 6, .valid_share = 0.05, .save_seconds = 600, .floor = 0, .resume = true, .tied = true, .doc_mask = true, .balance = "global", .balance_coef = 0.01, .router_z = 0.001,
+    .clip = 1, .guard = 6, .valid_share = 0.05, .save_seconds = 600, .floor = 0, .resume = true, .tied = true, .doc_mask = true, .balance = "global", .depth_rule = "sqrt", .balance_coef = 0.01, .router_z = 0.001,
 };
 
 // clang-format off
@@ -50,7 +50,9 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"--tied", OPT_FLAG, &opts.tied, 0, 0, "", "the head is the embedding", 0},
     {"--embedding-scale", OPT_REAL, &opts.embedding_scale, 0, 1e4, "X", "multiplier of embeddings (granite); 0: 12", 0},
     {"--attention-scale", OPT_REAL, &opts.attention_scale, 0, 100, "X", "multiplier of q.k; 0: 1/head size (granite), 1/sqrt(head size) (llama)", 0},
-    {"--residual-scale", OPT_REAL, &opts.residual_scale, 0, 100, "X", "multiplier of branches (granite); 0: 1.4/sqrt(layers)", 0},
+    {"--residual-scale", OPT_REAL, &opts.residual_scale, 0, 100, "X", "multiplier of branches (granite); 0: by --depth-rule", 0},
+    {"--depth-rule", OPT_TEXT, &opts.depth_rule, 0, 0, "NAME", "what changes with the number of blocks (granite): sqrt, none, depth-mup, completep; --list explains", 0},
+    {"--base-layers", OPT_INT, &opts.base_layers, 0, 1024, "N", "blocks at which depth-mup and completep change nothing; 0: 2", 0},
     {"--init-std", OPT_REAL, &opts.init_std, 0, 10, "X", "standard deviation at the start; 0: 0.1 (granite), 0.02 (llama)", 0},
     {"--tokens", OPT_INT, &opts.tokens, 0, 1e15, "N", "[How much] tokens to train on; 20m is twenty million", 0},
     {"--time", OPT_TIME, &opts.time, 0, 1e9, "TIME", "or how long: 2m, 8h; the decay phase is placed by the clock", 0},

@@ -8,8 +8,8 @@
 struct train_options {
     struct opt_words data, valid, ladder;
     const char *out, *config, *family, *size, *tokenizer, *schedule, *decay_shape, *decay_from, *dtype, *device, *cpu, *batch_rule, *batch_lr, *optimizer,
-        *export_dtype, *plot, *watch, *tensorboard, *prompt, *balance;
-    int64_t width, layers, heads, kv_heads, head_size, ffn, experts, experts_used;
+        *export_dtype, *plot, *watch, *tensorboard, *prompt, *balance, *depth_rule;
+    int64_t width, layers, heads, kv_heads, head_size, ffn, experts, experts_used, base_layers;
     int64_t seq, batch_tokens, batch_least, micro_batch, memory, tokens, steps, decay_tokens, seed, threads;
     int64_t save_every, keep, eval_every, eval_tokens, samples, tokenizer_bytes, story_bytes;
     double time, lr, warmup, decay, final, phi, hold, cool, batch_ramp, batch_theta, probe_decay, probe_share, power_a, power_b, beta1, beta2, momentum, eps, weight_decay, clip, guard, valid_share,

@@ -103,6 +103,14 @@ void make_data(struct run *r, const struct model_file *from) {
 
 // ---- numbers ------------------------------------------------------------------------------------------------------
 
+void set_depth(struct model_config *c) {
+    c->depth = depth_rule_find(opts.depth_rule);
+    c->base_layers = opts.base_layers;
+    if (!c->depth) refuse(2, "--depth-rule %s is unknown; --list names them", opts.depth_rule);
+    if (c->depth != &depth_rules[0] && !c->family->multipliers)
+        refuse(2, "--depth-rule %s needs a family with multipliers; %s has none", opts.depth_rule, c->family->name);
+}
+
 struct model_config make_config(const struct run *r) {
     struct err err;
     struct model_config c;
@@ -120,6 +128,7 @@ struct model_config make_config(const struct run *r) {
     if (opts.ffn || opts.width || opts.experts_used) c.F = opts.ffn;
     c.tied = opts.tied;
     c.init_std = (float)opts.init_std;
+    set_depth(&c);
     config_derive(&c);
     if (opts.embedding_scale > 0) c.m_emb = (float)opts.embedding_scale;
     if (opts.attention_scale > 0) c.m_attn = (float)opts.attention_scale;

@@ -41,7 +41,7 @@ static int64_t weights_of(const struct param *p) { return p->mats * p->rows * p-
 static struct update_args update_of(const struct optimizer *o, const struct one *x, enum update_rule rule) {
     return (struct update_args){
         .rule = rule, .w = x->p->w, .g = x->p->grad, .copy = x->p->w16, .lr = x->lr, .beta1 = (float)o->options.beta1,
-        .beta2 = (float)o->options.beta2, .eps = (float)o->options.eps, .weight_decay = x->decay,
+        .beta2 = (float)o->options.beta2, .eps = (float)(o->options.eps * (double)x->p->eps_scale), .weight_decay = x->decay,
         .grad_scale = x->grad_scale, .step = x->step,
     };
 }

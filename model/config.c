@@ -45,6 +45,26 @@ bool config_from_size(struct model_config *c, const struct family *family, const
     return config_check(c, err);
 }
 
+// --- depth (methods B.4) -------------------------------------------------------------------------------------------
+
+const struct depth_row depth_rules[] = {
+    {"sqrt", -.5, 0, 0, 0.98994949366116653, true, "branches times 1.4/sqrt(layers), rates as they are", "Hu et al. 2024; Shen et al. 2024"},
+    {"none", 0, 0, 0, 1, true, "branches as they are", ""},
+    {"depth-mup", -.5, -.5, -.5, 1, false, "branches, rates and eps by the root of the depth", "Yang et al. 2023, arXiv 2310.02244"},
+    {"completep", -1, 0, -1, 1, false, "branches and eps by the depth, rates as they are", "Dey et al. 2025, arXiv 2505.01618"},
+};
+const int depth_rule_count = COUNT_OF(depth_rules);
+
+const struct depth_row *depth_rule_find(const char *name) {
+    for (int i = 0; i < depth_rule_count; i++)
+        if (strcmp(depth_rules[i].name, name) == 0) return &depth_rules[i];
+    return NULL;
+}
+
+double config_depth(const struct model_config *c, double power) {
+    return pow((double)c->L / (double)(c->base_layers ? c->base_layers : 2), power);
+}
+
 // Zero means "by the rule": an override of the width sets D, H, G and F to zero and calls this again.
 void config_derive(struct model_config *c) {
     if (c->D == 0) c->D = c->H > 0 ? c->C / c->H : head_size(c->C);
@@ -63,10 +83,11 @@ void config_derive(struct model_config *c) {
     if (c->base_width == 0) c->base_width = 256;
     c->mup = c->family->multipliers;
     if (c->init_std == 0) c->init_std = c->mup ? .1f : .02f;
-    double D = (double)c->D, L = (double)c->L;
+    const struct depth_row *depth = c->depth ? c->depth : &depth_rules[0];
+    double D = (double)c->D;
     c->m_emb = c->mup ? 12 : 1;
     c->m_attn = (float)(c->mup ? 1 / D : 1 / sqrt(D));
-    c->m_res = (float)(c->mup ? 1.4 / sqrt(L) : 1);
+    c->m_res = (float)(c->mup ? depth->factor * config_depth(c, depth->residual) : 1);
     c->logit_divisor = c->mup ? (float)c->C / c->base_width : 1;
 }
 

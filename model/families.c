@@ -205,16 +205,17 @@ struct param *config_params_table(const struct model_config *c, int *count) {
     const struct family *a = c->family;
     double width = c->mup ? (double)c->C / (double)c->base_width : 1; // muP width ratio
     float hidden = (float)((double)c->init_std / sqrt(width));       // matrices between activations
-    float writer = (float)((double)hidden / sqrt(2 * (double)c->L)); // those that add to the residual stream
-    float lr = (float)(1 / width);
+    const struct depth_row *depth = c->mup && c->depth ? c->depth : &depth_rules[0];
+    float writer = depth->small_writers ? (float)((double)hidden / sqrt(2 * (double)c->L)) : hidden; // add to the stream
+    float lr = (float)(config_depth(c, depth->rate) / width), eps = (float)config_depth(c, depth->eps);
     const float std[] = {[FILL_ONES] = 0, [FILL_ZEROS] = 0, [FILL_HIDDEN] = hidden, [FILL_WRITER] = writer};
     int64_t each = 0;
     for (int t = 0; t < LAYER_TENSOR_COUNT; t++) each += config_tensors(c) >> t & 1;
     bool out_bias = config_tensors(c) & HAS(attn_norm_bias);
     int n = (int)(1 + a->learned_positions + c->L * each + !a->bare_norm + out_bias + !c->tied + c->head_bias), i = 0;
     struct param *p = mem_array((size_t)n, sizeof *p, "parameter table");
-    const struct param matrix = {.rows = c->V, .cols = c->C, .mats = 1, .init_std = c->init_std, .lr_scale = 1, .decay = true};
-    const struct param vector = {.rows = 1, .cols = c->C, .mats = 1, .lr_scale = 1};
+    const struct param matrix = {.rows = c->V, .cols = c->C, .mats = 1, .init_std = c->init_std, .lr_scale = 1, .eps_scale = 1, .decay = true};
+    const struct param vector = {.rows = 1, .cols = c->C, .mats = 1, .lr_scale = 1, .eps_scale = 1};
     p[i] = matrix, strcpy(p[i++].name, "token_embd.weight");
     if (a->learned_positions) p[i] = matrix, p[i].rows = c->ctx, strcpy(p[i++].name, "position_embd.weight");
     for (int64_t l = 0; l < c->L; l++) {
@@ -222,7 +223,7 @@ struct param *config_params_table(const struct model_config *c, int *count) {
             if (!(config_tensors(c) >> t & 1)) continue;
             const struct tensor_row *row = &tensor_rows_of_layer[t];
             bool is_vector = std[row->fill] == 0;
-            p[i] = (struct param){.init_std = std[row->fill], .lr_scale = is_vector ? 1 : lr, .decay = !is_vector,
+            p[i] = (struct param){.init_std = std[row->fill], .lr_scale = is_vector ? 1 : lr, .eps_scale = eps, .decay = !is_vector,
                                   .exact = t == AT_router};
             layer_tensor_shape(c, (enum layer_tensor)t, &p[i].mats, &p[i].rows, &p[i].cols);
             snprintf(p[i].name, sizeof p[i].name, "blk.%lld.%s", (long long)l, row->name);

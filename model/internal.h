@@ -119,6 +119,7 @@ static inline enum precision model_precision(const struct model *m) {
 }
 static inline struct tensor tensor_first(struct tensor t, int64_t n) { return tensor_rows(t, 0, n); }
 
+double config_depth(const struct model_config *c, double power); // (layers / base)^power
 // Rows, columns and matrices of a layer tensor.
 void layer_tensor_shape(const struct model_config *c, enum layer_tensor t, int64_t *mats, int64_t *rows, int64_t *cols);
 // Its GGUF name behind "blk.N.".

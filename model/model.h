@@ -116,6 +116,19 @@ const struct family *family_find(const char *name); // NULL when unknown
 // tensor for contexts up to rope_ctx and another for longer ones. DYNAMIC: a context beyond the model's raises the base.
 enum rope_scaling { SCALING_NONE, SCALING_LINEAR, SCALING_YARN, SCALING_LONG, SCALING_DYNAMIC };
 
+// How what each layer adds, and what is learned there, changes with depth (methods B.4). A value is
+// factor * (layers / base)^power, base being 0 in the config: 2 layers.
+struct depth_row {
+    const char *name;
+    double residual, rate, eps; // powers of m_res, of the rate of hidden matrices, and of Adam's eps there
+    double factor;              // of m_res
+    bool small_writers;         // matrices that write to the stream start / sqrt(2 L)
+    const char *help, *source;
+};
+extern const struct depth_row depth_rules[]; // the first is the default
+extern const int depth_rule_count;
+const struct depth_row *depth_rule_find(const char *name); // NULL when unknown
+
 enum { LAYERS_MAX = 1024, EXPERTS_MAX = 1024 };
 static_assert(LAYERS_MAX % 64 == 0, "one bit a layer");
 
@@ -130,6 +143,8 @@ struct model_config {
     // / m_width; matrices that write to the residual stream also / sqrt(2L). Not in GGUF: only training reads it.
     float init_std, base_width;
     bool mup;
+    const struct depth_row *depth; // NULL: the first
+    int64_t base_layers;           // 0: 2
     // What a file may change; all zero is the family's plain form.
     uint64_t more, less; // layer tensors besides, and without some of, the family's needs
     bool joined_qkv, joined_gate_up; // as one tensor in the file
@@ -191,7 +206,8 @@ struct param {
     int64_t mats;          // experts: so many matrices of that shape; else 1
     int64_t part, whole;   // of a joined tensor: rows from `part` on, of `whole`; else 0, 0
     float init_std;        // 0: a vector, ones for a norm, zeros for a bias
-    float lr_scale;        // muP: 1 or 1/m_width
+    float lr_scale;        // muP: 1 or 1/m_width, times the depth rule's
+    float eps_scale;       // of the depth rule
     bool decay;            // weight decay applies (matrices)
     bool exact;            // its products are never rounded (routers)
     struct tensor w;       // f32 ROWS when trainable, matrices one below the other; else in the file, then what weight_load gave

@@ -771,6 +771,33 @@ Test(model, mup_scales_hidden_matrices_and_nothing_else) {
     mem_free(p);
 }
 
+// methods B.4: at the base depth every rule is the same but for what is there from the start, at four times that by its powers.
+Test(model, depth_rules_scale_branches_rates_and_eps) {
+    static const struct {
+        const char *name;
+        double residual, rate, eps; // at eight layers over at two
+    } rows[] = {{"sqrt", .5, 1, 1}, {"none", 1, 1, 1}, {"depth-mup", .5, .5, .5}, {"completep", .25, 1, .25}};
+    cr_assert_eq(depth_rule_count, (int)COUNT_OF(rows));
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        struct model_config c[2] = {tiny("granite"), tiny("granite")};
+        struct param *p[2];
+        int n[2];
+        for (int k = 0; k < 2; k++) {
+            c[k].L = k ? 8 : 2;
+            c[k].depth = depth_rule_find(rows[i].name);
+            config_derive(&c[k]);
+            p[k] = config_params_table(&c[k], &n[k]);
+        }
+        enum { Q = 2 }; // of the first layer, behind the embedding and a norm
+        cr_assert(strstr(p[0][Q].name, "attn_q"));
+        cr_expect_float_eq(c[1].m_res / c[0].m_res, rows[i].residual, 1e-6, "%s", rows[i].name);
+        cr_expect_float_eq(p[1][Q].lr_scale / p[0][Q].lr_scale, rows[i].rate, 1e-6, "%s", rows[i].name);
+        cr_expect_float_eq(p[1][Q].eps_scale / p[0][Q].eps_scale, rows[i].eps, 1e-6, "%s", rows[i].name);
+        cr_expect(p[1][0].lr_scale == 1 && p[1][0].eps_scale == 1 && p[0][Q].eps_scale == 1, "%s", rows[i].name);
+        mem_free(p[0]), mem_free(p[1]);
+    }
+}
+
 Test(model, size_names_mean_their_size) {
     static const struct {
         const char *name;

@@ -136,6 +136,7 @@ Test(programs, every_rule_of_learning_keeps_the_promises) {
         "--optimizer lamb",
         "--optimizer schedule-free --schedule constant --eval-every 5",
         "--z-loss 0.01",
+        "--depth-rule depth-mup --base-layers 1",
         "--family qwen3",
         "--family granitemoe --ffn 32 --experts 4 --dtype bf16",
         "--family granitemoe --ffn 32 --experts 6 --experts-used 3 --balance sequence --router-z 0.01 --optimizer muon",
