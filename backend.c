@@ -38,6 +38,8 @@ const char *op_name(enum op op) {
         [OP_CLAMP] = "clamp",
         [OP_SINK] = "sink",
         [OP_HEAD_LOSS] = "head_loss",
+        [OP_PROJECT] = "project",
+        [OP_FEED_FORWARD] = "feed_forward",
     };
     static_assert(COUNT_OF(names) == OP_COUNT, "every op has a name");
     assert(op >= 0 && op < OP_COUNT);

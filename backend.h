@@ -54,7 +54,8 @@ enum op {
     OP_EMBED, OP_EMBED_BACK, OP_RMSNORM, OP_RMSNORM_BACK, OP_MATMUL, OP_MATMUL_DX, OP_MATMUL_DW, OP_ROPE, OP_STORE_ROWS,
     OP_ATTEND, OP_ATTEND_BACK, OP_GLU, OP_GLU_BACK, OP_ADD, OP_CROSS_ENTROPY, OP_SUM_SQUARES, OP_UPDATE, OP_ADAFACTOR, OP_CAST,
     OP_LAYERNORM, OP_BIAS, OP_SOFTCAP, OP_ROUTE, OP_ROUTE_BACK, OP_GROUP, OP_MATMUL_EXPERTS, OP_MATMUL_EXPERTS_DX,
-    OP_MATMUL_EXPERTS_DW, OP_MIX, OP_MIX_BACK, OP_CLAMP, OP_SINK, OP_HEAD_LOSS, OP_COUNT
+    OP_MATMUL_EXPERTS_DW, OP_MIX, OP_MIX_BACK, OP_CLAMP, OP_SINK, OP_HEAD_LOSS, OP_PROJECT, OP_FEED_FORWARD,
+    OP_COUNT
 };
 const char *op_name(enum op op); // "matmul"
 
@@ -131,6 +132,29 @@ enum glu_kind { GLU_SILU, GLU_GELU, GLU_GELU_ERF, GLU_RELU2, GLU_SIGMOID, GLU_CL
 struct glu_args { struct tensor out, gate, up; enum glu_kind kind; };
 // dgate and dup may alias dout, gate or up.
 struct glu_back_args { struct tensor dgate, dup, dout, gate, up; enum glu_kind kind; };
+
+// What a block does between two changes of the stream, so that a backend may hold what is in between where it likes. The
+// bits are those of the ops in the formula. norm is absent, or the weight of an rmsnorm: x' = rmsnorm(x), else x' = x.
+// The other tensors are rooms for that, which hold anything afterwards; with keep they hold what they are named for.
+// Without a norm normed [n,K], room for x', is not touched.
+//
+// project: to[j].out = x' to[j].w^T for j < count
+enum { PROJECT_MOST = 3 };
+struct project_args {
+    struct tensor x, norm, normed; float eps;
+    struct { struct tensor out, w; } to[PROJECT_MOST]; int count;
+    enum precision precision; bool keep;
+};
+// feed_forward: gates = x' gate^T, ups = x' up^T + up_bias, product = act(gates) * ups, or act(ups) where there is no gate;
+//   out = scale * product down^T + (accumulate ? out : 0)
+// gate, up [F,K], down [M,F]; gates, ups, product [n,F] f32. product may be gates or ups, which are not kept then. out
+// [n,M] may be x. up_bias [1,F] may be absent; down, too: then product is what comes out.
+struct feed_forward_args {
+    struct tensor out, x, norm, normed; float eps;
+    struct tensor gate, up, up_bias, down, gates, ups, product;
+    enum glu_kind kind; float scale; bool accumulate;
+    enum precision precision; bool keep;
+};
 
 // out = a + scale * b (a absent: scale * b)                out may be a or b
 struct add_args { struct tensor out, a, b; float scale; };
@@ -316,6 +340,8 @@ struct backend {
     void (*clamp)(const struct clamp_args *a);
     void (*sink)(const struct sink_args *a);
     void (*head_loss)(const struct head_loss_args *a);
+    void (*project)(const struct project_args *a);
+    void (*feed_forward)(const struct feed_forward_args *a);
 };
 
 // level: NULL for the best kernels here, else "plain", "avx2", "avx512", "amx", "neon" or "dotprod" (refused when not present).

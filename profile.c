@@ -35,6 +35,12 @@ static double product(const struct tensor *x, int64_t out) {
     return 2 * (double)x->rows * (double)x->cols * (double)out;
 }
 
+static double projection(const struct project_args *a) {
+    double sum = 0;
+    for (int j = 0; j < a->count; j++) sum += product(&a->x, a->to[j].w.rows);
+    return sum;
+}
+
 // Name of the op, upper and lower case, and its operations from the arguments a.
 #define OPS(row)                                                                                                       \
     row(EMBED, embed, 0) row(EMBED_BACK, embed_back, 0) row(RMSNORM, rmsnorm, 0)                                       \
@@ -48,7 +54,10 @@ static double product(const struct tensor *x, int64_t out) {
     row(MATMUL_EXPERTS_DX, matmul_experts_dx, product(&a->dout, a->dx.cols))                                           \
     row(MATMUL_EXPERTS_DW, matmul_experts_dw, product(&a->dout, a->x.cols))                                            \
     row(MIX, mix, 0) row(MIX_BACK, mix_back, 0) row(CLAMP, clamp, 0) row(SINK, sink, 0)                                \
-    row(HEAD_LOSS, head_loss, product(&a->x, a->w.rows) * (a->grad_scale != 0 ? 3 : 1))
+    row(HEAD_LOSS, head_loss, product(&a->x, a->w.rows) * (a->grad_scale != 0 ? 3 : 1))                                \
+    row(PROJECT, project, projection(a))                                                                               \
+    row(FEED_FORWARD, feed_forward,                                                                                    \
+        product(&a->x, a->up.rows) * (tensor_present(&a->gate) ? 2 : 1) + product(&a->product, a->down.rows))
 
 #define TIMED(upper, lower, work)                                                                                      \
     static void timed_##lower(const struct lower##_args *a) {                                                          \

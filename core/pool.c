@@ -1,9 +1,11 @@
 // pool.c: the one thread pool.
 //
-// A call to pool_for publishes (fn, n, grain) and a generation number; workers take pieces from an atomic counter until
-// none are left. Pieces are cut by size alone, and a piece's result may not depend on who computes it, so thread
-// count never shows in results; dynamic taking keeps a stolen or slow core from holding up the rest. Workers
-// spin for a short while between calls (a training step makes hundreds, microseconds apart), then sleep.
+// A call to pool_for publishes (fn, n, grain) and a generation number. Every thread has a share of the pieces, an equal run
+// of them in order of their number, and takes from it until it is empty; then it takes what is left of the others'. So a
+// thread finds again what it left in its own caches, and on its own memory node, when the next call works on the same rows;
+// and a stolen or slow core does not hold up the rest. Pieces are cut by size alone, and a piece's result may not depend on
+// who computes it, so neither thread count nor chance shows in results. Workers spin for a short while between calls (a
+// training step makes hundreds, microseconds apart), then sleep.
 //
 // Invariants: (1) one pool_for at a time; a nested call runs inline. (2) The caller is thread 0 and works too.
 // (3) pool_for returns only when no worker can still touch the job.
@@ -31,7 +33,10 @@ static struct {
     pool_fn *fn;
     void *arg;
     int64_t n, grain;
-    atomic_llong next;
+    struct share {
+        _Alignas(64) atomic_llong next; // piece; a line for each, as all are written all the time
+        int64_t end;
+    } share[MAX_THREADS];
 } pool = {.threads = 1, .mutex = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
 static _Thread_local bool inside;
 
@@ -49,11 +54,13 @@ static void relax(void) {
 
 static void work(int thread) {
     inside = true;
-    for (;;) {
-        int64_t lo = atomic_fetch_add_explicit(&pool.next, pool.grain, memory_order_relaxed);
-        if (lo >= pool.n) break;
-        int64_t hi = lo + pool.grain < pool.n ? lo + pool.grain : pool.n;
-        pool.fn(pool.arg, lo, hi, thread);
+    for (int i = 0; i < pool.threads; i++) {
+        struct share *s = &pool.share[(thread + i) % pool.threads];
+        while (atomic_load_explicit(&s->next, memory_order_relaxed) < s->end) {
+            int64_t piece = atomic_fetch_add_explicit(&s->next, 1, memory_order_relaxed), lo = piece * pool.grain;
+            if (piece >= s->end) break;
+            pool.fn(pool.arg, lo, lo + pool.grain < pool.n ? lo + pool.grain : pool.n, thread);
+        }
     }
     inside = false;
 }
@@ -130,7 +137,11 @@ void pool_for(int64_t n, int64_t grain, pool_fn *fn, void *arg) {
         return;
     }
     pool.fn = fn, pool.arg = arg, pool.n = n, pool.grain = grain;
-    atomic_store_explicit(&pool.next, 0, memory_order_relaxed);
+    const int64_t pieces = (n - 1) / grain + 1;
+    for (int t = 0; t < pool.threads; t++) {
+        atomic_store_explicit(&pool.share[t].next, pieces * t / pool.threads, memory_order_relaxed);
+        pool.share[t].end = pieces * (t + 1) / pool.threads;
+    }
     atomic_store_explicit(&pool.busy, pool.threads - 1, memory_order_release);
     announce();
     work(0);

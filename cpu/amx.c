@@ -34,6 +34,7 @@
 #include "cpu/kernels_base.h"
 #include "cpu/kernels_codes.h"
 #include "cpu/kernels_exp.h"
+#include "cpu/kernels_lanes.h"
 #include "cpu/words_amx.h"
 
 enum {
@@ -52,26 +53,30 @@ struct region {
 struct product;
 struct right_kind { // how panels of B are made
     // The panel of 32 columns, terms [k0, k0 + terms) of a segment, zeros up to whole steps; room: DEPTH * PANEL numbers.
-    void (*fill)(const struct product *p, int64_t segment, int64_t panel, int64_t k0, int64_t terms,
+    void (*fill)(const struct product *p, const struct tensor *right, int64_t segment, int64_t panel, int64_t k0, int64_t terms,
                  uint16_t *room, uint16_t *to);
     // What that reads.
-    struct region (*source)(const struct product *p, int64_t segment, int64_t panel, int64_t k0,
+    struct region (*source)(const struct product *p, const struct tensor *right, int64_t segment, int64_t panel, int64_t k0,
                             int64_t terms);
 };
 
 struct product {
     struct tensor out;
     const uint16_t *left; // packed A of all segments
-    struct tensor right;
+    struct tensor right[2];     // panel i is of right[i % rights]
+    int64_t rights; // 0: 1
     const struct right_kind *kind;
     int64_t terms, segments;    // terms of one segment; out += segment after segment
     int64_t steps, block_steps; // of a segment, of a block of terms
-    int64_t strips, strips_each, row_blocks, panels_each; // a piece is some strips times some panels
+    int64_t strips, strips_each, row_blocks, panels_each; // a piece is a block of strips times some panels
+    int64_t together; // blocks that take turns with some panels before the next ones come
     float scale;
     bool accumulate, around; // around the caches: out is more than they hold
-    const struct head *head; // takes the sums instead of out, which has rows and columns only
+    // Instead of out, which has rows and columns only, take gets the sums of every strip and panel, c as four tiles. With
+    // two rights the sums of the panel before lie SUMS before c.
+    void (*take)(const void *taker, int64_t strip, int64_t panel, const float *c);
+    const void *taker;
 };
-static void head_take(const struct head *h, int64_t strip, int64_t panel, const float *c);
 
 static int64_t product_blocks(const struct product *p) { return ceil_div(p->steps, p->block_steps); }
 static size_t left_segment(const struct product *p) { // numbers
@@ -99,10 +104,29 @@ INLINE void zeros_behind(uint16_t *to, int64_t terms) {
 // ---------------------------------------------------------------------------------------------------------------
 // B out of packed weights.
 
-// Terms 8g + 2j and 8g + 2j + 1 are bytes j of quads 2g and 2g + 1. d * scale * zero is exact, so one fused
+// Byte j of every word as the float base + byte: the byte stands where the unit of base's exponent is. Converting takes the
+// one port that multiplies floats while tiles are in use; bytes are moved by the other.
+INLINE int code_base(const enum dtype t) { return coded_octets(t) || coded_uneven(t) ? 1 << 15 : 1 << 7; }
+INLINE vf code_float(const enum dtype t, vi quad, const int j) {
+    const bool wide = code_base(t) > 128; // else codes are below 128
+    const int place = wide ? 1 : 2, exponent = wide ? 0x47000000 : 0x43000000;
+    if (j != place) {
+        const int none = (int)0x80808080, from = (none & ~(255 << 8 * place)) | j << 8 * place, next = 4 << 8 * place;
+        quad = _mm512_shuffle_epi8(quad, _mm512_set4_epi32(from + 3 * next, from + 2 * next, from + next, from));
+        return _mm512_castsi512_ps(_mm512_or_si512(quad, _mm512_set1_epi32(exponent)));
+    }
+    enum { A_AND_B_OR_C = 0xea };
+    return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(quad, _mm512_set1_epi32(255 << 8 * place),
+                                                         _mm512_set1_epi32(exponent), A_AND_B_OR_C));
+}
+// Whether dl (base + zero) is exact: 11 bits of d, at most 8 of a scale, and few of the sum.
+INLINE bool code_folds(const enum dtype t) { return !coded_mins(t) && !coded_uneven(t); }
+
+// Terms 8g + 2j and 8g + 2j + 1 are bytes j of quads 2g and 2g + 1. d * scale * (base + zero) is exact, so one fused
 // multiply-add gives the weight as the formula of the format does.
 INLINE void fill_codes(const enum dtype t, const unsigned char *panel, int64_t k0, int64_t terms,
                        uint16_t *to) {
+    const vf base = v_set1((float)code_base(t));
     for (int64_t k = k0; k < k0 + terms; k += 32, to += 2 * TILE) {
         const unsigned char *block = panel + k / coded_terms(t) * coded_block_bytes(t);
         const unsigned char *chunk =
@@ -113,14 +137,15 @@ INLINE void fill_codes(const enum dtype t, const unsigned char *panel, int64_t k
             for (int g = 0; g < 4; g++) {
                 if (8 * g % coded_group(t) == 0) {
                     coded_factors(t, block, chunk, half * VW, 8 * g, &dl, &ml);
-                    if (!coded_mins(t)) ml = v_mul(dl, v_set1((float)-coded_zero(t)));
+                    const int folded = code_folds(t) ? code_base(t) : 0;
+                    if (!coded_mins(t)) ml = v_mul(dl, v_set1((float)-(coded_zero(t) + folded)));
                 }
                 const vi even = coded_quad(t, chunk, half * VW, 2 * g);
                 const vi odd = coded_quad(t, chunk, half * VW, 2 * g + 1);
 #pragma GCC unroll 4
                 for (int j = 0; j < 4; j++) {
-                    const vf first = v_float(v_and(v_right(even, 8 * j), 255));
-                    const vf second = v_float(v_and(v_right(odd, 8 * j), 255));
+                    vf first = code_float(t, even, j), second = code_float(t, odd, j);
+                    if (!code_folds(t)) first = v_sub(first, base), second = v_sub(second, base);
                     _mm512_storeu_si512(pair_at(to, 8 * g + 2 * j, half),
                                         in_pairs(v_fma(dl, first, ml), v_fma(dl, second, ml)));
                 }
@@ -167,17 +192,17 @@ CODED_DTYPES(FILL_CODES)
 static fill_panel *const fills[DTYPE_COUNT] = {FILL_ROW(F32, f32) FILL_ROW(F16, f16) FILL_ROW(BF16, bf16)
                                                    CODED_DTYPES(FILL_ROW)};
 
-static void fill_packed(const struct product *p, int64_t segment, int64_t panel, int64_t k0,
+static void fill_packed(const struct product *p, const struct tensor *right, int64_t segment, int64_t panel, int64_t k0,
                         int64_t terms, uint16_t *room, uint16_t *to) {
-    (void)segment, (void)room;
-    fills[p->right.dtype]((const unsigned char *)p->right.data + (size_t)panel * panel_bytes(&p->right),
+    (void)p, (void)segment, (void)room;
+    fills[right->dtype]((const unsigned char *)right->data + (size_t)panel * panel_bytes(right),
                           k0, terms, to);
 }
 
-static struct region source_packed(const struct product *p, int64_t segment, int64_t panel, int64_t k0,
+static struct region source_packed(const struct product *p, const struct tensor *right, int64_t segment, int64_t panel, int64_t k0,
                                    int64_t terms) {
-    const size_t bytes = panel_bytes(&p->right);
-    const char *at = (const char *)p->right.data + (size_t)panel * bytes;
+    const size_t bytes = panel_bytes(right);
+    const char *at = (const char *)right->data + (size_t)panel * bytes;
     (void)segment;
     return (struct region){at + bytes * (size_t)k0 / (size_t)p->terms, 1,
                            bytes * (size_t)terms / (size_t)p->terms, 0};
@@ -206,12 +231,12 @@ static void row_read(const struct tensor *t, int64_t row, int64_t k0, int64_t te
 }
 
 // Columns of B are rows of the weight: pairs of terms lie side by side, so a tile is a transposed 16 x 16 of pairs.
-static void fill_rows(const struct product *p, int64_t segment, int64_t panel, int64_t k0,
+static void fill_rows(const struct product *p, const struct tensor *right, int64_t segment, int64_t panel, int64_t k0,
                       int64_t terms, uint16_t *room, uint16_t *to) {
-    (void)segment;
-    const int64_t count = min_i64(PANEL, p->right.rows - panel * PANEL);
+    (void)p, (void)segment;
+    const int64_t count = min_i64(PANEL, right->rows - panel * PANEL);
     for (int64_t l = 0; l < count; l++)
-        row_read(&p->right, panel * PANEL + l, k0, terms, room + l * DEPTH);
+        row_read(right, panel * PANEL + l, k0, terms, room + l * DEPTH);
     for (int64_t l = count; l < PANEL; l++)
         memset(room + l * DEPTH, 0, (size_t)(ceil_div(terms, STEP) * STEP) * sizeof *room);
     for (int64_t k = 0; k < terms; k += STEP)
@@ -220,38 +245,38 @@ static void fill_rows(const struct product *p, int64_t segment, int64_t panel, i
                         (float *)(void *)pair_at(to, k, half), VW);
 }
 
-static struct region source_rows(const struct product *p, int64_t segment, int64_t panel, int64_t k0,
+static struct region source_rows(const struct product *p, const struct tensor *right, int64_t segment, int64_t panel, int64_t k0,
                                  int64_t terms) {
-    const struct dtype_row *d = dtype_row(p->right.dtype);
-    const char *at = (const char *)p->right.data + (size_t)(panel * PANEL) * p->right.row_bytes;
-    (void)segment;
+    const struct dtype_row *d = dtype_row(right->dtype);
+    const char *at = (const char *)right->data + (size_t)(panel * PANEL) * right->row_bytes;
+    (void)p, (void)segment;
     return (struct region){at + k0 / d->block_weights * d->block_bytes,
-                           min_i64(PANEL, p->right.rows - panel * PANEL),
-                           (size_t)(terms / d->block_weights * d->block_bytes), p->right.row_bytes};
+                           min_i64(PANEL, right->rows - panel * PANEL),
+                           (size_t)(terms / d->block_weights * d->block_bytes), right->row_bytes};
 }
 static const struct right_kind right_rows = {fill_rows, source_rows};
 
 // Rows of blocks, which are there until weights are packed: the panel is packed into the room first, where it rests for
 // all blocks of terms. Nothing is asked for ahead, as a piece is one panel.
-static void fill_blocks(const struct product *p, int64_t segment, int64_t panel, int64_t k0,
+static void fill_blocks(const struct product *p, const struct tensor *right, int64_t segment, int64_t panel, int64_t k0,
                         int64_t terms, uint16_t *room, uint16_t *to) {
-    (void)segment;
-    if (k0 == 0) cpu_panel_make(&p->right, panel, (unsigned char *)room);
-    fills[p->right.dtype]((const unsigned char *)room, k0, terms, to);
+    (void)p, (void)segment;
+    if (k0 == 0) cpu_panel_make(right, panel, (unsigned char *)room);
+    fills[right->dtype]((const unsigned char *)room, k0, terms, to);
 }
 
-static struct region source_blocks(const struct product *p, int64_t segment, int64_t panel, int64_t k0,
+static struct region source_blocks(const struct product *p, const struct tensor *right, int64_t segment, int64_t panel, int64_t k0,
                                    int64_t terms) {
-    (void)p, (void)segment, (void)panel, (void)k0, (void)terms;
+    (void)right, (void)p, (void)segment, (void)panel, (void)k0, (void)terms;
     return (struct region){NULL, 0, 0, 0};
 }
 static const struct right_kind right_blocks = {fill_blocks, source_blocks};
 
 // Columns of B are columns of the tensor: a pair of terms is two of its rows, f32 or bf16.
-static void fill_columns(const struct product *p, int64_t segment, int64_t panel, int64_t k0,
+static void fill_columns(const struct product *p, const struct tensor *right, int64_t segment, int64_t panel, int64_t k0,
                          int64_t terms, uint16_t *room, uint16_t *to) {
     (void)room;
-    const struct tensor *t = &p->right;
+    const struct tensor *t = right;
     const bool f32 = t->dtype == DTYPE_F32;
     const char *from = (const char *)t->data + (size_t)(segment * p->terms + k0) * t->row_bytes;
     const int64_t size = f32 ? 4 : 2, cols = min_i64(PANEL, t->cols - panel * PANEL);
@@ -272,12 +297,12 @@ static void fill_columns(const struct product *p, int64_t segment, int64_t panel
     zeros_behind(to, terms);
 }
 
-static struct region source_columns(const struct product *p, int64_t segment, int64_t panel, int64_t k0,
+static struct region source_columns(const struct product *p, const struct tensor *right, int64_t segment, int64_t panel, int64_t k0,
                                     int64_t terms) {
-    const size_t bytes = p->right.dtype == DTYPE_F32 ? 4 : 2;
-    const char *at = (const char *)p->right.data + (size_t)(segment * p->terms + k0) * p->right.row_bytes;
-    const int64_t cols = min_i64(PANEL, p->right.cols - panel * PANEL);
-    return (struct region){at + (size_t)(panel * PANEL) * bytes, terms, (size_t)cols * bytes, p->right.row_bytes};
+    const size_t bytes = right->dtype == DTYPE_F32 ? 4 : 2;
+    const char *at = (const char *)right->data + (size_t)(segment * p->terms + k0) * right->row_bytes;
+    const int64_t cols = min_i64(PANEL, right->cols - panel * PANEL);
+    return (struct region){at + (size_t)(panel * PANEL) * bytes, terms, (size_t)cols * bytes, right->row_bytes};
 }
 static const struct right_kind right_columns = {fill_columns, source_columns};
 
@@ -286,31 +311,48 @@ static const struct right_kind right_columns = {fill_columns, source_columns};
 
 struct left_job {
     const struct product *p;
-    const struct tensor *from;
+    const struct tensor *from, *norm; // norm: weight of an rmsnorm on the way; NULL: none
+    float eps;
     uint16_t *to;
 };
+
+// Terms [k, k + STEP) of a row, normed where there is a norm: x r w, as rmsnorm has it.
+INLINE void left_step(const float *x, int64_t k, int64_t terms, const float *norm, vf r, uint16_t *to) {
+    vf part[2];
+    for (int half = 0; half < 2; half++, k += VW) {
+        const int64_t n = max_i64(0, min_i64(VW, terms - k));
+        part[half] = n == VW ? v_load(x + k) : v_load_n(x + k, n);
+        if (norm) part[half] = v_mul(v_mul(part[half], r), n == VW ? v_load(norm + k) : v_load_n(norm + k, n));
+    }
+    _mm512_storeu_si512(to, in_row(part[0], part[1]));
+}
 
 // Pieces are strips; rows of A are rows of x.
 static void left_rows_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const struct left_job *job = arg;
     const struct product *p = job->p;
+    const float *norm = job->norm ? row_f32(job->norm, 0) : NULL;
     (void)thread;
     for (int64_t s = lo; s < hi; s++) {
         const int64_t rows = min_i64(STRIP, job->from->rows - s * STRIP), tall = rows > 16 ? 32 : 16;
-        for (int64_t b = 0; b < product_blocks(p); b++) {
-            uint16_t *to = job->to + left_at(p, b, s);
-            const int64_t k0 = b * p->block_steps * STEP;
-            const int64_t end = min_i64(k0 + p->block_steps * STEP, p->steps * STEP);
-            for (int64_t r = 0; r < tall; r++) {
-                const float *x = r < rows ? row_f32(job->from, s * STRIP + r) : NULL;
-                uint16_t *line = to + r / 16 * TILE + r % 16 * STEP;
+        for (int64_t r = 0; r < tall; r++) {
+            const float *x = r < rows ? row_f32(job->from, s * STRIP + r) : NULL;
+            const vf by = v_set1(x && norm ? inverse_rms(x, p->terms, job->eps) : 1);
+            for (int64_t b = 0; b < product_blocks(p); b++) {
+                const int64_t k0 = b * p->block_steps * STEP, end = min_i64(k0 + p->block_steps * STEP, p->steps * STEP);
+                uint16_t *line = job->to + left_at(p, b, s) + r / 16 * TILE + r % 16 * STEP;
                 for (int64_t k = k0; k < end; k += STEP, line += 2 * TILE) {
-                    const int64_t n = x ? min_i64(STEP, p->terms - k) : 0;
-                    row_to_bf16(n ? x + k : NULL, n, STEP, line);
+                    if (!x) _mm512_storeu_si512(line, _mm512_setzero_si512());
+                    else if (norm) left_step(x, k, p->terms, norm, by, line);
+                    else left_step(x, k, p->terms, NULL, by, line);
                 }
             }
         }
     }
+}
+static void left_rows(struct left_job *job) {
+    const struct product *p = job->p;
+    pool_for(p->strips, max_i64(1, (1 << 15) / (p->steps * STEP * STRIP)), left_rows_piece, job);
 }
 
 // Pieces are strips of a segment; rows of A are columns of dout, terms its rows.
@@ -435,11 +477,11 @@ static void strip_write(const float *c, int64_t rows, int64_t cols, float *out, 
 // Of B, and of the room behind it.
 static size_t right_bytes(const struct product *p) {
     const size_t b = (size_t)DEPTH * PANEL * sizeof(uint16_t);
-    return b + (p->kind == &right_blocks ? panel_bytes(&p->right) : b);
+    return b + (p->kind == &right_blocks ? panel_bytes(&p->right[0]) : b);
 }
+static bool sums_rest(const struct product *p) { return product_blocks(p) > 1 || p->rights > 1; }
 static size_t sums_bytes(const struct product *p) {
-    const int64_t resting = product_blocks(p) > 1 ? p->strips_each * p->panels_each : 1;
-    return (size_t)resting * SUMS * sizeof(float);
+    return (size_t)(sums_rest(p) ? p->strips_each * p->panels_each : 1) * SUMS * sizeof(float);
 }
 
 // One panel of one block of one segment for the strips of a piece.
@@ -456,11 +498,12 @@ static void product_share(const struct product *p, const struct share *h) {
     const int64_t terms = min_i64(p->block_steps * STEP, p->terms - k0), steps = ceil_div(terms, STEP);
     const bool last = h->block + 1 == product_blocks(p), add = h->segment > 0 || p->accumulate;
     const uint16_t *a = p->left + (size_t)h->segment * left_segment(p) + left_at(p, h->block, h->strip);
-    p->kind->fill(p, h->segment, h->panel, k0, terms, h->b + DEPTH * PANEL, h->b);
+    p->kind->fill(p, &p->right[h->panel % p->rights], h->segment, h->panel / p->rights, k0, terms,
+                  h->b + DEPTH * PANEL, h->b);
     const int64_t cols = min_i64(PANEL, p->out.cols - h->panel * PANEL);
     for (int64_t s = 0; s < h->strips; s++, a += steps * 2 * TILE) {
         const int64_t row = (h->strip + s) * STRIP, rows = min_i64(STRIP, p->out.rows - row);
-        float *c = h->sums + s * h->apart, *out = p->head ? NULL : row_f32(&p->out, row) + h->panel * PANEL;
+        float *c = h->sums + s * h->apart, *out = p->take ? NULL : row_f32(&p->out, row) + h->panel * PANEL;
         ask_for(&h->next, s, h->strips);
         const bool around = p->around && cols == PANEL && !add;
         if (last && out && !around)
@@ -471,7 +514,7 @@ static void product_share(const struct product *p, const struct share *h) {
             strip_multiply(a, h->b, steps, c, h->block > 0, false);
         if (last && out && around) strip_write_around(c, rows, out, row_stride(&p->out), p->scale);
         else if (last && out) strip_write(c, rows, cols, out, row_stride(&p->out), p->scale, add);
-        else if (last) head_take(p->head, h->strip + s, h->panel, c);
+        else if (last) p->take(p->taker, h->strip + s, h->panel, c);
     }
 }
 
@@ -482,24 +525,28 @@ static struct region share_next(const struct product *p, const struct share *h, 
     if (block == product_blocks(p)) block = 0, segment++;
     if (segment == p->segments) return (struct region){NULL, 0, 0, 0};
     const int64_t k0 = block * p->block_steps * STEP;
-    return p->kind->source(p, segment, panel, k0, min_i64(p->block_steps * STEP, p->terms - k0));
+    return p->kind->source(p, &p->right[panel % p->rights], segment, panel / p->rights, k0,
+                           min_i64(p->block_steps * STEP, p->terms - k0));
 }
 
 static void product_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const struct product *p = arg;
     const int64_t panels = ceil_div(p->out.cols, PANEL), blocks = product_blocks(p);
+    const int64_t groups = ceil_div(panels, p->panels_each);
     struct share h = {.b = cpu_scratch(thread, SLOT_A, right_bytes(p))};
     float *sums = cpu_scratch(thread, SLOT_B, sums_bytes(p)); // [strip][panel] where they rest
-    h.apart = blocks > 1 ? p->panels_each * SUMS : 0;
+    h.apart = sums_rest(p) ? p->panels_each * SUMS : 0;
     cpu_tiles_open();
     for (int64_t t = lo; t < hi; t++) {
-        const int64_t from = t / p->row_blocks * p->panels_each, to = min_i64(from + p->panels_each, panels);
-        h.strip = t % p->row_blocks * p->strips_each;
+        const int64_t row_block = t / p->together / groups * p->together + t % p->together;
+        const int64_t from = t / p->together % groups * p->panels_each, to = min_i64(from + p->panels_each, panels);
+        if (row_block >= p->row_blocks) continue;
+        h.strip = row_block * p->strips_each;
         h.strips = min_i64(p->strips_each, p->strips - h.strip);
         for (h.segment = 0; h.segment < p->segments; h.segment++)
             for (h.block = 0; h.block < blocks; h.block++)
                 for (h.panel = from; h.panel < to; h.panel++) {
-                    h.sums = sums + (blocks > 1 ? (h.panel - from) * SUMS : 0);
+                    h.sums = sums + (h.apart ? (h.panel - from) * SUMS : 0);
                     h.next = share_next(p, &h, from, to);
                     product_share(p, &h);
                 }
@@ -508,22 +555,27 @@ static void product_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     if (p->around) _mm_sfence();
 }
 
-// A piece takes all rows up to 512, as each piece makes its panels anew, and up to 8 panels, because A comes from L3
-// once per piece where all of it does not fit L2: 4 bytes per cycle of multiplying at 8 panels. Fewer panels where that
-// leaves threads without work: pieces show in no bit, as no sum is cut.
-enum { ROWS_MOST = 512, PANELS_MOST = 8, AROUND_BYTES = 1 << 20 };
+// A piece takes up to 512 rows, as each piece makes its panels anew, and up to 8 panels, because A comes from L3 once per
+// piece where all of it does not fit L2: 4 bytes per cycle of multiplying at 8 panels. Where there are rows enough, each
+// thread has rows of its own, and first those: what it writes is what it reads in the next op, and lines of another
+// core's cache come slowly. Fewer panels where that leaves threads without work. Pieces show in no bit, as no sum is cut.
+enum { ROWS_MOST = 512, ROWS_LEAST = 128, PANELS_MOST = 8, AROUND_BYTES = 1 << 20 };
 static void product_cut(struct product *p) {
+    const int64_t threads = pool_threads(), panels = ceil_div(p->out.cols, PANEL);
+    p->rights = max_i64(1, p->rights);
     p->steps = ceil_div(p->terms, STEP);
     p->block_steps = ceil_div(p->steps, ceil_div(p->steps * STEP, DEPTH));
     p->strips = ceil_div(p->out.rows, STRIP);
-    p->row_blocks = ceil_div(p->out.rows, ROWS_MOST);
+    p->row_blocks = max_i64(ceil_div(p->out.rows, ROWS_MOST), max_i64(1, min_i64(threads, p->out.rows / ROWS_LEAST)));
+    if (p->kind == &right_blocks) p->row_blocks = 1; // packing a panel costs more than anything else
     p->strips_each = ceil_div(p->strips, p->row_blocks);
     p->row_blocks = ceil_div(p->strips, p->strips_each);
-    p->around = !p->accumulate && (size_t)p->out.rows * p->out.row_bytes > AROUND_BYTES &&
+    p->together = ceil_div(p->row_blocks, threads);
+    p->around = !p->accumulate && !p->take && (size_t)p->out.rows * p->out.row_bytes > AROUND_BYTES &&
                 p->out.row_bytes % 64 == 0 && (uintptr_t)p->out.data % 64 == 0;
-    const int64_t panels = ceil_div(p->out.cols, PANEL), wanted = 4 * pool_threads();
-    p->panels_each = max_i64(1, min_i64(PANELS_MOST, panels * p->row_blocks / wanted));
+    p->panels_each = max_i64(1, min_i64(PANELS_MOST, panels * p->row_blocks / (4 * threads)));
     if (p->kind == &right_blocks) p->panels_each = 1;
+    if (p->rights > 1) p->panels_each = ceil_div(p->panels_each, p->rights) * p->rights;
 }
 
 static uint16_t *left_room(const struct product *p) {
@@ -533,8 +585,8 @@ static uint16_t *left_room(const struct product *p) {
 static void product_run(struct product *p) {
     cpu_scratch_reserve(SLOT_A, right_bytes(p));
     cpu_scratch_reserve(SLOT_B, sums_bytes(p));
-    const int64_t pieces = ceil_div(ceil_div(p->out.cols, PANEL), p->panels_each) * p->row_blocks;
-    pool_for(pieces, 1, product_piece, p);
+    const int64_t groups = ceil_div(ceil_div(p->out.cols, PANEL), p->panels_each);
+    pool_for(groups * ceil_div(p->row_blocks, p->together) * p->together, 1, product_piece, p);
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -542,27 +594,35 @@ static void product_run(struct product *p) {
 
 static struct backend below; // written again with the same values whenever a table is made
 
+static const struct right_kind *weight_kind(const struct tensor *w) {
+    return w->layout == LAYOUT_DEVICE ? &right_packed : is_coded(w->dtype) ? &right_blocks : &right_rows;
+}
+
+// Everything but the left factor.
+static struct product product_with(struct tensor w, struct tensor out, float scale, bool accumulate) {
+    assert(is_f32(&out) && w.mats == 1 && w.dtype != DTYPE_I32 && out.cols == w.rows);
+    struct product p = {.out = out,
+                        .right = {w},
+                        .kind = weight_kind(&w),
+                        .terms = w.cols,
+                        .segments = 1,
+                        .scale = one_if_zero(scale),
+                        .accumulate = accumulate};
+    product_cut(&p);
+    return p;
+}
+
 static void matmul(const struct matmul_args *a) {
     if (a->precision != PRECISION_BF16) {
         below.matmul(a);
         return;
     }
-    assert(is_f32(&a->out) && is_f32(&a->x) && a->w.mats == 1 && a->w.dtype != DTYPE_I32);
-    assert(a->out.rows == a->x.rows && a->out.cols == a->w.rows && a->x.cols == a->w.cols);
     if (a->x.rows == 0) return;
-    struct product p = {.out = a->out,
-                        .right = a->w,
-                        .kind = a->w.layout == LAYOUT_DEVICE ? &right_packed
-                                : is_coded(a->w.dtype)       ? &right_blocks
-                                                             : &right_rows,
-                        .terms = a->x.cols,
-                        .segments = 1,
-                        .scale = one_if_zero(a->scale),
-                        .accumulate = a->accumulate};
-    product_cut(&p);
-    struct left_job job = {&p, &a->x, left_room(&p)};
+    assert(is_f32(&a->x) && a->out.rows == a->x.rows && a->x.cols == a->w.cols);
+    struct product p = product_with(a->w, a->out, a->scale, a->accumulate);
+    struct left_job job = {.p = &p, .from = &a->x, .to = left_room(&p)};
     p.left = job.to;
-    pool_for(p.strips, max_i64(1, (1 << 15) / (p.steps * STEP * STRIP)), left_rows_piece, &job);
+    left_rows(&job);
     product_run(&p);
 }
 
@@ -576,16 +636,16 @@ static void matmul_dx(const struct matmul_dx_args *a) {
     assert(a->dx.rows == a->dout.rows && a->dx.cols == a->w.cols && a->dout.cols == a->w.rows);
     if (a->dx.rows == 0) return;
     struct product p = {.out = a->dx,
-                        .right = a->w,
+                        .right = {a->w},
                         .kind = &right_columns,
                         .terms = a->dout.cols,
                         .segments = 1,
                         .scale = one_if_zero(a->scale),
                         .accumulate = a->accumulate};
     product_cut(&p);
-    struct left_job job = {&p, &a->dout, left_room(&p)};
+    struct left_job job = {.p = &p, .from = &a->dout, .to = left_room(&p)};
     p.left = job.to;
-    pool_for(p.strips, max_i64(1, (1 << 15) / (p.steps * STEP * STRIP)), left_rows_piece, &job);
+    left_rows(&job);
     product_run(&p);
 }
 
@@ -605,7 +665,7 @@ static void matmul_dw(const struct matmul_dw_args *a) {
         dout.data = row_f32(&a->dout, 0) + at;
         dout.cols = min_i64(GRADIENT_ROWS, a->dw.rows - at);
         struct product p = {.out = tensor_rows(a->dw, at, dout.cols),
-                            .right = a->x,
+                            .right = {a->x},
                             .kind = &right_columns,
                             .terms = a->segment,
                             .segments = a->x.rows / a->segment,
@@ -613,7 +673,7 @@ static void matmul_dw(const struct matmul_dw_args *a) {
                             .accumulate = !a->fresh};
         product_cut(&p);
         p.around = false; // it is read again by the next segment
-        struct left_job job = {&p, &dout, left_room(&p)};
+        struct left_job job = {.p = &p, .from = &dout, .to = left_room(&p)};
         p.left = job.to;
         pool_for(p.strips * p.segments, 1, left_columns_piece, &job);
         product_run(&p);
@@ -643,6 +703,7 @@ static void matmul_experts_dw(const struct matmul_experts_dw_args *a) {
 }
 
 #include "cpu/amx_head.h"
+#include "cpu/amx_branches.h"
 
 // ---------------------------------------------------------------------------------------------------------------
 
@@ -664,6 +725,8 @@ bool cpu_fill_amx(struct backend *b) {
     b->matmul_dx = matmul_dx;
     b->matmul_dw = matmul_dw;
     b->head_loss = head_loss;
+    b->project = project;
+    b->feed_forward = feed_forward;
     return true;
 }
 

@@ -385,7 +385,7 @@ static void attend_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     w.c = (a->softcap > 0 ? 1 : a->scale) * 1.44269504f;
     cpu_tiles_open();
     for (int64_t t = lo; t < hi; t++) {
-        const int64_t piece = job->pieces - 1 - t / G, end = job->first[piece + 1]; // the longest first
+        const int64_t piece = t / G, end = job->first[piece + 1];
         w.row = job->first[piece], w.g = t % G, w.pairs = (end - w.row) * group;
         int64_t start = INT64_MAX, stop = 0;
         for (int64_t i = w.row; i < end; i++)

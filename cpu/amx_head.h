@@ -34,7 +34,8 @@ static uint16_t *head_at(const struct head *h, int64_t i, int64_t v) {
 }
 
 // From 32 rows of logits of a panel, c as four tiles, to e, the piece's sums and maxima.
-static void head_take(const struct head *h, int64_t strip, int64_t panel, const float *c) {
+static void head_take(const void *taker, int64_t strip, int64_t panel, const float *c) {
+    const struct head *h = taker;
     const float scale = one_if_zero(h->a->logit_scale);
     const int64_t rows = min_i64(STRIP, h->rows - strip * STRIP), col = panel * PANEL;
     const int64_t n = h->a->w.rows - col, piece = panel / h->panels_each;
@@ -160,13 +161,14 @@ static void head_columns_piece(void *arg, int64_t lo, int64_t hi, int thread) {
 
 // z = x w^T, as often as references change.
 static void head_forward(struct head *h, struct tensor x) {
-    struct product p = {.right = h->a->w, .kind = &right_rows, .terms = x.cols, .segments = 1, .scale = 1, .head = h};
+    struct product p = {.right = {h->a->w}, .kind = &right_rows, .terms = x.cols, .segments = 1, .scale = 1,
+                        .take = head_take, .taker = h};
     p.out = (struct tensor){.rows = h->rows, .cols = h->a->w.rows};
     product_cut(&p);
     p.panels_each = h->panels_each;
-    struct left_job job = {&p, &x, left_room(&p)};
+    struct left_job job = {.p = &p, .from = &x, .to = left_room(&p)};
     p.left = job.to;
-    pool_for(p.strips, 1, left_rows_piece, &job);
+    left_rows(&job);
     for (bool again = true; again;) {
         product_run(&p);
         pool_for(h->rows, 64, head_rows, h);
@@ -185,7 +187,7 @@ static void head_backward(const struct head *h, struct tensor x, struct tensor d
     pool_for(h->rows, 16, head_scale, &scaled);
     for (int64_t at = 0; at < a->dw.rows; at += GRADIENT_ROWS) {
         p = (struct product){.out = tensor_rows(a->dw, at, min_i64(GRADIENT_ROWS, a->dw.rows - at)),
-                             .right = scaled.to, .kind = &right_columns, .terms = segment,
+                             .right = {scaled.to}, .kind = &right_columns, .terms = segment,
                              .segments = h->rows / segment, .scale = 1, .accumulate = !a->fresh};
         product_cut(&p);
         p.around = false;
@@ -226,7 +228,7 @@ static void head_loss(const struct head_loss_args *a) {
         part.x = x, part.fresh = a->fresh && b.at == 0;
         struct head h = {.a = &part, .targets = a->targets + b.at, .rows = b.rows, .loss = a->loss + b.at};
         h.panels_each = max_i64(1, min_i64(HEAD_PANELS, panels / HEAD_PIECES));
-        h.layout = (struct product){.right = a->w, .kind = &right_columns, .terms = V, .segments = 1, .scale = 1};
+        h.layout = (struct product){.right = {a->w}, .kind = &right_columns, .terms = V, .segments = 1, .scale = 1};
         h.layout.out = (struct tensor){.rows = b.rows, .cols = C};
         product_cut(&h.layout);
         if (a->grad_scale != 0) h.e = a->room;

@@ -335,6 +335,20 @@ static void matmul_experts(const struct matmul_experts_args *a) {
     else cpu_matmul_experts(a, matmul);
 }
 
+static void products(const struct matmul_args *a, int count) {
+    for (int j = 0; j < count; j++) matmul(&a[j]);
+}
+static void project(const struct project_args *a) {
+    const struct branch_parts parts = {below.rmsnorm, products, below.bias, below.glu};
+    if (a->precision == PRECISION_F32 && a->x.rows > 2) cpu_project(a, &parts);
+    else below.project(a);
+}
+static void feed_forward(const struct feed_forward_args *a) {
+    const struct branch_parts parts = {below.rmsnorm, products, below.bias, below.glu};
+    if (a->precision == PRECISION_F32 && a->x.rows > 2) cpu_feed_forward(a, &parts);
+    else below.feed_forward(a);
+}
+
 bool cpu_fill_amx_whole(struct backend *b) {
     enum { AMX_INT8 = 25 };
     unsigned x, y, z, d;
@@ -343,6 +357,8 @@ bool cpu_fill_amx_whole(struct backend *b) {
     below = *b;
     b->matmul = matmul;
     b->matmul_experts = matmul_experts;
+    b->project = project;
+    b->feed_forward = feed_forward;
     return true;
 }
 

@@ -78,6 +78,8 @@ static bool cpu_supports(enum op op, enum dtype dtype) {
     case OP_EMBED:
     case OP_MATMUL:
     case OP_MATMUL_EXPERTS:
+    case OP_PROJECT:
+    case OP_FEED_FORWARD:
     case OP_CAST:
         return number_or_block;
     case OP_MATMUL_DX:

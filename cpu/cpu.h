@@ -17,6 +17,7 @@ struct cpu_update {
     float mean, ahead, square;
 };
 struct cpu_update cpu_update_begin(const struct update_args *a);
+void cpu_bias(const struct bias_args *a); // of every level
 void cpu_rare_glu(const struct glu_args *a); // the kinds behind GLU_GELU, for the glu of every level
 // Products of experts on top of a level's own.
 void cpu_matmul_experts(const struct matmul_experts_args *a, void (*matmul)(const struct matmul_args *a));
@@ -33,6 +34,15 @@ struct head_parts {
     void (*matmul_dw)(const struct matmul_dw_args *a);
 };
 void cpu_head_loss(const struct head_loss_args *a, const struct head_parts *parts);
+// project and feed_forward out of a level's own ops; products does some that have x in common.
+struct branch_parts {
+    void (*rmsnorm)(const struct rmsnorm_args *a);
+    void (*products)(const struct matmul_args *a, int count);
+    void (*bias)(const struct bias_args *a);
+    void (*glu)(const struct glu_args *a);
+};
+void cpu_project(const struct project_args *a, const struct branch_parts *parts);
+void cpu_feed_forward(const struct feed_forward_args *a, const struct branch_parts *parts);
 struct head_block { int64_t at, rows, segment; };
 bool cpu_head_next(const struct head_loss_args *a, int64_t fits, struct head_block *b);
 // False when this build or this processor lacks the instructions; then b is untouched.

@@ -40,3 +40,15 @@ INLINE void cap_numbers(float *x, int64_t n, float scale, float cap) {
     for (int64_t c = 0; c < n; c += VW)
         v_store_n(x + c, v_mul(out, v_tanh(v_mul(in, v_load_n(x + c, n - c)))), n - c);
 }
+
+// Both gates of gated units are x s(kx): SILU with x itself, GELU's tanh form with 2 sqrt(2/pi) (x +
+// .044715 x^3), because .5 (1 + tanh u) = 1 / (1 + e^-2u).
+INLINE vf gate_inner(enum glu_kind kind, vf x) {
+    if (kind == GLU_SILU) return x;
+    const vf k = v_set1(1.5957691216f); // 2 sqrt(2/pi)
+    return v_mul(v_mul(k, x), v_fma(v_mul(v_set1(0.044715f), x), x, v_set1(1)));
+}
+
+INLINE vf glu_one(enum glu_kind kind, vf gate, vf up) {
+    return v_mul(v_mul(gate, v_sigmoid(gate_inner(kind, gate))), up);
+}

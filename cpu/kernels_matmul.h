@@ -418,6 +418,34 @@ static void matmul_dw(const struct matmul_dw_args *a) {
     pool_for(groups * g.row_blocks, 1, matmul_dw_piece, &g);
 }
 
+// ---------------------------------------------------------------------------------------------------------------
+// Several products at once, as one round of the pool: fewer waits for whoever is last.
+
+struct jobs {
+    pool_fn *fn[PROJECT_MOST];
+    void *arg[PROJECT_MOST];
+    int64_t end[PROJECT_MOST]; // pieces up to and with each
+    int count;
+};
+static void jobs_add(struct jobs *j, pool_fn *fn, void *arg, int64_t pieces) {
+    j->fn[j->count] = fn, j->arg[j->count] = arg;
+    j->end[j->count] = pieces + (j->count ? j->end[j->count - 1] : 0);
+    j->count++;
+}
+static void jobs_piece(void *arg, int64_t lo, int64_t hi, int thread) {
+    const struct jobs *jobs = arg;
+    for (int64_t j = 0, begin = 0; j < jobs->count; begin = jobs->end[j++]) {
+        const int64_t from = max_i64(lo, begin), to = min_i64(hi, jobs->end[j]);
+        if (from < to) jobs->fn[j](jobs->arg[j], from - begin, to - begin, thread);
+    }
+}
+// work: multiplications of a piece. A handful of microseconds is worth handing out.
+static void jobs_run(struct jobs *j, int64_t work) {
+    pool_for(j->end[j->count - 1], max_i64(1, (1 << 16) / max_i64(1, work)), jobs_piece, j);
+}
+// So many pieces of at most `most` of n things that all threads have the same number of pieces, equal within one thing.
+static int64_t even_pieces(int64_t n, int64_t most) { return pool_threads() * ceil_div(n, most * pool_threads()); }
+
 #include "cpu/kernels_whole.h"
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -543,41 +571,63 @@ static decode_fn *decode_choose(enum dtype dtype, int64_t rows) {
 }
 
 // A piece is a few strips, all rows: later passes of rows find the weights in the cache.
+struct decode_product {
+    const struct matmul_args *a;
+    int64_t pieces;
+};
+static int64_t strips_of(const struct matmul_args *a) { return ceil_div(a->out.cols, PANEL) * (PANEL / TILE_COLS); }
 static void decode_piece(void *arg, int64_t lo, int64_t hi, int thread) {
-    const struct matmul_args *a = arg;
+    const struct decode_product *p = arg;
+    const struct matmul_args *a = p->a;
     (void)thread;
-    const int64_t strips = ceil_div(a->out.cols, PANEL) * (PANEL / TILE_COLS);
-    for (int64_t s = lo * 4; s < min_i64(hi * 4, strips); s += 4)
+    const int64_t strips = strips_of(a);
+    for (int64_t i = lo; i < hi; i++)
         for (int64_t row = 0; row < a->x.rows; row += PASS_ROWS) {
             const struct decode d = {
                 .a = a, .rows = min_i64(PASS_ROWS, a->x.rows - row), .strips = strips, .row = row};
-            decode_choose(a->w.dtype, d.rows)(&d, s, min_i64(s + 4, strips));
+            decode_choose(a->w.dtype, d.rows)(&d, strips * i / p->pieces, strips * (i + 1) / p->pieces);
         }
 }
 
-static void matmul(const struct matmul_args *a) {
+static void decode_products(const struct matmul_args *list, int count) {
+    struct decode_product p[PROJECT_MOST];
+    struct jobs jobs = {0};
+    for (int j = 0; j < count; j++) {
+        p[j] = (struct decode_product){&list[j], even_pieces(strips_of(&list[j]), 4)};
+        jobs_add(&jobs, decode_piece, &p[j], p[j].pieces);
+    }
+    jobs_run(&jobs, 4 * TILE_COLS * list->x.cols * max_i64(1, list->x.rows));
+}
+
+// How a product is done: those of a kind that have x in common are done together.
+enum way { WAY_CODED, WAY_DECODE, WAY_TILES };
+static enum way way_of(const struct matmul_args *a) {
     assert(is_f32(&a->out) && is_f32(&a->x) && a->w.mats == 1 && a->w.dtype != DTYPE_I32);
     assert(a->out.rows == a->x.rows && a->out.cols == a->w.rows && a->x.cols == a->w.cols);
-    if (is_coded(a->w.dtype)) {
-        coded_matmul(a);
-        return;
-    }
-    if (a->w.layout == LAYOUT_DEVICE && a->x.rows <= DECODE_ROWS) {
-        const int64_t strips = ceil_div(a->out.cols, PANEL) * (PANEL / TILE_COLS);
-        const int64_t each = 4 * TILE_COLS * a->x.cols * max_i64(1, a->x.rows);
-        pool_for(ceil_div(strips, 4), max_i64(1, (1 << 17) / max_i64(1, each)), decode_piece,
-                 (void *)a);
-        return;
-    }
-    struct product p = {.left = {a->x.data, row_stride(&a->x), false},
-                        .kind = RIGHT_WEIGHT,
-                        .w = &a->w,
-                        .out = &a->out,
-                        .terms = a->x.cols,
-                        .scale = one_if_zero(a->scale),
-                        .accumulate = a->accumulate};
-    product_run(&p);
+    if (is_coded(a->w.dtype)) return WAY_CODED;
+    return a->w.layout == LAYOUT_DEVICE && a->x.rows <= DECODE_ROWS ? WAY_DECODE : WAY_TILES;
 }
+
+static void products(const struct matmul_args *list, int count) {
+    for (int j = 0, n; j < count; j += n) {
+        const enum way way = way_of(&list[j]);
+        for (n = 1; j + n < count && way != WAY_TILES && way_of(&list[j + n]) == way;) n++;
+        if (way == WAY_CODED) coded_products(list + j, n);
+        if (way == WAY_DECODE) decode_products(list + j, n);
+        if (way != WAY_TILES) continue;
+        const struct matmul_args *a = &list[j];
+        struct product p = {.left = {a->x.data, row_stride(&a->x), false},
+                            .kind = RIGHT_WEIGHT,
+                            .w = &a->w,
+                            .out = &a->out,
+                            .terms = a->x.cols,
+                            .scale = one_if_zero(a->scale),
+                            .accumulate = a->accumulate};
+        product_run(&p);
+    }
+}
+
+static void matmul(const struct matmul_args *a) { products(a, 1); }
 
 // ---------------------------------------------------------------------------------------------------------------
 // Packing at load, and embedding rows out of panels.

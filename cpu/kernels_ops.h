@@ -1,10 +1,9 @@
 // kernels_ops.h: everything that is neither a product nor attention. Part of kernels.h.
 //
-// Element by element there is nothing to order, so any width gives the same bits. Sums along a row
-// go through `lanes`: 64 partial sums, lane l taking the columns l, l + 64, ..., folded in halves.
-// The sine is a polynomial of our own (Cody and Waite 1980 for the reduction), so that both levels,
+// Element by element there is nothing to order, so any width gives the same bits. The sine is a polynomial of our own (Cody and Waite 1980 for the reduction), so that both levels,
 // and every libc, agree.
 #include "cpu/kernels_exp.h"
+#include "cpu/kernels_lanes.h"
 
 // ---------------------------------------------------------------------------------------------------------------
 // Functions of a vector.
@@ -30,72 +29,8 @@ INLINE void v_sine(double pos, vf freq, vf *sine, vf *cosine) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// Sums and maxima along a row.
-
-enum { LANE_VECTORS = LANES / VW };
-struct lanes {
-    vf at[LANE_VECTORS];
-};
-
-INLINE float fold_add(const struct lanes *s) {
-    float x[LANES];
-    for (int v = 0; v < LANE_VECTORS; v++) v_store(x + v * VW, s->at[v]);
-    for (int half = LANES / 2; half > 0; half /= 2)
-        for (int l = 0; l < half; l++) x[l] += x[l + half];
-    return x[0];
-}
-// The order of a maximum does not matter.
-INLINE float fold_max(vf m) {
-    float x[VW];
-    v_store(x, m);
-    float most = x[0];
-    for (int l = 1; l < VW; l++) most = x[l] > most ? x[l] : most;
-    return most;
-}
-
-// Runs `body` with c (first column) and v (which vector of the lanes) over n columns; tail =
-// columns left where fewer than VW.
-#define EACH_LANE(n, whole, tail)                                                                  \
-    do {                                                                                           \
-        int64_t c = 0;                                                                             \
-        for (; c + LANES <= (n); c += LANES) {                                                     \
-            _Pragma("GCC unroll 8") for (int v = 0; v < LANE_VECTORS; v++) {                       \
-                const int64_t at = c + v * VW;                                                     \
-                whole                                                                              \
-            }                                                                                      \
-        }                                                                                          \
-        for (int v = 0; v < LANE_VECTORS; v++) {                                                   \
-            const int64_t at = c + v * VW, left = (n)-at;                                          \
-            if (left <= 0) break;                                                                  \
-            tail                                                                                   \
-        }                                                                                          \
-    } while (0)
-
-// sum of x[c] * y[c] (* w[c] when w is given)
-INLINE float row_dot(const float *x, const float *y, const float *w, int64_t n) {
-    struct lanes s;
-    for (int v = 0; v < LANE_VECTORS; v++) s.at[v] = v_zero();
-    if (w)
-        EACH_LANE(
-            n, { s.at[v] = v_fma(v_mul(v_load(x + at), v_load(w + at)), v_load(y + at), s.at[v]); },
-            {
-                s.at[v] = v_fma(v_mul(v_load_n(x + at, left), v_load_n(w + at, left)),
-                                v_load_n(y + at, left), s.at[v]);
-            });
-    else
-        EACH_LANE(
-            n, { s.at[v] = v_fma(v_load(x + at), v_load(y + at), s.at[v]); },
-            { s.at[v] = v_fma(v_load_n(x + at, left), v_load_n(y + at, left), s.at[v]); });
-    return fold_add(&s);
-}
-
-// ---------------------------------------------------------------------------------------------------------------
 // RMSNorm: out = x r w with r = 1 / sqrt(mean(x^2) + eps).
 //   dx += r w dout - x r^3 / C * sum(dout w x) ;  dw += sum over the rows of a segment of dout x r
-
-INLINE float inverse_rms(const float *x, int64_t n, float eps) {
-    return (float)(1 / sqrt((double)row_dot(x, x, NULL, n) / (double)n + eps));
-}
 
 static void rmsnorm_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const struct rmsnorm_args *a = arg;
@@ -236,18 +171,7 @@ static void rope(const struct rope_args *a) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// Gated units. Both gates are x s(kx): SILU with x itself, GELU's tanh form with 2 sqrt(2/pi) (x +
-// .044715 x^3), because .5 (1 + tanh u) = 1 / (1 + e^-2u).
-
-INLINE vf gate_inner(enum glu_kind kind, vf x) {
-    if (kind == GLU_SILU) return x;
-    const vf k = v_set1(1.5957691216f); // 2 sqrt(2/pi)
-    return v_mul(v_mul(k, x), v_fma(v_mul(v_set1(0.044715f), x), x, v_set1(1)));
-}
-
-INLINE vf glu_one(enum glu_kind kind, vf gate, vf up) {
-    return v_mul(v_mul(gate, v_sigmoid(gate_inner(kind, gate))), up);
-}
+// Gated units.
 
 static void glu_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const struct glu_args *a = arg;
@@ -454,7 +378,13 @@ static void sum_squares(const struct sum_squares_args *a) {
     *a->out = sum;
 }
 
+static const struct branch_parts branch_parts = {rmsnorm, products, cpu_bias, glu};
+static void project(const struct project_args *a) { cpu_project(a, &branch_parts); }
+static void feed_forward(const struct feed_forward_args *a) { cpu_feed_forward(a, &branch_parts); }
+
 static void fill_ops(struct backend *b) {
+    b->project = project;
+    b->feed_forward = feed_forward;
     b->rmsnorm = rmsnorm;
     b->rmsnorm_back = rmsnorm_back;
     b->rope = rope;

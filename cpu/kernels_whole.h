@@ -46,9 +46,8 @@ INLINE void coded_dot(const enum dtype t, const int R, const unsigned char *bloc
 }
 
 // A walk: W panels at once, because one stream does not fill the memory pipe. total: [W][PANEL / VW][R][VW].
-INLINE void coded_walk(const enum dtype t, const int R, const int W,
-                       const unsigned char *const *panel, const struct wide *x, int64_t K,
-                       float *total) {
+INLINE void coded_walk(const enum dtype t, const int R, int W, const unsigned char *const *panel,
+                       const struct wide *x, int64_t K, float *total) {
     memset(total, 0, sizeof(float) * (size_t)(W * PANEL * R));
     for (int64_t k = 0; k < K; k += 32)
         for (int s = 0; s < W; s++) {
@@ -64,17 +63,17 @@ INLINE void coded_walk(const enum dtype t, const int R, const int W,
 }
 
 enum { WALK = 4, FEW_ROWS = 4 };
-typedef void coded_walk_fn(const unsigned char *const *panel, const struct wide *x, int64_t K,
-                           float *total);
-#define CODED_WALK_OF(upper, lower, R, W)                                                          \
-    static void coded_walk_##lower##_##R(const unsigned char *const *panel, const struct wide *x,  \
-                                         int64_t K, float *total) {                                \
+typedef void coded_walk_fn(int W, const unsigned char *const *panel, const struct wide *x,
+                           int64_t K, float *total);
+#define CODED_WALK_OF(upper, lower, R)                                                             \
+    static void coded_walk_##lower##_##R(int W, const unsigned char *const *panel,                 \
+                                         const struct wide *x, int64_t K, float *total) {          \
         coded_walk(DTYPE_##upper, R, W, panel, x, K, total);                                       \
     }
 #define CODED_WALKS(upper, lower)                                                                  \
-    CODED_WALK_OF(upper, lower, 1, WALK)                                                           \
-    CODED_WALK_OF(upper, lower, 2, WALK)                                                           \
-    CODED_WALK_OF(upper, lower, 4, WALK)
+    CODED_WALK_OF(upper, lower, 1)                                                                 \
+    CODED_WALK_OF(upper, lower, 2)                                                                 \
+    CODED_WALK_OF(upper, lower, 4)
 CODED_DTYPES(CODED_WALKS)
 #define CODED_WALK_ROW(upper, lower)                                                               \
     [DTYPE_##upper] = {coded_walk_##lower##_1, coded_walk_##lower##_2, coded_walk_##lower##_4},
@@ -82,7 +81,8 @@ static coded_walk_fn *const coded_walks[DTYPE_COUNT][3] = {CODED_DTYPES(CODED_WA
 
 struct coded_product {
     const struct matmul_args *a;
-    const unsigned char *wide;
+    unsigned char *wide;
+    int64_t pieces;                // of few rows: even shares of the panels, a walk or less
     int64_t row_blocks, rows_each; // of kernels_pairs.h
 };
 
@@ -113,7 +113,7 @@ static void walk_panels(const struct coded_product *p, int64_t first, int thread
     }
 }
 
-// A piece is some walks, all rows: one pass.
+// A piece is a walk, all rows: one pass.
 static void coded_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const struct coded_product *p = arg;
     const struct matmul_args *a = p->a;
@@ -121,28 +121,48 @@ static void coded_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const int R = wide_rows(a->x.rows);
     const struct wide x = wide_at(p->wide, K, R);
     float total[WALK * PANEL * FEW_ROWS];
-    for (int64_t i = lo * WALK; i < min_i64(hi * WALK, panels); i += WALK) {
+    for (int64_t piece = lo; piece < hi; piece++) {
+        const int64_t first = panels * piece / p->pieces, count = panels * (piece + 1) / p->pieces - first;
         const unsigned char *panel[WALK];
-        walk_panels(p, i, thread, panel);
-        coded_walks[a->w.dtype][R / 2](panel, &x, K, total);
-        for (int s = 0; s < WALK && i + s < panels; s++)
-            coded_write(a, total + s * PANEL * R, i + s, 0, R);
+        walk_panels(p, first, thread, panel);
+        coded_walks[a->w.dtype][R / 2]((int)count, panel, &x, K, total);
+        for (int64_t s = 0; s < count; s++) coded_write(a, total + s * PANEL * R, first + s, 0, R);
     }
 }
 
 #include "cpu/kernels_pairs.h"
 
-static void coded_matmul(const struct matmul_args *a) {
-    const int64_t K = a->x.cols, passes = ceil_div(a->x.rows, PASS), walks = ceil_div(ceil_div(a->out.cols, PANEL), WALK);
-    const enum dtype t = a->w.dtype;
-    const bool few = a->x.rows <= FEW_ROWS, packed = a->w.layout == LAYOUT_DEVICE;
-    unsigned char *wide = cpu_scratch(0, SLOT_SHARED, (size_t)(passes * PASS) * wide_bytes(K));
-    struct widening w = {&a->x, wide, coded_group(t), coded_dot_zero(t), coded_mins(t), few ? WIDE_QUADS : WIDE_PAIRS};
+// x in sixteen bits at p->wide; nothing to do where the product before had the same.
+static void coded_widen(struct coded_product *p, bool few, const struct coded_product *before) {
+    const enum dtype t = p->a->w.dtype, u = before ? before->a->w.dtype : t;
+    if (before && coded_group(t) == coded_group(u) && coded_dot_zero(t) == coded_dot_zero(u) && coded_mins(t) == coded_mins(u)) {
+        p->wide = before->wide;
+        return;
+    }
+    const int64_t K = p->a->x.cols, passes = ceil_div(p->a->x.rows, PASS);
+    struct widening w = {&p->a->x, p->wide, coded_group(t), coded_dot_zero(t), coded_mins(t), few ? WIDE_QUADS : WIDE_PAIRS};
     pool_for(passes, max_i64(1, 8192 / max_i64(1, K * PASS)), widen_piece, &w);
-    if (!packed) cpu_scratch_reserve(SLOT_A, WALK * coded_panel_bytes(t, K));
-    struct coded_product p = {.a = a, .wide = wide, .rows_each = packed ? PASSES * PASS : max_i64(1, a->x.rows)};
-    p.row_blocks = few ? 1 : ceil_div(a->x.rows, p.rows_each);
-    const int64_t each = WALK * PANEL * K * max_i64(1, min_i64(a->x.rows, p.rows_each));
+}
+
+// Of one x.
+static void coded_products(const struct matmul_args *list, int count) {
+    const int64_t K = list->x.cols, rows = list->x.rows, passes = ceil_div(rows, PASS);
+    const size_t wide = (size_t)(passes * PASS) * wide_bytes(K);
+    const bool few = rows <= FEW_ROWS;
+    struct coded_product p[PROJECT_MOST];
+    struct jobs jobs = {0};
+    unsigned char *room = cpu_scratch(0, SLOT_SHARED, (size_t)count * wide);
+    for (int j = 0; j < count; j++) {
+        const struct matmul_args *a = &list[j];
+        const bool packed = a->w.layout == LAYOUT_DEVICE;
+        const int64_t panels = ceil_div(a->out.cols, PANEL), each = packed ? PASSES * PASS : max_i64(1, rows);
+        p[j] = (struct coded_product){.a = a, .wide = room + (size_t)j * wide, .pieces = even_pieces(panels, WALK),
+                                      .row_blocks = ceil_div(rows, each), .rows_each = each};
+        coded_widen(&p[j], few, j ? &p[j - 1] : NULL);
+        if (!packed) cpu_scratch_reserve(SLOT_A, WALK * coded_panel_bytes(a->w.dtype, K));
+        if (few) jobs_add(&jobs, coded_piece, &p[j], p[j].pieces);
+        else jobs_add(&jobs, pairs_piece, &p[j], ceil_div(panels, WALK) * p[j].row_blocks);
+    }
     if (!few) cpu_scratch_reserve(SLOT_B, sizeof(struct pairs_room));
-    pool_for(walks * p.row_blocks, max_i64(1, (1 << 18) / max_i64(1, each)), few ? coded_piece : pairs_piece, &p);
+    jobs_run(&jobs, WALK * PANEL * K * max_i64(1, min_i64(rows, p[0].rows_each)));
 }

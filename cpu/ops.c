@@ -736,6 +736,13 @@ static void plain_cast(const struct cast_args *a) {
              grain_of_rows(min_i64(a->src.cols, CAST_CHUNK)), cast_piece, (void *)a);
 }
 
+static void plain_products(const struct matmul_args *a, int count) {
+    for (int j = 0; j < count; j++) plain_matmul(&a[j]);
+}
+static const struct branch_parts plain_parts = {plain_rmsnorm, plain_products, cpu_bias, plain_glu};
+static void plain_project(const struct project_args *a) { cpu_project(a, &plain_parts); }
+static void plain_feed_forward(const struct feed_forward_args *a) { cpu_feed_forward(a, &plain_parts); }
+
 void cpu_fill_plain(struct backend *b) {
     b->embed = plain_embed;
     b->embed_back = plain_embed_back;
@@ -760,5 +767,7 @@ void cpu_fill_plain(struct backend *b) {
     b->matmul_experts_dx = plain_matmul_experts_dx;
     b->matmul_experts_dw = plain_matmul_experts_dw;
     cpu_fill_experts(b);
+    b->project = plain_project;
+    b->feed_forward = plain_feed_forward;
     cpu_fill_families(b);
 }

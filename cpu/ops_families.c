@@ -58,7 +58,7 @@ static void bias_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     }
 }
 
-static void plain_bias(const struct bias_args *a) {
+void cpu_bias(const struct bias_args *a) {
     assert(is_f32(&a->x) && is_f32(&a->bias) && a->bias.rows == 1 && a->bias.cols == a->x.cols);
     pool_for(a->x.rows, grain_of_rows(a->x.cols), bias_piece, (void *)a);
 }
@@ -146,7 +146,7 @@ void cpu_rare_glu(const struct glu_args *a) {
 
 void cpu_fill_families(struct backend *b) {
     b->layernorm = plain_layernorm;
-    b->bias = plain_bias;
+    b->bias = cpu_bias;
     b->softcap = plain_softcap;
     b->clamp = plain_clamp;
     b->sink = plain_sink;

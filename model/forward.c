@@ -11,8 +11,8 @@
 // that is not kept: outputs of norms and the product of gate and up. Where memory is short, more is made again: gate and
 // up, 8 F bytes for 4 C F operations, then all of a layer but x, the other 4 (C + 2 H D + 2 G D + H) bytes for
 // 4 C (H D + G D) operations and attention. The first is C/2 operations a byte, the second as many for short sequences
-// and more for long ones, so it comes last: 12 layers of 768 in 64% of the bytes took 1.06 of the time with gate and up of
-// 11, 1.11 with all of 6 (1024 tokens; 1.04 and 1.14 at 4096; AMX, November 2026). Korthikanti et al. 2022 keep gate and up
+// and more for long ones, so it comes last: 12 layers of 768 in 63% of the bytes took 1.06 of the time with gate and up of
+// 11, 1.11 with all of 6 (1024 tokens; 1.04 and 1.14 at 4096; bf16 with AMX, two-core Xeon, November 2026). Korthikanti et al. 2022 keep gate and up
 // and give up the scores of attention, which are never kept here.
 //
 // Families differ by tensors that are there or not (an index of -1) and by few switches; families that do not train
@@ -97,6 +97,20 @@ static void project(const struct model *m, const struct pass *p, struct tensor o
     add_bias(m, out, bias, 1);
 }
 
+// What enters the products of a branch: x, whose rmsnorm they make on their way; any other norm is made here.
+struct entry {
+    struct tensor x, norm, normed; // norm absent: x is it
+    bool keep;                     // normed is wanted
+};
+static struct entry enter(const struct model *m, const struct pass *p, struct tensor x, int weight, int bias, bool keep) {
+    struct tensor room = tensor_first(p->acts->norm, p->n); // [n,C]
+    struct entry e = {.x = x, .normed = room, .keep = keep || p->observer};
+    if (weight >= 0 && !m->config.family->layer_norm) e.norm = m->params[weight].w;
+    else e.x = norm(m, room, x, weight, bias);
+    return e;
+}
+static struct tensor entered(const struct entry *e) { return tensor_present(&e->norm) ? e->normed : e->x; }
+
 static void see(const struct pass *p, int weight, struct tensor x) {
     if (p->observer && weight >= 0) p->observer->see(p->observer->arg, weight, x, NULL, 0);
 }
@@ -166,16 +180,19 @@ static void forward_attention(const struct model *m, const struct pass *p, int64
     struct tensor k_raw = tensor_first(y->k_raw, p->n);        // [n,G*D]
     struct tensor attended = tensor_first(y->attended, p->n);  // [n,H*D]
     struct tensor mid = tensor_first(y->mid, p->n);            // [n,C]
-    struct tensor room = tensor_first(p->acts->norm, p->n);    // [n,C]
 
-    struct tensor normed = norm(m, room, x, w->attn_norm, w->attn_norm_bias);
-    keep_side(m, p, w, x, normed);
-    see(p, w->q, normed);
-    see(p, w->k, normed);
-    see(p, w->v, normed);
-    project(m, p, q_raw, normed, w->q, w->q_bias);
-    project(m, p, k_raw, normed, w->k, w->k_bias);
-    project(m, p, v, normed, w->v, w->v_bias);
+    const struct entry e = enter(m, p, x, w->attn_norm, w->attn_norm_bias, c->parallel);
+    b->project(&(struct project_args){
+        .x = e.x, .norm = e.norm, .normed = e.normed, .eps = c->norm_eps, .precision = p->precision, .keep = e.keep,
+        .to = {{q_raw, model_product_weight(m, w->q)}, {k_raw, model_product_weight(m, w->k)}, {v, model_product_weight(m, w->v)}},
+        .count = 3});
+    keep_side(m, p, w, x, entered(&e));
+    see(p, w->q, entered(&e));
+    see(p, w->k, entered(&e));
+    see(p, w->v, entered(&e));
+    add_bias(m, q_raw, w->q_bias, 1);
+    add_bias(m, k_raw, w->k_bias, 1);
+    add_bias(m, v, w->v_bias, 1);
     norm_heads(m, q, q_raw, w->q_norm);
     norm_heads(m, k, k_raw, w->k_norm);
     clamp(m, q), clamp(m, k), clamp(m, v);
@@ -278,29 +295,46 @@ static void forward_feed_forward(const struct model *m, const struct pass *p, in
     const struct backend *b = m->backend;
     const struct layer *w = &m->layers[l];
     const struct layer_acts *y = acts_layer(p->acts, l);
-    enum glu_kind act = m->config.family->act;
     struct tensor mid = tensor_first(y->mid, p->n);         // [n,C]
     struct tensor gate = tensor_first(y->gate, p->n);       // [n,F]
     struct tensor up = tensor_first(y->up, p->n);           // [n,F]
-    struct tensor glu = tensor_first(p->acts->glu, p->n);   // [n,F]
     struct tensor room = tensor_first(p->acts->norm, p->n); // [n,C]
 
-    struct tensor normed = m->config.parallel ? tensor_first(p->acts->side, p->n)
-                                              : norm(m, room, mid, w->ffn_norm, w->ffn_norm_bias);
     if (w->router >= 0) {
-        forward_experts(m, p, l, out, mid, normed);
+        forward_experts(m, p, l, out, mid, m->config.parallel ? tensor_first(p->acts->side, p->n)
+                                                              : norm(m, room, mid, w->ffn_norm, w->ffn_norm_bias));
         return;
     }
-    see(p, w->up, normed);
-    see(p, w->gate, normed);
-    project(m, p, up, normed, w->up, w->up_bias);
-    if (w->gate >= 0) {
-        project(m, p, gate, normed, w->gate, -1);
-        if (!tensor_present(&out)) return;
-        b->glu(&(struct glu_args){glu, gate, up, act});
-    } else b->glu(&(struct glu_args){glu, up, {0}, act});
-    see(p, w->down, glu);
-    add_to_stream(m, p, out, mid, glu, w->down, w->down_bias, w->ffn_post);
+    const struct entry e = m->config.parallel ? (struct entry){.x = tensor_first(p->acts->side, p->n), .keep = p->observer}
+                                              : enter(m, p, mid, w->ffn_norm, w->ffn_norm_bias, false);
+    if (!tensor_present(&out)) {
+        b->project(&(struct project_args){
+            .x = e.x, .norm = e.norm, .normed = e.normed, .eps = m->config.norm_eps, .precision = p->precision,
+            .to = {{up, model_product_weight(m, w->up)}, {gate, model_product_weight(m, w->gate)}}, .count = 2});
+        return;
+    }
+    struct feed_forward_args a = {
+        .x = e.x, .norm = e.norm, .normed = e.normed, .eps = m->config.norm_eps, .kind = m->config.family->act,
+        .up = model_product_weight(m, w->up), .gates = gate, .ups = up, .product = tensor_first(p->acts->glu, p->n),
+        .precision = p->precision, .keep = p->acts->kept || e.keep};
+    if (w->gate >= 0) a.gate = model_product_weight(m, w->gate);
+    if (w->up_bias >= 0) a.up_bias = m->params[w->up_bias].w;
+    if (p->observer) { // which is shown the product before down reads it
+        b->feed_forward(&a);
+        see(p, w->up, entered(&e));
+        see(p, w->gate, entered(&e));
+        see(p, w->down, a.product);
+        add_to_stream(m, p, out, mid, a.product, w->down, w->down_bias, w->ffn_post);
+        return;
+    }
+    a.down = model_product_weight(m, w->down);
+    a.out = w->ffn_post >= 0 ? room : out;
+    a.scale = w->ffn_post >= 0 ? 1 : m->config.m_res;
+    a.accumulate = w->ffn_post < 0;
+    if (a.accumulate && out.data != mid.data) b->copy(out.data, mid.data, (size_t)p->n * mid.row_bytes);
+    b->feed_forward(&a);
+    add_bias(m, a.out, w->down_bias, a.scale);
+    if (w->ffn_post >= 0) add_branch(m, out, mid, room, w->ffn_post);
 }
 
 void model_forward(const struct model *m, const struct pass *p) {

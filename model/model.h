@@ -360,7 +360,7 @@ MUST_USE bool model_export_check(const struct model_file *source, const char *wr
 // A session: one KV cache and the activations to feed it. Not shared between threads.
 struct session_options {
     int64_t ctx;        // capacity in tokens; 0: the model's
-    int64_t chunk;      // rows per forward pass when reading a prompt; 0: 512
+    int64_t chunk;      // rows per forward pass when reading a prompt; 0: 512 to 2048, by what they take
     int64_t all_logits; // rows of logits kept for LOGITS_ALL; 0: only the last row is ever asked for
     enum dtype kv;      // of the cache: F32 (0), F16, BF16, Q8_0 or Q4_0
     const enum dtype *values; // of the cache's values, when not that of its keys; NULL: the same

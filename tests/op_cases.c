@@ -269,6 +269,89 @@ static double matmul_dw_loss(const struct op_run *r) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------
+// Branches, in f32 and with weights that are numbers; that they have the bits of their parts in everything else is shown
+// in test_branches.c. M, G and H are rows of the weights; C, M and K those of feed_forward. mode 1: without a norm, 2: kept,
+// 4: without a gate. A room is nobody's business, so it is taken and given back here.
+
+static void branch_norm(const struct op_run *r, int x, int weight, double *to) {
+    for (int64_t i = 0; i < r->s.n; i++) {
+        if (r->s.mode & 1) memcpy(to + i * r->s.K, V(r, x) + i * r->s.K, (size_t)r->s.K * sizeof *to);
+        else norm_row(V(r, x) + i * r->s.K, V(r, weight), r->s.K, to + i * r->s.K);
+    }
+}
+static void multiply(int64_t n, int64_t K, int64_t M, const double *x, const double *w, double *out) {
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t m = 0; m < M; m++) {
+            double sum = 0;
+            for (int64_t k = 0; k < K; k++) sum += x[i * K + k] * w[m * K + k];
+            out[i * M + m] = sum;
+        }
+}
+
+enum { PROJECT_X, PROJECT_NORM, PROJECT_W, PROJECT_OUT = PROJECT_W + 3 };
+static int64_t project_rows(const struct op_run *r, int j) { return j == 0 ? r->s.M : j == 1 ? r->s.G : r->s.H; }
+static void project_declare(struct op_run *r) {
+    f32(r, "x", IN | BY_ROW, r->s.n, r->s.K);
+    f32(r, "norm", IN | (r->s.mode & 1 ? UNREAD : 0), 1, r->s.K);
+    for (int j = 0; j < 3; j++) spread(r, add(r, "w", IN | WEIGHT, r->dtype, project_rows(r, j), r->s.K), 1);
+    for (int j = 0; j < 3; j++) f32(r, "out", OUT | BY_ROW, r->s.n, project_rows(r, j));
+}
+static void project_call(const struct op_run *r, const struct backend *b) {
+    float *room = mem_array((size_t)(r->s.n * r->s.K), sizeof *room, "room");
+    struct project_args a = {.x = T(r, PROJECT_X), .normed = tensor_f32(room, r->s.n, r->s.K), .eps = norm_eps, .count = 3,
+                             .keep = r->s.mode & 2};
+    if (!(r->s.mode & 1)) a.norm = T(r, PROJECT_NORM);
+    for (int j = 0; j < 3; j++) a.to[j].out = T(r, PROJECT_OUT + j), a.to[j].w = T(r, PROJECT_W + j);
+    b->project(&a);
+    mem_free(room);
+}
+static void project_reference(const struct op_run *r) {
+    double *x = mem_array((size_t)(r->s.n * r->s.K), sizeof *x, "rows");
+    branch_norm(r, PROJECT_X, PROJECT_NORM, x);
+    for (int j = 0; j < 3; j++) multiply(r->s.n, r->s.K, project_rows(r, j), x, V(r, PROJECT_W + j), V(r, PROJECT_OUT + j));
+    mem_free(x);
+}
+
+enum { FEED_OUT, FEED_X, FEED_NORM, FEED_GATE, FEED_UP, FEED_BIAS, FEED_DOWN };
+static void feed_declare(struct op_run *r) {
+    f32(r, "out", (r->s.accumulate ? BOTH : OUT) | BY_ROW, r->s.n, r->s.M);
+    f32(r, "x", IN | BY_ROW, r->s.n, r->s.K);
+    f32(r, "norm", IN | (r->s.mode & 1 ? UNREAD : 0), 1, r->s.K);
+    spread(r, add(r, "gate", IN | WEIGHT | (r->s.mode & 4 ? UNREAD : 0), r->dtype, r->s.C, r->s.K), .2);
+    spread(r, add(r, "up", IN | WEIGHT, r->dtype, r->s.C, r->s.K), .2);
+    f32(r, "bias", IN | FLAT, 1, r->s.C);
+    spread(r, add(r, "down", IN | WEIGHT, r->dtype, r->s.M, r->s.C), 1);
+}
+static void feed_call(const struct op_run *r, const struct backend *b) {
+    const int64_t n = r->s.n, K = r->s.K, F = r->s.C;
+    float *room = mem_array((size_t)(n * (K + 3 * F)), sizeof *room, "room");
+    struct feed_forward_args a = {
+        .out = T(r, FEED_OUT), .x = T(r, FEED_X), .normed = tensor_f32(room, n, K), .eps = norm_eps, .up = T(r, FEED_UP),
+        .up_bias = T(r, FEED_BIAS), .down = T(r, FEED_DOWN), .gates = tensor_f32(room + n * K, n, F), .ups = tensor_f32(room + n * (K + F), n, F),
+        .product = tensor_f32(room + n * (K + 2 * F), n, F), .scale = r->s.scale, .accumulate = r->s.accumulate, .keep = r->s.mode & 2};
+    if (!(r->s.mode & 1)) a.norm = T(r, FEED_NORM);
+    if (!(r->s.mode & 4)) a.gate = T(r, FEED_GATE);
+    b->feed_forward(&a);
+    mem_free(room);
+}
+static void feed_reference(const struct op_run *r) {
+    const int64_t n = r->s.n, K = r->s.K, F = r->s.C, M = r->s.M;
+    double *x = mem_array((size_t)(n * (K + 2 * F + M)), sizeof *x, "rows"), *up = x + n * K, *gate = up + n * F, *out = gate + n * F;
+    branch_norm(r, FEED_X, FEED_NORM, x);
+    multiply(n, K, F, x, V(r, FEED_UP), up);
+    multiply(n, K, F, x, V(r, FEED_GATE), gate);
+    for (int64_t i = 0; i < n * F; i++) {
+        up[i] += V(r, FEED_BIAS)[i % F];
+        const double g = r->s.mode & 4 ? up[i] : gate[i], s = g / (1 + exp(-g));
+        up[i] = r->s.mode & 4 ? s : s * up[i];
+    }
+    multiply(n, F, M, up, V(r, FEED_DOWN), out);
+    for (int64_t i = 0; i < n * M; i++) V(r, FEED_OUT)[i] = scale_of(r) * out[i] + (r->s.accumulate ? V(r, FEED_OUT)[i] : 0);
+    mem_free(x);
+}
+static int64_t terms_branch(const struct op_run *r) { return r->s.K + r->s.C; }
+
+// ---------------------------------------------------------------------------------------------------------------
 // Rotary positions. mode: 0 adjacent, 1 halves; +2 inverse. K is `rotated`, M the largest position.
 
 enum { ROPE_X, ROPE_POS, ROPE_FREQ };
@@ -1390,6 +1473,17 @@ const struct op_spec op_specs[] = {
             {.n = 70, .K = 65, .M = 17, .segment = 35}, {.n = 1200, .K = 33, .M = 18, .segment = 600},
             {.n = 64, .K = 257, .M = 40, .segment = 32, .scale = 2}, {.n = 4, .K = 33, .M = 4100, .segment = 4}),
      matmul_dw_declare, matmul_dw_call, .reference = matmul_dw_reference, .terms = terms_n, .unit = -1, .rounds = true},
+    {OP_PROJECT, "project", FLOATS,
+     SHAPES({.n = 1, .K = 1, .M = 1, .G = 1, .H = 1}, {.n = 3, .K = 70, .M = 33, .G = 5, .H = 64, .loaded = true},
+            {.n = 9, .K = 257, .M = 40, .G = 31, .H = 2, .mode = 1, .loaded = true},
+            {.n = 20, .K = 96, .M = 130, .G = 33, .H = 33, .mode = 2}),
+     project_declare, project_call, .reference = project_reference, .terms = terms_K, .unit = 1},
+    {OP_FEED_FORWARD, "feed_forward", FLOATS,
+     SHAPES({.n = 1, .K = 1, .C = 1, .M = 1}, {.n = 3, .K = 70, .C = 90, .M = 33, .loaded = true, .amplify = 3},
+            {.n = 9, .K = 65, .C = 40, .M = 31, .mode = 1, .scale = .5f, .accumulate = true, .loaded = true, .amplify = 3},
+            {.n = 20, .K = 96, .C = 70, .M = 17, .mode = 2, .accumulate = true, .amplify = 3},
+            {.n = 5, .K = 64, .C = 130, .M = 64, .mode = 4, .loaded = true, .amplify = 3}),
+     feed_declare, feed_call, .reference = feed_reference, .terms = terms_branch, .unit = 1},
     {OP_ROPE, "rope", BIT(F32),
      SHAPES({.n = 1, .H = 1, .D = 2, .K = 2, .M = 10},
             {.n = 3, .H = 3, .D = 32, .K = 32, .M = 100000},
