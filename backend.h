@@ -53,8 +53,9 @@ static inline struct tensor tensor_rows(struct tensor t, int64_t at, int64_t row
 enum op {
     OP_EMBED, OP_EMBED_BACK, OP_RMSNORM, OP_RMSNORM_BACK, OP_MATMUL, OP_MATMUL_DX, OP_MATMUL_DW, OP_ROPE, OP_STORE_ROWS,
     OP_ATTEND, OP_ATTEND_BACK, OP_GLU, OP_GLU_BACK, OP_ADD, OP_CROSS_ENTROPY, OP_SUM_SQUARES, OP_UPDATE, OP_ADAFACTOR, OP_CAST,
-    OP_LAYERNORM, OP_BIAS, OP_SOFTCAP, OP_ROUTE, OP_MATMUL_EXPERTS, OP_MIX,
-    OP_CLAMP, OP_SINK, OP_HEAD_LOSS, OP_PROJECT, OP_FEED_FORWARD, OP_COUNT
+    OP_LAYERNORM, OP_BIAS, OP_SOFTCAP, OP_ROUTE, OP_ROUTE_BACK, OP_GROUP, OP_MATMUL_EXPERTS, OP_MATMUL_EXPERTS_DX,
+    OP_MATMUL_EXPERTS_DW, OP_MIX, OP_MIX_BACK, OP_CLAMP, OP_SINK, OP_HEAD_LOSS, OP_PROJECT, OP_FEED_FORWARD,
+    OP_COUNT
 };
 const char *op_name(enum op op); // "matmul"
 
@@ -159,22 +160,26 @@ struct feed_forward_args {
 struct add_args { struct tensor out, a, b; float scale; };
 
 // z = logit_scale * logits[i,:];  loss[i] = logsumexp(z) - z[target[i]], 0 where target is -1.
-// grad_scale != 0: logits[i,:] = grad_scale * logit_scale * (softmax(z) - onehot(target)), zeros where target is -1.
-struct cross_entropy_args { float *loss; struct tensor logits; const int32_t *targets; float logit_scale, grad_scale; };
+// grad_scale != 0: logits[i,:] = grad_scale * logit_scale * (softmax(z) (1 + 2 z_loss logsumexp(z)) - onehot(target)), zeros
+// where target is -1: the gradient of loss[i] + z_loss logsumexp(z)^2 (Chowdhery et al. 2022, section 5).
+struct cross_entropy_args {
+    float *loss; struct tensor logits; const int32_t *targets; float logit_scale, grad_scale, z_loss;
+};
 
 // The head and its loss in one, without the logits of all rows. For each row: z = logit_scale * x[i,:] w^T,
 //   loss[i] = logsumexp(z) - z[target[i]], 0 where target is -1;
-// and with grad_scale != 0, dz = grad_scale * logit_scale * (softmax(z) - onehot(target)), zeros where target is -1:
+// and with grad_scale != 0, dz = grad_scale * logit_scale * (softmax(z) u - onehot(target)), u = 1 + 2 z_loss logsumexp(z),
+// zeros where target is -1:
 //   dx = dz w ;  dw += dz^T x by segments.
 // As matmul, cross_entropy, matmul_dx and matmul_dw, but only HEAD_ROWS rows, or as many whole segments as `room` has
 // place for, at a time. A longer segment is summed up in parts of HEAD_ROWS rows. The size of room shows in no bit.
-// PRECISION_BF16 rounds x and w as in matmul, and in the backward products x / sum(e^z) and e^z or, at the target, e^z -
-// sum(e^z). loss [n]; dx [n,C], dw [V,C] f32; x [n,C] f32; w [V,C] ROWS f32 or bf16. room: head_loss_room bytes or more.
+// PRECISION_BF16 rounds x and w as in matmul, and in the backward products x / t and e^z or, at the target, e^z - t, where
+// t = sum(e^z) / u. loss [n]; dx [n,C], dw [V,C] f32; x [n,C] f32; w [V,C] ROWS f32 or bf16. room: head_loss_room bytes or more.
 enum { HEAD_ROWS = 1024 };
 struct head_loss_args {
     float *loss; struct tensor dx, dw, x, w; const int32_t *targets;
     float logit_scale, grad_scale; int64_t segment; enum precision precision;
-    void *room; size_t room_bytes; bool fresh;
+    void *room; size_t room_bytes; bool fresh; float z_loss;
 };
 static inline size_t head_loss_room(int64_t rows, int64_t V) { // for blocks of so many rows
     return (size_t)((rows + 31) / 32 * 32) * (size_t)((V + 31) / 32 * 32) * sizeof(float);
@@ -220,23 +225,53 @@ struct layernorm_args { struct tensor out, x, weight, bias; float eps; };
 struct bias_args { struct tensor x, bias; float scale; };
 // x = cap * tanh(x / cap)                                  [n,V] in place
 struct softcap_args { struct tensor x; float cap; };
-// Router of a mixture of experts: p = softmax(logits[i,:]) over E experts; chosen[i,0..used) are the experts of the
-// largest p, largest first, the lower number first among equals; weight[i,:] their p, divided by their sum when
-// renormalize is set. logits [n,E] stay; chosen and weight [n,used] on the device. (Shazeer et al. 2017, eq. 3 to 5)
-struct route_args { struct tensor logits; int32_t *chosen; float *weight; int64_t used; bool renormalize; };
-// out[p,:] = x[p / each,:] w[chosen[p]]^T, each = out.rows / x.rows; w: `experts` matrices [M,K] as weight_load made
-// them (the array itself is on the host). Every pair p is computed, however many chose the same expert, with
-// the sums of matmul.
-struct matmul_experts_args {
-    struct tensor out, x; const struct tensor *w; int64_t experts; const int32_t *chosen; enum precision precision;
-};
-// out[i,:] = sum over k < used, in order, of weight[i,k] * x[i * used + k,:]
-struct mix_args { struct tensor out, x; const float *weight; int64_t used; };
 // x = x held to -limit..limit                              [n,F] in place; NaN stays
 struct clamp_args { struct tensor x; float limit; };
 // An attention sink: a key of score sinks[h] and value zero beside those that attend saw. x[i,h,:] *= 1 / (1 + e^(sinks[h]
 // - lse[i,h])), x [n,H*D] attend's out and lse its lse [n,H], sinks [1,H] f32. (Xiao et al. 2023; gpt-oss)
 struct sink_args { struct tensor x, sinks; const float *lse; };
+
+// --- a mixture of experts
+// Router: p = softmax(logits[i,:]) over E experts; chosen[i,0..used) are the experts of the largest p, largest first, the
+// lower number first among equals; weight[i,:] their p, divided by their sum when renormalize is set. logits [n,E] stay;
+// chosen and weight [n,used] on the device. (Shazeer et al. 2017, eq. 3 to 5)
+struct route_args { struct tensor logits; int32_t *chosen; float *weight; int64_t used; bool renormalize; };
+// Pairs p = i * used + k of a row and its k-th expert, in order of experts, within one in order of p: pair p goes to place
+// q = place[p], where row[q] = i and expert[q] = chosen[p]. start[e * segments + s], segments = rows / segment, is the place
+// where expert e's pairs of the s-th segment of rows begin; start[experts * segments] = rows * used. All on the device.
+struct group_args {
+    const int32_t *chosen; int64_t rows, used, experts, segment; int32_t *place, *row, *expert, *start;
+};
+// With rows in that order: out[q,:] = x[q,:] w[e]^T, e the expert of q, with the sums of matmul, however many rows an expert
+// has. w: `experts` matrices [M,K] as weight_load made them, or ROWS (the array itself is on the host).
+struct matmul_experts_args {
+    struct tensor out, x; const struct tensor *w; const int32_t *start; int64_t experts, segments; enum precision precision;
+};
+// dx[q,:] = dout[q,:] w[e] + (accumulate ? dx : 0)         w [M,K] ROWS f32 or bf16
+struct matmul_experts_dx_args {
+    struct tensor dx, dout; const struct tensor *w; const int32_t *start; int64_t experts, segments; bool accumulate;
+    enum precision precision;
+};
+// dw[e] += sum over e's rows of dout[q,:]^T x[q,:], by segments; dw f32, `experts` matrices [M,K] as the rows of one. Segments
+// in which e has no row add nothing. fresh: dw = the first sum, or zero.
+struct matmul_experts_dw_args {
+    struct tensor dw, dout, x; const int32_t *start; int64_t experts, segments; enum precision precision; bool fresh;
+};
+// out[i,:] = sum over k < used, in order, of weight[p] * x[place[p],:], p = i * used + k. weight NULL: ones; place NULL: p.
+struct mix_args { struct tensor out, x; const float *weight; int64_t used; const int32_t *place; };
+// dx[place[p],:] = scale * weight[p] * dout[i,:]
+struct mix_back_args { struct tensor dx, dout; const float *weight; int64_t used; const int32_t *place; float scale; };
+// Gradient of the logits: of the weights, of what balances the experts, and of the logits' size. With z the logits of row i,
+// p = softmax(z), l = logsumexp(z), b the row of `balance` that is i's (one for all rows, or one for each segment):
+//   s[k] = x[q] . dx[q], q = place[i * used + k]: what the weight was multiplied with (x), and the gradient that came there
+//          with the weight in it (dx), so s is the weight times its own gradient
+//   dlogits[i,e] = (s[k] where e is the k-th chosen, else 0) - h[e] * sum of s + p[e] (b[e] - sum of b p) + 2 z_loss l p[e]
+// where h is the weights when they were renormalized (0 for those not chosen), else p. other[i] = sum of b p + z_loss l^2,
+// the loss of which the last two are the gradient. balance absent: zeros. (Fedus et al. 2021, eq. 4; Zoph et al. 2022, eq. 5)
+struct route_back_args {
+    struct tensor dlogits, logits, x, dx, balance; const int32_t *chosen, *place; const float *weight; float *other;
+    int64_t used; bool renormalize; float z_loss;
+};
 
 // The most that one unit of a machine did when nothing else was asked of it.
 enum { CEILINGS_MOST = 16 };
@@ -295,8 +330,13 @@ struct backend {
     void (*bias)(const struct bias_args *a);
     void (*softcap)(const struct softcap_args *a);
     void (*route)(const struct route_args *a);
+    void (*route_back)(const struct route_back_args *a);
+    void (*group)(const struct group_args *a);
     void (*matmul_experts)(const struct matmul_experts_args *a);
+    void (*matmul_experts_dx)(const struct matmul_experts_dx_args *a);
+    void (*matmul_experts_dw)(const struct matmul_experts_dw_args *a);
     void (*mix)(const struct mix_args *a);
+    void (*mix_back)(const struct mix_back_args *a);
     void (*clamp)(const struct clamp_args *a);
     void (*sink)(const struct sink_args *a);
     void (*head_loss)(const struct head_loss_args *a);

@@ -49,9 +49,11 @@ static double projection(const struct project_args *a) {
     row(ROPE, rope, 0) row(STORE_ROWS, store_rows, 0) row(ATTEND, attend, 0) row(ATTEND_BACK, attend_back, 0)          \
     row(GLU, glu, 0) row(GLU_BACK, glu_back, 0) row(ADD, add, 0) row(CROSS_ENTROPY, cross_entropy, 0)                  \
     row(SUM_SQUARES, sum_squares, 0) row(UPDATE, update, 0) row(ADAFACTOR, adafactor, 0) row(CAST, cast, 0) row(LAYERNORM, layernorm, 0)              \
-    row(BIAS, bias, 0) row(SOFTCAP, softcap, 0) row(ROUTE, route, 0)                                                   \
-    row(MATMUL_EXPERTS, matmul_experts, product(&a->x, a->out.cols) * (double)(a->out.rows / a->x.rows))               \
-    row(MIX, mix, 0) row(CLAMP, clamp, 0) row(SINK, sink, 0)                                                   \
+    row(BIAS, bias, 0) row(SOFTCAP, softcap, 0) row(ROUTE, route, 0) row(ROUTE_BACK, route_back, 0) row(GROUP, group, 0) \
+    row(MATMUL_EXPERTS, matmul_experts, product(&a->x, a->out.cols))                                                   \
+    row(MATMUL_EXPERTS_DX, matmul_experts_dx, product(&a->dout, a->dx.cols))                                           \
+    row(MATMUL_EXPERTS_DW, matmul_experts_dw, product(&a->dout, a->x.cols))                                            \
+    row(MIX, mix, 0) row(MIX_BACK, mix_back, 0) row(CLAMP, clamp, 0) row(SINK, sink, 0)                                \
     row(HEAD_LOSS, head_loss, product(&a->x, a->w.rows) * (a->grad_scale != 0 ? 3 : 1))                                \
     row(PROJECT, project, projection(a))                                                                               \
     row(FEED_FORWARD, feed_forward,                                                                                    \
@@ -90,7 +92,7 @@ void backend_profile_run(bool run) {
 }
 
 void backend_profile(struct text *to) {
-    text_fmt(to, "%-16s %9s %10s %7s %10s %9s\n", "op", "calls", "seconds", "share", "cpu s", "GFLOP/s");
+    text_fmt(to, "%-17s %9s %10s %7s %10s %9s\n", "op", "calls", "seconds", "share", "cpu s", "GFLOP/s");
     double wall = 0, processor = 0;
     bool told[OP_COUNT] = {false};
     for (;;) {
@@ -101,7 +103,7 @@ void backend_profile(struct text *to) {
         const struct cost *c = &costs[most];
         told[most] = true;
         wall += c->wall_s, processor += c->processor_s;
-        text_fmt(to, "%-16s %9lld %10.3f %6.1f%% %10.3f", op_name((enum op)most), (long long)c->calls, c->wall_s,
+        text_fmt(to, "%-17s %9lld %10.3f %6.1f%% %10.3f", op_name((enum op)most), (long long)c->calls, c->wall_s,
                  100 * c->wall_s / all.wall_s, c->processor_s);
         if (c->operations > 0) text_fmt(to, " %9.0f", 1e-9 * c->operations / c->processor_s);
         text_str(to, "\n");

@@ -55,6 +55,10 @@ static void print_list(void) {
     puts("what the rate does when the batch changes (--batch-lr)");
     for (int i = 0; i < batch_lr_rule_count; i++)
         printf("  %-14s %s [%s]\n", batch_lr_rules[i].name, batch_lr_rules[i].help, batch_lr_rules[i].source);
+    puts("what changes with depth (--depth-rule)");
+    for (int i = 0; i < depth_rule_count; i++)
+        printf("  %-14s %s%s%s%s\n", depth_rules[i].name, depth_rules[i].help, *depth_rules[i].source ? " [" : "", depth_rules[i].source,
+               *depth_rules[i].source ? "]" : "");
     puts("decay shapes (--decay-shape)");
     for (int i = 0; i < decay_count; i++) printf("  %-14s %s\n", decays[i].name, decays[i].help);
     puts("rules for what nobody gave");
@@ -168,7 +172,10 @@ static void parse_options(int argc, char **argv) {
 static void print_start(const struct run *r) {
     if (!r->resumed_at) print_derived(r);
     const struct model_config *c = &r->model->config;
-    char params[32], batch[32], tokens[32];
+    char params[32], active[32], batch[32], tokens[32];
+    if (c->E > 0)
+        fprintf(stderr, "experts: %lld, a token goes through %lld of them and meets %s parameters in all; balance: %s\n", (long long)c->E,
+                (long long)c->used, text_count(active, (double)config_params_active(c)), opts.balance);
     fprintf(stderr, "model: %s, %s parameters; %lld blocks, %lld channels, %lld heads of %lld (%lld kv), ffn %lld, vocabulary %lld\n",
             c->family->name, text_count(params, (double)config_params(c)), (long long)c->L, (long long)c->C,
             (long long)c->H, (long long)c->D, (long long)c->G, (long long)c->F, (long long)c->V);
@@ -223,6 +230,7 @@ static struct model_config settle(struct run *r, const struct model_file *checkp
         start_run(r);
     } else {
         if (!config_read(&config, checkpoint, &err)) fail(1, &err);
+        set_depth(&config);
         if (r->state.data_hash != r->train.hash && !opts.override)
             refuse(1, "the training text is not the one the checkpoint was made with (hash %016llx, now %016llx); --override goes on with it",
                    (unsigned long long)r->state.data_hash, (unsigned long long)r->train.hash);

@@ -58,6 +58,8 @@ double log_evaluation(struct run *r, int64_t tokens) {
     if (stop_wanted) return NAN;
     struct log_row row = log_row_at(r->state.step, r->state.tokens);
     row.val_loss = loss, row.val_nats_per_byte = per_byte;
+    if (train_imbalance(r->model) > 0)
+        row.use = r->model->expert_use, row.layers = r->model->config.L, row.experts = r->model->config.E;
     // A run that was killed after this evaluation has it in its log already.
     struct text sample = {0};
     if (opts.eval_sample && r->evaluated_at != r->state.tokens) sample_now(r, &sample);
@@ -119,6 +121,7 @@ static bool step(struct run *r) {
         small = optimizer_grad_norm(r->optimizer) * (double)n_seq / (double)probe;
     }
     train_close_grads(r->acts);
+    double aux = train_close_use(r->acts);
     double loss = sum / (double)(scored ? scored : 1), norm = optimizer_grad_norm(r->optimizer);
     r->state.guard.goes_back = opts.rollback && r->log && r->state.good >= 0;
     enum guard_verdict verdict = guard_judge(&r->state.guard, loss, norm);
@@ -138,6 +141,7 @@ static bool step(struct run *r) {
         row.layer_norms = (struct log_list){r->layer_norms, r->model->config.L + 2};
     }
     if (r->peak > 0) row.peak_share = row.tok_per_s * config_flops_per_token(&r->model->config, opts.seq) / r->peak;
+    row.aux_loss = aux, row.imbalance = train_imbalance(r->model);
     note_row(r, &row);
     r->not_finite = verdict == GUARD_NOT_FINITE && r->state.guard.in_a_row == 1;
     if (verdict != GUARD_KEEP)

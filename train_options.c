@@ -6,12 +6,14 @@
 
 #include <string.h>
 
+enum { EXPERTS_MOST = 1024 };
+
 struct train_options opts = {
     .out = "out", .family = "granite", .size = "", .ratio = 20, .tokenizer = "bpe:4096", .schedule = "power",
     .decay_shape = "linear", .dtype = "f32", .device = "auto", .batch_rule = "constant", .batch_lr = "", .batch_ramp = 0.1, .batch_theta = 0.5, .export_dtype = "f32",
     .save_aside = true, .rollback = 500, .seq = 1024, .seed = 1, .keep = 2, .eval_every = 0, .eval_tokens = 65536, .samples = 3, .tune_time = 600, .check_widths = "64,128,256,512",
     .story_bytes = 20000000, .decay = -1, .power_b = -0.51, .phi = 1, .probe_share = 0.1, .hold = 0.55, .cool = 0.5, .beta1 = -1, .beta2 = -1, .momentum = 0.95, .optimizer = "adamw", .eps = 1e-8, .weight_decay = 0.1,
-    .clip = 1, .guard = 6, .valid_share = 0.05, .save_seconds = 600, .floor = 0, .resume = true, .tied = true, .doc_mask = true,
+    .clip = 1, .guard = 6, .valid_share = 0.05, .save_seconds = 600, .floor = 0, .resume = true, .tied = true, .doc_mask = true, .balance = "global", .depth_rule = "sqrt", .balance_coef = 0.01, .router_z = 0.001,
 };
 
 // clang-format off
@@ -32,7 +34,7 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"--resume --auto-resume", OPT_FLAG, &opts.resume, 0, 0, "", "continue from the newest whole checkpoint in the folder", 0},
     {"--override", OPT_FLAG, &opts.override, 0, 0, "", "let the command line change what a checkpoint was started with", 0},
     {"--export-dtype", OPT_TEXT, &opts.export_dtype, 0, 0, "TYPE", "matrices of model.gguf: f32, f16, bf16, q8_0, q4_0", 0},
-    {"--family", OPT_TEXT, &opts.family, 0, 0, "NAME", "[Model] granite (muP, four multipliers) or llama; --list names all", 0},
+    {"--family", OPT_TEXT, &opts.family, 0, 0, "NAME", "[Model] granite (muP, four multipliers), granitemoe (with experts), llama, qwen3 (norms of queries and keys); --list names all", 0},
     {"--size", OPT_TEXT, &opts.size, 0, 0, "SIZE", "1M 3M 10M 30M 70M 125M 350M 1B 3B; one of size, tokens and time is enough, the rest follows and is printed with its rule", 0},
     {"--width --n-embd", OPT_INT, &opts.width, 0, 65536, "N", "channels, instead of the size's", 0},
     {"--layers --n-layer", OPT_INT, &opts.layers, 0, 1024, "N", "blocks, instead of the size's", 0},
@@ -40,10 +42,18 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"--kv-heads", OPT_INT, &opts.kv_heads, 0, 1024, "N", "key/value heads, instead of the size's", 0},
     {"--head-size", OPT_INT, &opts.head_size, 0, 1024, "N", "channels of a head, instead of width / heads", 0},
     {"--ffn", OPT_INT, &opts.ffn, 0, 1 << 20, "N", "feed-forward width, instead of the size's", 0},
+    {"--experts", OPT_INT, &opts.experts, 0, EXPERTS_MOST, "N", "of families with experts (granitemoe, qwen3moe, olmoe); --ffn is the width of one; 0: 8", 0},
+    {"--experts-used --top-k", OPT_INT, &opts.experts_used, 0, EXPERTS_MOST, "N", "experts that a token goes through; 0: 2", 0},
+    {"--balance", OPT_TEXT, &opts.balance, 0, 0, "NAME", "what experts are to be used evenly in: global (the batch), sequence (every text), none", 0},
+    {"--balance-coef", OPT_REAL, &opts.balance_coef, 0, 100, "X", "weight of that in the loss", 0},
+    {"--router-z", OPT_REAL, &opts.router_z, 0, 100, "X", "weight of the squared log-sum-exp of router logits in the loss", 0},
+    {"--z-loss", OPT_REAL, &opts.head_z, 0, 100, "X", "weight of the squared log-sum-exp of the logits (PaLM: 1e-4)", 0},
     {"--tied", OPT_FLAG, &opts.tied, 0, 0, "", "the head is the embedding", 0},
     {"--embedding-scale", OPT_REAL, &opts.embedding_scale, 0, 1e4, "X", "multiplier of embeddings (granite); 0: 12", 0},
     {"--attention-scale", OPT_REAL, &opts.attention_scale, 0, 100, "X", "multiplier of q.k; 0: 1/head size (granite), 1/sqrt(head size) (llama)", 0},
-    {"--residual-scale", OPT_REAL, &opts.residual_scale, 0, 100, "X", "multiplier of branches (granite); 0: 1.4/sqrt(layers)", 0},
+    {"--residual-scale", OPT_REAL, &opts.residual_scale, 0, 100, "X", "multiplier of branches (granite); 0: by --depth-rule", 0},
+    {"--depth-rule", OPT_TEXT, &opts.depth_rule, 0, 0, "NAME", "what changes with the number of blocks (granite): sqrt, none, depth-mup, completep; --list explains", 0},
+    {"--base-layers", OPT_INT, &opts.base_layers, 0, 1024, "N", "blocks at which depth-mup and completep change nothing; 0: 2", 0},
     {"--init-std", OPT_REAL, &opts.init_std, 0, 10, "X", "standard deviation at the start; 0: 0.1 (granite), 0.02 (llama)", 0},
     {"--tokens", OPT_INT, &opts.tokens, 0, 1e15, "N", "[How much] tokens to train on; 20m is twenty million", 0},
     {"--time", OPT_TIME, &opts.time, 0, 1e9, "TIME", "or how long: 2m, 8h; the decay phase is placed by the clock", 0},

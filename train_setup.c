@@ -185,6 +185,14 @@ static void choose_size(struct run *r) {
 
 // ---- numbers ------------------------------------------------------------------------------------------------------
 
+void set_depth(struct model_config *c) {
+    c->depth = depth_rule_find(opts.depth_rule);
+    c->base_layers = opts.base_layers;
+    if (!c->depth) refuse(2, "--depth-rule %s is unknown; --list names them", opts.depth_rule);
+    if (c->depth != &depth_rules[0] && !c->family->multipliers)
+        refuse(2, "--depth-rule %s needs a family with multipliers; %s has none", opts.depth_rule, c->family->name);
+}
+
 struct model_config make_config(struct run *r) {
     struct err err;
     choose_size(r);
@@ -194,10 +202,15 @@ struct model_config make_config(struct run *r) {
     if (opts.heads) c.H = opts.heads;
     if (opts.heads || opts.kv_heads) c.G = opts.kv_heads ? opts.kv_heads : opts.heads;
     if (opts.head_size || opts.width || opts.heads) c.D = opts.head_size ? opts.head_size : c.C / c.H;
-    if (opts.ffn) c.F = opts.ffn;
-    else if (opts.width) c.F = (c.C * 8 / 3 + 31) / 32 * 32;
+    if (opts.experts || opts.experts_used) {
+        if (!c.E) refuse(2, "--experts needs a family with experts, such as granitemoe; %s has none", c.family->name);
+        c.E = opts.experts ? opts.experts : c.E;
+        c.used = opts.experts_used ? opts.experts_used : c.used;
+    }
+    if (opts.ffn || opts.width || opts.experts_used) c.F = opts.ffn;
     c.tied = opts.tied;
     c.init_std = (float)opts.init_std;
+    set_depth(&c);
     config_derive(&c);
     if (opts.embedding_scale > 0) c.m_emb = (float)opts.embedding_scale;
     if (opts.attention_scale > 0) c.m_attn = (float)opts.attention_scale;
@@ -365,6 +378,13 @@ void start_run(struct run *r) {
     r->micro_seq = micro_sequences(amount.batch_tokens);
 }
 
+static const char *const balance_names[] = {[BALANCE_NONE] = "none", [BALANCE_GLOBAL] = "global", [BALANCE_SEQUENCE] = "sequence"};
+static enum balance balance_of(const char *name) {
+    for (size_t i = 0; i < COUNT_OF(balance_names); i++)
+        if (strcmp(balance_names[i], name) == 0) return (enum balance)i;
+    refuse(2, "--balance %s: expected global, sequence or none", name);
+}
+
 void allocate_run(struct run *r, size_t memory) {
     struct err err;
     size_t rows = (size_t)(r->micro_seq * opts.seq);
@@ -373,6 +393,8 @@ void allocate_run(struct run *r, size_t memory) {
     if (!r->optimizer) fail(1, &err);
     r->acts = train_state_new(r->model, r->micro_seq * opts.seq, opts.seq, memory, &err);
     if (!r->acts) fail(1, &err);
+    const struct objective aim = {.balance = balance_of(opts.balance), .balance_coef = opts.balance_coef, .router_z = opts.router_z, .head_z = opts.head_z};
+    train_state_aim(r->acts, &aim);
     r->ids = mem_array(rows, sizeof *r->ids, "batch");
     r->targets = mem_array(rows, sizeof *r->targets, "batch");
     r->doc_start = mem_array(rows, sizeof *r->doc_start, "batch");

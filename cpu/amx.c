@@ -626,8 +626,6 @@ static void matmul(const struct matmul_args *a) {
     product_run(&p);
 }
 
-static void matmul_experts(const struct matmul_experts_args *a) { cpu_matmul_experts(a, matmul); }
-
 static void matmul_dx(const struct matmul_dx_args *a) {
     if (a->precision != PRECISION_BF16) {
         below.matmul_dx(a);
@@ -682,6 +680,28 @@ static void matmul_dw(const struct matmul_dw_args *a) {
     }
 }
 
+// What products of experts need at the most, whatever run an expert has: A of `rows` rows and `terms` terms, and sums.
+static void reserve_runs(int64_t rows, int64_t terms) {
+    const size_t numbers = (size_t)(ceil_div(rows, STRIP) * ceil_div(terms, STEP)) * 2 * TILE;
+    cpu_scratch(0, SLOT_SHARED, numbers * sizeof(uint16_t));
+    cpu_scratch_reserve(SLOT_B, (size_t)(ROWS_MOST / STRIP) * PANELS_MOST * SUMS * sizeof(float));
+}
+
+static void matmul_experts(const struct matmul_experts_args *a) {
+    if (a->precision == PRECISION_BF16) reserve_runs(a->x.rows, a->x.cols);
+    cpu_matmul_experts(a, matmul);
+}
+
+static void matmul_experts_dx(const struct matmul_experts_dx_args *a) {
+    if (a->precision == PRECISION_BF16) reserve_runs(a->dout.rows, a->dout.cols);
+    cpu_matmul_experts_dx(a, matmul_dx);
+}
+
+static void matmul_experts_dw(const struct matmul_experts_dw_args *a) {
+    if (a->precision == PRECISION_BF16) reserve_runs(min_i64(GRADIENT_ROWS, a->dout.cols), a->x.rows);
+    cpu_matmul_experts_dw(a, matmul_dw);
+}
+
 #include "cpu/amx_head.h"
 #include "cpu/amx_branches.h"
 
@@ -700,6 +720,8 @@ bool cpu_fill_amx(struct backend *b) {
     below = *b;
     b->matmul = matmul;
     b->matmul_experts = matmul_experts;
+    b->matmul_experts_dx = matmul_experts_dx;
+    b->matmul_experts_dw = matmul_experts_dw;
     b->matmul_dx = matmul_dx;
     b->matmul_dw = matmul_dw;
     b->head_loss = head_loss;

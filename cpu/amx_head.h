@@ -105,8 +105,9 @@ static void head_rows(void *arg, int64_t lo, int64_t hi, int thread) {
         h->loss[i] = (float)(log((double)sum) + (double)h->reference[i] - (double)h->at_target[i]);
         if (!h->e) continue;
         const float e = (float)exp((double)h->at_target[i] - (double)h->reference[i]);
-        *head_at(h, i, h->targets[i]) = bf16_from_f32(e - sum);
-        h->factor[i] = (float)(g / (double)sum);
+        const double up = 1 + 2 * (double)h->a->z_loss * (log((double)sum) + (double)h->reference[i]);
+        *head_at(h, i, h->targets[i]) = bf16_from_f32(e - (float)((double)sum / up));
+        h->factor[i] = (float)(g * up / (double)sum);
     }
 }
 

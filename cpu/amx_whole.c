@@ -347,7 +347,10 @@ static void products(const struct matmul_args *list, int count) {
 
 static void matmul(const struct matmul_args *a) { products(a, 1); }
 
-static void matmul_experts(const struct matmul_experts_args *a) { cpu_matmul_experts(a, matmul); }
+static void matmul_experts(const struct matmul_experts_args *a) {
+    if (a->precision == PRECISION_BF16) below.matmul_experts(a);
+    else cpu_matmul_experts(a, matmul);
+}
 
 static void project(const struct project_args *a) {
     const struct branch_parts parts = {below.rmsnorm, products, below.bias, below.glu};

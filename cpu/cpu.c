@@ -102,6 +102,7 @@ static bool cpu_supports(enum op op, enum dtype dtype) {
     case OP_CAST:
         return number_or_block;
     case OP_MATMUL_DX:
+    case OP_MATMUL_EXPERTS_DX:
     case OP_HEAD_LOSS:
         return f32 || dtype == DTYPE_BF16;
     case OP_STORE_ROWS:

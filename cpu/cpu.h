@@ -9,6 +9,7 @@
 
 void cpu_fill_plain(struct backend *b);
 void cpu_fill_families(struct backend *b); // what ops_families.c has of them; cpu_fill_plain calls it
+void cpu_fill_experts(struct backend *b);  // what experts.c has of them, which is all but products
 void cpu_fill_updates(struct backend *b);  // and what ops_update.c has: the optimizers' rules
 // What every piece of an update needs: 1 / (1 - beta1^t), the same of t + 1, and of beta2. Checks the arguments.
 struct cpu_update {
@@ -18,8 +19,10 @@ struct cpu_update {
 struct cpu_update cpu_update_begin(const struct update_args *a);
 void cpu_bias(const struct bias_args *a); // of every level
 void cpu_rare_glu(const struct glu_args *a); // the kinds behind GLU_GELU, for the glu of every level
-// matmul_experts on top of a level's own product.
+// Products of experts on top of a level's own.
 void cpu_matmul_experts(const struct matmul_experts_args *a, void (*matmul)(const struct matmul_args *a));
+void cpu_matmul_experts_dx(const struct matmul_experts_dx_args *a, void (*matmul_dx)(const struct matmul_dx_args *a));
+void cpu_matmul_experts_dw(const struct matmul_experts_dw_args *a, void (*matmul_dw)(const struct matmul_dw_args *a));
 // Panel i of a weight of a block format, whose rows lie as in the file, as weight_load makes it (avx512.c).
 void cpu_panel_make(const struct tensor *w, int64_t i, unsigned char *to);
 // head_loss out of a level's own ops, and how it is cut: the block behind *b, of some whole segments that are at most
@@ -57,7 +60,7 @@ void cpu_tiles_open(void);
 int cpu_ceilings(struct ceiling *to, double seconds, void (*release)(void *), struct err *err);
 bool cpu_fill_amx_whole(struct backend *b); // on top of amx: products with block formats, PRECISION_F32, bits as avx512
 // 64-byte aligned scratch of one thread, at least `bytes`; grows on first use, contents undefined, valid until the
-// next call with the same thread and slot. slot < 5; slot 4 belongs to cpu_matmul_experts, which calls other ops.
+// next call with the same thread and slot. slot < 5.
 void *cpu_scratch(int thread, int slot, size_t bytes);
 // Grows the slot of every thread of the pool to at least `bytes`. Called by an op before pool_for: which threads get a
 // piece is chance, so growing inside a piece could allocate long after the first step.

@@ -31,7 +31,7 @@ void cpu_head_loss(const struct head_loss_args *a, const struct head_parts *part
         struct tensor logits = tensor_f32(a->room, b.rows, V), x = tensor_rows(a->x, b.at, b.rows);
         parts->matmul(&(struct matmul_args){logits, x, a->w, 1, false, a->precision});
         parts->cross_entropy(&(struct cross_entropy_args){a->loss + b.at, logits, a->targets + b.at, a->logit_scale,
-                                                          a->grad_scale});
+                                                          a->grad_scale, a->z_loss});
         if (a->grad_scale == 0) continue;
         struct tensor dx = tensor_rows(a->dx, b.at, b.rows);
         parts->matmul_dx(&(struct matmul_dx_args){dx, logits, a->w, 1, false, a->precision});

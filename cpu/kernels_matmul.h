@@ -267,7 +267,7 @@ struct product {
 // Rows of a piece: enough that making the panel is cheap beside using it, few enough that there are
 // pieces for many threads. Few terms: one panel, and the rows stay in L2 (1 MiB) while pieces pass.
 // Many terms: a block of the rows stays there while several panels pass.
-enum { FEW_TERMS = 1024, PRODUCT_PANELS = 8 };
+enum { FEW_TERMS = 1024, PRODUCT_PANELS = 8, DEEP_ROWS = 192, FLAT_ROWS = 576 };
 static void product_cut(struct product *p) {
     const int64_t n = p->out->rows, panels = ceil_div(p->out->cols, PANEL);
     const bool deep = p->terms > FEW_TERMS;
@@ -276,7 +276,7 @@ static void product_cut(struct product *p) {
     const int64_t groups = ceil_div(panels, p->panels_each);
     int64_t rows = deep ? n * groups / 16 : n * panels / 48;
     if (!deep) rows = min_i64(rows, (1 << 18) / max_i64(1, p->terms));
-    p->rows_each = ceil_div(min_i64(max_i64(rows, 96), deep ? 192 : 576), 12) * 12;
+    p->rows_each = ceil_div(min_i64(max_i64(rows, 96), deep ? DEEP_ROWS : FLAT_ROWS), 12) * 12;
     p->row_blocks = ceil_div(n, p->rows_each);
 }
 
@@ -300,15 +300,15 @@ static void product_panel(const struct product *p, int64_t panel, int64_t first,
     }
 }
 
-static size_t product_sums_bytes(const struct product *p) {
-    return (size_t)(p->rows_each * p->panels_each * PANEL) * sizeof(float);
-}
+// Of any product: how many rows an expert has shall not show in memory.
+enum { PRODUCT_SUMS_BYTES = DEEP_ROWS * PRODUCT_PANELS * PANEL * sizeof(float) };
+static_assert(DEEP_ROWS * PRODUCT_PANELS >= FLAT_ROWS, "sums of one panel of many rows fit too");
 
 static void product_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const struct product *p = arg;
     const int64_t panels = ceil_div(p->out->cols, PANEL);
     float *buf = cpu_scratch(thread, SLOT_A, 2 * BLOCK * PANEL * sizeof(float));
-    float *sums = cpu_scratch(thread, SLOT_B, product_sums_bytes(p));
+    float *sums = cpu_scratch(thread, SLOT_B, PRODUCT_SUMS_BYTES);
     for (int64_t t = lo; t < hi; t++) {
         const int64_t from = t / p->row_blocks * p->panels_each;
         const int64_t to = min_i64(from + p->panels_each, panels);
@@ -322,7 +322,7 @@ static void product_piece(void *arg, int64_t lo, int64_t hi, int thread) {
 static void product_run(struct product *p) {
     product_cut(p);
     cpu_scratch_reserve(SLOT_A, 2 * BLOCK * PANEL * sizeof(float));
-    cpu_scratch_reserve(SLOT_B, product_sums_bytes(p));
+    cpu_scratch_reserve(SLOT_B, PRODUCT_SUMS_BYTES);
     const int64_t pieces = ceil_div(ceil_div(p->out->cols, PANEL), p->panels_each) * p->row_blocks;
     const int64_t each = min_i64(p->out->rows, p->rows_each) * p->panels_each * PANEL * p->terms;
     pool_for(pieces, max_i64(1, (1 << 18) / max_i64(1, each)), product_piece, p);

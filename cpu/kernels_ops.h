@@ -245,6 +245,8 @@ static void softcap(const struct softcap_args *a) {
 }
 
 static void matmul_experts(const struct matmul_experts_args *a) { cpu_matmul_experts(a, matmul); }
+static void matmul_experts_dx(const struct matmul_experts_dx_args *a) { cpu_matmul_experts_dx(a, matmul_dx); }
+static void matmul_experts_dw(const struct matmul_experts_dw_args *a) { cpu_matmul_experts_dw(a, matmul_dw); }
 
 // ---------------------------------------------------------------------------------------------------------------
 // Adding.
@@ -312,7 +314,8 @@ static void cross_entropy_row(const struct cross_entropy_args *a, int64_t i) {
     const float sum = fold_add(&s);
     a->loss[i] = (float)(log((double)sum) + (double)most - (double)at_target);
     if (!keep) return;
-    const vf g = v_set1((float)((double)grad / (double)sum));
+    const double up = 1 + 2 * (double)a->z_loss * (log((double)sum) + (double)most);
+    const vf g = v_set1((float)((double)grad * up / (double)sum));
     for (int64_t c = 0; c < V; c += VW)
         v_store_n(row + c, v_mul(g, v_load_n(row + c, V - c)), V - c);
     row[target] -= grad;
@@ -390,6 +393,8 @@ static void fill_ops(struct backend *b) {
     b->add = add;
     b->softcap = softcap;
     b->matmul_experts = matmul_experts;
+    b->matmul_experts_dx = matmul_experts_dx;
+    b->matmul_experts_dw = matmul_experts_dw;
     b->cross_entropy = cross_entropy;
     b->head_loss = head_loss;
     b->sum_squares = sum_squares;

@@ -403,6 +403,9 @@ static void plain_matmul_dw(const struct matmul_dw_args *a) {
     pool_for(cut_count(&a->dw), cut_grain(&a->dw, a->x.rows), matmul_dw_piece, (void *)a);
 }
 
+static void plain_matmul_experts_dx(const struct matmul_experts_dx_args *a) { cpu_matmul_experts_dx(a, plain_matmul_dx); }
+static void plain_matmul_experts_dw(const struct matmul_experts_dw_args *a) { cpu_matmul_experts_dw(a, plain_matmul_dw); }
+
 // ---------------------------------------------------------------------------------------------------------------
 // Rotary positions. The angle is taken in double: at position 100000 a float angle is off by 0.004.
 
@@ -657,6 +660,7 @@ static void cross_entropy_piece(void *arg, int64_t lo, int64_t hi, int thread) {
         a->loss[i] = (float)(log(sum) + most - z_target);
         if (!grad) continue;
         float outer = a->grad_scale * by;
+        sum /= 1 + 2 * (double)a->z_loss * (log(sum) + most);
         for (int64_t c = 0; c < V; c++)
             logits[c] = outer * ((float)(logits[c] / sum) - (c == target));
     }
@@ -760,6 +764,9 @@ void cpu_fill_plain(struct backend *b) {
     cpu_fill_updates(b);
     b->cast = plain_cast;
     b->matmul_experts = plain_matmul_experts;
+    b->matmul_experts_dx = plain_matmul_experts_dx;
+    b->matmul_experts_dw = plain_matmul_experts_dw;
+    cpu_fill_experts(b);
     b->project = plain_project;
     b->feed_forward = plain_feed_forward;
     cpu_fill_families(b);

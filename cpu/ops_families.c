@@ -1,19 +1,9 @@
 // ops_families.c: what the ops mean that only some families of models need, in plain C, as ops.c does for the rest.
 //
-// LayerNorm and learned biases (GPT-2), capped numbers (Gemma 2), and the three steps of a mixture of experts: choose
-// (route), multiply (matmul_experts), add up (mix). Choosing is by one row's own logits, ties going to the lower
-// number, so no row sees its batch; there is no capacity, so no row is dropped.
-//
-// matmul_experts groups the pairs (row, chosen expert) by expert and hands each group to the level's own matmul, in lots
-// of EXPERT_LOT rows (as many as matmul multiplies without scratch of its own, which could grow late), so that a
-// matrix is read once per lot and the sums are those of matmul. Rows are gathered before and scattered after: that
-// costs one copy of a row beside a product with a whole matrix.
+// LayerNorm and learned biases (GPT-2), capped numbers (Gemma 2), attention sinks (gpt-oss). Experts are in experts.c.
 #include "cpu/cpu.h"
 
 #include <math.h>
-#include <string.h>
-
-enum { EXPERT_LOT = 8, SLOT_EXPERTS = 4, EXPERTS_MAX = 1024 };
 
 static float *row_f32(const struct tensor *t, int64_t i) {
     return (float *)(void *)((char *)t->data + (size_t)i * t->row_bytes);
@@ -154,109 +144,10 @@ void cpu_rare_glu(const struct glu_args *a) {
     pool_for(a->out.rows, grain_of_rows(16 * a->out.cols), rare_glu_piece, (void *)a);
 }
 
-// ---------------------------------------------------------------------------------------------------------------
-// Experts.
-
-// The next expert of the row: the largest logit not yet taken. A NaN is never larger, so the search starts from the
-// first free one; its weight carries the NaN on.
-static int32_t next_expert(const float *logits, int64_t experts, const bool *taken) {
-    int32_t best = -1;
-    for (int64_t e = 0; e < experts; e++)
-        if (!taken[e] && (best < 0 || logits[e] > logits[best])) best = (int32_t)e;
-    return best;
-}
-
-static void route_piece(void *arg, int64_t lo, int64_t hi, int thread) {
-    const struct route_args *a = arg;
-    (void)thread;
-    const int64_t E = a->logits.cols;
-    for (int64_t i = lo; i < hi; i++) {
-        const float *logits = row_f32(&a->logits, i);
-        int32_t *chosen = a->chosen + i * a->used;
-        float *weight = a->weight + i * a->used;
-        bool taken[EXPERTS_MAX] = {false};
-        double sum = 0, most = -INFINITY, kept = 0;
-        for (int64_t e = 0; e < E; e++) most = fmax(most, logits[e]);
-        for (int64_t e = 0; e < E; e++) sum += exp(logits[e] - most);
-        for (int64_t k = 0; k < a->used; k++) {
-            chosen[k] = next_expert(logits, E, taken);
-            taken[chosen[k]] = true;
-            kept += exp(logits[chosen[k]] - most);
-        }
-        for (int64_t k = 0; k < a->used; k++)
-            weight[k] = (float)(exp(logits[chosen[k]] - most) / (a->renormalize ? kept : sum));
-        if (isnan(sum))
-            for (int64_t k = 0; k < a->used; k++) weight[k] = NAN;
-    }
-}
-
-static void plain_route(const struct route_args *a) {
-    assert(is_f32(&a->logits) && a->used >= 1 && a->used <= a->logits.cols && a->logits.cols <= EXPERTS_MAX);
-    pool_for(a->logits.rows, 16, route_piece, (void *)a);
-}
-
-// Pairs [at, at + count) of the sorted list through one expert.
-static void expert_lot(const struct matmul_experts_args *a, void (*matmul)(const struct matmul_args *a),
-                       const int32_t *pairs, int64_t count, const struct tensor *w, float *x, float *out) {
-    const int64_t K = a->x.cols, M = a->out.cols, each = a->out.rows / a->x.rows;
-    for (int64_t i = 0; i < count; i++)
-        memcpy(x + i * K, row_f32(&a->x, pairs[i] / each), (size_t)K * sizeof *x);
-    matmul(&(struct matmul_args){tensor_f32(out, count, M), tensor_f32(x, count, K), *w, 1, false,
-                                 a->precision});
-    for (int64_t i = 0; i < count; i++)
-        memcpy(row_f32(&a->out, pairs[i]), out + i * M, (size_t)M * sizeof *out);
-}
-
-void cpu_matmul_experts(const struct matmul_experts_args *a, void (*matmul)(const struct matmul_args *a)) {
-    const int64_t pairs = a->out.rows, K = a->x.cols, M = a->out.cols;
-    assert(is_f32(&a->out) && is_f32(&a->x) && a->experts >= 1 && a->experts <= EXPERTS_MAX);
-    if (pairs == 0) return;
-    assert(a->x.rows > 0 && pairs % a->x.rows == 0);
-    const size_t list = arena_round((size_t)pairs * sizeof(int32_t)), lot = EXPERT_LOT * sizeof(float);
-    char *room = cpu_scratch(0, SLOT_EXPERTS, list + arena_round((size_t)K * lot) + (size_t)M * lot);
-    int32_t *sorted = (int32_t *)(void *)room;
-    float *x = (float *)(void *)(room + list);
-    float *out = (float *)(void *)(room + list + arena_round((size_t)K * lot));
-    int64_t start[EXPERTS_MAX + 1] = {0}, next[EXPERTS_MAX];
-    for (int64_t p = 0; p < pairs; p++) {
-        assert(a->chosen[p] >= 0 && a->chosen[p] < a->experts);
-        start[a->chosen[p] + 1]++;
-    }
-    for (int64_t e = 0; e < a->experts; e++) next[e] = start[e], start[e + 1] += start[e];
-    for (int64_t p = 0; p < pairs; p++) sorted[next[a->chosen[p]]++] = (int32_t)p;
-    for (int64_t e = 0; e < a->experts; e++) {
-        assert(a->w[e].rows == M && a->w[e].cols == K);
-        for (int64_t at = start[e]; at < start[e + 1]; at += EXPERT_LOT) {
-            int64_t count = start[e + 1] - at < EXPERT_LOT ? start[e + 1] - at : EXPERT_LOT;
-            expert_lot(a, matmul, sorted + at, count, &a->w[e], x, out);
-        }
-    }
-}
-
-static void mix_piece(void *arg, int64_t lo, int64_t hi, int thread) {
-    const struct mix_args *a = arg;
-    (void)thread;
-    for (int64_t i = lo; i < hi; i++) {
-        float *out = row_f32(&a->out, i);
-        for (int64_t k = 0; k < a->used; k++) {
-            const float *x = row_f32(&a->x, i * a->used + k), w = a->weight[i * a->used + k];
-            for (int64_t c = 0; c < a->out.cols; c++) out[c] = k ? out[c] + w * x[c] : w * x[c];
-        }
-    }
-}
-
-static void plain_mix(const struct mix_args *a) {
-    assert(is_f32(&a->out) && is_f32(&a->x) && a->out.cols == a->x.cols && a->used >= 1);
-    assert(a->x.rows == a->out.rows * a->used);
-    pool_for(a->out.rows, grain_of_rows(a->out.cols * a->used), mix_piece, (void *)a);
-}
-
 void cpu_fill_families(struct backend *b) {
     b->layernorm = plain_layernorm;
     b->bias = cpu_bias;
     b->softcap = plain_softcap;
-    b->route = plain_route;
-    b->mix = plain_mix;
     b->clamp = plain_clamp;
     b->sink = plain_sink;
 }

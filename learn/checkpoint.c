@@ -8,6 +8,7 @@
 //   train.seed, train.data_hash  16 hexadecimal digits      train.seconds  f64     train.options  text
 //   train.batch.now u64, .judged f64               train.noise.signal, .trace, .steps  f64 (absent: at the start)
 //   train.rollback.good (absent: none), .count, .again, .passed  u64
+//   train.expert_use  layers x experts, i32 (models with experts)
 //   train.guard.count, .skipped, .in_a_row  u64    train.guard.limit  f64    train.guard.loss, .norm  256 x i32
 //
 // Saving never endangers what is there: free space is asked first, the file appears by one rename after fsync, and
@@ -90,6 +91,26 @@ static void write_state(struct gguf_out *o, const struct run_state *r) {
     gguf_out_u64(o, "train.rollback.passed", (uint64_t)r->passed);
 }
 
+// Who was chosen in the last step weighs on the next: the balance is over a whole batch (model.h, objective).
+static const char use_key[] = "train.expert_use";
+
+static void write_use(struct gguf_out *o, const struct model *m) {
+    if (m->expert_use) gguf_out_i32s(o, use_key, m->expert_use, (size_t)(m->config.L * m->config.E));
+}
+
+static bool read_use(const struct model_file *f, struct model *m, struct err *err) {
+    const int64_t wanted = m->config.L * m->config.E;
+    struct meta_array a;
+    if (!m->expert_use) return true;
+    if (!meta_array_open(f, use_key, META_INT, &a, err)) return false;
+    if (a.count != (uint64_t)wanted)
+        return err_set(err, "%s: key %s should hold %lld integers, found %llu", model_file_path(f), use_key, (long long)wanted,
+                       (unsigned long long)a.count);
+    int64_t rows;
+    for (int64_t i = 0; meta_next_int(&a, &rows); i++) m->expert_use[i] = rows < 0 ? 0 : (int32_t)rows;
+    return true;
+}
+
 static bool read_hex(const struct model_file *f, const char *key, uint64_t *x, struct err *err) {
     struct span s;
     if (!meta_text(f, key, true, &s, err)) return false;
@@ -169,7 +190,7 @@ bool checkpoint_read_state(const struct model_file *f, struct run_state *r, stru
 
 bool checkpoint_read_tensors(const struct model_file *f, struct model *m, struct optimizer *o,
                              struct err *err) {
-    return model_read_weights(m, f, err) && (!o || optimizer_read(o, f, err));
+    return model_read_weights(m, f, err) && read_use(f, m, err) && (!o || optimizer_read(o, f, err));
 }
 
 // --- saving --------------------------------------------------------------------------------------------------------
@@ -307,6 +328,7 @@ bool checkpoint_save(const char *folder, const struct model *m, const struct tok
     config_write(&m->config, out);
     tokenizer_write(t, out);
     write_state(out, r);
+    write_use(out, m);
     optimizer_keys(o, out);
     model_declare(m, DTYPE_F32, out, NULL);
     optimizer_declare(o, out);

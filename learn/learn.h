@@ -130,6 +130,7 @@ struct optimizer_row {
     int64_t (*floats)(const struct model *m, const struct param *p, int block); // of a parameter in a block
     int64_t (*room)(const struct model *m, const struct param *p); // floats of scratch that the step of a parameter needs; NULL: none
     void (*step)(const struct optimizer *o, const struct one *x);
+    bool by_matrix;      // a step looks at a matrix as a whole: of experts at each by itself
     double beta1, beta2; // when nothing is said
     double lr;           // its rates are about so many times AdamW's
     const char *help, *source;
@@ -323,8 +324,10 @@ MUST_USE bool checkpoint_export(const char *path, struct model *m, const struct 
 
 // OUT/log.jsonl: one object per step:
 //   step, tokens, loss (nats per token), lr, grad_norm, dt_ms, tok_per_s, batch, noise (both in tokens), skipped
-//   (reason, only then);
+//   (reason, only then), and with experts aux_loss (balance and router_z of the objective, not in loss), imbalance
+//   (train_imbalance);
 //   evaluations: step, tokens, val_loss (nats per token), val_nats_per_byte;
+//     and with experts: experts, for each layer how many rows of the last step chose each;
 //   cool-downs aside: step, tokens, cooled_tokens, cooled_loss, cooled_nats_per_byte;
 //   returns: step and tokens of the state gone back to, rollback (how many there were), back_from (tokens), why,
 //   passed_from, passed_to (sequences that are not learned from). Later rows carry `rollback` too; rows of what was
@@ -350,6 +353,9 @@ struct log_row {
     struct log_list layer_norms;        // of the gradient: embedding, blocks, and what is behind them
     const char *sample;                 // of an evaluation
     bool undone;                        // set by log_read: the run went back behind this row
+    double aux_loss, imbalance; // 0: no experts
+    const int32_t *use;         // [layers*experts], NULL when not told
+    int64_t layers, experts;
 };
 struct log_row log_row_at(int64_t step, int64_t tokens); // all else is absent
 struct log_file;

@@ -45,6 +45,8 @@ static const struct member {
     {"cooled_tokens", COUNT, AT(cooled_tokens)},
     {"cooled_loss", POSITIVE, AT(cooled_loss)},
     {"cooled_nats_per_byte", POSITIVE, AT(cooled_nats_per_byte)},
+    {"aux_loss", POSITIVE, AT(aux_loss)},
+    {"imbalance", POSITIVE, AT(imbalance)},
     {"skipped", WORDS, AT(skipped)},
     {"rollback", COUNT, AT(rollback)},
     {"back_from", COUNT, AT(back_from)},
@@ -69,6 +71,8 @@ struct lent {
     struct text words[MEMBERS];
     struct log_list list[MEMBERS];
     size_t cap[MEMBERS];
+    int32_t *use;
+    size_t use_cap;
 };
 
 static void lent_free(struct lent *l) {
@@ -76,6 +80,24 @@ static void lent_free(struct lent *l) {
         text_free(&l->words[k]);
         mem_free((void *)l->list[k].x);
     }
+    mem_free(l->use);
+}
+
+// Arrays of as many whole numbers each; where they are not as many, the row is without them.
+static void read_use(struct json *j, struct log_row *row, struct lent *lent) {
+    size_t n = 0;
+    bool even = true;
+    json_array(j);
+    while (json_item(j)) {
+        int64_t in_layer = 0, rows;
+        for (json_array(j); json_item(j) && json_integer(j, &rows); in_layer++) {
+            mem_grow((void **)&lent->use, &lent->use_cap, n + 1, sizeof *lent->use, "use of experts");
+            lent->use[n++] = rows < 0 || rows > INT32_MAX ? 0 : (int32_t)rows;
+        }
+        even = even && in_layer > 0 && (row->layers == 0 || in_layer == row->experts);
+        row->experts = in_layer, row->layers++;
+    }
+    if (even && row->layers > 0) row->use = lent->use;
 }
 
 static void read_list(struct json *j, struct log_list *list, size_t *cap) {
@@ -123,6 +145,7 @@ static bool parse_row(const char *line, size_t n, struct log_row *row, struct le
             if (k < MEMBERS) read_member(&j, k, row, lent);
             else if (strcmp(key, "step") == 0) json_integer(&j, &row->step);
             else if (strcmp(key, "tokens") == 0) json_integer(&j, &row->tokens);
+            else if (strcmp(key, "experts") == 0) read_use(&j, row, lent);
             else json_skip(&j);
         }
     }
@@ -202,6 +225,10 @@ static void collect_row(void *arg, const char *line, size_t n, const struct log_
             list->x = memcpy(x, list->x, (size_t)list->n * sizeof *x);
         }
     }
+    if (!row->use) return;
+    size_t count = (size_t)(row->layers * row->experts);
+    int32_t *use = mem_array(count, sizeof *use, "use of experts");
+    to->use = memcpy(use, row->use, count * sizeof *use);
 }
 
 // A row that a later return went back behind is no part of the run as it went on.
@@ -234,6 +261,7 @@ void log_rows_free(struct log_rows *rows) {
             if (members[k].kind == WORDS) mem_free(*(void **)at);
             if (members[k].kind == LIST) mem_free((void *)((struct log_list *)at)->x);
         }
+        mem_free((void *)rows->row[i].use);
     }
     mem_free(rows->row);
     *rows = (struct log_rows){0};
@@ -329,6 +357,16 @@ static void add_member(struct json_out *o, const struct member *m, const struct 
     }
 }
 
+static void add_use(struct json_out *o, const struct log_row *row) {
+    json_out_array(o, "experts");
+    for (int64_t l = 0; l < row->layers; l++) {
+        json_out_array(o, NULL);
+        for (int64_t e = 0; e < row->experts; e++) json_out_integer(o, NULL, row->use[l * row->experts + e]);
+        json_out_close(o, ']');
+    }
+    json_out_close(o, ']');
+}
+
 void log_add(struct log_file *l, const struct log_row *row) {
     struct json_out o;
     text_clear(&l->line);
@@ -337,6 +375,7 @@ void log_add(struct log_file *l, const struct log_row *row) {
     json_out_integer(&o, "step", row->step);
     json_out_integer(&o, "tokens", row->tokens);
     for (size_t k = 0; k < MEMBERS; k++) add_member(&o, &members[k], row);
+    if (row->use) add_use(&o, row);
     json_out_close(&o, '}');
     text_str(&l->line, "\n");
     for (size_t at = 0; at < l->line.len && !l->error;) {

@@ -28,16 +28,17 @@ struct one {
     struct tensor block[BLOCKS];
     float lr, decay, grad_scale, mix;
     int64_t step;
+    bool hidden;
 };
 
-static int64_t weights_of(const struct param *p) { return p->rows * p->cols; }
+static int64_t weights_of(const struct param *p) { return p->mats * p->rows * p->cols; }
 
 // --- rules ---------------------------------------------------------------------------------------------------------
 
 static struct update_args update_of(const struct optimizer *o, const struct one *x, enum update_rule rule) {
     return (struct update_args){
         .rule = rule, .w = x->p->w, .g = x->p->grad, .copy = x->p->w16, .lr = x->lr, .beta1 = (float)o->options.beta1,
-        .beta2 = (float)o->options.beta2, .eps = (float)o->options.eps, .weight_decay = x->decay,
+        .beta2 = (float)o->options.beta2, .eps = (float)(o->options.eps * (double)x->p->eps_scale), .weight_decay = x->decay,
         .grad_scale = x->grad_scale, .step = x->step,
     };
 }
@@ -121,7 +122,7 @@ static void orthogonalize(const struct backend *t, enum precision how, struct te
 static int64_t room_muon(const struct model *m, const struct param *p) {
     if (!is_hidden(m, p)) return 0;
     int64_t side = p->rows < p->cols ? p->rows : p->cols;
-    return 2 * weights_of(p) + 2 * side * side;
+    return 2 * p->rows * p->cols + 2 * side * side;
 }
 
 // Momentum's direction, made orthogonal. The step's size fits Adam's rates: a matrix of d x d whose singular values are
@@ -130,7 +131,7 @@ static int64_t room_muon(const struct model *m, const struct param *p) {
 // the base width, and the rate's own 1/m_width is not applied again.
 static void step_muon(const struct optimizer *o, const struct one *x) {
     const struct param *p = x->p;
-    if (!is_hidden(o->model, p)) {
+    if (!x->hidden) {
         step_adamw(o, x);
         return;
     }
@@ -153,7 +154,7 @@ static int64_t floats_all(const struct model *m, const struct param *p, int bloc
 }
 static int64_t floats_factored(const struct model *m, const struct param *p, int block) {
     (void)m;
-    return block == 0 ? p->rows : p->cols;
+    return p->mats * (block == 0 ? p->rows : p->cols);
 }
 static int64_t floats_muon(const struct model *m, const struct param *p, int block) {
     return block == 1 && is_hidden(m, p) ? 0 : weights_of(p);
@@ -162,22 +163,25 @@ static int64_t room_rows(const struct model *m, const struct param *p) { // two 
     (void)m;
     return 4 * p->rows;
 }
-static int64_t room_all(const struct model *m, const struct param *p) { return floats_all(m, p, 0); }
+static int64_t room_all(const struct model *m, const struct param *p) {
+    (void)m;
+    return p->rows * p->cols;
+}
 
 const struct optimizer_row optimizers[] = {
-    {"adamw", {"m", "v"}, floats_all, NULL, step_adamw, .9, .95, 1, "Adam with decoupled weight decay",
+    {"adamw", {"m", "v"}, floats_all, NULL, step_adamw, false, .9, .95, 1, "Adam with decoupled weight decay",
      "Loshchilov & Hutter 2019, arXiv 1711.05101"},
-    {"nadamw", {"m", "v"}, floats_all, NULL, step_nadamw, .9, .95, 1, "AdamW that looks one step of momentum ahead", "Dozat 2016"},
-    {"muon", {"m", "v"}, floats_muon, room_muon, step_muon, .9, .95, 1,
+    {"nadamw", {"m", "v"}, floats_all, NULL, step_nadamw, false, .9, .95, 1, "AdamW that looks one step of momentum ahead", "Dozat 2016"},
+    {"muon", {"m", "v"}, floats_muon, room_muon, step_muon, true, .9, .95, 1,
      "hidden matrices by orthogonal momentum, everything else by AdamW", "Jordan et al. 2024; Liu et al. 2025, arXiv 2502.16982"},
-    {"lion", {"m"}, floats_all, NULL, step_lion, .9, .99, .2, "the sign of momentum; rates a fifth of AdamW's",
+    {"lion", {"m"}, floats_all, NULL, step_lion, false, .9, .99, .2, "the sign of momentum; rates a fifth of AdamW's",
      "Chen et al. 2023, arXiv 2302.06675"},
-    {"adafactor", {"row", "column"}, floats_factored, room_rows, step_adafactor, 0, 0, 4,
+    {"adafactor", {"row", "column"}, floats_factored, room_rows, step_adafactor, true, 0, 0, 4,
      "second moments by rows and columns, steps relative to the weights", "Shazeer & Stern 2018, arXiv 1804.04235"},
-    {"sgd", {"m"}, floats_all, NULL, step_sgd, .9, 0, 10, "gradient with Nesterov's momentum", "Sutskever et al. 2013"},
-    {"lamb", {"m", "v"}, floats_all, room_all, step_lamb, .9, .95, 1, "Adam's direction, as long as the weights: large batches",
+    {"sgd", {"m"}, floats_all, NULL, step_sgd, false, .9, 0, 10, "gradient with Nesterov's momentum", "Sutskever et al. 2013"},
+    {"lamb", {"m", "v"}, floats_all, room_all, step_lamb, true, .9, .95, 1, "Adam's direction, as long as the weights: large batches",
      "You et al. 2020, arXiv 1904.00962"},
-    {"schedule-free", {"fast", "v", "mean"}, floats_all, NULL, step_schedule_free, .9, .95, 1,
+    {"schedule-free", {"fast", "v", "mean"}, floats_all, NULL, step_schedule_free, false, .9, .95, 1,
      "AdamW with an average of the weights instead of a decay; use --schedule constant", "Defazio et al. 2024, arXiv 2405.15682"},
 };
 const int optimizer_count = COUNT_OF(optimizers);
@@ -198,7 +202,8 @@ static bool count_floats(const struct optimizer_row *row, const struct model *m,
         floats[k] = 0;
         for (int i = 0; i < m->n_params && row->block[k]; i++) {
             size_t weights;
-            if (!size_mul((size_t)m->params[i].rows, (size_t)m->params[i].cols, &weights)) return false;
+            if (!size_mul((size_t)m->params[i].rows, (size_t)m->params[i].cols, &weights) ||
+                !size_mul(weights, (size_t)m->params[i].mats, &weights)) return false;
             if (!size_add(floats[k], (size_t)row->floats(m, &m->params[i], k), &floats[k])) return false;
         }
     }
@@ -325,6 +330,16 @@ const struct param *optimizer_bad_weight(struct optimizer *o) {
     return NULL;
 }
 
+// Matrix e of a parameter, as a parameter.
+static struct param matrix_of(const struct param *p, int64_t e) {
+    struct param one = *p;
+    one.mats = 1;
+    one.w = tensor_rows(p->w, e * p->rows, p->rows);
+    one.grad = tensor_rows(p->grad, e * p->rows, p->rows);
+    if (tensor_present(&p->w16)) one.w16 = tensor_rows(p->w16, e * p->rows, p->rows);
+    return one;
+}
+
 void optimizer_step(struct optimizer *o, double lr, double grad_norm, int64_t step) {
     assert(isfinite(grad_norm) && isfinite(lr) && step >= 1);
     const struct optimizer_options *opt = &o->options;
@@ -334,16 +349,21 @@ void optimizer_step(struct optimizer *o, double lr, double grad_norm, int64_t st
     o->weight_sum += o->lr_max * o->lr_max;
     for (int i = 0; i < o->model->n_params; i++) {
         const struct param *p = &o->model->params[i];
-        struct one x = {.p = p, .lr = (float)(lr * (double)p->lr_scale), .decay = p->decay ? (float)opt->weight_decay : 0,
-                        .grad_scale = (float)clip, .step = step,
+        struct one x = {.lr = (float)(lr * (double)p->lr_scale), .decay = p->decay ? (float)opt->weight_decay : 0,
+                        .grad_scale = (float)clip, .step = step, .hidden = is_hidden(o->model, p),
                         .mix = o->weight_sum > 0 ? (float)(o->lr_max * o->lr_max / o->weight_sum) : 0};
-        for (int k = 0; k < BLOCKS && o->row->block[k]; k++) {
-            int64_t floats = o->row->floats(o->model, p, k);
-            if (!floats) continue;
-            x.block[k] = floats == weights_of(p) ? tensor_f32(o->block[k] + at[k], p->rows, p->cols) : tensor_f32(o->block[k] + at[k], 1, floats);
-            at[k] += (size_t)floats;
+        for (int64_t e = 0; e < (o->row->by_matrix ? p->mats : 1); e++) {
+            struct param part = o->row->by_matrix ? matrix_of(p, e) : *p;
+            x.p = &part;
+            for (int k = 0; k < BLOCKS && o->row->block[k]; k++) {
+                int64_t floats = o->row->floats(o->model, p, k) / p->mats * part.mats;
+                if (!floats) continue;
+                bool all = floats == weights_of(&part);
+                x.block[k] = tensor_f32(o->block[k] + at[k], all ? part.w.rows : 1, all ? part.w.cols : floats);
+                at[k] += (size_t)floats;
+            }
+            o->row->step(o, &x);
         }
-        o->row->step(o, &x);
     }
     for (int k = 0; k < BLOCKS; k++) assert(at[k] == o->floats[k]);
 }
@@ -372,14 +392,16 @@ bool optimizer_swap(struct optimizer *o) {
 
 // --- files: "optimizer.<block>.<param>", f32, the shape of the parameter or a vector ----------------------------------
 
-// Shape of a parameter's part of a block as files have it: norms are vectors, matrices have two sizes. 0: none of it.
+// Shape of a parameter's part of a block as files have it: norms are vectors, matrices have two sizes, experts three. 0: none of it.
 static int block_dims(const struct optimizer *o, const struct param *p, int k, int64_t size[4]) {
     int64_t floats = o->row->floats(o->model, p, k);
     size[0] = floats, size[1] = size[2] = size[3] = 0;
     if (!floats) return 0;
-    if (floats != weights_of(p) || p->rows == 1) return 1;
-    size[0] = p->rows, size[1] = p->cols;
-    return 2;
+    if (floats != weights_of(p) || p->mats * p->rows == 1) return 1;
+    int dims = 0;
+    if (p->mats > 1) size[dims++] = p->mats;
+    size[dims++] = p->rows, size[dims++] = p->cols;
+    return dims;
 }
 
 static void block_name(char name[96], const struct optimizer *o, const struct param *p, int k) {
@@ -456,7 +478,7 @@ static bool read_part(struct optimizer *o, const struct param *p, int k, float *
     if (!t)
         return err_set(r->err, "%s has no tensor %s: it is a model, not a checkpoint to resume from", model_file_path(r->file), name);
     size_t bytes = (size_t)o->row->floats(o->model, p, k) * sizeof(float);
-    if (t->dtype != DTYPE_F32 || t->n_dims != dims || t->size[0] != size[0] || (dims == 2 && t->size[1] != size[1]) || t->bytes != bytes)
+    if (t->dtype != DTYPE_F32 || t->n_dims != dims || t->size[0] != size[0] || (dims > 1 && t->size[1] != size[1]) || (dims > 2 && t->size[2] != size[2]) || t->bytes != bytes)
         return err_set(r->err, "%s: expected %s as F32 [%lld, %lld], found %s with %zu bytes", model_file_path(r->file), name,
                        (long long)size[0], (long long)size[1], t->type_name, t->bytes);
     o->model->backend->upload(data, t->data, t->bytes);

@@ -36,11 +36,11 @@ static size_t weights_bytes_of(const struct model_config *c, enum dtype compute,
     size_t bytes = 0;
     *grads = 0;
     for (int i = 0; i < n; i++) {
-        size_t count = (size_t)table[i].rows * (size_t)table[i].cols;
+        size_t count = (size_t)(table[i].mats * table[i].rows) * (size_t)table[i].cols;
         *grads += arena_round(count * sizeof(float));
         bytes += arena_round(count * sizeof(float));
         bool only_looked_up = i == 0 && !c->tied;
-        if (compute == DTYPE_BF16 && table[i].init_std != 0 && !only_looked_up)
+        if (compute == DTYPE_BF16 && table[i].init_std != 0 && !table[i].exact && !only_looked_up)
             bytes += arena_round(count * 2);
     }
     mem_free(table);

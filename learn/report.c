@@ -6,7 +6,8 @@
 //
 // What is drawn against tokens: training loss, every step faint and a centred mean over about 1/40 of the run on top
 // (centred, because a trailing mean lags and flatters the start); validation; nats per byte with the entropy of the
-// source as floor where it is known; learning rate; gradient norm (logarithmic); tokens per second.
+// source as floor where it is known; learning rate; gradient norm (logarithmic); tokens per second; with experts how unevenly
+// they are used, and by which layer.
 #include "learn/learn.h"
 
 #include <math.h>
@@ -63,7 +64,7 @@ struct column {
     size_t n;
 };
 
-enum member { LOSS, LR, GRAD_NORM, TOK_PER_S, PEAK_SHARE, BATCH, NOISE, SKIPPED, VAL_LOSS, VAL_NATS_PER_BYTE, COOLED_LOSS };
+enum member { LOSS, LR, GRAD_NORM, TOK_PER_S, PEAK_SHARE, BATCH, NOISE, SKIPPED, IMBALANCE, VAL_LOSS, VAL_NATS_PER_BYTE, COOLED_LOSS };
 
 static double member_of(const struct log_row *row, enum member m) {
     const double values[] = {
@@ -74,6 +75,7 @@ static double member_of(const struct log_row *row, enum member m) {
         [SKIPPED] = row->skipped ? row->loss : NAN,
         [BATCH] = row->batch > 0 ? row->batch : NAN,
         [NOISE] = row->noise > 0 ? row->noise : NAN,
+        [IMBALANCE] = row->imbalance > 0 ? row->imbalance : NAN,
         [COOLED_LOSS] = row->cooled_tokens > 0 ? row->cooled_loss : NAN,
     };
     return values[m];
@@ -244,6 +246,37 @@ static void add_member(struct text *to, const struct log_rows *rows, enum member
     column_free(&smooth);
 }
 
+// The last row that tells who was chosen, a line of cells for each layer: faint where nobody goes, half at the mean, full at
+// twice the mean and above. The number of a cell is in its title.
+static void add_use(struct text *to, const struct log_rows *rows) {
+    enum { LEFT = 64, TOP = 40, BOTTOM = 34, TALL = 22 };
+    const struct log_row *row = NULL;
+    for (size_t i = 0; i < rows->count; i++)
+        if (rows->row[i].use) row = &rows->row[i];
+    if (!row) return;
+    int64_t height = TOP + row->layers * TALL + BOTTOM;
+    double wide = (double)(PLOT_WIDTH - LEFT - 12) / (double)row->experts;
+    text_fmt(to, "<div class=\"card\">\n<svg viewBox=\"0 0 %d %lld\" role=\"img\" style=\"font:12px system-ui,sans-serif;fill:var(--muted,#5b6470)\">\n"
+                 "<text x=\"%d\" y=\"22\" style=\"font-size:14px;font-weight:600;fill:var(--ink,#1b1f24)\">Use of experts at %lld tokens</text>\n",
+             PLOT_WIDTH, (long long)height, LEFT, (long long)row->tokens);
+    for (int64_t l = 0; l < row->layers; l++) {
+        const int32_t *use = row->use + l * row->experts;
+        double all = 0;
+        for (int64_t e = 0; e < row->experts; e++) all += use[e];
+        text_fmt(to, "<text x=\"%d\" y=\"%lld\" text-anchor=\"end\">layer %lld</text>\n", LEFT - 8,
+                 (long long)(TOP + l * TALL + 15), (long long)l);
+        for (int64_t e = 0; e < row->experts; e++) {
+            double times = all > 0 ? use[e] * (double)row->experts / all : 0;
+            text_fmt(to, "<rect x=\"%.2f\" y=\"%lld\" width=\"%.2f\" height=\"%d\" style=\"fill:var(--series-1,#1f6fd1);fill-opacity:%.2f\">"
+                         "<title>expert %lld: %.2f of the mean</title></rect>\n",
+                     LEFT + (double)e * wide, (long long)(TOP + l * TALL), wide * 0.94, TALL - 2, 0.05 + 0.95 * fmin(1, times / 2),
+                     (long long)e, times);
+        }
+    }
+    text_fmt(to, "<text x=\"%d\" y=\"%lld\">%lld experts; half tone is the mean, full twice the mean</text>\n"
+                 "</svg>\n</div>\n", LEFT, (long long)(height - 12), (long long)row->experts);
+}
+
 // ---------------------------------------------------------------------------------------------------------------
 // Words.
 
@@ -355,6 +388,8 @@ bool report_write(const char *path, const struct report *r, struct err *err) {
     add_member(&page, r->rows, BATCH, (struct plot){.title = "Tokens of a step"}, false);
     add_member(&page, r->rows, NOISE, (struct plot){.title = "Noise scale of the gradient, tokens", .y_log = true}, false);
     add_layers(&page, r->rows);
+    add_member(&page, r->rows, IMBALANCE, (struct plot){.title = "Busiest expert over the mean of its layer"}, true);
+    add_use(&page, r->rows);
     add_member(&page, r->rows, TOK_PER_S, (struct plot){.title = "Tokens per second"}, true);
     add_member(&page, r->rows, PEAK_SHARE, (struct plot){.title = "Share of what the processor can do, percent"}, true);
     text_str(&page, "</div>\n");

@@ -6,7 +6,7 @@
 // vocabulary makes a smaller or larger model of the same width and depth. Width and depth grow together, in the
 // manner of MiniCPM's wind-tunnel family (Hu et al. 2024): L from C/32 when small to C/64 when large. Head size 64 from 70M up, 32 below, 16 for widths under 96. Two query heads
 // share a key head, four from 1B up. F is 8/3 C rounded up to a multiple of 32, so that a SwiGLU has the weights of
-// a plain 4 C layer.
+// a plain 4 C layer; experts in use share that, in multiples of 16, so the weights that a row meets are those of the size.
 //
 // Multipliers and initialisation of granite: muP in the dialect of PowerLM (Shen et al. 2024, table 1), base width
 // 256; residual multiplier 1.4/sqrt(L) (MiniCPM). At C < 256 the width ratio is below one, which is the same rule.
@@ -47,6 +47,26 @@ bool config_from_size(struct model_config *c, const struct family *family, const
     return config_check(c, err);
 }
 
+// --- depth (methods B.4) -------------------------------------------------------------------------------------------
+
+const struct depth_row depth_rules[] = {
+    {"sqrt", -.5, 0, 0, 0.98994949366116653, true, "branches times 1.4/sqrt(layers), rates as they are", "Hu et al. 2024; Shen et al. 2024"},
+    {"none", 0, 0, 0, 1, true, "branches as they are", ""},
+    {"depth-mup", -.5, -.5, -.5, 1, false, "branches, rates and eps by the root of the depth", "Yang et al. 2023, arXiv 2310.02244"},
+    {"completep", -1, 0, -1, 1, false, "branches and eps by the depth, rates as they are", "Dey et al. 2025, arXiv 2505.01618"},
+};
+const int depth_rule_count = COUNT_OF(depth_rules);
+
+const struct depth_row *depth_rule_find(const char *name) {
+    for (int i = 0; i < depth_rule_count; i++)
+        if (strcmp(depth_rules[i].name, name) == 0) return &depth_rules[i];
+    return NULL;
+}
+
+double config_depth(const struct model_config *c, double power) {
+    return pow((double)c->L / (double)(c->base_layers ? c->base_layers : 2), power);
+}
+
 // Zero means "by the rule": an override of the width sets D, H, G and F to zero and calls this again.
 void config_derive(struct model_config *c) {
     if (c->D == 0) c->D = c->H > 0 ? c->C / c->H : head_size(c->C);
@@ -55,16 +75,21 @@ void config_derive(struct model_config *c) {
         int64_t share = c->C >= 1792 ? 4 : 2;
         c->G = c->H % share == 0 ? c->H / share : c->H;
     }
-    if (c->F == 0) c->F = ((c->C * 8 + 2) / 3 + 31) / 32 * 32;
+    if (c->E == 0 && c->family->needs & HAS(router)) c->E = 8, c->used = 2;
+    if (c->F == 0) {
+        c->F = ((c->C * 8 + 2) / 3 + 31) / 32 * 32;
+        if (c->E > 0) c->F = (c->F / c->used + 15) / 16 * 16;
+    }
     if (c->rope_base == 0) c->rope_base = 10000;
     if (c->norm_eps == 0) c->norm_eps = 1e-5f;
     if (c->base_width == 0) c->base_width = 256;
     c->mup = c->family->multipliers;
     if (c->init_std == 0) c->init_std = c->mup ? .1f : .02f;
-    double D = (double)c->D, L = (double)c->L;
+    const struct depth_row *depth = c->depth ? c->depth : &depth_rules[0];
+    double D = (double)c->D;
     c->m_emb = c->mup ? 12 : 1;
     c->m_attn = (float)(c->mup ? 1 / D : 1 / sqrt(D));
-    c->m_res = (float)(c->mup ? 1.4 / sqrt(L) : 1);
+    c->m_res = (float)(c->mup ? depth->factor * config_depth(c, depth->residual) : 1);
     c->logit_divisor = c->mup ? (float)c->C / c->base_width : 1;
 }
 

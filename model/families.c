@@ -33,7 +33,7 @@ const struct family families[] = {
      .renormalize = true, .needs = PLAIN, .may = QKV_BIASES | HAS(o_bias) | EXPERTS},
     {.name = "granite", .help = "Granite and PowerLM: llama with the four muP multipliers; what ./train makes",
      .trains = true, .multipliers = true, .local_period = 1, .needs = PLAIN},
-    {.name = "granitemoe", .help = "Granite and PowerMoE: granite with experts", .multipliers = true, .local_period = 1,
+    {.name = "granitemoe", .help = "Granite and PowerMoE: granite with experts", .trains = true, .multipliers = true, .local_period = 1,
      .renormalize = true, .needs = ATTENTION | PRE_NORMS | EXPERTS, .may = SHARED},
     {.name = "minicpm", .help = "MiniCPM 1 and 2: llama with multipliers", .multipliers = true, .local_period = 1,
      .needs = PLAIN},
@@ -43,9 +43,9 @@ const struct family families[] = {
      .local_period = 1, .needs = PLAIN | QKV_BIASES},
     {.name = "qwen2moe", .help = "Qwen 1.5 and 2 with experts, one of them shared and gated", .pairs = ROPE_HALVES,
      .local_period = 1, .needs = ATTENTION | PRE_NORMS | QKV_BIASES | EXPERTS | SHARED | HAS(shared_route)},
-    {.name = "qwen3", .help = "Qwen 3: norms of queries and keys, head by head", .pairs = ROPE_HALVES,
+    {.name = "qwen3", .help = "Qwen 3: norms of queries and keys, head by head", .pairs = ROPE_HALVES, .trains = true,
      .local_period = 1, .needs = PLAIN | QK_NORMS},
-    {.name = "qwen3moe", .help = "Qwen 3 with experts", .pairs = ROPE_HALVES, .local_period = 1,
+    {.name = "qwen3moe", .help = "Qwen 3 with experts", .pairs = ROPE_HALVES, .trains = true, .local_period = 1,
      .renormalize = true, .needs = ATTENTION | PRE_NORMS | QK_NORMS | EXPERTS},
     {.name = "gemma", .help = "Gemma 1: GELU gates, scaled embeddings", .pairs = ROPE_HALVES, .act = GLU_GELU,
      .root_embedding = true, .local_period = 1, .needs = PLAIN},
@@ -59,7 +59,7 @@ const struct family families[] = {
     {.name = "olmo2", .help = "OLMo 2 and 3: norms behind the branches only, wide norms of queries and keys",
      .pairs = ROPE_HALVES, .wide_qk_norm = true, .local_period = 4, .local_plain_rope = true,
      .needs = ATTENTION | GATED | POST_NORMS | QK_NORMS},
-    {.name = "olmoe", .help = "OLMoE: experts, wide norms of queries and keys", .pairs = ROPE_HALVES,
+    {.name = "olmoe", .help = "OLMoE: experts, wide norms of queries and keys", .pairs = ROPE_HALVES, .trains = true,
      .wide_qk_norm = true, .local_period = 1, .needs = ATTENTION | PRE_NORMS | QK_NORMS | EXPERTS},
     {.name = "olmo", .help = "OLMo 1: LayerNorm without weights, queries and keys held to a range", .layer_norm = true,
      .bare_norm = true, .clamps = true, .local_period = 1, .needs = ATTENTION | GATED},
@@ -124,10 +124,16 @@ bool config_trains(const struct model_config *c, struct err *err) {
         {c->scaling != SCALING_NONE || c->rope_divisors || c->rope_magnitude != 0, "its stretched rope"},
         {c->unturned > 0, "its partial rope"},
     };
-    for (size_t i = 0; i < COUNT_OF(rows); i++)
-        if (rows[i].stands)
-            return err_set(err, "this %s model runs but does not train: the gradient of %s is not known (families that"
-                                " train: llama, granite)", a->name, rows[i].what);
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        if (!rows[i].stands) continue;
+        struct text names = {0};
+        for (int f = 0; f < family_count; f++)
+            if (families[f].trains) text_fmt(&names, "%s%s", names.len ? ", " : "", families[f].name);
+        err_set(err, "this %s model runs but does not train: the gradient of %s is not known (families that train: %s)",
+                a->name, rows[i].what, names.data);
+        text_free(&names);
+        return false;
+    }
     return true;
 }
 
@@ -199,16 +205,17 @@ struct param *config_params_table(const struct model_config *c, int *count) {
     const struct family *a = c->family;
     double width = c->mup ? (double)c->C / (double)c->base_width : 1; // muP width ratio
     float hidden = (float)((double)c->init_std / sqrt(width));       // matrices between activations
-    float writer = (float)((double)hidden / sqrt(2 * (double)c->L)); // those that add to the residual stream
-    float lr = (float)(1 / width);
+    const struct depth_row *depth = c->mup && c->depth ? c->depth : &depth_rules[0];
+    float writer = depth->small_writers ? (float)((double)hidden / sqrt(2 * (double)c->L)) : hidden; // add to the stream
+    float lr = (float)(config_depth(c, depth->rate) / width), eps = (float)config_depth(c, depth->eps);
     const float std[] = {[FILL_ONES] = 0, [FILL_ZEROS] = 0, [FILL_HIDDEN] = hidden, [FILL_WRITER] = writer};
     int64_t each = 0;
     for (int t = 0; t < LAYER_TENSOR_COUNT; t++) each += config_tensors(c) >> t & 1;
     bool out_bias = config_tensors(c) & HAS(attn_norm_bias);
     int n = (int)(1 + a->learned_positions + c->L * each + !a->bare_norm + out_bias + !c->tied + c->head_bias), i = 0;
     struct param *p = mem_array((size_t)n, sizeof *p, "parameter table");
-    const struct param matrix = {.rows = c->V, .cols = c->C, .mats = 1, .init_std = c->init_std, .lr_scale = 1, .decay = true};
-    const struct param vector = {.rows = 1, .cols = c->C, .mats = 1, .lr_scale = 1};
+    const struct param matrix = {.rows = c->V, .cols = c->C, .mats = 1, .init_std = c->init_std, .lr_scale = 1, .eps_scale = 1, .decay = true};
+    const struct param vector = {.rows = 1, .cols = c->C, .mats = 1, .lr_scale = 1, .eps_scale = 1};
     p[i] = matrix, strcpy(p[i++].name, "token_embd.weight");
     if (a->learned_positions) p[i] = matrix, p[i].rows = c->ctx, strcpy(p[i++].name, "position_embd.weight");
     for (int64_t l = 0; l < c->L; l++) {
@@ -216,7 +223,8 @@ struct param *config_params_table(const struct model_config *c, int *count) {
             if (!(config_tensors(c) >> t & 1)) continue;
             const struct tensor_row *row = &tensor_rows_of_layer[t];
             bool is_vector = std[row->fill] == 0;
-            p[i] = (struct param){.init_std = std[row->fill], .lr_scale = is_vector ? 1 : lr, .decay = !is_vector};
+            p[i] = (struct param){.init_std = std[row->fill], .lr_scale = is_vector ? 1 : lr, .eps_scale = eps, .decay = !is_vector,
+                                  .exact = t == AT_router};
             layer_tensor_shape(c, (enum layer_tensor)t, &p[i].mats, &p[i].rows, &p[i].cols);
             snprintf(p[i].name, sizeof p[i].name, "blk.%lld.%s", (long long)l, row->name);
             join(c, &p[i++], (enum layer_tensor)t, l);
@@ -241,12 +249,15 @@ static int64_t layer_weights(const struct model_config *c, bool one_row) {
     return sum;
 }
 
-int64_t config_params(const struct model_config *c) {
+static int64_t all_weights(const struct model_config *c, bool one_row) {
     int64_t positions = c->family->learned_positions ? c->ctx * c->C : 0;
     int64_t norms = !c->family->bare_norm + ((config_tensors(c) & HAS(attn_norm_bias)) != 0);
-    return c->V * c->C * (c->tied ? 1 : 2) + positions + c->L * layer_weights(c, false) + c->C * norms +
+    return c->V * c->C * (c->tied ? 1 : 2) + positions + c->L * layer_weights(c, one_row) + c->C * norms +
            (c->head_bias ? c->V : 0);
 }
+
+int64_t config_params(const struct model_config *c) { return all_weights(c, false); }
+int64_t config_params_active(const struct model_config *c) { return all_weights(c, true); }
 
 double config_flops_per_token(const struct model_config *c, int64_t T) {
     // Products: every weight that a row meets once forward, twice backward; looking up an embedding is no product.

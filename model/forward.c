@@ -28,6 +28,13 @@ void acts_place(struct acts *a, const struct model_config *c, int64_t max_rows, 
         struct layer_acts *y = &a->layer[l];
         if (l + 1 < L) *y = y[1]; // what is not kept
         y->x = slab_tensor(s, DTYPE_F32, n, c->C);
+        if (c->E > 0) { // always kept: who is chosen cannot come out otherwise the second time
+            y->routes = slab_tensor(s, DTYPE_F32, n, c->E);
+            y->weight = slab_take(s, through, sizeof *y->weight);
+            int32_t **lists[] = {&y->chosen, &y->place, &y->row};
+            for (size_t i = 0; i < COUNT_OF(lists); i++) *lists[i] = slab_take(s, through, sizeof(int32_t));
+            y->start = slab_take(s, c->E * (a->segment ? n / a->segment : 1) + 1, sizeof *y->start);
+        }
         if (l >= a->again.halves) {
             y->gate = slab_tensor(s, DTYPE_F32, through, c->F);
             y->up = slab_tensor(s, DTYPE_F32, through, c->F);
@@ -36,16 +43,18 @@ void acts_place(struct acts *a, const struct model_config *c, int64_t max_rows, 
         y->q = slab_tensor(s, DTYPE_F32, n, q);
         y->k = slab_tensor(s, DTYPE_F32, n, kv);
         y->v = slab_tensor(s, DTYPE_F32, n, kv);
+        bool normed = kept && config_tensors(c) & HAS(q_norm);
+        y->q_raw = normed ? slab_tensor(s, DTYPE_F32, n, q) : y->q;
+        y->k_raw = normed ? slab_tensor(s, DTYPE_F32, n, kv) : y->k;
         y->lse = kept || config_tensors(c) & HAS(sinks) ? slab_take(s, n * c->H, sizeof(float)) : NULL;
         y->attended = slab_tensor(s, DTYPE_F32, n, q);
         y->mid = kept ? slab_tensor(s, DTYPE_F32, n, c->C) : y->x;
     }
     a->out = kept ? slab_tensor(s, DTYPE_F32, n, c->C) : a->layer[0].x;
     a->norm = slab_tensor(s, DTYPE_F32, n, c->C);
-    a->glu = kept ? slab_tensor(s, DTYPE_F32, n, c->F) : a->layer[0].gate;
+    a->glu = kept ? slab_tensor(s, DTYPE_F32, through, c->F) : a->layer[0].gate;
     if (c->parallel) a->side = slab_tensor(s, DTYPE_F32, n, c->C);
     if (c->E == 0) return;
-    assert(!kept);
     if (c->FS > 0) {
         a->shared_gate = slab_tensor(s, DTYPE_F32, n, c->FS);
         a->shared_up = slab_tensor(s, DTYPE_F32, n, c->FS);
@@ -54,9 +63,7 @@ void acts_place(struct acts *a, const struct model_config *c, int64_t max_rows, 
     }
     if (config_tensors(c) & HAS(down_exps_bias))
         a->expert_bias = slab_tensor(s, DTYPE_F32, through, c->F > c->C ? c->F : c->C);
-    a->routes = slab_tensor(s, DTYPE_F32, n, c->E);
-    a->chosen = slab_take(s, through, sizeof *a->chosen);
-    a->weight = slab_take(s, through, sizeof *a->weight);
+    a->expert = slab_take(s, through, sizeof *a->expert);
     a->parts = slab_tensor(s, DTYPE_F32, through, c->C);
 }
 
@@ -76,12 +83,12 @@ static struct tensor norm(const struct model *m, struct tensor into, struct tens
 }
 
 // Each head of x by itself, or all of them as one, whatever the norm's width says.
-static void norm_heads(const struct model *m, struct tensor x, int weight) {
+static void norm_heads(const struct model *m, struct tensor into, struct tensor x, int weight) {
     if (weight < 0) return;
-    int64_t width = m->params[weight].cols;
-    struct tensor heads = tensor_f32(x.data, x.rows * (x.cols / width), width);
+    int64_t width = m->params[weight].cols, rows = x.rows * (x.cols / width);
     assert(x.row_bytes == (size_t)x.cols * sizeof(float) && x.cols % width == 0);
-    m->backend->rmsnorm(&(struct rmsnorm_args){heads, heads, m->params[weight].w, m->config.norm_eps});
+    m->backend->rmsnorm(&(struct rmsnorm_args){tensor_f32(into.data, rows, width), tensor_f32(x.data, rows, width),
+                                               m->params[weight].w, m->config.norm_eps});
 }
 
 static void project(const struct model *m, const struct pass *p, struct tensor out, struct tensor x, int weight,
@@ -169,27 +176,29 @@ static void forward_attention(const struct model *m, const struct pass *p, int64
     struct tensor q = tensor_first(y->q, p->n);                // [n,H*D]
     struct tensor k = tensor_first(y->k, p->n);                // [n,G*D]
     struct tensor v = tensor_first(y->v, p->n);                // [n,G*D]
+    struct tensor q_raw = tensor_first(y->q_raw, p->n);        // [n,H*D]
+    struct tensor k_raw = tensor_first(y->k_raw, p->n);        // [n,G*D]
     struct tensor attended = tensor_first(y->attended, p->n);  // [n,H*D]
     struct tensor mid = tensor_first(y->mid, p->n);            // [n,C]
 
     const struct entry e = enter(m, p, x, w->attn_norm, w->attn_norm_bias, c->parallel);
     b->project(&(struct project_args){
         .x = e.x, .norm = e.norm, .normed = e.normed, .eps = c->norm_eps, .precision = p->precision, .keep = e.keep,
-        .to = {{q, model_product_weight(m, w->q)}, {k, model_product_weight(m, w->k)}, {v, model_product_weight(m, w->v)}},
+        .to = {{q_raw, model_product_weight(m, w->q)}, {k_raw, model_product_weight(m, w->k)}, {v, model_product_weight(m, w->v)}},
         .count = 3});
     keep_side(m, p, w, x, entered(&e));
     see(p, w->q, entered(&e));
     see(p, w->k, entered(&e));
     see(p, w->v, entered(&e));
-    add_bias(m, q, w->q_bias, 1);
-    add_bias(m, k, w->k_bias, 1);
+    add_bias(m, q_raw, w->q_bias, 1);
+    add_bias(m, k_raw, w->k_bias, 1);
     add_bias(m, v, w->v_bias, 1);
-    norm_heads(m, q, w->q_norm);
-    norm_heads(m, k, w->k_norm);
+    norm_heads(m, q, q_raw, w->q_norm);
+    norm_heads(m, k, k_raw, w->k_norm);
     clamp(m, q), clamp(m, k), clamp(m, v);
     rotate(m, p, l, q);
     rotate(m, p, l, k);
-    if (p->q_scale) b->mix(&(struct mix_args){q, q, p->q_scale, 1});
+    if (p->q_scale) b->mix(&(struct mix_args){q, q, p->q_scale, 1, NULL});
     struct tensor keys = k, values = v;
     if (p->cache_k) {
         keys = p->cache_k[l];
@@ -223,20 +232,34 @@ static void forward_shared(const struct model *m, const struct pass *p, const st
     see(p, w->shared_route, normed);
     project(m, p, share, normed, w->shared_route, -1);
     b->glu(&(struct glu_args){share, share, {0}, GLU_SIGMOID});
-    b->mix(&(struct mix_args){out, out, share.data, 1});
+    b->mix(&(struct mix_args){out, out, share.data, 1, NULL});
 }
 
-// x[p,:] = the product of each row with its experts + the biases of those experts.
-static void project_experts(const struct model *m, const struct pass *p, struct tensor out, struct tensor x, int weight,
-                            int bias) {
+// out[q,:] = the product of row q, which lies in order of experts, with its expert + the bias of that expert.
+static void project_experts(const struct model *m, const struct pass *p, const struct layer_acts *y, struct tensor out,
+                            struct tensor x, int weight, int bias) {
     const struct backend *b = m->backend;
-    see_experts(p, weight, x, p->acts->chosen, out.rows);
-    b->matmul_experts(&(struct matmul_experts_args){out, x, m->params[weight].experts, m->config.E, p->acts->chosen,
-                                                    p->precision});
+    see_experts(p, weight, x, p->acts->expert, x.rows);
+    b->matmul_experts(&(struct matmul_experts_args){out, x, m->params[weight].experts, y->start, m->config.E,
+                                                    acts_segments(p->acts, p->n), p->precision});
     if (bias < 0) return;
     struct tensor rows = tensor_f32(p->acts->expert_bias.data, out.rows, out.cols);
-    b->embed(&(struct embed_args){rows, m->params[bias].w, p->acts->chosen, 1});
+    b->embed(&(struct embed_args){rows, m->params[bias].w, p->acts->expert, 1});
     b->add(&(struct add_args){out, out, rows, 1});
+}
+
+// Which experts each row goes through. The router's product is never rounded: a choice may hang on its last bit.
+static void route(const struct model *m, const struct pass *p, const struct layer *w, const struct layer_acts *y,
+                  struct tensor normed) {
+    const struct model_config *c = &m->config;
+    const struct backend *b = m->backend;
+    struct tensor routes = tensor_first(y->routes, p->n); // [n,E]
+    see(p, w->router, normed);
+    b->matmul(&(struct matmul_args){routes, normed, m->params[w->router].w, 1, false, PRECISION_F32});
+    add_bias(m, routes, w->router_bias, 1);
+    b->route(&(struct route_args){routes, y->chosen, y->weight, c->used, c->family->renormalize});
+    b->group(&(struct group_args){y->chosen, p->n, c->used, c->E, p->n / acts_segments(p->acts, p->n), y->place, y->row,
+                                  p->acts->expert, y->start});
 }
 
 // out = mid + m_res * sum of the chosen experts, each weighed by the router, and of the shared one.
@@ -247,21 +270,21 @@ static void forward_experts(const struct model *m, const struct pass *p, int64_t
     const struct layer *w = &m->layers[l];
     const struct layer_acts *y = acts_layer(p->acts, l);
     const struct acts *a = p->acts;
-    struct tensor routes = tensor_first(a->routes, p->n);         // [n,E]
     struct tensor gate = tensor_first(y->gate, p->n * c->used);   // [n*used,F]
     struct tensor up = tensor_first(y->up, p->n * c->used);       // [n*used,F]
+    struct tensor glu = tensor_first(a->glu, p->n * c->used);     // [n*used,F]
     struct tensor parts = tensor_first(a->parts, p->n * c->used); // [n*used,C]
     struct tensor room = tensor_first(a->norm, p->n);             // [n,C]
 
-    see(p, w->router, normed);
-    project(m, p, routes, normed, w->router, w->router_bias);
-    b->route(&(struct route_args){routes, a->chosen, a->weight, c->used, c->family->renormalize});
-    project_experts(m, p, gate, normed, w->gate_exps, w->gate_exps_bias);
-    project_experts(m, p, up, normed, w->up_exps, w->up_exps_bias);
-    b->glu(&(struct glu_args){gate, gate, up, c->family->act});
-    project_experts(m, p, parts, gate, w->down_exps, w->down_exps_bias);
+    if (tensor_present(&out)) route(m, p, w, y, normed); // else that is kept
+    b->embed(&(struct embed_args){parts, normed, y->row, 1}); // rows in order of experts
+    project_experts(m, p, y, gate, parts, w->gate_exps, w->gate_exps_bias);
+    project_experts(m, p, y, up, parts, w->up_exps, w->up_exps_bias);
+    if (!tensor_present(&out)) return;
+    b->glu(&(struct glu_args){glu, gate, up, c->family->act});
+    project_experts(m, p, y, parts, glu, w->down_exps, w->down_exps_bias);
     if (c->FS > 0) forward_shared(m, p, w, normed);
-    b->mix(&(struct mix_args){room, parts, a->weight, c->used});
+    b->mix(&(struct mix_args){room, parts, y->weight, c->used, y->place});
     if (c->FS > 0) b->add(&(struct add_args){room, room, tensor_first(a->shared, p->n), 1});
     add_branch(m, out, mid, room, w->ffn_post);
 }

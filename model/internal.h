@@ -25,10 +25,17 @@ struct layer_acts {
     struct tensor x;        // [n,C]    the residual stream entering the layer
     struct tensor q;        // [n,H*D]  queries, rotated
     struct tensor k, v;     // [n,G*D]  keys (rotated) and values
+    struct tensor q_raw, k_raw; // before their norm, where they have one; the same buffers as q and k in a session
     float *lse;             // [n,H]    log-sum-exp of the scores; NULL when no gradient is wanted
     struct tensor attended; // [n,H*D]
     struct tensor mid;      // [n,C]    the stream after attention; the same buffer as x in a session
-    struct tensor gate, up; // [n,F]; with experts [n*used,F]
+    struct tensor gate, up; // [n,F]; with experts [n*used,F], in their order
+    // With experts only (E, used); places and pairs as in backend.h, group.
+    struct tensor routes;   // [n,E]  logits of the router
+    int32_t *chosen;        // [n,used]
+    float *weight;          // [n,used]
+    int32_t *place, *row;   // [n*used]
+    int32_t *start;         // [E*segments+1]
 };
 
 struct acts {
@@ -37,12 +44,11 @@ struct acts {
     struct recompute again;   // what is not kept after all; set before acts_place
     struct tensor out;        // [n,C]  the stream after the last layer; the same buffer as x in a session
     struct tensor norm;       // [n,C]  output of the norm in use
-    struct tensor glu;        // [n,F]  silu(gate) * up; the same buffer as gate in a session
-    // With experts only (E, used):
-    struct tensor routes;     // [n,E]  logits of the router
-    int32_t *chosen;          // [n,used]
-    float *weight;            // [n,used]
-    struct tensor parts;      // [n*used,C] what the chosen experts give
+    struct tensor glu;        // [n,F]  silu(gate) * up, with experts [n*used,F]; the same buffer as gate in a session
+    // With experts only:
+    int64_t segment;          // rows of a segment; 0: all rows are one
+    int32_t *expert;          // [n*used]
+    struct tensor parts;      // [n*used,C] in order of experts, what goes into them, then what comes out
     struct tensor expert_bias; // [n*used,max(F,C)], where experts have biases
     // With a shared expert only:
     struct tensor shared_gate, shared_up; // [n,FS]
@@ -53,6 +59,7 @@ struct acts {
 static inline struct layer_acts *acts_layer(const struct acts *a, int64_t l) {
     return &a->layer[a->kept ? l : 0];
 }
+static inline int64_t acts_segments(const struct acts *a, int64_t n) { return a->segment ? n / a->segment : 1; }
 // Lays out activations for max_rows rows. a->layer must have room for L (kept) or 1 entries.
 void acts_place(struct acts *a, const struct model_config *c, int64_t max_rows, bool kept, struct slab *s);
 
@@ -82,9 +89,16 @@ void model_head(const struct model *m, struct tensor logits, struct tensor norm,
 struct back {
     struct tensor dx;            // [n,C]    of the residual stream, from the last layer down to the embedding
     struct tensor norm, dnorm;   // [n,C]    a norm's output and its gradient; dnorm that of the head's input too
-    struct tensor glu;           // [n,F]    first the product, then its gradient
+    struct tensor glu;           // [n,F]    first the product, then its gradient; with experts [n*used,F]
+    struct tensor dglu, sorted;  // [n*used,F], [n*used,C] with experts: the product's gradient, and rows in their order
+    struct tensor droutes;       // [n,E]
+    float *other;                // [L][n] what balances experts and holds routers small, a loss (backend.h, route_back)
+    struct tensor balance;       // [L*balances,E]: see route_back
+    int64_t balances;            // rows of it a layer: none, 1, or one for each segment
+    float z_loss;
     struct tensor dattended, dq; // [n,H*D]
     struct tensor dk, dv;        // [n,G*D]
+    struct tensor dq_raw, dk_raw; // before their norm, where they have one
     bool fresh;                  // gradients of matrices are written, not added to
 };
 // a is placed before: what is made again lies where forward made it.
@@ -105,6 +119,7 @@ static inline enum precision model_precision(const struct model *m) {
 }
 static inline struct tensor tensor_first(struct tensor t, int64_t n) { return tensor_rows(t, 0, n); }
 
+double config_depth(const struct model_config *c, double power); // (layers / base)^power
 // Rows, columns and matrices of a layer tensor.
 void layer_tensor_shape(const struct model_config *c, enum layer_tensor t, int64_t *mats, int64_t *rows, int64_t *cols);
 // Its GGUF name behind "blk.N.".

@@ -94,7 +94,7 @@ static struct model *skeleton(const struct model_config *c, const struct model_f
 
 static void param_free(const struct backend *b, struct param *p) {
     if (p->owned) b->free(p->w.data);
-    for (int64_t e = 0; p->experts && e < p->mats; e++)
+    for (int64_t e = 0; p->experts_owned && e < p->mats; e++)
         if (p->experts_owned[e]) b->free(p->experts[e].data);
     mem_free(p->experts);
     mem_free(p->experts_owned);
@@ -110,6 +110,7 @@ void model_free(struct model *m) {
     mem_free(m->rope_divisors[1]);
     mem_free(m->params);
     mem_free(m->layers);
+    mem_free(m->expert_use);
     mem_free(m);
 }
 
@@ -339,7 +340,7 @@ enum { STAGE = 1 << 20 }; // floats that go through host memory at a time
 
 static void init_param(const struct model *m, int i, uint64_t seed, float *stage) {
     const struct param *p = &m->params[i];
-    int64_t total = p->rows * p->cols;
+    int64_t total = p->mats * p->rows * p->cols;
     for (int64_t at = 0; at < total; at += STAGE) {
         int64_t n = total - at < STAGE ? total - at : STAGE;
         if (param_is_vector(p)) {
@@ -355,17 +356,27 @@ static void init_param(const struct model *m, int i, uint64_t seed, float *stage
 // f32 weights in table order, then bf16 copies of what products read.
 static void place_weights(struct model *m, struct slab *s) {
     for (int i = 0; i < m->n_params; i++)
-        m->params[i].w = slab_tensor(s, DTYPE_F32, m->params[i].rows, m->params[i].cols);
+        m->params[i].w = slab_tensor(s, DTYPE_F32, m->params[i].mats * m->params[i].rows, m->params[i].cols);
     for (int i = 0; i < m->n_params && m->compute == DTYPE_BF16; i++) {
         struct param *p = &m->params[i];
         bool only_looked_up = i == m->embed && m->head != m->embed;
-        if (!param_is_vector(p) && !only_looked_up) p->w16 = slab_tensor(s, DTYPE_BF16, p->rows, p->cols);
+        if (!param_is_vector(p) && !p->exact && !only_looked_up)
+            p->w16 = slab_tensor(s, DTYPE_BF16, p->mats * p->rows, p->cols);
     }
 }
 
 static void place_grads(struct model *m, struct slab *s) {
     for (int i = 0; i < m->n_params; i++)
-        m->params[i].grad = slab_tensor(s, DTYPE_F32, m->params[i].rows, m->params[i].cols);
+        m->params[i].grad = slab_tensor(s, DTYPE_F32, m->params[i].mats * m->params[i].rows, m->params[i].cols);
+}
+
+static void view_experts(struct model *m) {
+    for (int i = 0; i < m->n_params; i++) {
+        struct param *p = &m->params[i];
+        if (p->mats == 1) continue;
+        p->experts = mem_array((size_t)p->mats, sizeof *p->experts, "experts");
+        for (int64_t e = 0; e < p->mats; e++) p->experts[e] = tensor_rows(model_product_weight(m, i), e * p->rows, p->rows);
+    }
 }
 
 static bool alloc_trainable(struct model *m, struct err *err) {
@@ -384,6 +395,7 @@ static bool alloc_trainable(struct model *m, struct err *err) {
     grads = (struct slab){.base = m->grads_block};
     place_weights(m, &weights);
     place_grads(m, &grads);
+    view_experts(m);
     return true;
 }
 
@@ -401,6 +413,7 @@ struct model *model_new(const struct model_config *c, const struct backend *b, e
     if (!m) return NULL;
     m->trainable = true;
     m->compute = compute;
+    if (c->E > 0) m->expert_use = mem_array((size_t)(c->L * c->E), sizeof *m->expert_use, "use of experts");
     if (!alloc_trainable(m, err)) {
         model_free(m);
         return NULL;
@@ -431,6 +444,7 @@ struct model *model_shadow(const struct model *m, struct err *err) {
     *s = *m;
     s->grads_block = NULL;
     s->params = mem_array((size_t)m->n_params, sizeof *s->params, "copy of the weights");
+    if (m->expert_use) s->expert_use = mem_array((size_t)(m->config.L * m->config.E), sizeof *s->expert_use, "copy of the use of experts");
     s->weights_block = m->backend->alloc(weights_stretch(m), "copy of the weights", err);
     for (int i = 0; s->weights_block && i < m->n_params; i++) {
         struct param *p = &s->params[i];
@@ -445,11 +459,13 @@ struct model *model_shadow(const struct model *m, struct err *err) {
 
 void model_shadow_take(struct model *shadow, const struct model *m) {
     m->backend->copy(shadow->params[0].w.data, m->params[0].w.data, weights_stretch(m));
+    if (m->expert_use) memcpy(shadow->expert_use, m->expert_use, (size_t)(m->config.L * m->config.E) * sizeof *m->expert_use);
 }
 
 void model_shadow_free(struct model *shadow) { // all else is lent
     if (!shadow) return;
     if (shadow->weights_block) shadow->backend->free(shadow->weights_block);
+    mem_free(shadow->expert_use);
     mem_free(shadow->params);
     mem_free(shadow);
 }
@@ -468,6 +484,8 @@ static bool same_config(const struct model_config *ours, const struct model_conf
         {"key/value heads", (double)ours->G, (double)file->G},
         {"head size", (double)ours->D, (double)file->D},
         {"feed-forward width", (double)ours->F, (double)file->F},
+        {"experts", (double)ours->E, (double)file->E},
+        {"experts in use", (double)ours->used, (double)file->used},
         {"vocabulary", (double)ours->V, (double)file->V},
         {"tied head", ours->tied, file->tied},
         {"rope base", (double)ours->rope_base, (double)file->rope_base},
@@ -484,11 +502,11 @@ static bool same_config(const struct model_config *ours, const struct model_conf
 }
 
 static void read_param(const struct model *m, const struct param *p, const struct file_tensor *t, float *stage) {
-    size_t row_bytes = t->bytes / (size_t)p->rows;
-    int64_t step = STAGE / p->cols; // config_check keeps cols at STAGE or below
+    int64_t all = p->mats * p->rows, step = STAGE / p->cols; // config_check keeps cols at STAGE or below
+    size_t row_bytes = t->bytes / (size_t)all;
     assert(step > 0);
-    for (int64_t at = 0; at < p->rows; at += step) {
-        int64_t rows = p->rows - at < step ? p->rows - at : step;
+    for (int64_t at = 0; at < all; at += step) {
+        int64_t rows = all - at < step ? all - at : step;
         dtype_row(t->dtype)->to_f32((const char *)t->data + (size_t)at * row_bytes, stage, rows * p->cols);
         m->backend->upload((float *)p->w.data + at * p->cols, stage, (size_t)(rows * p->cols) * sizeof *stage);
     }
@@ -542,9 +560,9 @@ static void write_param(const struct model *m, const struct param *p, enum dtype
     bool whole = dtype_row_bytes(d, p->cols, &out_bytes);
     assert(whole);
     (void)whole;
-    int64_t step = room / p->cols;
-    for (int64_t at = 0; at < p->rows; at += step) {
-        int64_t rows = p->rows - at < step ? p->rows - at : step;
+    int64_t all = p->mats * p->rows, step = room / p->cols;
+    for (int64_t at = 0; at < all; at += step) {
+        int64_t rows = all - at < step ? all - at : step;
         m->backend->download(raw, (const char *)p->w.data + (size_t)at * p->w.row_bytes,
                              (size_t)rows * p->w.row_bytes);
         from->to_f32(raw, stage, rows * p->cols);

@@ -116,6 +116,19 @@ const struct family *family_find(const char *name); // NULL when unknown
 // tensor for contexts up to rope_ctx and another for longer ones. DYNAMIC: a context beyond the model's raises the base.
 enum rope_scaling { SCALING_NONE, SCALING_LINEAR, SCALING_YARN, SCALING_LONG, SCALING_DYNAMIC };
 
+// How what each layer adds, and what is learned there, changes with depth (methods B.4). A value is
+// factor * (layers / base)^power, base being 0 in the config: 2 layers.
+struct depth_row {
+    const char *name;
+    double residual, rate, eps; // powers of m_res, of the rate of hidden matrices, and of Adam's eps there
+    double factor;              // of m_res
+    bool small_writers;         // matrices that write to the stream start / sqrt(2 L)
+    const char *help, *source;
+};
+extern const struct depth_row depth_rules[]; // the first is the default
+extern const int depth_rule_count;
+const struct depth_row *depth_rule_find(const char *name); // NULL when unknown
+
 enum { LAYERS_MAX = 1024, EXPERTS_MAX = 1024 };
 static_assert(LAYERS_MAX % 64 == 0, "one bit a layer");
 
@@ -130,6 +143,8 @@ struct model_config {
     // / m_width; matrices that write to the residual stream also / sqrt(2L). Not in GGUF: only training reads it.
     float init_std, base_width;
     bool mup;
+    const struct depth_row *depth; // NULL: the first
+    int64_t base_layers;           // 0: 2
     // What a file may change; all zero is the family's plain form.
     uint64_t more, less; // layer tensors besides, and without some of, the family's needs
     bool joined_qkv, joined_gate_up; // as one tensor in the file
@@ -182,6 +197,7 @@ MUST_USE bool config_check(const struct model_config *c, struct err *err); // ev
 MUST_USE bool config_read(struct model_config *c, const struct model_file *f, struct err *err);
 void config_write(const struct model_config *c, struct gguf_out *o); // general.architecture, general.name, <arch>.*
 int64_t config_params(const struct model_config *c);     // all weights; a tied head counts once
+int64_t config_params_active(const struct model_config *c); // those that a row meets: of experts, the ones in use
 double config_flops_per_token(const struct model_config *c, int64_t T); // forward + backward: 6 N + 6 L H D T (causal halved)
 
 // One parameter: the row from which allocation, initialisation, optimizer, files and reports follow.
@@ -191,13 +207,15 @@ struct param {
     int64_t mats;          // experts: so many matrices of that shape; else 1
     int64_t part, whole;   // of a joined tensor: rows from `part` on, of `whole`; else 0, 0
     float init_std;        // 0: a vector, ones for a norm, zeros for a bias
-    float lr_scale;        // muP: 1 or 1/m_width
+    float lr_scale;        // muP: 1 or 1/m_width, times the depth rule's
+    float eps_scale;       // of the depth rule
     bool decay;            // weight decay applies (matrices)
-    struct tensor w;       // f32 ROWS when trainable; else in the file, then what weight_load gave
+    bool exact;            // its products are never rounded (routers)
+    struct tensor w;       // f32 ROWS when trainable, matrices one below the other; else in the file, then what weight_load gave
     struct tensor w16;     // bf16 compute copy when training in bf16, else absent
     struct tensor grad;    // f32, trainable models only
     bool owned;            // w.data was allocated by weight_load
-    struct tensor *experts; // [mats] instead of w, when mats > 1
+    struct tensor *experts; // [mats] what products read when mats > 1: instead of w or, when trainable, views of w or w16
     bool *experts_owned;    // [mats]
 };
 
@@ -214,6 +232,7 @@ struct model {
     enum dtype compute;        // F32 or BF16: which copy products read when trainable
     void *weights_block, *grads_block; // one allocation each, in table order, when trainable
     size_t weights_bytes, grads_bytes;
+    int32_t *expert_use;           // host, [L*E]: rows of the last step that chose each expert; NULL unless trainable with experts
     const struct model_file *file; // of a model for running
     int unsettled;                 // params from here on lie in the file
 };
@@ -395,6 +414,21 @@ struct train_batch {
     int64_t rows, T;
     const int32_t *ids, *targets, *doc_start;
 };
+// What a step makes smaller besides the mean loss; all zero: nothing. Sums are over layers and rows as those of the loss,
+// with n the rows of a step, that is 1 / grad_scale, P[e] the mean of expert e's probability, f[e] its share of all choices
+// (both 1/E in balance):
+//   balance_coef * E * sum over e of f[e] P[e] (Fedus et al. 2021, eq. 4), f a constant, counted
+//     SEQUENCE over the row's own sequence: uniform use within every text;
+//     GLOBAL   over the whole batch (Qiu et al. 2025, "Demons in the Detail"), so that experts may differ by text. The
+//              batch meant is that of the step before, model.expert_use: that of this one is not known before its last micro-batch is
+//              through, and what it would be known of so far depends on how the batch is cut, which must show in no bit.
+//   router_z * mean of logsumexp(router's logits)^2 (Zoph et al. 2022, eq. 5)
+//   head_z * mean of logsumexp(logits)^2 (Chowdhery et al. 2022, section 5), not in the losses that are told
+enum balance { BALANCE_NONE, BALANCE_GLOBAL, BALANCE_SEQUENCE };
+struct objective {
+    enum balance balance;
+    double balance_coef, router_z, head_z;
+};
 // What backward needs of a layer is kept, or computed again when its turn comes (Chen et al. 2016): of the first `halves`
 // layers gate and up of the feed-forward, of the first `wholes` of these all but what enters the layer.
 struct recompute {
@@ -420,6 +454,14 @@ double train_loss(struct train_state *t, const struct train_batch *b, float grad
 // keys, mixed values, gate before its nonlinearity. A gradient's pass spoils the gate.
 enum train_act { ACT_STREAM, ACT_MID, ACT_QUERIES, ACT_KEYS, ACT_ATTENDED, ACT_GATE };
 struct tensor train_activation(const struct train_state *t, enum train_act what, int64_t layer);
+// What the steps from here on make smaller.
+void train_state_aim(struct train_state *t, const struct objective *o);
+// Behind the last micro-batch of a step: who was chosen in it becomes model.expert_use, and what the objective added by its
+// balance and router_z is returned. Without it train_zero_grads forgets both.
+double train_close_use(struct train_state *t);
+// The use of the busiest expert over the mean, averaged over layers: 1 is even, E / used the worst; 0 without experts or
+// before the first step.
+double train_imbalance(const struct model *m);
 // Behind the last micro-batch of a step: only now the gradient of a tied embedding is whole.
 void train_close_grads(struct train_state *t);
 

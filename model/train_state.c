@@ -40,11 +40,17 @@ struct train_state {
     int32_t *host_seen;             // [V] host: which
     int64_t n_seen;
     const struct observer *observer;
+    struct objective aim;
+    int32_t *use;                   // [L*E] host: rows of this step that chose each expert
+    double *other;                  // [L] host: of this step, what back.other sums up to
+    int32_t *host_start;            // [E*sequences+1] host
+    float *host_rows;               // [max(group_rows,sequences*E)] host
 };
 
 // Lays out all device memory of t; t->acts.layer must have its L entries.
 static void place(struct train_state *t, const struct model_config *c, struct slab *s) {
     int64_t n = t->group_rows;
+    t->acts.segment = t->T;
     acts_place(&t->acts, c, n, true, s);
     back_place(&t->back, c, &t->acts, n, s);
     t->losses = slab_take(s, n, sizeof *t->losses);
@@ -57,8 +63,14 @@ static void place(struct train_state *t, const struct model_config *c, struct sl
     t->room = slab_take(s, (int64_t)t->room_bytes, 1);
 }
 
+static int64_t host_rows(const struct train_state *t, const struct model_config *c) {
+    int64_t shares = t->group_rows / t->T * c->E;
+    return shares > t->group_rows ? shares : t->group_rows;
+}
+
 static size_t acts_bytes(struct train_state *t, const struct model_config *c) {
     struct slab s = {0};
+    t->acts.segment = t->T;
     acts_place(&t->acts, c, t->group_rows, true, &s);
     back_place(&t->back, c, &t->acts, t->group_rows, &s);
     return s.too_big ? SIZE_MAX : s.used;
@@ -67,7 +79,8 @@ static size_t acts_bytes(struct train_state *t, const struct model_config *c) {
 static size_t all_bytes(struct train_state *t, const struct model_config *c) {
     struct slab s = {0};
     place(t, c, &s);
-    size_t host = (size_t)c->L * sizeof *t->acts.layer + 3 * sizeof(int32_t) * (size_t)t->group_rows +
+    size_t lists = c->E > 0 ? (size_t)(c->L * c->E + host_rows(t, c) + t->group_rows / t->T * c->E + 1) * sizeof(int32_t) : 0;
+    size_t host = lists + (size_t)c->L * (sizeof *t->acts.layer + sizeof *t->other) + 3 * sizeof(int32_t) * (size_t)t->group_rows +
                   (sizeof *t->seen + sizeof *t->host_seen) * (size_t)c->V;
     return s.too_big || s.used > SIZE_MAX - host ? SIZE_MAX : s.used + host;
 }
@@ -111,11 +124,18 @@ size_t train_state_bytes(const struct model_config *c, int64_t max_rows, int64_t
 
 static bool check_backend(const struct backend *b, struct err *err) {
     static const enum op needs[] = {OP_EMBED, OP_EMBED_BACK, OP_RMSNORM, OP_RMSNORM_BACK, OP_MATMUL_DW, OP_ROPE,
-                                    OP_ATTEND, OP_ATTEND_BACK, OP_GLU, OP_GLU_BACK, OP_HEAD_LOSS};
+                                    OP_ATTEND, OP_ATTEND_BACK, OP_GLU, OP_GLU_BACK, OP_HEAD_LOSS, OP_ROUTE, OP_ROUTE_BACK,
+                                    OP_GROUP, OP_MATMUL_EXPERTS_DX, OP_MATMUL_EXPERTS_DW, OP_MIX, OP_MIX_BACK};
     for (size_t i = 0; i < COUNT_OF(needs); i++)
         if (!b->supports(needs[i], DTYPE_F32))
             return err_set(err, "the %s backend has no %s, which training needs", b->name, op_name(needs[i]));
     return true;
+}
+
+static void forget_use(struct train_state *t) {
+    const struct model_config *c = &t->m->config;
+    if (c->E > 0) memset(t->use, 0, (size_t)(c->L * c->E) * sizeof *t->use);
+    memset(t->other, 0, (size_t)c->L * sizeof *t->other);
 }
 
 bool train_state_fits(const struct model_config *c, int64_t T, size_t memory, struct err *err) {
@@ -152,6 +172,13 @@ struct train_state *train_state_new(struct model *m, int64_t max_rows, int64_t T
     t->seen = mem_array((size_t)c->V, sizeof *t->seen, "tokens seen");
     t->host_seen = mem_array((size_t)c->V, sizeof *t->host_seen, "tokens seen");
     memset(t->seen, 0, (size_t)c->V * sizeof *t->seen);
+    t->other = mem_array((size_t)c->L, sizeof *t->other, "losses of routers");
+    if (c->E > 0) {
+        t->use = mem_array((size_t)(c->L * c->E), sizeof *t->use, "use of experts");
+        t->host_start = mem_array(n / (size_t)T * (size_t)c->E + 1, sizeof *t->host_start, "use of experts");
+        t->host_rows = mem_array((size_t)host_rows(t, c), sizeof *t->host_rows, "use of experts");
+    }
+    forget_use(t);
     // Positions count within the sequence: only differences matter, so documents need no count of their own.
     for (size_t i = 0; i < n; i++) t->host_lo[i] = (int32_t)((int64_t)i % T);
     m->backend->upload(t->pos, t->host_lo, n * sizeof(int32_t));
@@ -167,6 +194,10 @@ void train_state_free(struct train_state *t) {
     mem_free(t->host_losses);
     mem_free(t->seen);
     mem_free(t->host_seen);
+    mem_free(t->use);
+    mem_free(t->other);
+    mem_free(t->host_start);
+    mem_free(t->host_rows);
     mem_free(t);
 }
 
@@ -188,6 +219,35 @@ void train_zero_grads(struct train_state *t) {
     t->back.fresh = true;
     if (t->n_seen) t->m->backend->zero(t->looked_up.data, (size_t)t->looked_up.rows * t->looked_up.row_bytes);
     forget_seen(t); // of a step that was given up
+    forget_use(t);
+}
+
+void train_state_aim(struct train_state *t, const struct objective *o) {
+    t->aim = *o;
+}
+
+double train_close_use(struct train_state *t) {
+    const struct model_config *c = &t->m->config;
+    double sum = 0;
+    for (int64_t l = 0; l < c->L; l++) sum += t->other[l];
+    if (c->E > 0) memcpy(t->m->expert_use, t->use, (size_t)(c->L * c->E) * sizeof *t->use);
+    forget_use(t);
+    return sum;
+}
+
+double train_imbalance(const struct model *m) {
+    const struct model_config *c = &m->config;
+    double sum = 0;
+    for (int64_t l = 0; m->expert_use && l < c->L; l++) {
+        int64_t most = 0, all = 0;
+        for (int64_t e = 0; e < c->E; e++) {
+            int64_t rows = m->expert_use[l * c->E + e];
+            most = rows > most ? rows : most;
+            all += rows;
+        }
+        if (all > 0) sum += (double)most * (double)c->E / (double)all;
+    }
+    return sum / (double)c->L;
 }
 
 void train_close_grads(struct train_state *t) {
@@ -238,10 +298,49 @@ static void head_group(struct train_state *t, const struct pass *p, float grad_s
     b->rmsnorm(&(struct rmsnorm_args){normed, out, norm->w, m->config.norm_eps});
     b->head_loss(&(struct head_loss_args){t->losses, dnormed, head->grad, normed, model_product_weight(m, m->head),
                                           t->targets, 1 / m->config.logit_divisor, grad_scale, t->T, p->precision, t->room,
-                                          t->room_bytes, t->back.fresh});
+                                          t->room_bytes, t->back.fresh, (float)t->aim.head_z});
     if (grad_scale == 0) return;
     b->zero(dx.data, (size_t)dx.rows * dx.row_bytes); // rmsnorm_back adds
     b->rmsnorm_back(&(struct rmsnorm_back_args){dx, norm->grad, dnormed, out, norm->w, m->config.norm_eps, t->T});
+}
+
+// balance[e] = coef * E * share[e] * grad_scale, where share is what e's count is of all of them; zeros when nothing was counted.
+static void balance_row(const struct train_state *t, const int32_t *count, double grad_scale, float *to) {
+    const int64_t E = t->m->config.E;
+    int64_t all = 0;
+    for (int64_t e = 0; e < E; e++) all += count[e];
+    for (int64_t e = 0; e < E; e++)
+        to[e] = all ? (float)(t->aim.balance_coef * (double)E * (double)count[e] / (double)all * grad_scale) : 0;
+}
+
+// Between forward and backward of a group of n rows: counts who was chosen and says what the routers are to balance.
+static void balance_group(struct train_state *t, int64_t n, double grad_scale) {
+    const struct model_config *c = &t->m->config;
+    const struct backend *b = t->m->backend;
+    const int64_t E = c->E, S = n / t->T;
+    struct back *s = &t->back;
+    s->z_loss = (float)(t->aim.router_z * grad_scale);
+    s->balances = t->aim.balance == BALANCE_SEQUENCE ? S : t->aim.balance == BALANCE_GLOBAL ? 1 : 0;
+    for (int64_t l = 0; l < c->L; l++) {
+        b->download(t->host_start, t->acts.layer[l].start, (size_t)(E * S + 1) * sizeof(int32_t));
+        for (int64_t e = 0; e < E; e++) t->use[l * E + e] += t->host_start[(e + 1) * S] - t->host_start[e * S];
+        for (int64_t i = 0; i < s->balances; i++) {
+            int32_t own[EXPERTS_MAX];
+            for (int64_t e = 0; e < E; e++) own[e] = t->host_start[e * S + i + 1] - t->host_start[e * S + i];
+            balance_row(t, t->aim.balance == BALANCE_GLOBAL ? t->m->expert_use + l * E : own, grad_scale, t->host_rows + i * E);
+        }
+        struct tensor to = tensor_rows(s->balance, l * s->balances, s->balances);
+        if (s->balances) b->upload(to.data, t->host_rows, (size_t)s->balances * to.row_bytes);
+    }
+}
+
+// Row by row in each layer, so that groups show in no bit.
+static void take_other(struct train_state *t, int64_t n) {
+    const struct model_config *c = &t->m->config;
+    for (int64_t l = 0; l < c->L; l++) {
+        t->m->backend->download(t->host_rows, t->back.other + l * n, (size_t)n * sizeof(float));
+        for (int64_t i = 0; i < n; i++) t->other[l] += (double)t->host_rows[i];
+    }
 }
 
 double train_loss(struct train_state *t, const struct train_batch *batch, float grad_scale, float *losses) {
@@ -258,7 +357,9 @@ double train_loss(struct train_state *t, const struct train_batch *batch, float 
         model_forward(m, &p);
         head_group(t, &p, grad_scale);
         if (grad_scale != 0) {
+            if (m->config.E > 0) balance_group(t, n, (double)grad_scale);
             model_backward(m, &p, &t->back, t->T);
+            if (m->config.E > 0) take_other(t, n);
             struct tensor table = t->looked_up.data ? t->looked_up : m->params[m->embed].grad;
             b->embed_back(&(struct embed_back_args){table, tensor_first(t->back.dx, n), p.ids, m->config.m_emb});
             t->back.fresh = false;

@@ -713,7 +713,7 @@ static void cross_entropy_declare(struct op_run *r) {
 }
 static void cross_entropy_call(const struct op_run *r, const struct backend *b) {
     b->cross_entropy(&(struct cross_entropy_args){P(r, CE_LOSS), T(r, CE_LOGITS), P(r, CE_TARGETS),
-                                                  (float)r->s.K * .1f, r->s.scale});
+                                                  (float)r->s.K * .1f, r->s.scale, r->s.z_loss});
 }
 static double cross_entropy_row(const struct op_run *r, int64_t i) {
     int64_t C = r->s.C, target = (int64_t)V(r, CE_TARGETS)[i];
@@ -734,13 +734,17 @@ static void cross_entropy_reference(const struct op_run *r) {
         double lse = target < 0 ? 0 : V(r, CE_LOSS)[i] + by * logits[target];
         for (int64_t c = 0; c < C; c++) {
             double p = exp(by * logits[c] - lse);
-            logits[c] = target < 0 ? 0 : (double)r->s.scale * by * (p - (c == target));
+            logits[c] = target < 0 ? 0 : (double)r->s.scale * by * (p * (1 + 2 * (double)r->s.z_loss * lse) - (c == target));
         }
     }
 }
 static double cross_entropy_loss(const struct op_run *r) {
     double sum = 0;
-    for (int64_t i = 0; i < r->s.n; i++) sum += cross_entropy_row(r, i);
+    for (int64_t i = 0; i < r->s.n; i++) {
+        int64_t target = (int64_t)V(r, CE_TARGETS)[i];
+        double loss = cross_entropy_row(r, i), lse = target < 0 ? 0 : loss + ce_logit_scale(r) * V(r, CE_LOGITS)[i * r->s.C + target];
+        sum += loss + (double)r->s.z_loss * lse * lse;
+    }
     return (double)r->s.scale * sum;
 }
 
@@ -761,7 +765,7 @@ static void head_loss_declare(struct op_run *r) {
 static void head_loss_call(const struct op_run *r, const struct backend *b) {
     struct head_loss_args a = {.loss = P(r, HEAD_LOSS), .x = T(r, HEAD_X), .w = T(r, HEAD_W), .targets = P(r, HEAD_TARGETS),
                                .logit_scale = (float)r->s.K * .1f, .grad_scale = r->s.scale, .segment = r->s.segment,
-                               .precision = precision_of(r)};
+                               .precision = precision_of(r), .z_loss = r->s.z_loss};
     if (r->s.scale != 0) a.dx = T(r, HEAD_DX), a.dw = T(r, HEAD_DW);
     a.room_bytes = head_loss_room(head_loss_least(a.segment), a.w.rows);
     a.room = mem_alloc(a.room_bytes, "room for logits");
@@ -790,7 +794,7 @@ static void head_loss_reference(const struct op_run *r) {
         V(r, HEAD_LOSS)[i] = target < 0 ? 0 : lse - z[target];
         for (int64_t c = 0; c < C && r->s.scale != 0; c++) V(r, HEAD_DX)[i * C + c] = 0;
         for (int64_t m = 0; m < M && r->s.scale != 0 && target >= 0; m++) {
-            double dz = (double)r->s.scale * ce_logit_scale(r) * (exp(z[m] - lse) - (m == target));
+            double dz = (double)r->s.scale * ce_logit_scale(r) * (exp(z[m] - lse) * (1 + 2 * (double)r->s.z_loss * lse) - (m == target));
             for (int64_t c = 0; c < C; c++) {
                 V(r, HEAD_DX)[i * C + c] += dz * V(r, HEAD_W)[m * C + c];
                 V(r, HEAD_DW)[m * C + c] += dz * V(r, HEAD_X)[i * C + c];
@@ -803,7 +807,8 @@ static double head_loss_loss(const struct op_run *r) {
     double sum = 0, *z = mem_array((size_t)r->s.M, sizeof *z, "logits");
     for (int64_t i = 0; i < r->s.n; i++) {
         int64_t target = (int64_t)V(r, HEAD_TARGETS)[i];
-        if (target >= 0) sum += head_logits(r, i, z) - z[target];
+        double lse = head_logits(r, i, z);
+        if (target >= 0) sum += lse - z[target] + (double)r->s.z_loss * lse * lse;
     }
     mem_free(z);
     return (double)r->s.scale * sum;
@@ -1064,32 +1069,106 @@ static void route_reference(const struct op_run *r) {
     }
 }
 
-// H experts of [M,K]; mode: how many pairs share a row of x.
+// Pairs of rows and experts, chosen at random, in order of experts; and what comes back into the order of pairs.
+struct grouped {
+    int32_t *place, *row, *expert, *start;
+    int64_t pairs, segments;
+};
+
+static void choose_experts(struct op_run *r, struct op_buf *chosen) {
+    for (int64_t i = 0; i < chosen->rows * chosen->cols; i++)
+        chosen->v[i] = (double)rng_below(r->seed, stream_of(r, chosen), (uint64_t)i, (uint64_t)r->s.H);
+}
+
+static int32_t *ints(int64_t n) { return mem_array((size_t)n + 1, sizeof(int32_t), "test list"); }
+
+static struct grouped group_open(const struct op_run *r, const struct backend *b, const int32_t *chosen, int64_t rows) {
+    struct grouped g = {.pairs = rows * r->s.mode};
+    int64_t segment = r->s.segment ? r->s.segment : rows;
+    g.segments = rows / segment;
+    g.place = ints(g.pairs), g.row = ints(g.pairs), g.expert = ints(g.pairs), g.start = ints(r->s.H * g.segments);
+    b->group(&(struct group_args){chosen, rows, r->s.mode, r->s.H, segment, g.place, g.row, g.expert, g.start});
+    return g;
+}
+
+// Rows of a buffer, each as often as it has experts (or, in order of pairs already, once), in order of experts.
+static struct tensor group_gather(const struct op_run *r, struct grouped *g, int i) {
+    const struct op_buf *b = &r->buf[i];
+    struct tensor to = tensor_f32(mem_array((size_t)(g->pairs * b->cols) + 1, sizeof(float), "test rows"), g->pairs, b->cols);
+    for (int64_t p = 0; p < g->pairs; p++)
+        memcpy((char *)to.data + (size_t)g->place[p] * to.row_bytes,
+               b->data + (size_t)(b->rows == g->pairs ? p : p / r->s.mode) * b->row_bytes, to.row_bytes);
+    return to;
+}
+
+static void group_scatter(struct grouped *g, struct tensor from, void *to) {
+    for (int64_t p = 0; p < g->pairs; p++)
+        memcpy((char *)to + (size_t)p * from.row_bytes, (char *)from.data + (size_t)g->place[p] * from.row_bytes, from.row_bytes);
+}
+
+static void group_close(struct grouped *g) {
+    mem_free(g->place), mem_free(g->row), mem_free(g->expert), mem_free(g->start);
+}
+
+// H experts, mode of them a row.
+enum { GROUP_CHOSEN, GROUP_PLACE, GROUP_ROW, GROUP_EXPERT, GROUP_START };
+static void group_declare(struct op_run *r) {
+    choose_experts(r, add(r, "chosen", IN | FLAT, DTYPE_I32, r->s.n, r->s.mode));
+    for (int i = 0; i < 3; i++) {
+        static const char *const names[] = {"place", "row", "expert"};
+        add(r, names[i], OUT | FLAT, DTYPE_I32, r->s.n * r->s.mode, 1);
+    }
+    add(r, "start", OUT | FLAT, DTYPE_I32, r->s.H * (r->s.n / r->s.segment) + 1, 1);
+}
+static void group_call(const struct op_run *r, const struct backend *b) {
+    b->group(&(struct group_args){P(r, GROUP_CHOSEN), r->s.n, r->s.mode, r->s.H, r->s.segment, P(r, GROUP_PLACE),
+                                  P(r, GROUP_ROW), P(r, GROUP_EXPERT), P(r, GROUP_START)});
+}
+static void group_reference(const struct op_run *r) {
+    const double *chosen = V(r, GROUP_CHOSEN);
+    int64_t pairs = r->s.n * r->s.mode, S = r->s.n / r->s.segment;
+    for (int64_t i = 0; i <= r->s.H * S; i++) V(r, GROUP_START)[i] = 0;
+    for (int64_t p = 0; p < pairs; p++) {
+        int64_t q = 0, segment = p / r->s.mode / r->s.segment;
+        for (int64_t o = 0; o < pairs; o++) q += chosen[o] < chosen[p] || (chosen[o] == chosen[p] && o < p);
+        V(r, GROUP_PLACE)[p] = (double)q;
+        V(r, GROUP_ROW)[q] = (double)(p / r->s.mode);
+        V(r, GROUP_EXPERT)[q] = chosen[p];
+        for (int64_t i = (int64_t)chosen[p] * S + segment + 1; i <= r->s.H * S; i++) V(r, GROUP_START)[i]++;
+    }
+}
+
+// H experts of [M,K]; mode: how many pairs share a row of x. The rows of pairs, brought into order and back around the op.
 enum { ME_OUT, ME_X, ME_W, ME_CHOSEN };
+enum { EXPERTS_IN_TESTS = 8 };
 static void experts_declare(struct op_run *r) {
     f32(r, "out", OUT | BY_ROW | FLAT, r->s.n, r->s.mode * r->s.M);
     f32(r, "x", IN | BY_ROW, r->s.n, r->s.K);
     spread(r, add(r, "w", IN, r->dtype, r->s.H * r->s.M, r->s.K), 1);
-    struct op_buf *chosen = add(r, "chosen", IN | BY_ROW | FLAT, DTYPE_I32, r->s.n, r->s.mode);
-    for (int64_t i = 0; i < r->s.n * r->s.mode; i++)
-        chosen->v[i] = (double)rng_below(r->seed, stream_of(r, chosen), (uint64_t)i, (uint64_t)r->s.H);
+    choose_experts(r, add(r, "chosen", IN | BY_ROW | FLAT, DTYPE_I32, r->s.n, r->s.mode));
 }
-static void experts_call(const struct op_run *r, const struct backend *b) {
-    enum { MOST = 8 };
-    struct tensor w[MOST], all = T(r, ME_W);
-    bool owned[MOST] = {0};
-    assert(r->s.H <= MOST);
+static void load_experts(const struct op_run *r, const struct backend *b, struct tensor *w, bool *owned) {
+    assert(r->s.H <= EXPERTS_IN_TESTS);
     for (int64_t e = 0; e < r->s.H; e++) {
-        w[e] = tensor_rows(all, e * r->s.M, r->s.M);
+        w[e] = tensor_rows(T(r, ME_W), e * r->s.M, r->s.M);
         struct tensor host = w[e];
         struct err err;
         bool loaded = !r->s.loaded || b->weight_load(&w[e], &host, &owned[e], &err);
         assert(loaded);
         (void)loaded;
     }
-    struct tensor out = tensor_f32(P(r, ME_OUT), r->buf[ME_OUT].rows * r->s.mode, r->s.M);
-    b->matmul_experts(&(struct matmul_experts_args){out, T(r, ME_X), w, r->s.H, P(r, ME_CHOSEN),
-                                                    precision_of(r)});
+}
+static void experts_call(const struct op_run *r, const struct backend *b) {
+    struct tensor w[EXPERTS_IN_TESTS];
+    bool owned[EXPERTS_IN_TESTS] = {0};
+    load_experts(r, b, w, owned);
+    struct grouped g = group_open(r, b, P(r, ME_CHOSEN), r->buf[ME_X].rows);
+    struct tensor x = group_gather(r, &g, ME_X);
+    struct tensor out = tensor_f32(mem_array((size_t)(g.pairs * r->s.M), sizeof(float), "test rows"), g.pairs, r->s.M);
+    b->matmul_experts(&(struct matmul_experts_args){out, x, w, g.start, r->s.H, g.segments, precision_of(r)});
+    group_scatter(&g, out, P(r, ME_OUT));
+    mem_free(x.data), mem_free(out.data);
+    group_close(&g);
     for (int64_t e = 0; e < r->s.H; e++)
         if (owned[e]) b->free(w[e].data);
 }
@@ -1105,25 +1184,168 @@ static void experts_reference(const struct op_run *r) {
         }
 }
 
+// dx [n*mode,K] in order of pairs from dout [n*mode,M]; accumulate: added to.
+enum { MED_DX, MED_DOUT, MED_W, MED_CHOSEN };
+static void experts_dx_declare(struct op_run *r) {
+    f32(r, "dx", (r->s.accumulate ? BOTH : OUT) | BY_ROW | FLAT, r->s.n, r->s.mode * r->s.K);
+    f32(r, "dout", IN | BY_ROW | FLAT, r->s.n, r->s.mode * r->s.M);
+    spread(r, add(r, "w", IN, r->dtype, r->s.H * r->s.M, r->s.K), 1);
+    choose_experts(r, add(r, "chosen", IN | BY_ROW | FLAT, DTYPE_I32, r->s.n, r->s.mode));
+}
+// A buffer [n, mode * cols] as rows of pairs in order of experts.
+static struct tensor gather_pairs(const struct op_run *r, struct grouped *g, int i, int64_t cols) {
+    struct tensor to = tensor_f32(mem_array((size_t)(g->pairs * cols) + 1, sizeof(float), "test rows"), g->pairs, cols);
+    for (int64_t p = 0; p < g->pairs; p++)
+        memcpy((char *)to.data + (size_t)g->place[p] * to.row_bytes, (char *)P(r, i) + (size_t)p * to.row_bytes, to.row_bytes);
+    return to;
+}
+static void experts_dx_call(const struct op_run *r, const struct backend *b) {
+    struct tensor w[EXPERTS_IN_TESTS];
+    bool owned[EXPERTS_IN_TESTS] = {0};
+    load_experts(r, b, w, owned);
+    struct grouped g = group_open(r, b, P(r, MED_CHOSEN), r->buf[MED_DX].rows);
+    struct tensor dout = gather_pairs(r, &g, MED_DOUT, r->s.M), dx = gather_pairs(r, &g, MED_DX, r->s.K);
+    b->matmul_experts_dx(&(struct matmul_experts_dx_args){dx, dout, w, g.start, r->s.H, g.segments, r->s.accumulate, precision_of(r)});
+    group_scatter(&g, dx, P(r, MED_DX));
+    mem_free(dout.data), mem_free(dx.data);
+    group_close(&g);
+}
+static void experts_dx_reference(const struct op_run *r) {
+    int64_t M = r->s.M, K = r->s.K;
+    take_rounded(r, MED_DOUT), take_rounded(r, MED_W);
+    for (int64_t p = 0; p < r->s.n * r->s.mode; p++)
+        for (int64_t k = 0; k < K; k++) {
+            const double *w = V(r, MED_W) + (int64_t)V(r, MED_CHOSEN)[p] * M * K;
+            double sum = r->s.accumulate ? V(r, MED_DX)[p * K + k] : 0;
+            for (int64_t m = 0; m < M; m++) sum += V(r, MED_DOUT)[p * M + m] * w[m * K + k];
+            V(r, MED_DX)[p * K + k] = sum;
+        }
+}
+
+// dw of H experts from n rows of mode pairs; accumulate: not fresh.
+enum { MEW_DW, MEW_DOUT, MEW_X, MEW_CHOSEN };
+static void experts_dw_declare(struct op_run *r) {
+    f32(r, "dw", r->s.accumulate ? BOTH : OUT, r->s.H * r->s.M, r->s.K);
+    f32(r, "dout", IN | BY_ROW | FLAT, r->s.n, r->s.mode * r->s.M);
+    f32(r, "x", IN | BY_ROW, r->s.n, r->s.K);
+    struct op_buf *chosen = add(r, "chosen", IN | BY_ROW | FLAT, DTYPE_I32, r->s.n, r->s.mode);
+    choose_experts(r, chosen);
+    for (int64_t i = 0; r->s.H > 2 && i < r->s.n * r->s.mode; i++) // one that nobody chose
+        if (chosen->v[i] == 1) chosen->v[i] = 0;
+}
+static void experts_dw_call(const struct op_run *r, const struct backend *b) {
+    struct grouped g = group_open(r, b, P(r, MEW_CHOSEN), r->buf[MEW_X].rows);
+    struct tensor dout = gather_pairs(r, &g, MEW_DOUT, r->s.M), x = group_gather(r, &g, MEW_X);
+    b->matmul_experts_dw(&(struct matmul_experts_dw_args){T(r, MEW_DW), dout, x, g.start, r->s.H, g.segments, precision_of(r),
+                                                          !r->s.accumulate});
+    mem_free(dout.data), mem_free(x.data);
+    group_close(&g);
+}
+static void experts_dw_reference(const struct op_run *r) {
+    int64_t M = r->s.M, K = r->s.K;
+    take_rounded(r, MEW_DOUT), take_rounded(r, MEW_X);
+    if (!r->s.accumulate) memset(V(r, MEW_DW), 0, (size_t)(r->s.H * M * K) * sizeof(double));
+    for (int64_t p = 0; p < r->s.n * r->s.mode; p++)
+        for (int64_t m = 0; m < M; m++)
+            for (int64_t k = 0; k < K; k++)
+                V(r, MEW_DW)[((int64_t)V(r, MEW_CHOSEN)[p] * M + m) * K + k] +=
+                    V(r, MEW_DOUT)[p * M + m] * V(r, MEW_X)[p / r->s.mode * K + k];
+}
+
 // K parts to a row.
 enum { MIX_OUT, MIX_X, MIX_WEIGHT };
 static void mix_declare(struct op_run *r) {
     f32(r, "out", OUT | BY_ROW, r->s.n, r->s.C);
     f32(r, "x", IN | BY_ROW | FLAT, r->s.n, r->s.K * r->s.C);
-    f32(r, "weight", IN | BY_ROW | FLAT, r->s.n, r->s.K);
+    f32(r, "weight", IN | BY_ROW | FLAT | (r->s.mode == 1 ? UNREAD : 0), r->s.n, r->s.K);
 }
 static void mix_call(const struct op_run *r, const struct backend *b) {
     struct tensor x = tensor_f32(P(r, MIX_X), r->buf[MIX_X].rows * r->s.K, r->s.C);
-    b->mix(&(struct mix_args){T(r, MIX_OUT), x, P(r, MIX_WEIGHT), r->s.K});
+    b->mix(&(struct mix_args){T(r, MIX_OUT), x, r->s.mode == 1 ? NULL : P(r, MIX_WEIGHT), r->s.K, NULL});
 }
 static void mix_reference(const struct op_run *r) {
     int64_t C = r->s.C, K = r->s.K;
     for (int64_t i = 0; i < r->s.n; i++)
         for (int64_t c = 0; c < C; c++) {
             double sum = 0;
-            for (int64_t k = 0; k < K; k++) sum += V(r, MIX_WEIGHT)[i * K + k] * V(r, MIX_X)[(i * K + k) * C + c];
+            for (int64_t k = 0; k < K; k++) sum += (r->s.mode == 1 ? 1 : V(r, MIX_WEIGHT)[i * K + k]) * V(r, MIX_X)[(i * K + k) * C + c];
             V(r, MIX_OUT)[i * C + c] = sum;
         }
+}
+
+// Places: those of the pairs in order, turned around. mode 1: out of mix is in the loss, the weights are no variables.
+enum { MIXB_DX, MIXB_DOUT, MIXB_WEIGHT, MIXB_PLACE };
+static void mix_back_declare(struct op_run *r) {
+    int64_t pairs = r->s.n * r->s.K;
+    f32(r, "dx", OUT, pairs, r->s.C);
+    f32(r, "dout", IN, r->s.n, r->s.C);
+    f32(r, "weight", IN | FLAT, r->s.n, r->s.K);
+    struct op_buf *place = add(r, "place", IN | FLAT, DTYPE_I32, pairs, 1);
+    for (int64_t p = 0; p < pairs; p++) place->v[p] = (double)(pairs - 1 - p);
+}
+static void mix_back_call(const struct op_run *r, const struct backend *b) {
+    b->mix_back(&(struct mix_back_args){T(r, MIXB_DX), T(r, MIXB_DOUT), P(r, MIXB_WEIGHT), r->s.K, P(r, MIXB_PLACE), r->s.scale});
+}
+static void mix_back_reference(const struct op_run *r) {
+    int64_t C = r->s.C;
+    for (int64_t p = 0; p < r->s.n * r->s.K; p++)
+        for (int64_t c = 0; c < C; c++)
+            V(r, MIXB_DX)[(int64_t)V(r, MIXB_PLACE)[p] * C + c] = scale_of(r) * V(r, MIXB_WEIGHT)[p] * V(r, MIXB_DOUT)[p / r->s.K * C + c];
+}
+
+// C experts, K of them chosen, M wide; mode 1: renormalized; segment: rows that share a row of balance; scale: the z-loss.
+// x in order of pairs, turned around; dx is what comes back through the weight.
+enum { RB_DLOGITS, RB_OTHER, RB_LOGITS, RB_X, RB_DY, RB_BALANCE };
+static void route_back_declare(struct op_run *r) {
+    int64_t n = r->s.n;
+    f32(r, "dlogits", OUT | BY_ROW, n, r->s.C);
+    add(r, "other", OUT | BY_ROW | FLAT, DTYPE_F32, n, 1);
+    f32(r, "logits", IN | BY_ROW, n, r->s.C);
+    f32(r, "x", IN | BY_ROW | FLAT, n, r->s.K * r->s.M);
+    f32(r, "dy", IN | BY_ROW | FLAT, n, r->s.K * r->s.M);
+    f32(r, "balance", IN, r->s.segment ? n / r->s.segment : 1, r->s.C);
+}
+static void route_back_call(const struct op_run *r, const struct backend *b) {
+    int64_t n = r->buf[RB_LOGITS].rows, used = r->s.K, pairs = n * used, M = r->s.M;
+    int32_t *chosen = ints(pairs), *place = ints(pairs);
+    float *weight = mem_array((size_t)pairs, sizeof *weight, "test list");
+    struct tensor x = tensor_f32(mem_array((size_t)(pairs * M), sizeof(float), "test rows"), pairs, M), dx = x, balance = T(r, RB_BALANCE);
+    dx.data = mem_array((size_t)(pairs * M), sizeof(float), "test rows");
+    b->route(&(struct route_args){T(r, RB_LOGITS), chosen, weight, used, r->s.mode == 1});
+    for (int64_t p = 0; p < pairs; p++) {
+        place[p] = (int32_t)(pairs - 1 - p);
+        for (int64_t m = 0; m < M; m++) {
+            ((float *)x.data)[place[p] * M + m] = ((float *)P(r, RB_X))[p * M + m];
+            ((float *)dx.data)[place[p] * M + m] = weight[p] * ((float *)P(r, RB_DY))[p * M + m];
+        }
+    }
+    if (!r->s.segment) balance.rows = 1;
+    b->route_back(&(struct route_back_args){T(r, RB_DLOGITS), T(r, RB_LOGITS), x, dx, r->s.H ? (struct tensor){0} : balance, chosen, place,
+                                            weight, P(r, RB_OTHER), used, r->s.mode == 1, r->s.scale});
+    mem_free(chosen), mem_free(place), mem_free(weight), mem_free(x.data), mem_free(dx.data);
+}
+static double route_back_loss(const struct op_run *r) {
+    int64_t E = r->s.C, used = r->s.K, M = r->s.M;
+    double loss = 0;
+    for (int64_t i = 0; i < r->s.n; i++) {
+        const double *z = V(r, RB_LOGITS) + i * E, *balance = V(r, RB_BALANCE) + (r->s.segment ? i / r->s.segment * E : 0);
+        double sum = 0, kept = 0, other = 0;
+        for (int64_t e = 0; e < E; e++) sum += exp(z[e]);
+        for (int64_t e = 0; e < E && !r->s.H; e++) other += balance[e] * exp(z[e]) / sum;
+        V(r, RB_OTHER)[i] = other + (double)r->s.scale * log(sum) * log(sum);
+        loss += V(r, RB_OTHER)[i];
+        for (int pass = 0; pass < 2; pass++)
+            for (int64_t e = 0; e < E; e++) {
+                int64_t k = 0, at = i * used * M;
+                double worth = 0;
+                for (int64_t o = 0; o < E; o++) k += z[o] > z[e] || (z[o] == z[e] && o < e);
+                if (k >= used) continue;
+                for (int64_t m = 0; m < M; m++) worth += V(r, RB_X)[at + k * M + m] * V(r, RB_DY)[at + k * M + m];
+                if (pass == 0) kept += exp(z[e]);
+                else loss += exp(z[e]) / (r->s.mode == 1 ? kept : sum) * worth;
+            }
+    }
+    return loss;
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -1386,13 +1608,14 @@ const struct op_spec op_specs[] = {
     {OP_CROSS_ENTROPY, "cross_entropy with gradient", BIT(F32),
      SHAPES({.n = 1, .C = 3, .scale = 1}, {.n = 3, .C = 33, .scale = .25f, .K = 20},
             {.n = 19, .C = 257, .scale = .5f, .K = 3}, {.n = 2, .C = 1000, .scale = 1},
-            {.n = 5, .C = 65, .M = 300, .scale = 1, .amplify = 300}),
+            {.n = 5, .C = 65, .M = 300, .scale = 1, .amplify = 300}, {.n = 4, .C = 257, .scale = .5f, .K = 5, .z_loss = .125f}),
      cross_entropy_declare, cross_entropy_call, .reference = cross_entropy_reference,
      .loss = cross_entropy_loss, .pairs = {{CE_LOGITS, CE_LOGITS, 1}}, .n_pairs = 1,
      .terms = terms_C, .unit = 1},
     {OP_HEAD_LOSS, "head_loss", BIT(F32) | BIT(BF16),
      SHAPES({.n = 1, .C = 1, .M = 1, .segment = 1}, {.n = 6, .C = 33, .M = 65, .segment = 3},
             {.n = 6, .C = 31, .M = 33, .segment = 3, .scale = .5f, .K = 5, .amplify = 8},
+            {.n = 6, .C = 31, .M = 33, .segment = 3, .scale = .5f, .K = 5, .amplify = 8, .z_loss = .125f},
             {.n = 70, .C = 17, .M = 300, .segment = 35, .scale = .25f, .amplify = 8}),
      head_loss_declare, head_loss_call, .reference = head_loss_reference, .loss = head_loss_loss,
      .pairs = {{HEAD_DX, HEAD_X, 1}, {HEAD_DW, HEAD_W, 0}}, .n_pairs = 2, .terms = terms_head, .unit = -1},
@@ -1405,6 +1628,7 @@ const struct op_spec op_specs[] = {
     // 2^-7 in all, which is 2^13 of what these sums may lose in f32.
     {OP_HEAD_LOSS, "head_loss rounded", BIT(F32) | BIT(BF16),
      SHAPES({.n = 6, .C = 31, .M = 33, .segment = 3, .scale = .5f, .K = 5, .amplify = 8192},
+            {.n = 6, .C = 31, .M = 33, .segment = 3, .scale = .5f, .K = 5, .amplify = 8192, .z_loss = .125f},
             {.n = 70, .C = 17, .M = 300, .segment = 35, .scale = .25f, .amplify = 8192},
             {.n = 34, .C = 17, .M = 90, .segment = 17, .scale = .5f, .mode = 60, .amplify = 8192},
             {.n = 1100, .C = 9, .M = 40, .segment = 1100, .scale = .5f, .amplify = 8192}),
@@ -1478,7 +1702,39 @@ const struct op_spec op_specs[] = {
      SHAPES({.n = 5, .K = 257, .M = 33, .H = 3, .mode = 2, .loaded = true},
             {.n = 40, .K = 64, .M = 65, .H = 2, .mode = 1, .loaded = true}),
      experts_declare, experts_call, .reference = experts_reference, .terms = terms_K, .unit = 1, .rounds = true},
-    {OP_MIX, "mix", BIT(F32), SHAPES({.n = 1, .C = 1, .K = 1}, {.n = 5, .C = 33, .K = 2}, {.n = 19, .C = 257, .K = 8}),
+    {OP_GROUP, "group", BIT(F32),
+     SHAPES({.n = 1, .H = 1, .mode = 1, .segment = 1}, {.n = 24, .H = 3, .mode = 2, .segment = 8}, {.n = 30, .H = 40, .mode = 8, .segment = 30}),
+     group_declare, group_call, .reference = group_reference, .terms = terms_few},
+    {OP_MATMUL_EXPERTS_DX, "matmul_experts_dx", BIT(F32) | BIT(BF16),
+     SHAPES({.n = 1, .K = 1, .M = 1, .H = 1, .mode = 1}, {.n = 5, .K = 33, .M = 17, .H = 3, .mode = 2, .accumulate = true},
+            {.n = 40, .K = 64, .M = 300, .H = 2, .mode = 2}),
+     experts_dx_declare, experts_dx_call, .reference = experts_dx_reference, .terms = terms_M, .unit = 1},
+    {OP_MATMUL_EXPERTS_DX, "matmul_experts_dx rounded", BIT(F32) | BIT(BF16),
+     SHAPES({.n = 5, .K = 33, .M = 17, .H = 3, .mode = 2, .accumulate = true}, {.n = 40, .K = 64, .M = 300, .H = 2, .mode = 2}),
+     experts_dx_declare, experts_dx_call, .reference = experts_dx_reference, .terms = terms_M, .unit = 1, .rounds = true},
+    {OP_MATMUL_EXPERTS_DW, "matmul_experts_dw", BIT(F32),
+     SHAPES({.n = 12, .K = 33, .M = 17, .H = 3, .mode = 2, .segment = 4, .accumulate = true},
+            {.n = 120, .K = 257, .M = 50, .H = 4, .mode = 3, .segment = 40, .accumulate = true}),
+     experts_dw_declare, experts_dw_call, .reference = experts_dw_reference, .terms = terms_n, .unit = -1},
+    {OP_MATMUL_EXPERTS_DW, "matmul_experts_dw fresh", BIT(F32),
+     SHAPES({.n = 1, .K = 1, .M = 1, .H = 1, .mode = 1, .segment = 1}, {.n = 12, .K = 33, .M = 17, .H = 8, .mode = 2, .segment = 4},
+            {.n = 600, .K = 64, .M = 130, .H = 2, .mode = 1, .segment = 600}),
+     experts_dw_declare, experts_dw_call, .reference = experts_dw_reference, .terms = terms_n},
+    {OP_MATMUL_EXPERTS_DW, "matmul_experts_dw rounded", BIT(F32),
+     SHAPES({.n = 12, .K = 33, .M = 17, .H = 3, .mode = 2, .segment = 4, .accumulate = true},
+            {.n = 120, .K = 257, .M = 50, .H = 4, .mode = 3, .segment = 40, .accumulate = true}),
+     experts_dw_declare, experts_dw_call, .reference = experts_dw_reference, .terms = terms_n, .unit = -1, .rounds = true},
+    {OP_MATMUL_EXPERTS_DW, "matmul_experts_dw rounded fresh", BIT(F32),
+     SHAPES({.n = 600, .K = 64, .M = 130, .H = 2, .mode = 1, .segment = 600}),
+     experts_dw_declare, experts_dw_call, .reference = experts_dw_reference, .terms = terms_n, .rounds = true},
+    {OP_MIX_BACK, "mix_back", BIT(F32), SHAPES({.n = 1, .C = 1, .K = 1}, {.n = 5, .C = 33, .K = 2, .scale = .22f}, {.n = 19, .C = 257, .K = 8}),
+     mix_back_declare, mix_back_call, .reference = mix_back_reference, .terms = terms_few},
+    {OP_ROUTE_BACK, "route_back", BIT(F32),
+     SHAPES({.n = 1, .C = 2, .K = 1, .M = 3, .mode = 1}, {.n = 6, .C = 8, .K = 2, .M = 17, .mode = 1, .scale = .3f},
+            {.n = 6, .C = 8, .K = 2, .M = 17, .segment = 2, .scale = .3f}, {.n = 5, .C = 40, .K = 8, .M = 9, .H = 1}),
+     route_back_declare, route_back_call, .loss = route_back_loss, .pairs = {{RB_DLOGITS, RB_LOGITS, true}}, .n_pairs = 1,
+     .terms = terms_C},
+    {OP_MIX, "mix", BIT(F32), SHAPES({.n = 1, .C = 1, .K = 1}, {.n = 5, .C = 33, .K = 2}, {.n = 19, .C = 257, .K = 8}, {.n = 5, .C = 33, .K = 2, .mode = 1}),
      mix_declare, mix_call, .reference = mix_reference, .terms = terms_K, .unit = 1},
 };
 // clang-format on

@@ -50,7 +50,7 @@ struct op_shape {
     int mode;
     bool accumulate, loaded;
     double amplify;
-    float softcap;
+    float softcap, z_loss;
 };
 
 struct op_run {

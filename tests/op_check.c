@@ -47,6 +47,7 @@ void op_case_name(const struct op_case *c, char *to, size_t size) {
             at += snprintf(to + at, size - (size_t)at, " %s %lld", part[i].letter,
                            (long long)part[i].value);
     if (s->scale != 0) at += snprintf(to + at, size - (size_t)at, " scale %g", (double)s->scale);
+    if (s->z_loss != 0) at += snprintf(to + at, size - (size_t)at, " z %g", (double)s->z_loss);
     snprintf(to + at, size - (size_t)at, "%s%s%s", s->accumulate ? " accumulate" : "",
              s->loaded ? " loaded" : "", c->padded ? " padded" : "");
 }

@@ -9,9 +9,11 @@ struct ref_model *ref_new(const struct model *m) {
     struct ref_model *r = calloc(1, sizeof *r);
     r->config = m->config;
     r->n_params = m->n_params;
+    r->layers = m->layers;
+    r->out_norm = m->out_norm, r->head = m->head;
     r->w = calloc((size_t)m->n_params, sizeof *r->w);
     for (int i = 0; i < m->n_params; i++) {
-        int64_t n = m->params[i].rows * m->params[i].cols;
+        int64_t n = m->params[i].mats * m->params[i].rows * m->params[i].cols;
         r->w[i] = malloc((size_t)n * sizeof(double));
         for (int64_t k = 0; k < n; k++) r->w[i][k] = (double)((const float *)m->params[i].w.data)[k];
     }
@@ -39,14 +41,15 @@ static void normed(const double *x, const double *gain, int64_t C, double eps, d
     for (int64_t i = 0; i < C; i++) out[i] = x[i] / sqrt(squares / (double)C + eps) * gain[i];
 }
 
-// Neighbouring pairs of each head turn by t * base^(-2j/D).
-static void turned(double *x, int64_t heads, int64_t D, int64_t t, double base) {
+// Pairs of each head, neighbours or apart by half of it, turn by t * base^(-2j/D).
+static void turned(double *x, int64_t heads, int64_t D, int64_t t, double base, bool halves) {
+    int64_t step = halves ? 1 : 2, apart = halves ? D / 2 : 1;
     for (int64_t h = 0; h < heads; h++) {
         for (int64_t j = 0; j < D / 2; j++) {
             double angle = (double)t * pow(base, -2.0 * (double)j / (double)D);
-            double a = x[h * D + 2 * j], b = x[h * D + 2 * j + 1];
-            x[h * D + 2 * j] = a * cos(angle) - b * sin(angle);
-            x[h * D + 2 * j + 1] = a * sin(angle) + b * cos(angle);
+            double *first = &x[h * D + step * j], *second = first + apart, a = *first, b = *second;
+            *first = a * cos(angle) - b * sin(angle);
+            *second = a * sin(angle) + b * cos(angle);
         }
     }
 }
@@ -69,26 +72,93 @@ static void attended(const double *q, const double *k, const double *v, int64_t 
     free(p);
 }
 
-void ref_logits(const struct ref_model *r, const int32_t *ids, const int32_t *doc_start, int64_t T, double *logits) {
+// Each head by itself, or all as one.
+static void heads_normed(double *x, const double *gain, int64_t heads, int64_t D, bool wide, double eps) {
+    if (wide) D *= heads, heads = 1;
+    for (int64_t h = 0; h < heads; h++) normed(x + h * D, gain, D, eps, x + h * D);
+}
+
+static void unit(const double *gate, const double *up, const double *down, const double *n, int64_t F, int64_t C, double *out) {
+    double *g = malloc((size_t)F * sizeof *g), *u = malloc((size_t)F * sizeof *u);
+    times(gate, n, F, C, g);
+    times(up, n, F, C, u);
+    for (int64_t i = 0; i < F; i++) u[i] *= g[i] / (1 + exp(-g[i]));
+    times(down, u, C, F, out);
+    free(g), free(u);
+}
+
+// The router of one row: probabilities p, whether an expert is chosen, and log-sum-exp of its logits.
+static double routed(const struct model_config *c, const double *router, const double *n, double *p, bool *chosen) {
+    double total = 0;
+    times(router, n, c->E, c->C, p);
+    for (int64_t e = 0; e < c->E; e++) {
+        int64_t before = 0;
+        for (int64_t o = 0; o < c->E; o++) before += p[o] > p[e];
+        chosen[e] = before < c->used;
+        total += exp(p[e]);
+    }
+    for (int64_t e = 0; e < c->E; e++) p[e] = exp(p[e]) / total;
+    return log(total);
+}
+
+// Experts of the rows of a sequence. P [T,E] and count [E] are for the balance.
+struct mixture {
+    double *P, *count, lse;
+};
+static void experts(const struct ref_model *r, int64_t l, const double *n, int64_t t, struct mixture *x, double *out) {
     const struct model_config *c = &r->config;
-    int64_t C = c->C, Q = c->H * c->D, K = c->G * c->D, F = c->F, share = c->H / c->G;
-    double eps = (double)c->norm_eps, m_res = (double)c->m_res;
+    const struct layer *w = &r->layers[l];
+    int64_t C = c->C, F = c->F;
+    bool chosen[64];
+    double *p = x->P + t * c->E, kept = 0, *part = malloc((size_t)C * sizeof *part);
+    double lse = routed(c, r->w[w->router], n, p, chosen);
+    x->lse += lse * lse;
+    for (int64_t e = 0; e < c->E; e++) kept += chosen[e] ? p[e] : 0;
+    for (int64_t i = 0; i < C; i++) out[i] = 0;
+    for (int64_t e = 0; e < c->E; e++) {
+        if (!chosen[e]) continue;
+        x->count[e]++;
+        unit(r->w[w->gate_exps] + e * F * C, r->w[w->up_exps] + e * F * C, r->w[w->down_exps] + e * F * C, n, F, C, part);
+        for (int64_t i = 0; i < C; i++) out[i] += p[e] / (c->family->renormalize ? kept : 1) * part[i];
+    }
+    free(part);
+}
+
+static double aside_of(const struct ref_model *r, int64_t l, int64_t T, const struct mixture *x) {
+    const struct model_config *c = &r->config;
+    double sum = r->aim.router_z * x->lse;
+    for (int64_t e = 0; e < c->E && r->aim.balance != BALANCE_NONE; e++) {
+        double share = r->aim.balance == BALANCE_GLOBAL ? r->use[l * c->E + e] : x->count[e] / (double)(T * c->used);
+        for (int64_t t = 0; t < T; t++) sum += r->aim.balance_coef * (double)c->E * share * x->P[t * c->E + e];
+    }
+    return sum;
+}
+
+void ref_logits(const struct ref_model *r, const int32_t *ids, const int32_t *doc_start, int64_t T, double *logits,
+                double *aside) {
+    const struct model_config *c = &r->config;
+    int64_t C = c->C, Q = c->H * c->D, K = c->G * c->D, share = c->H / c->G;
+    double eps = (double)c->norm_eps, m_res = (double)c->m_res, base = (double)c->rope_base;
+    bool halves = c->family->pairs == ROPE_HALVES, wide = c->family->wide_qk_norm;
     double *x = malloc((size_t)(T * C) * sizeof *x), *n = malloc((size_t)C * sizeof *n);
     double *q = malloc((size_t)(T * Q) * sizeof *q), *a = malloc((size_t)Q * sizeof *a);
     double *k = malloc((size_t)(T * K) * sizeof *k), *v = malloc((size_t)(T * K) * sizeof *v);
-    double *gate = malloc((size_t)F * sizeof *gate), *up = malloc((size_t)F * sizeof *up);
     double *branch = malloc((size_t)C * sizeof *branch);
+    if (aside) *aside = 0;
     for (int64_t t = 0; t < T; t++)
         for (int64_t i = 0; i < C; i++) x[t * C + i] = (double)c->m_emb * r->w[0][ids[t] * C + i];
     for (int64_t l = 0; l < c->L; l++) {
-        double **w = r->w + 1 + 9 * l; // attn_norm q k v o ffn_norm gate up down
+        const struct layer *w = &r->layers[l];
+        struct mixture mixed = {calloc((size_t)(T * c->E + 1), sizeof(double)), calloc((size_t)c->E + 1, sizeof(double)), 0};
         for (int64_t t = 0; t < T; t++) {
-            normed(x + t * C, w[0], C, eps, n);
-            times(w[1], n, Q, C, q + t * Q);
-            times(w[2], n, K, C, k + t * K);
-            times(w[3], n, K, C, v + t * K);
-            turned(q + t * Q, c->H, c->D, t, (double)c->rope_base);
-            turned(k + t * K, c->G, c->D, t, (double)c->rope_base);
+            normed(x + t * C, r->w[w->attn_norm], C, eps, n);
+            times(r->w[w->q], n, Q, C, q + t * Q);
+            times(r->w[w->k], n, K, C, k + t * K);
+            times(r->w[w->v], n, K, C, v + t * K);
+            if (w->q_norm >= 0) heads_normed(q + t * Q, r->w[w->q_norm], c->H, c->D, wide, eps);
+            if (w->k_norm >= 0) heads_normed(k + t * K, r->w[w->k_norm], c->G, c->D, wide, eps);
+            turned(q + t * Q, c->H, c->D, t, base, halves);
+            turned(k + t * K, c->G, c->D, t, base, halves);
         }
         for (int64_t t = 0; t < T; t++) {
             for (int64_t h = 0; h < c->H; h++) {
@@ -96,39 +166,39 @@ void ref_logits(const struct ref_model *r, const int32_t *ids, const int32_t *do
                 attended(q + t * Q + h * c->D, k + g * c->D, v + g * c->D, K, c->D, doc_start ? doc_start[t] : 0, t,
                          (double)c->m_attn, a + h * c->D);
             }
-            times(w[4], a, C, Q, branch);
+            times(r->w[w->o], a, C, Q, branch);
             for (int64_t i = 0; i < C; i++) x[t * C + i] += m_res * branch[i];
-            normed(x + t * C, w[5], C, eps, n);
-            times(w[6], n, F, C, gate);
-            times(w[7], n, F, C, up);
-            for (int64_t i = 0; i < F; i++) up[i] *= gate[i] / (1 + exp(-gate[i]));
-            times(w[8], up, C, F, branch);
+            normed(x + t * C, r->w[w->ffn_norm], C, eps, n);
+            if (w->router >= 0) experts(r, l, n, t, &mixed, branch);
+            else unit(r->w[w->gate], r->w[w->up], r->w[w->down], n, c->F, C, branch);
             for (int64_t i = 0; i < C; i++) x[t * C + i] += m_res * branch[i];
         }
+        if (aside) *aside += aside_of(r, l, T, &mixed);
+        free(mixed.P), free(mixed.count);
     }
-    double **last = r->w + 1 + 9 * c->L;
     for (int64_t t = 0; t < T; t++) {
-        normed(x + t * C, last[0], C, eps, n);
-        times(c->tied ? r->w[0] : last[1], n, c->V, C, logits + t * c->V);
+        normed(x + t * C, r->w[r->out_norm], C, eps, n);
+        times(r->w[r->head], n, c->V, C, logits + t * c->V);
         for (int64_t i = 0; i < c->V; i++) logits[t * c->V + i] /= (double)c->logit_divisor;
     }
-    double *all[] = {x, n, q, a, k, v, gate, up, branch};
+    double *all[] = {x, n, q, a, k, v, branch};
     for (size_t i = 0; i < COUNT_OF(all); i++) free(all[i]);
 }
 
 double ref_loss(const struct ref_model *r, const int32_t *ids, const int32_t *targets, const int32_t *doc_start,
                 int64_t rows, int64_t T) {
     int64_t V = r->config.V;
-    double sum = 0, *logits = malloc((size_t)(T * V) * sizeof *logits);
+    double sum = 0, aside, *logits = malloc((size_t)(T * V) * sizeof *logits);
     int32_t *start = malloc((size_t)T * sizeof *start);
     for (int64_t s = 0; s < rows; s += T) {
         for (int64_t t = 0; t < T; t++) start[t] = doc_start ? (int32_t)(doc_start[s + t] - s) : 0;
-        ref_logits(r, ids + s, start, T, logits);
+        ref_logits(r, ids + s, start, T, logits, &aside);
+        sum += aside;
         for (int64_t t = 0; t < T; t++) {
             if (targets[s + t] < 0) continue;
             double total = 0;
             for (int64_t i = 0; i < V; i++) total += exp(logits[t * V + i]);
-            sum += log(total) - logits[t * V + targets[s + t]];
+            sum += log(total) - logits[t * V + targets[s + t]] + r->aim.head_z * log(total) * log(total);
         }
     }
     free(start);

@@ -10,14 +10,20 @@ struct ref_model {
     struct model_config config;
     int n_params;
     double **w; // one array per parameter, in the order of config_params_table
+    const struct layer *layers; // the model's, borrowed: which parameter is what
+    int out_norm, head;
+    struct objective aim;
+    const double *use; // [L*E] share of each expert, for BALANCE_GLOBAL
 };
 // Copies the weights of a trainable f32 model whose memory is host memory.
 struct ref_model *ref_new(const struct model *m);
 void ref_free(struct ref_model *r);
 // One sequence of T tokens; logits [T,V], already divided by logit_divisor. Row i sees rows doc_start[i] .. i;
 // NULL: all.
-void ref_logits(const struct ref_model *r, const int32_t *ids, const int32_t *doc_start, int64_t T, double *logits);
-// Sum of losses over sequences of T tokens; targets of -1 do not count.
+// aside (may be NULL): what the aim's balance and router_z add for these tokens.
+void ref_logits(const struct ref_model *r, const int32_t *ids, const int32_t *doc_start, int64_t T, double *logits,
+                double *aside);
+// Sum of losses over sequences of T tokens; targets of -1 do not count. With an aim, besides what it adds to that sum.
 double ref_loss(const struct ref_model *r, const int32_t *ids, const int32_t *targets, const int32_t *doc_start,
                 int64_t rows, int64_t T);
 

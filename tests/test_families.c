@@ -293,12 +293,20 @@ Test(families, a_config_that_is_written_reads_back_as_the_same_model) {
 }
 
 Test(families, what_backward_does_not_mirror_does_not_train) {
+    static const char *const training[] = {"granitemoe", "qwen3", "qwen3moe", "olmoe"};
     for (size_t g = 0; g < COUNT_OF(goldens); g++) {
         struct err e = {{0}};
         struct model_file *f = open_golden(goldens[g].name);
         struct model_config c;
         cr_assert(config_read(&c, f, &e), "%s", e.text);
-        cr_assert(!config_trains(&c, &e) && strstr(e.text, "does not train"), "%s", goldens[g].name);
+        bool trains = false;
+        for (size_t i = 0; i < COUNT_OF(training); i++) trains |= !strcmp(goldens[g].name, training[i]);
+        cr_assert_eq(config_trains(&c, &e), trains, "%s: %s", goldens[g].name, e.text);
+        if (trains) {
+            model_file_close(f);
+            continue;
+        }
+        cr_assert(strstr(e.text, "does not train"), "%s", goldens[g].name);
         cr_assert(!model_new(&c, cpu(NULL), DTYPE_F32, 1, &e) && strstr(e.text, goldens[g].arch), "%s", e.text);
         model_file_close(f);
     }

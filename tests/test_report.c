@@ -54,6 +54,7 @@ static struct log_row step_row(int64_t step) {
     row.lr = 1e-3 / 3, row.grad_norm = 1.0 / 3, row.dt_ms = 1.5, row.tok_per_s = 1000;
     row.skipped = step == 7 ? "loss far \"outside\"" : NULL;
     row.batch = 512, row.noise = step == 7 ? 0 : 1e5 / 3;
+    if (step == 7) row.aux_loss = 0.03125, row.imbalance = 1.25;
     return row;
 }
 
@@ -109,6 +110,7 @@ Test(log, rows_come_back_bit_for_bit) {
                       same(row->val_nats_per_byte, wanted.val_nats_per_byte),
                   "row %zu", i);
         cr_assert(same(row->batch, wanted.batch) && same(row->noise, wanted.noise), "row %zu", i);
+        cr_assert(same(row->aux_loss, wanted.aux_loss) && same(row->imbalance, wanted.imbalance), "row %zu", i);
         cr_assert_eq(row->skipped == NULL, wanted.skipped == NULL, "row %zu", i);
         if (wanted.skipped) cr_assert_str_eq(row->skipped, wanted.skipped);
     }
@@ -117,13 +119,17 @@ Test(log, rows_come_back_bit_for_bit) {
 }
 
 Test(log, fields_are_those_documented) {
+    static const int32_t use[] = {1, 2, 3, 0, 6, 0};
     struct log_file *l = open_log(-1);
     static const float norms[] = {0.5f, 0.1234567f};
     struct log_row a = {.step = 3, .tokens = 1536, .loss = 2.5, .lr = 0.001, .grad_norm = 0.5, .dt_ms = 12.5, .tok_per_s = 4096, .val_loss = NAN,
                         .val_nats_per_byte = NAN, .batch = 512, .layer_norms = {norms, 2}};
     struct log_row b = log_row_at(3, 1536), c = a, d = log_row_at(2, 1024);
+    a.aux_loss = 0.5, a.imbalance = 1.5;
+    b.use = use, b.layers = 2, b.experts = 3;
     b.val_loss = 2.25, b.val_nats_per_byte = 0.75, b.cooled_tokens = 4096, b.cooled_loss = 2.125, b.cooled_nats_per_byte = 0.5;
     c.step = 4, c.tokens = 2048, c.loss = INFINITY, c.grad_norm = NAN, c.skipped = "not finite", c.noise = 777.25, c.layer_norms.n = 0;
+    c.aux_loss = c.imbalance = 0;
     d.rollback = 1, d.back_from = 2048, d.passed_from = 8, d.passed_to = 16, d.why = "the loss rose";
     log_add(l, &a);
     log_add(l, &b);
@@ -133,12 +139,17 @@ Test(log, fields_are_those_documented) {
     struct text t = file_text(path);
     cr_assert_str_eq(t.data,
                      "{\"step\":3,\"tokens\":1536,\"loss\":2.5,\"lr\":0.001,\"grad_norm\":0.5,\"dt_"
-                     "ms\":12.5,\"tok_per_s\":4096,\"batch\":512,\"layer_norms\":[0.5,0.1235]}\n"
-                     "{\"step\":3,\"tokens\":1536,\"val_loss\":2.25,\"val_nats_per_byte\":0.75,\"cooled_tokens\":4096,\"cooled_loss\":2.125,\"cooled_nats_per_byte\":0.5}\n"
+                     "ms\":12.5,\"tok_per_s\":4096,\"batch\":512,\"layer_norms\":[0.5,0.1235],\"aux_loss\":0.5,\"imbalance\":1.5}\n"
+                     "{\"step\":3,\"tokens\":1536,\"val_loss\":2.25,\"val_nats_per_byte\":0.75,\"cooled_tokens\":4096,\"cooled_loss\":2.125,\"cooled_nats_per_byte\":0.5,\"experts\":[[1,2,3],[0,6,0]]}\n"
                      "{\"step\":4,\"tokens\":2048,\"lr\":0.001,\"dt_ms\":12.5,\"tok_per_s\":4096,\"batch\":512,\"noise\":777.25,"
                      "\"skipped\":\"not finite\"}\n"
                      "{\"step\":2,\"tokens\":1024,\"rollback\":1,\"back_from\":2048,\"passed_from\":8,\"passed_to\":16,\"why\":\"the loss rose\"}\n");
     text_free(&t);
+    struct log_rows rows;
+    cr_assert(log_read(path, &rows, NULL) && rows.count == 4);
+    cr_assert(rows.row[1].use && rows.row[1].layers == 2 && rows.row[1].experts == 3 && !rows.row[0].use);
+    cr_assert_arr_eq(rows.row[1].use, use, sizeof use);
+    log_rows_free(&rows);
 }
 
 Test(log, every_row_is_on_disk_before_the_next_step) {
@@ -426,6 +437,20 @@ Test(report, asks_the_network_for_nothing_and_runs_nothing) {
     }
     text_free(&t);
     log_rows_free(&rows);
+}
+
+Test(report, a_cell_for_every_expert_of_every_layer) {
+    static const int32_t use[] = {4, 0, 8, 2, 2, 2};
+    struct log_row rows_of[] = {step_row(1), eval_row(1)};
+    rows_of[1].use = use, rows_of[1].layers = 2, rows_of[1].experts = 3;
+    struct log_rows rows = {rows_of, 2, 2};
+    struct text t = report_of(&rows, NAN);
+    int cells = 0;
+    for (const char *at = t.data; (at = strstr(at, "<title>expert ")); at++) cells++;
+    cr_assert_eq(cells, 6);
+    cr_assert(strstr(t.data, "fill-opacity:1.00\"><title>expert 2: 2.00 of the mean"));
+    cr_assert(strstr(t.data, "fill-opacity:0.05\"><title>expert 1: 0.00 of the mean"));
+    text_free(&t);
 }
 
 Test(report, of_next_to_nothing_is_a_page) {
