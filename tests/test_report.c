@@ -390,7 +390,7 @@ Test(report, has_everything_on_one_page) {
     cr_assert(log_read(path, &rows, NULL));
     struct text t = report_of(&rows, 0.5);
     cr_assert_eq(strncmp(t.data, "<!doctype html>", 15), 0);
-    cr_assert_eq(times_in(t.data, "<svg"), 8);
+    cr_assert_eq(times_in(t.data, "<svg"), 9);
     static const char *const says[] = {
         ">Loss (nats per token)<",
         ">Validation (nats per byte)<",
