@@ -36,6 +36,8 @@ endif
 ifeq (aarch64,$(ARCH))
   ISA_dotprod         := -march=armv8.2-a+dotprod
   ISA_ceiling_dotprod := $(ISA_dotprod)
+  ISA_i8mm            := $(ISA_dotprod)+i8mm
+  ISA_ceiling_i8mm    := $(ISA_i8mm)
 endif
 
 # All cores, unless told otherwise.
@@ -92,7 +94,7 @@ test: ## build and run every suite (needs Criterion: make deps)
 	@$(MAKE) --no-print-directory CONFIG=test programs build/test/suites
 	build/test/suites --jobs 2
 
-$(B)/small_suites: $(patsubst %,$(B)/small/%.o,test_ops test_kernels test_blocks) $(B)/tests/op_cases.o $(B)/tests/op_check.o $(B)/tests/small/small.o $(OBJ)
+$(B)/small_suites: $(patsubst %,$(B)/small/%.o,test_ops test_kernels test_blocks test_branches test_core) $(B)/tests/op_cases.o $(B)/tests/op_check.o $(B)/tests/small/small.o $(OBJ)
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 $(B)/small/%.o: tests/%.c
 	@mkdir -p $(@D)

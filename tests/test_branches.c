@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const level_names[] = {"plain", "avx2", "avx512", "amx", "neon", "dotprod"};
+static const char *const level_names[] = {"plain", "avx2", "avx512", "amx", "neon", "dotprod", "i8mm"};
 
 static struct tensor matrix(int64_t rows, int64_t cols, uint64_t seed) {
     float *x = malloc((size_t)(rows * cols) * sizeof *x);
