@@ -100,8 +100,10 @@ $(B)/small/%.o: tests/%.c
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) -Itests/small $(OURS) $(CFLAGS) -DPROGRAMS='"$(B)"' -c -o $@ $<
 
-check-arm: ## the kernels of ARM in an emulator, and that nothing else assumes a processor; where cross compilers are
+check-arm: train ## the kernels of ARM in an emulator, and that nothing else assumes a processor; where cross compilers are
 	+@sh tests/arm.sh
+check-arm-long: train ## the same, with the plain level's ops
+	+@LONG=1 sh tests/arm.sh
 
 check-peers: run ## exports of every family against transformers and llama.cpp, where Python has them
 	@if command -v $${PYTHON:-python3} >/dev/null; then $${PYTHON:-python3} tests/check_exports.py; \
@@ -133,5 +135,5 @@ clean: ## remove everything built
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
-.PHONY: all programs demo deps test check-arm check-peers asan fuzz bench bench-growth bench-train tidy clean help
+.PHONY: all programs demo deps test check-arm check-arm-long check-peers asan fuzz bench bench-growth bench-train tidy clean help
 -include $(OBJ:.o=.d) $(TESTOBJ:.o=.d) $(wildcard $(B)/*.d $(B)/small/*.d $(B)/data/*.d $(B)/tests/bench/*.d $(B)/tests/tools/*.d $(B)/tests/fuzz/*.d)
