@@ -25,7 +25,7 @@ build() { # folder, compiler, targets
     make --no-print-directory -s B="$folder" CC="$compiler" LDFLAGS=-static CPPFLAGS=-Werror "$@"
 }
 say() { # emulator, folder, level
-    $1 "$2/run" -m $model -p "One day" -n 24 --temp 0 -t 2 --cpu "$3" 2>/dev/null
+    "$1" "$2/run" -m $model -p "One day" -n 24 --temp 0 -t 2 --cpu "$3" 2>/dev/null
 }
 learn() { # folder of the result, level, program: a few steps of a tiny model, and a text of it
     out=$1 level=$2
@@ -36,7 +36,7 @@ learn() { # folder of the result, level, program: a few steps of a tiny model, a
 }
 
 # Groups of tests that take about as long, the longest first. The words of a line are small_suites'.
-groups="branches/
+groups="branches/of_n branches/of_d branches/of_i
 kernels/products
 ops/neon
 ops/dotprod
@@ -44,7 +44,7 @@ ops/i8mm
 blocks/ kernels/a kernels/g kernels/l kernels/packed kernels/r kernels/the
 err/ mem/ arena/ text/ file/ hash/ rng/ pool/ dtype/ core/ backend_cpu/"
 [ "${LONG:-}" ] && groups="$groups
-ops/plain
+ops/plain branches/of_p
 ops/what ops/every ops/sum ops/a_batch ops/nothing op_checks/"
 [ "${WORD:-}" ] && groups=$WORD
 
