@@ -51,7 +51,8 @@ TESTOBJ := $(patsubst %.c,$(B)/%.o,$(wildcard tests/*.c))
 all: train run ## build ./train and ./run
 train run: %: $(B)/%
 	@cp -f $< $@
-$(B)/train: $(B)/train.o $(B)/train_setup.o $(B)/train_loop.o $(B)/train_end.o $(B)/train_options.o $(B)/data/stories.o $(OBJ)
+$(B)/train: $(B)/train.o $(B)/train_setup.o $(B)/train_loop.o $(B)/train_save.o $(B)/train_find.o $(B)/train_check.o $(B)/train_tune.o $(B)/train_end.o \
+    $(B)/train_options.o $(B)/data/stories.o $(OBJ)
 $(B)/run: $(B)/run.o $(B)/run_models.o $(B)/run_bench.o $(OBJ)
 $(B)/stories: $(B)/data/stories_main.o $(B)/data/stories.o
 $(B)/suites: $(TESTOBJ) $(OBJ)
@@ -126,6 +127,9 @@ bench-growth: run $(B)/random_model $(B)/chart ## tables of speed against contex
 bench-train: train $(B)/random_model ## training of the GPT-2 124M shape; PEERS="command:NAME": pairs with a peer
 	@PEERS="$(PEERS)" sh tests/bench/train_peers.sh
 
+bench-sweep: train $(B)/stories $(B)/chart ## loss over base rates: SHOW=mup over widths, SHOW=power over batches and lengths; PLAN=1 says how long
+	@sh tests/bench/sweep.sh
+
 tidy: ## layers, long functions, words: taste that a machine can check
 	@sh tests/tidy.sh
 
@@ -135,5 +139,5 @@ clean: ## remove everything built
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
-.PHONY: all programs demo deps test check-arm check-arm-long check-peers asan fuzz bench bench-growth bench-train tidy clean help
+.PHONY: all programs demo deps test check-arm check-arm-long check-peers asan fuzz bench bench-growth bench-train bench-sweep tidy clean help
 -include $(OBJ:.o=.d) $(TESTOBJ:.o=.d) $(wildcard $(B)/*.d $(B)/small/*.d $(B)/data/*.d $(B)/tests/bench/*.d $(B)/tests/tools/*.d $(B)/tests/fuzz/*.d)

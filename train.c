@@ -10,10 +10,11 @@
 #include <unistd.h>
 
 volatile sig_atomic_t stop_wanted;
+static volatile sig_atomic_t learning; // there is something to save
 
 static void on_stop(int signal_number) {
     (void)signal_number;
-    if (stop_wanted) _exit(130);
+    if (stop_wanted || !learning) _exit(130);
     stop_wanted = 1;
 }
 
@@ -56,6 +57,8 @@ static void print_list(void) {
         printf("  %-14s %s [%s]\n", batch_lr_rules[i].name, batch_lr_rules[i].help, batch_lr_rules[i].source);
     puts("decay shapes (--decay-shape)");
     for (int i = 0; i < decay_count; i++) printf("  %-14s %s\n", decays[i].name, decays[i].help);
+    puts("rules for what nobody gave");
+    for (int i = 0; i < rule_count; i++) printf("  %-14s %s [%s]\n", rules[i].name, rules[i].help, rules[i].source);
     puts("dtypes (--export-dtype)");
     for (int i = 0; i < DTYPE_COUNT; i++)
         if (dtype_row((enum dtype)i)->from_f32) printf("  %s\n", dtype_row((enum dtype)i)->name);
@@ -110,7 +113,7 @@ static struct model_file *find_checkpoint(struct run *r) {
     char *chosen_out = mem_text(opts.out);
     adopt_options(&r->state, path);
     opts.out = chosen_out;
-    r->resumed_at = r->state.tokens;
+    r->resumed_at = r->saved_at = r->state.tokens;
     r->floor = opts.floor > 0 ? opts.floor : NAN;
     fprintf(stderr, "resume: %s, step %lld, %lld tokens\n", path, (long long)r->state.step, (long long)r->state.tokens);
     mem_free(path);
@@ -120,6 +123,7 @@ static struct model_file *find_checkpoint(struct run *r) {
 static void branch_off(struct run *r) {
     amount.decay_tokens = whole_batches(opts.decay_tokens ? (double)opts.decay_tokens : 0.25 * (double)r->state.tokens);
     amount.tokens = r->state.tokens + amount.decay_tokens;
+    r->state.good = -1; // that state is the trunk's
     if ((double)amount.decay_tokens < 0.05 * (double)amount.tokens)
         fprintf(stderr, "note: a decay of %.1f%% of the tokens is short; 10%% to 20%% is usual\n",
                 100 * (double)amount.decay_tokens / (double)amount.tokens);
@@ -161,23 +165,8 @@ static void parse_options(int argc, char **argv) {
         refuse(1, "--device %s: this build computes on the CPU only", opts.device);
 }
 
-static void allocate(struct run *r, size_t memory) {
-    struct err err;
-    size_t rows = (size_t)(r->micro_seq * opts.seq);
-    const struct optimizer_row *row = optimizer_find(opts.optimizer);
-    struct optimizer_options oo = {.row = row, .beta1 = opts.beta1 >= 0 ? opts.beta1 : row->beta1, .beta2 = opts.beta2 >= 0 ? opts.beta2 : row->beta2,
-                                   .eps = opts.eps, .weight_decay = opts.weight_decay, .clip = opts.clip, .momentum = opts.momentum};
-    r->optimizer = optimizer_new(r->model, &oo, &err);
-    if (!r->optimizer) fail(1, &err);
-    r->acts = train_state_new(r->model, r->micro_seq * opts.seq, opts.seq, memory, &err);
-    if (!r->acts) fail(1, &err);
-    r->ids = mem_array(rows, sizeof *r->ids, "batch");
-    r->targets = mem_array(rows, sizeof *r->targets, "batch");
-    r->doc_start = mem_array(rows, sizeof *r->doc_start, "batch");
-    r->losses = mem_array(rows, sizeof *r->losses, "batch");
-}
-
 static void print_start(const struct run *r) {
+    if (!r->resumed_at) print_derived(r);
     const struct model_config *c = &r->model->config;
     char params[32], batch[32], tokens[32];
     fprintf(stderr, "model: %s, %s parameters; %lld blocks, %lld channels, %lld heads of %lld (%lld kv), ffn %lld, vocabulary %lld\n",
@@ -231,18 +220,17 @@ static struct model_config settle(struct run *r, const struct model_file *checkp
     if (!checkpoint) {
         config = make_config(r);
         resolve_amounts(r, &config);
-        r->state = (struct run_state){.batch_tokens = amount.batch_tokens, .T = opts.seq, .seed = (uint64_t)opts.seed,
-                                      .data_hash = r->train.hash, .guard = {.limit = opts.guard}};
+        start_run(r);
     } else {
         if (!config_read(&config, checkpoint, &err)) fail(1, &err);
         if (r->state.data_hash != r->train.hash && !opts.override)
             refuse(1, "the training text is not the one the checkpoint was made with (hash %016llx, now %016llx); --override goes on with it",
                    (unsigned long long)r->state.data_hash, (unsigned long long)r->train.hash);
         if (opts.decay_from) branch_off(r);
+        make_schedule(r);
+        make_batch(r);
+        r->micro_seq = micro_sequences(amount.batch_tokens);
     }
-    make_schedule(r);
-    make_batch(r);
-    r->micro_seq = micro_sequences(amount.batch_tokens);
     return config;
 }
 
@@ -254,11 +242,12 @@ static void open_records(struct run *r) {
     struct log_rows rows = {0};
     char *log_path = in_out("log.jsonl"), *config_path = in_out("config"), *report_path = in_out("report.html");
     unlink(report_path);
-    r->log = log_open(log_path, r->state.tokens ? r->state.tokens : -1, &err);
+    r->log = log_open(log_path, r->state.tokens ? r->state.tokens : -1, r->state.rollbacks, &err);
     if (!r->log || !log_read(log_path, &rows, &err)) fail(1, &err);
     if (opts.tensorboard && !(r->board = board_open(opts.tensorboard, r->state.step, &err))) fail(1, &err);
     r->evaluated_at = r->cooled_at = -1;
     for (size_t i = 0; i < rows.count; i++) {
+        if (rows.row[i].undone) continue;
         if (isfinite(rows.row[i].val_loss)) r->evaluated_at = rows.row[i].tokens;
         if (rows.row[i].cooled_tokens > 0) r->cooled_at = rows.row[i].tokens;
     }
@@ -282,20 +271,28 @@ int main(int argc, char **argv) {
     start_machine(&r);
     if (opts.version) return 0;
     if (!file_make_folder(opts.out, &err)) fail(1, &err);
-    struct model_file *checkpoint = find_checkpoint(&r);
+    struct model_file *checkpoint = opts.tune || opts.coord_check ? NULL : find_checkpoint(&r); // those begin anew
     if (!opts.data.count) make_stories(&r);
     make_data(&r, checkpoint);
+    if (opts.tune) return tune(&r);
+    if (opts.coord_check) {
+        if (!*opts.size) opts.size = config_size_name(0);
+        struct model_config c = make_config(&r);
+        return coord_check(&r, &c) ? 0 : 3;
+    }
     struct model_config config = settle(&r, checkpoint);
     if (opts.plan) {
         struct plan plan;
+        if (!checkpoint) print_derived(&r);
         plan_run(&r, &config, &plan);
         plan_print(&plan, stdout);
         return 0;
     }
+    check_disk(&r, &config);
     size_t memory = memory_for_activations(&r, &config);
     r.model = model_new(&config, r.backend, dtype_from_name(opts.dtype), (uint64_t)opts.seed, &err);
     if (!r.model) fail(1, &err);
-    allocate(&r, memory);
+    allocate_run(&r, memory);
     if (checkpoint && !checkpoint_read_tensors(checkpoint, r.model, r.optimizer, &err)) fail(1, &err);
     model_file_close(checkpoint);
     print_start(&r);
@@ -305,17 +302,21 @@ int main(int argc, char **argv) {
         return 0;
     }
     mem_free(report);
+    make_saver(&r, memory);
     open_records(&r);
     progress_open(&r.progress, 5);
     r.last_save = time_now();
 
+    learning = 1;
     loop(&r);
     if (stop_wanted) {
         save(&r, opts.out, (int)opts.keep);
+        bool good = saved(&r, true);
         progress_close(&r.progress);
-        fprintf(stderr, "interrupted; the same command goes on from here\n");
+        fputs(good ? "interrupted; the same command goes on from here\n" : "interrupted, and not saved\n", stderr);
         return 130;
     }
     finish(&r);
+    if (stop_wanted) fputs("interrupted; the same command goes on from here\n", stderr);
     return stop_wanted ? 130 : 0;
 }

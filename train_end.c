@@ -74,6 +74,27 @@ static bool take_token(void *arg, const struct token_event *e) {
     return !stop_wanted;
 }
 
+void run_sample(struct run *r, struct session *session, int64_t seed, int64_t tokens, bool echo, struct text *to) {
+    struct err err;
+    struct sampler_options options = sampler_defaults;
+    options.seed = seed;
+    struct sampler *sampler = sampler_new(&options, r->model->config.V);
+    struct ids prompt = {0};
+    const char *begin = opts.prompt ? opts.prompt : "";
+    tokenizer_encode(r->tokenizer, begin, strlen(begin), TOKENIZE_BOS, &prompt);
+    if (!prompt.count) ids_add(&prompt, tokenizer_eos(r->tokenizer) >= 0 ? tokenizer_eos(r->tokenizer) : 0);
+    struct sample s = {.echo = echo};
+    text_str(&s.text, begin);
+    if (echo) fputs(begin, stdout);
+    struct generate_options g = {.n = tokens, .logprobs = -1};
+    struct generate_stats stats;
+    session_rewind(session, 0);
+    if (!generate(session, r->tokenizer, sampler, prompt.id, prompt.count, &g, take_token, &s, &stats, &err)) fail(1, &err);
+    *to = s.text;
+    ids_free(&prompt);
+    sampler_free(sampler);
+}
+
 // Prints texts of the new model to standard output and keeps them for the report.
 static char **write_samples(struct run *r) {
     struct err err;
@@ -82,24 +103,11 @@ static char **write_samples(struct run *r) {
     struct session *session = opts.samples ? session_new(r->model, &so, &err) : NULL;
     if (opts.samples && !session) fail(1, &err);
     for (int64_t i = 0; i < opts.samples && !stop_wanted; i++) {
-        struct sampler_options options = sampler_defaults;
-        options.seed = opts.seed + i;
-        struct sampler *sampler = sampler_new(&options, r->model->config.V);
-        struct ids prompt = {0};
-        const char *begin = opts.prompt ? opts.prompt : "";
-        tokenizer_encode(r->tokenizer, begin, strlen(begin), TOKENIZE_BOS, &prompt);
-        if (!prompt.count) ids_add(&prompt, tokenizer_eos(r->tokenizer) >= 0 ? tokenizer_eos(r->tokenizer) : 0);
-        struct sample s = {.echo = true};
-        text_str(&s.text, begin);
-        struct generate_options g = {.n = -1, .logprobs = -1};
-        struct generate_stats stats;
-        printf("\n--- sample %lld\n%s", (long long)i + 1, begin);
-        session_rewind(session, 0);
-        if (!generate(session, r->tokenizer, sampler, prompt.id, prompt.count, &g, take_token, &s, &stats, &err)) fail(1, &err);
+        struct text text = {0};
+        printf("\n--- sample %lld\n", (long long)i + 1);
+        run_sample(r, session, opts.seed + i, -1, true, &text);
         putchar('\n');
-        texts[i] = s.text.data;
-        ids_free(&prompt);
-        sampler_free(sampler);
+        texts[i] = text.data;
     }
     session_free(session);
     return texts;
@@ -139,9 +147,12 @@ static void write_report(struct run *r, char **samples, double final_per_byte) {
 void finish(struct run *r) {
     struct err err;
     struct text path = {0};
-    save(r, opts.out, (int)opts.keep);
+    if (r->saved_at != r->state.tokens) save(r, opts.out, (int)opts.keep);
     double per_byte = log_evaluation(r, 16 * opts.eval_tokens);
+    saved(r, true);
     progress_close(&r->progress);
+    if (stop_wanted) return; // the checkpoint is whole: the same command makes the rest
+    saver_free(r->saver);
     if (!log_close(r->log, &err) || !board_close(r->board, &err)) fail(1, &err);
     // The export reads its own file back, which takes the room of a second model: what only training needs goes first.
     train_state_free(r->acts);

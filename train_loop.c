@@ -12,25 +12,12 @@
 #include <string.h>
 #include <unistd.h>
 
-static void keep_options(struct run *r) {
-    text_clear(&r->state.options);
-    train_options_write(&r->state.options);
-}
-
-void save(struct run *r, const char *folder, int keep) {
-    struct err err;
-    double start = time_now();
-    keep_options(r);
-    if (checkpoint_save(folder, r->model, r->tokenizer, r->optimizer, &r->state, keep, &err))
-        progress_note(&r->progress, "saved %s/ckpt-%lld.gguf in %.1f s", folder, (long long)r->state.tokens, time_now() - start);
-    else progress_note(&r->progress, "warning: not saved: %s", err.text);
-    r->last_save = time_now();
-}
-
 // Into the log and what goes with it; into nothing while aside.
-static void note_row(struct run *r, const struct log_row *row) {
-    if (r->log) log_add(r->log, row);
-    if (r->log && r->board) board_add(r->board, row);
+void note_row(struct run *r, const struct log_row *of) {
+    struct log_row row = *of;
+    row.rollback = r->state.rollbacks;
+    if (r->log) log_add(r->log, &row);
+    if (r->log && r->board) board_add(r->board, &row);
 }
 
 // Mean loss over windows spread evenly through the validation tokens.
@@ -53,15 +40,30 @@ static double evaluate(struct run *r, int64_t tokens) {
     return scored ? sum / (double)scored : NAN;
 }
 
+// A text of the model as it is now, in the evaluation's row.
+static void sample_now(struct run *r, struct text *to) {
+    struct err err;
+    bool swapped = optimizer_swap(r->optimizer);
+    struct session *s = session_new(r->model, &(struct session_options){.ctx = opts.seq}, &err);
+    if (s) run_sample(r, s, opts.seed, opts.eval_sample, false, to);
+    else progress_note(&r->progress, "warning: no sample: %s", err.text);
+    session_free(s);
+    if (swapped) optimizer_swap(r->optimizer);
+}
+
 // Adds an evaluation to the log and tells it; returns nats per byte.
 double log_evaluation(struct run *r, int64_t tokens) {
     if (loader_windows(&r->valid, opts.seq) < 1) return NAN;
     double loss = evaluate(r, tokens), per_byte = loss * (double)r->valid.count / r->valid.bytes;
     if (stop_wanted) return NAN;
-    struct log_row row = {.step = r->state.step, .tokens = r->state.tokens, .loss = NAN, .lr = NAN, .grad_norm = NAN,
-                          .dt_ms = NAN, .tok_per_s = NAN, .val_loss = loss, .val_nats_per_byte = per_byte};
+    struct log_row row = log_row_at(r->state.step, r->state.tokens);
+    row.val_loss = loss, row.val_nats_per_byte = per_byte;
     // A run that was killed after this evaluation has it in its log already.
+    struct text sample = {0};
+    if (opts.eval_sample && r->evaluated_at != r->state.tokens) sample_now(r, &sample);
+    row.sample = sample.data;
     if (r->evaluated_at != r->state.tokens) note_row(r, &row);
+    text_free(&sample);
     r->evaluated_at = r->state.tokens;
     r->last_eval = r->state.seconds;
     char count[32];
@@ -93,12 +95,14 @@ static int64_t step_batch(struct run *r, double *lr) {
     return amount.tokens && left < batch ? left : batch;
 }
 
+enum { LAYERS_EVERY = 10 }; // steps: norms by layer in the log
+
 // One step. False when a signal came between micro-batches: the partial gradient is dropped.
 static bool step(struct run *r) {
     int64_t scored = 0;
     double start = time_now(), sum = 0, lr, small = 0;
     struct batch_rule before = r->state.batch;
-    int64_t batch = step_batch(r, &lr), first = r->state.tokens / opts.seq, n_seq = batch / opts.seq;
+    int64_t batch = step_batch(r, &lr), first = r->state.tokens / opts.seq + r->state.passed, n_seq = batch / opts.seq;
     int64_t probe = n_seq < 2 ? 0 : (n_seq + 7) / 8; // the same cut for any micro-batch: the noise is part of the run
     r->backend->begin();
     train_zero_grads(r->acts);
@@ -116,6 +120,7 @@ static bool step(struct run *r) {
     }
     train_close_grads(r->acts);
     double loss = sum / (double)(scored ? scored : 1), norm = optimizer_grad_norm(r->optimizer);
+    r->state.guard.goes_back = opts.rollback && r->log && r->state.good >= 0;
     enum guard_verdict verdict = guard_judge(&r->state.guard, loss, norm);
     r->state.step++;
     if (verdict == GUARD_KEEP && probe)
@@ -125,11 +130,16 @@ static bool step(struct run *r) {
     r->state.tokens += batch;
     double seconds = time_now() - start;
     r->state.seconds += seconds;
-    struct log_row row = {.step = r->state.step, .tokens = r->state.tokens, .loss = loss, .lr = lr, .grad_norm = norm,
-                          .dt_ms = seconds * 1e3, .tok_per_s = (double)batch / seconds, .val_loss = NAN, .val_nats_per_byte = NAN,
-                          .skipped = verdict == GUARD_KEEP ? NULL : guard_name(verdict), .batch = (double)batch,
-                          .noise = noise_scale(&r->state.batch.noise)};
+    struct log_row row = log_row_at(r->state.step, r->state.tokens);
+    row.loss = loss, row.lr = lr, row.grad_norm = norm, row.dt_ms = seconds * 1e3, row.tok_per_s = (double)batch / seconds;
+    row.batch = (double)batch, row.noise = noise_scale(&r->state.batch.noise), row.skipped = verdict == GUARD_KEEP ? NULL : guard_name(verdict);
+    if (r->state.step % LAYERS_EVERY == 0 || r->state.step == 1) {
+        optimizer_layer_norms(r->optimizer, r->layer_norms);
+        row.layer_norms = (struct log_list){r->layer_norms, r->model->config.L + 2};
+    }
+    if (r->peak > 0) row.peak_share = row.tok_per_s * config_flops_per_token(&r->model->config, opts.seq) / r->peak;
     note_row(r, &row);
+    r->not_finite = verdict == GUARD_NOT_FINITE && r->state.guard.in_a_row == 1;
     if (verdict != GUARD_KEEP)
         progress_note(&r->progress, "step %lld skipped: %s (loss %g, gradient norm %g)", (long long)r->state.step,
                       guard_name(verdict), loss, norm);
@@ -201,26 +211,21 @@ static void cool_aside(struct run *r, int64_t tokens, const char *model) {
     while (!finished(r) && step(r)) continue;
     double loss = finished(r) ? evaluate(r, 4 * opts.eval_tokens) : NAN, seconds = r->state.seconds;
     int64_t end = r->state.tokens;
-    if (finished(r) && model) {
+    if (finished(r) && model && !stop_wanted) {
         optimizer_swap(r->optimizer);
         if (!checkpoint_export(model, r->model, r->tokenizer, dtype_from_name(opts.export_dtype), &r->notes, &err))
             progress_note(&r->progress, "warning: %s", err.text);
         optimizer_swap(r->optimizer);
         text_clear(&r->notes);
     }
-    text_free(&r->state.options);
-    struct model_file *f = model_file_open(path.data, &err);
-    if (!f || !checkpoint_read_state(f, &r->state, &err) || !checkpoint_read_tensors(f, r->model, r->optimizer, &err)) fail(1, &err);
-    model_file_close(f);
+    amount = kept, r->log = log;
+    if (!read_back(r, path.data, &err)) fail(1, &err);
+    r->state.seconds = seconds;
     unlink(path.data);
     rmdir(folder);
-    amount = kept, r->log = log, r->state.seconds = seconds;
-    make_schedule(r);
-    make_batch(r);
     if (isfinite(loss)) {
-        struct log_row row = {.step = step_from, .tokens = from, .loss = NAN, .lr = NAN, .grad_norm = NAN, .dt_ms = NAN, .tok_per_s = NAN,
-                              .val_loss = NAN, .val_nats_per_byte = NAN, .cooled_tokens = end, .cooled_loss = loss,
-                              .cooled_nats_per_byte = loss * (double)r->valid.count / r->valid.bytes};
+        struct log_row row = log_row_at(step_from, from);
+        row.cooled_tokens = end, row.cooled_loss = loss, row.cooled_nats_per_byte = loss * (double)r->valid.count / r->valid.bytes;
         char count[32];
         note_row(r, &row);
         progress_note(&r->progress, "cooled down aside to %s tokens: validation loss %.4f", text_count(count, (double)end), loss);
@@ -257,15 +262,24 @@ static void cool_downs(struct run *r, int64_t before) {
     climb(r, before);
 }
 
+double loop_aside(struct run *r) {
+    enum { PATIENCE = 10 }; // steps in a row that were not finite: below those that end the program, above the guard's
+    static_assert(PATIENCE > GUARD_PATIENCE, "outliers end before");
+    while (!finished(r) && r->state.guard.in_a_row < PATIENCE && step(r)) continue;
+    if (stop_wanted) return NAN;
+    if (r->state.guard.in_a_row && !isfinite(optimizer_grad_norm(r->optimizer))) return INFINITY; // nothing moves it any more
+    double loss = evaluate(r, 4 * opts.eval_tokens);
+    if (stop_wanted) return NAN;
+    const double uniform = log((double)r->model->config.V); // whoever is dead says any token with the same probability
+    return loss < uniform - 1e-3 ? loss : INFINITY;
+}
+
 // ---- all of it ----------------------------------------------------------------------------------------------------
 
 static void keep_trunk(struct run *r) { // for ever: from here any other decay can start
-    struct text folder = {0};
-    struct err err;
-    text_fmt(&folder, "%s/trunk", opts.out);
-    if (file_make_folder(folder.data, &err)) save(r, folder.data, 1000);
-    else progress_note(&r->progress, "warning: not saved: %s", err.text);
-    text_free(&folder);
+    char *folder = in_out("trunk");
+    save(r, folder, 1000);
+    mem_free(folder);
 }
 
 static void print_profile(void) {
@@ -275,18 +289,43 @@ static void print_profile(void) {
     text_free(&table);
 }
 
+// What the processor can do, for the log: once, when the run has lasted long enough that nobody misses the half second.
+static void measure_peak(struct run *r) {
+    enum { LONG_ENOUGH_S = 60 };
+    struct ceiling found[CEILINGS_MOST];
+    if (r->peak != 0 || opts.peak < 0 || (opts.peak == 0 && r->state.seconds < LONG_ENOUGH_S)) return;
+    r->peak = opts.peak > 0 ? opts.peak : NAN;
+    if (opts.peak > 0) return;
+    bool bf16 = dtype_from_name(opts.dtype) == DTYPE_BF16;
+    const char *unit = r->backend->unit(bf16 ? DTYPE_BF16 : DTYPE_F32, bf16 ? PRECISION_BF16 : PRECISION_F32);
+    int n = r->backend->ceilings(found, 0.5, NULL);
+    for (int i = 0; i < n; i++)
+        if (strcmp(found[i].name, unit) == 0) r->peak = found[i].per_second;
+    if (r->peak > 0) progress_note(&r->progress, "peak: %s, %.3g operations a second; peak_share in the log is of these", unit, r->peak);
+}
+
 void loop(struct run *r) {
     bool guarded = false;
     // The checkpoint was written before its evaluation and cool-downs; when the run was killed in between, they are made now.
     if (r->resumed_at && r->evaluated_at < r->state.tokens && evaluation_due(r)) log_evaluation(r, opts.eval_tokens);
     if (r->resumed_at) cool_downs(r, r->state.tokens - r->state.batch.now);
     while (!finished(r) && !stop_wanted) {
-        int64_t before = r->state.tokens;
+        int64_t before = r->state.tokens, passed = r->state.passed;
         if (opts.profile && guarded) backend_profile_run(true);
         if (!step(r)) break;
         if (opts.profile) backend_profile_run(false);
         if (!guarded) mem_freeze(true), guarded = true;
         mem_freeze(false);
+        saved(r, false);
+        measure_peak(r);
+        if (r->not_finite) find_not_finite(r, before / opts.seq + passed, r->state.tokens / opts.seq + passed);
+        const char *why = r->state.guard.goes_back ? guard_lost(&r->state.guard) : NULL;
+        if (why) {
+            go_back(r, why);
+            mem_freeze(true);
+            continue;
+        }
+        keep_good(r);
         place_decay(r);
         if (decay_begins(r)) keep_trunk(r);
         bool by_steps = opts.save_every && r->state.step % opts.save_every == 0;

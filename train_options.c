@@ -7,9 +7,9 @@
 #include <string.h>
 
 struct train_options opts = {
-    .out = "out", .family = "granite", .size = "1M", .tokenizer = "bpe:4096", .schedule = "power",
+    .out = "out", .family = "granite", .size = "", .ratio = 20, .tokenizer = "bpe:4096", .schedule = "power",
     .decay_shape = "linear", .dtype = "f32", .device = "auto", .batch_rule = "constant", .batch_lr = "", .batch_ramp = 0.1, .batch_theta = 0.5, .export_dtype = "f32",
-    .seq = 1024, .seed = 1, .keep = 2, .eval_every = 0, .eval_tokens = 65536, .samples = 3,
+    .save_aside = true, .rollback = 500, .seq = 1024, .seed = 1, .keep = 2, .eval_every = 0, .eval_tokens = 65536, .samples = 3, .tune_time = 600, .check_widths = "64,128,256,512",
     .story_bytes = 20000000, .decay = -1, .power_b = -0.51, .phi = 1, .probe_share = 0.1, .hold = 0.55, .cool = 0.5, .beta1 = -1, .beta2 = -1, .momentum = 0.95, .optimizer = "adamw", .eps = 1e-8, .weight_decay = 0.1,
     .clip = 1, .guard = 6, .valid_share = 0.05, .save_seconds = 600, .floor = 0, .resume = true, .tied = true, .doc_mask = true,
 };
@@ -27,12 +27,13 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"--config", OPT_TEXT, &opts.config, 0, 0, "FILE", "read options from a file of `name = value` lines; the command line wins", 0},
     {"--save-seconds --save-minutes", OPT_TIME, &opts.save_seconds, 1, 1e9, "TIME", "write a checkpoint at least this often", 0},
     {"--save-every", OPT_INT, &opts.save_every, 0, 1e15, "STEPS", "and every so many steps", 0},
+    {"--save-aside", OPT_FLAG, &opts.save_aside, 0, 0, "", "copy the state and write checkpoints beside the steps, where memory for the copy is free", 0},
     {"--keep", OPT_INT, &opts.keep, 1, 1e6, "N", "how many checkpoints to keep", 0},
     {"--resume --auto-resume", OPT_FLAG, &opts.resume, 0, 0, "", "continue from the newest whole checkpoint in the folder", 0},
     {"--override", OPT_FLAG, &opts.override, 0, 0, "", "let the command line change what a checkpoint was started with", 0},
     {"--export-dtype", OPT_TEXT, &opts.export_dtype, 0, 0, "TYPE", "matrices of model.gguf: f32, f16, bf16, q8_0, q4_0", 0},
     {"--family", OPT_TEXT, &opts.family, 0, 0, "NAME", "[Model] granite (muP, four multipliers) or llama; --list names all", 0},
-    {"--size", OPT_TEXT, &opts.size, 0, 0, "SIZE", "1M 3M 10M 30M 70M 125M 350M 1B 3B", 0},
+    {"--size", OPT_TEXT, &opts.size, 0, 0, "SIZE", "1M 3M 10M 30M 70M 125M 350M 1B 3B; one of size, tokens and time is enough, the rest follows and is printed with its rule", 0},
     {"--width --n-embd", OPT_INT, &opts.width, 0, 65536, "N", "channels, instead of the size's", 0},
     {"--layers --n-layer", OPT_INT, &opts.layers, 0, 1024, "N", "blocks, instead of the size's", 0},
     {"--heads --n-head", OPT_INT, &opts.heads, 0, 1024, "N", "query heads, instead of the size's", 0},
@@ -47,6 +48,7 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"--tokens", OPT_INT, &opts.tokens, 0, 1e15, "N", "[How much] tokens to train on; 20m is twenty million", 0},
     {"--time", OPT_TIME, &opts.time, 0, 1e9, "TIME", "or how long: 2m, 8h; the decay phase is placed by the clock", 0},
     {"--steps --max-iters", OPT_INT, &opts.steps, 0, 1e12, "N", "or how many steps", 0},
+    {"--ratio", OPT_REAL, &opts.ratio, 0.01, 1e6, "X", "tokens a parameter, where one of tokens and size has to follow from the other or from the time", 0},
     {"--seq --block-size", OPT_INT, &opts.seq, 8, 1 << 20, "N", "tokens of a sequence", 0},
     {"--batch-tokens", OPT_INT, &opts.batch_tokens, 0, 1e12, "N", "tokens of a step; 0: by the Step Law, 0.58 D^0.571", 0},
     {"--batch-rule", OPT_TEXT, &opts.batch_rule, 0, 0, "NAME", "constant, ramp, critical or adaptive, up to --batch-tokens; --list explains", 0},
@@ -80,9 +82,12 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"--weight-decay", OPT_REAL, &opts.weight_decay, 0, 10, "X", "on matrices; multiplied by the learning rate", 0},
     {"--clip", OPT_REAL, &opts.clip, 0, 1e9, "X", "global gradient norm; 0: off", 0},
     {"--guard", OPT_REAL, &opts.guard, 0, 1e9, "Z", "skip a step whose loss or gradient norm is Z deviations above the last 128; 0: only non-finite", 0},
+    {"--rollback", OPT_INT, &opts.rollback, 0, 1e9, "STEPS", "keep a calm state every so many steps; when 8 steps in a row are skipped, or the mean loss of 8 lies half of --guard above the 120 before, go back to it and pass over what was seen since; 0: never", 0},
     {"-s --seed", OPT_INT, &opts.seed, 0, 9e18, "N", "of initialisation and data order", 0},
     {"--eval-every", OPT_INT, &opts.eval_every, 0, 1e12, "STEPS", "[Watching] validate every so many steps; 0: about ten times in a run", 0},
     {"--eval-tokens", OPT_INT, &opts.eval_tokens, 0, 1e15, "N", "tokens of such a validation; the last one takes up to sixteen times as many", 0},
+    {"--eval-sample", OPT_INT, &opts.eval_sample, 0, 1e6, "N", "write a text of so many tokens at each evaluation, into the log and the report", 0},
+    {"--peak", OPT_REAL, &opts.peak, -1, 1e18, "X", "operations a second that the processor can do, of which the log says the share; 0: measured after a minute, for half a second; -1: left out", 0},
     {"--samples", OPT_INT, &opts.samples, 0, 1000, "N", "texts to print at the end", 0},
     {"-p --prompt", OPT_TEXT, &opts.prompt, 0, 0, "TEXT", "how the samples begin", 0},
     {"--tensorboard", OPT_TEXT, &opts.tensorboard, 0, 0, "FOLDER", "write the log for TensorBoard too", 0},
@@ -92,6 +97,13 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"--cpu", OPT_TEXT, &opts.cpu, 0, 0, "LEVEL", "plain, avx2, avx512, amx, neon, dotprod or i8mm instead of the best present", 0},
     {"--dtype", OPT_TEXT, &opts.dtype, 0, 0, "TYPE", "of products: f32, or bf16 with f32 master weights and sums", 0},
     {"--plan", OPT_FLAG, &opts.plan, 0, 0, "", "[Other] measure two seconds, print memory and time this run would take, and stop", 0},
+    {"--tune", OPT_FLAG, &opts.tune, 0, 0, "", "find the best base rate for this run on a narrow model and write it to OUT/tuned.config, for --config", 0},
+    {"--tune-what", OPT_MANY, &opts.tune_what, 0, 0, "NAME", "lr (with power the whole curve), power-a, init-std, weight-decay; several times: one after the other; else lr", 0},
+    {"--tune-width", OPT_INT, &opts.tune_width, 0, 65536, "N", "channels of that model; 0: a quarter, within 64 to 256", 0},
+    {"--tune-tokens", OPT_INT, &opts.tune_tokens, 0, 1e15, "N", "tokens of each of its runs; 0: for 4e12 operations, 524288 at the most and 100 steps at the least", 0},
+    {"--tune-time", OPT_TIME, &opts.tune_time, 0, 1e9, "TIME", "after which no further run is started", 0},
+    {"--coord-check", OPT_FLAG, &opts.coord_check, 0, 0, "", "train a few steps at several widths: do activations keep their size under muP, and not without? Ends with 3 if not so", 0},
+    {"--check-widths", OPT_TEXT, &opts.check_widths, 0, 0, "LIST", "of --coord-check: multiples of 64 with commas between", 0},
     {"--profile", OPT_FLAG, &opts.profile, 0, 0, "", "at the end, print what each op cost in the steps after the first", 0},
     {"--plot", OPT_TEXT, &opts.plot, 0, 0, "LOG", "draw a log.jsonl in the terminal and stop", 0},
     {"--watch", OPT_TEXT, &opts.watch, 0, 0, "FOLDER", "draw the run in that --out folder as it goes, in the terminal", 0},
@@ -117,7 +129,7 @@ static const char amounts_follow[] = "# what these came to\n";
 // What a resumed run may change without changing what is learned.
 static const char *const free_options[] = {
     "out", "config", "save-seconds", "save-every", "keep", "resume", "override", "export-dtype", "micro-batch", "memory", "eval-every",
-    "eval-tokens", "samples", "prompt", "floor", "threads", "device", "cpu", "plan", "profile", "plot", "watch", "tensorboard", "list", "version", "help", "time",
+    "eval-tokens", "eval-sample", "peak", "samples", "prompt", "save-aside", "floor", "threads", "device", "cpu", "plan", "tune", "tune-what", "tune-width", "tune-tokens", "tune-time", "coord-check", "check-widths", "profile", "plot", "watch", "tensorboard", "list", "version", "help", "time",
     "decay-from", "decay-tokens", "data", "probe-decay", "probe-share", "ladder"};
 
 bool train_option_is_free(const char *name, size_t n) {

@@ -6,15 +6,15 @@
 
 // What the user said, defaults included; --help explains each.
 struct train_options {
-    struct opt_words data, valid, ladder;
+    struct opt_words data, valid, ladder, tune_what;
     const char *out, *config, *family, *size, *tokenizer, *schedule, *decay_shape, *decay_from, *dtype, *device, *cpu, *batch_rule, *batch_lr, *optimizer,
-        *export_dtype, *plot, *watch, *tensorboard, *prompt;
+        *export_dtype, *plot, *watch, *tensorboard, *prompt, *check_widths;
     int64_t width, layers, heads, kv_heads, head_size, ffn;
-    int64_t seq, batch_tokens, batch_least, micro_batch, memory, tokens, steps, decay_tokens, seed, threads;
-    int64_t save_every, keep, eval_every, eval_tokens, samples, tokenizer_bytes, story_bytes;
-    double time, lr, warmup, decay, final, phi, hold, cool, batch_ramp, batch_theta, probe_decay, probe_share, power_a, power_b, beta1, beta2, momentum, eps, weight_decay, clip, guard, valid_share,
-        save_seconds, floor, embedding_scale, attention_scale, residual_scale, init_std;
-    bool override, resume, plan, profile, list, help, version, tied, doc_mask;
+    int64_t rollback, seq, batch_tokens, batch_least, micro_batch, memory, tokens, steps, decay_tokens, seed, threads;
+    int64_t tune_width, tune_tokens, save_every, keep, eval_every, eval_tokens, eval_sample, samples, tokenizer_bytes, story_bytes;
+    double tune_time, ratio, time, lr, warmup, decay, final, phi, hold, cool, batch_ramp, batch_theta, probe_decay, probe_share, power_a, power_b, beta1, beta2, momentum, eps, weight_decay, clip, guard, valid_share,
+        save_seconds, peak, floor, embedding_scale, attention_scale, residual_scale, init_std;
+    bool override, resume, save_aside, plan, tune, coord_check, profile, list, help, version, tied, doc_mask;
 };
 extern struct train_options opts;
 extern struct opt train_table[]; // --data stays first: words without an option go there

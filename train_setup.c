@@ -101,12 +101,94 @@ void make_data(struct run *r, const struct model_file *from) {
                (long long)r->train.count, (long long)opts.seq + 1);
 }
 
-// ---- numbers ------------------------------------------------------------------------------------------------------
+// ---- size ---------------------------------------------------------------------------------------------------------
 
-struct model_config make_config(const struct run *r) {
+enum { STEPS_TOKENS = 2000000 }; // for a number of steps: D follows from the batch, so it is taken to be this
+
+// The Step Law's batch for D tokens of training, in whole sequences and not below about a thousand tokens.
+int64_t default_batch(double D) {
+    int64_t T = opts.seq, sequences = (int64_t)(rule_value("batch-tokens", &(struct known){.tokens = D}) / (double)T + 0.5), least = (1024 + T - 1) / T;
+    return (sequences < least ? least : sequences) * T;
+}
+
+static struct model_config sized_config(const struct run *r, const char *size) {
     struct err err;
     struct model_config c;
-    if (!config_from_size(&c, family_find(opts.family), opts.size, tokenizer_vocab(r->tokenizer), opts.seq, &err)) fail(2, &err);
+    if (!config_from_size(&c, family_find(opts.family), size, tokenizer_vocab(r->tokenizer), opts.seq, &err)) fail(2, &err);
+    return c;
+}
+
+// What the rules know of a model; how much it is to learn they are told later.
+static struct known known_of(const struct run *r, const struct model_config *c) {
+    return (struct known){
+        .params = (double)config_params(c), .body = (double)(config_params(c) - c->V * c->C), .text = (double)r->train.count,
+        .ratio = opts.ratio, .mup = c->mup, .power = strcmp(opts.schedule, "power") == 0};
+}
+
+static bool clock_decides(void) { return opts.time > 0 && !opts.tokens && !opts.steps; }
+
+// By the ratio of their sizes.
+static const char *nearest_size(const struct run *r, double params) {
+    const char *best = config_size_name(0);
+    double least = INFINITY;
+    for (int i = 0; config_size_name(i); i++) {
+        struct model_config c = sized_config(r, config_size_name(i));
+        double far = fabs(log((double)config_params(&c) / params));
+        if (far < least) least = far, best = config_size_name(i);
+    }
+    return best;
+}
+
+// Tokens a second of a size, measured; kept, as it is most likely the one of the run.
+static double measure_pace(struct run *r, const struct model_config *c) {
+    struct plan plan;
+    plan_run(r, c, &plan);
+    return r->pace = plan.tokens_per_s;
+}
+
+// The largest size that gets its tokens in the time if it is computed at so many operations a second.
+static const char *size_in_time(const struct run *r, double operations) {
+    const char *best = config_size_name(0);
+    for (int i = 0; config_size_name(i); i++) {
+        struct model_config c = sized_config(r, config_size_name(i));
+        double tokens = opts.time * operations / config_flops_per_token(&c, opts.seq);
+        if (tokens >= opts.ratio * (double)config_params(&c)) best = config_size_name(i);
+    }
+    return best;
+}
+
+// Measured at the smallest size, and once more at the one that this points to: large products are faster.
+static const char *size_by_clock(struct run *r) {
+    const char *size = config_size_name(0), *next = size;
+    for (int i = 0; i < 2 && (i == 0 || next != size); i++) {
+        size = next;
+        struct model_config c = sized_config(r, size);
+        next = size_in_time(r, measure_pace(r, &c) * config_flops_per_token(&c, opts.seq));
+    }
+    if (next != size) r->pace = 0;
+    return next;
+}
+
+// One of size, tokens and time is enough. A shape is as good as a size; with nothing at all it is two minutes.
+static void choose_size(struct run *r) {
+    bool shaped = opts.width || opts.layers;
+    if (opts.steps && opts.tokens) refuse(2, "--steps and --tokens both say how much; give one");
+    if (!*opts.size && !shaped && !opts.steps && !opts.tokens && opts.time <= 0) opts.time = 120;
+    r->size_is_derived = !*opts.size && !shaped;
+    if (*opts.size) return;
+    struct known k = {.tokens = (double)opts.tokens, .ratio = opts.ratio};
+    if (opts.steps) k.tokens = (double)(opts.steps * (opts.batch_tokens ? opts.batch_tokens : default_batch(STEPS_TOKENS)));
+    opts.size = mem_text(shaped            ? config_size_name(0)
+                         : clock_decides() ? size_by_clock(r)
+                                           : nearest_size(r, rule_value("size", &k)));
+}
+
+// ---- numbers ------------------------------------------------------------------------------------------------------
+
+struct model_config make_config(struct run *r) {
+    struct err err;
+    choose_size(r);
+    struct model_config c = sized_config(r, opts.size);
     if (opts.width) c.C = opts.width;
     if (opts.layers) c.L = opts.layers;
     if (opts.heads) c.H = opts.heads;
@@ -126,29 +208,15 @@ struct model_config make_config(const struct run *r) {
     return c;
 }
 
-// The Step Law's batch for D tokens of training, in whole sequences and not below about a thousand tokens.
-static int64_t default_batch(double D, int64_t T) {
-    int64_t sequences = (int64_t)(step_law_batch(D) / (double)T + 0.5), least = (1024 + T - 1) / T;
-    return (sequences < least ? least : sequences) * T;
-}
-
-// The power law was fitted for batches of 64k to 2M tokens, where its rate grows with the batch. Below that a rate
-// proportional to the batch comes out too small for stories, and Adam's square-root rule (methods A.4) too large for
-// Tiny Shakespeare (768 tokens a batch: 1.700, against 1.666 this way); the amplitude goes half way between the two.
-enum { POWER_LEAST_BATCH = 1 << 16 };
-
-static double default_power_a(double batch) {
-    return batch >= POWER_LEAST_BATCH ? 4 : 4 * pow(POWER_LEAST_BATCH / batch, 0.25);
-}
-
-// Peak learning rate when none is given. Granite: base rates of muP, the paper's cap for power where its law was
-// fitted, else .01 (MiniCPM; also best here for a million parameters, .005 and .02 are worse). Llama has no muP, so
-// Step Law by size and tokens, kept inside what small models stand.
-static double default_lr(const struct model_config *c, double D) {
-    bool power = strcmp(opts.schedule, "power") == 0;
-    if (c->mup) return power && amount.batch_tokens >= POWER_LEAST_BATCH ? 0.02 : 0.01;
-    double lr = 1.79 * pow((double)(config_params(c) - c->V * c->C), -0.713) * pow(D, 0.307);
-    return lr < 1e-4 ? 1e-4 : lr > 4e-3 ? 4e-3 : lr;
+struct model_config config_at_width(const struct model_config *c, int64_t width) {
+    struct model_config w = *c;
+    int64_t share = c->H / c->G;
+    w.C = width, w.H = width / c->D;
+    w.G = w.H % share ? w.H : w.H / share;
+    w.F = (c->F * width / c->C + 31) / 32 * 32;
+    config_derive(&w);
+    w.m_emb = c->m_emb, w.m_attn = c->m_attn, w.m_res = c->m_res;
+    return w;
 }
 
 int64_t micro_sequences(int64_t batch_tokens) {
@@ -159,7 +227,7 @@ int64_t micro_sequences(int64_t batch_tokens) {
 static struct plan_of plan_of(const struct run *r, const struct model_config *c) {
     int64_t batch = amount.batch_tokens ? amount.batch_tokens : 8 * opts.seq, micro = micro_sequences(batch) * opts.seq;
     return (struct plan_of){.config = c, .backend = r->backend, .compute = dtype_from_name(opts.dtype), .optimizer = optimizer_find(opts.optimizer),
-                            .micro_rows = micro, .T = opts.seq, .batch_tokens = batch, .tokens = amount.tokens,
+                            .micro_rows = micro, .T = opts.seq, .batch_tokens = batch, .tokens = amount.tokens ? amount.tokens : (int64_t)r->known.tokens,
                             .data_bytes = (size_t)(r->train.count + r->valid.count) * (r->train.t16 ? 2 : 4), .memory = (size_t)opts.memory};
 }
 
@@ -167,6 +235,7 @@ void plan_run(const struct run *r, const struct model_config *c, struct plan *pl
     struct err err;
     const struct plan_of of = plan_of(r, c);
     if (!plan_make(plan, &of, &err)) fail(1, &err);
+    if (opts.save_aside) plan_add_copy(plan);
 }
 
 size_t memory_for_activations(const struct run *r, const struct model_config *c) {
@@ -188,45 +257,78 @@ int64_t whole_batches(double tokens) {
     return (int64_t)(steps < 1 ? 1 : steps) * amount.batch_tokens;
 }
 
-// A tenth is enough for long runs (MiniCPM); short ones gain from more: at 1.5M tokens 0.6 beats 0.4 beats 0.2 here.
-static double default_decay(double D) { return D >= 1e9 ? 0.1 : D >= 1e7 ? 0.2 : 0.5; }
-
-// How much in all: from --tokens, --steps or the clock. 0: the clock decides later.
+// How much in all: from --tokens, --steps or a rule. 0: the clock decides later.
 void resolve_tokens(double expected) {
     bool phase = schedule_find(opts.schedule)->curve != NULL;
-    amount.tokens = opts.steps ? opts.steps * amount.batch_tokens : opts.tokens ? whole_batches((double)opts.tokens) : 0;
-    // A schedule that needs its horizon gets the expected one; the others place their decay by the clock.
-    if (!amount.tokens && !phase) amount.tokens = whole_batches(expected);
-    amount.decay = opts.decay >= 0 ? opts.decay : default_decay(expected);
+    // When nothing was said, a schedule that needs its horizon gets the expected one; the others place their decay by the clock.
+    if (opts.tokens) expected = (double)opts.tokens;
+    amount.tokens = opts.steps ? opts.steps * amount.batch_tokens : clock_decides() && phase ? 0 : whole_batches(expected);
+    amount.decay = opts.decay >= 0 ? opts.decay : rule_value("decay", &(struct known){.tokens = expected});
     if (amount.tokens && phase) amount.decay_tokens = (int64_t)(amount.decay * (double)amount.tokens);
 }
 
 // Turns what the user said, or left open, into numbers: from here on nothing is "auto".
 void resolve_amounts(struct run *r, const struct model_config *c) {
-    if (opts.steps && opts.tokens) refuse(2, "--steps and --tokens both say how much; give one");
-    if (!opts.steps && !opts.tokens && opts.time <= 0) opts.time = 120;
-    double expected = (double)opts.tokens;
-    if (!opts.tokens && !opts.steps) {
-        struct plan plan;
-        plan_run(r, c, &plan);
-        expected = opts.time * plan.tokens_per_s;
+    struct known k = known_of(r, c);
+    if (clock_decides()) {
+        k.seconds = opts.time;
+        k.pace = r->pace > 0 ? r->pace : measure_pace(r, c);
     }
-    amount.batch_tokens = opts.batch_tokens ? opts.batch_tokens : default_batch(opts.steps ? 2e6 : expected, opts.seq);
+    k.tokens = opts.tokens ? (double)opts.tokens : opts.steps ? STEPS_TOKENS : rule_value("tokens", &k);
+    amount.batch_tokens = opts.batch_tokens ? opts.batch_tokens : default_batch(k.tokens);
     if (amount.batch_tokens % opts.seq)
         refuse(2, "--batch-tokens %lld is no multiple of --seq %lld", (long long)amount.batch_tokens, (long long)opts.seq);
-    if (opts.steps) expected = (double)(opts.steps * amount.batch_tokens);
-    resolve_tokens(expected);
-    if (amount.tokens) expected = (double)amount.tokens;
-    double batch = (double)amount.batch_tokens;
-    amount.lr = opts.lr > 0 ? opts.lr : default_lr(c, expected) * optimizer_find(opts.optimizer)->lr;
-    amount.power_a = opts.power_a > 0 ? opts.power_a : default_power_a(batch);
-    amount.warmup = opts.warmup < 0    ? 0
-                    : opts.warmup == 0 ? fmax(0.02 * expected, fmin(50 * batch, 0.1 * expected))
-                    : opts.warmup < 1  ? opts.warmup * expected
-                                    : opts.warmup;
+    if (opts.steps) k.tokens = (double)(opts.steps * amount.batch_tokens);
+    resolve_tokens(k.tokens);
+    if (amount.tokens) k.tokens = (double)amount.tokens;
+    const double batch = k.batch = (double)amount.batch_tokens, D = k.tokens;
+    amount.lr = opts.lr > 0 ? opts.lr : rule_value("lr", &k) * optimizer_find(opts.optimizer)->lr;
+    amount.power_a = opts.power_a > 0 ? opts.power_a : rule_value("power-a", &k);
+    amount.warmup = opts.warmup < 0 ? 0 : opts.warmup == 0 ? rule_value("warmup", &k) : opts.warmup < 1 ? opts.warmup * D : opts.warmup;
     amount.warmup = ceil(amount.warmup / batch) * batch;
-    amount.batch_ramp = opts.batch_ramp < 1 ? opts.batch_ramp * expected : opts.batch_ramp;
-    amount.cool = opts.cool < 1 ? opts.cool * expected : opts.cool;
+    amount.batch_ramp = opts.batch_ramp < 1 ? opts.batch_ramp * D : opts.batch_ramp;
+    amount.cool = opts.cool < 1 ? opts.cool * D : opts.cool;
+    r->known = k;
+}
+
+// One line for each number that nobody gave: its rule, where that comes from, and whether it was fitted for such a run.
+void print_derived(const struct run *r) {
+    const struct known *k = &r->known;
+    const double factor = optimizer_find(opts.optimizer)->lr;
+    const struct {
+        const char *name;
+        bool open;
+        double value;
+    } rows[] = {
+        {"size", r->size_is_derived, k->params},
+        {"tokens", !opts.tokens && !opts.steps, k->tokens},
+        {"batch-tokens", !opts.batch_tokens, k->batch},
+        {"lr", opts.lr <= 0, amount.lr},
+        {"power-a", k->power && opts.power_a <= 0, amount.power_a},
+        {"warmup", opts.warmup == 0, amount.warmup},
+        {"decay", schedule_find(opts.schedule)->curve && opts.decay < 0, amount.decay},
+    };
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        if (!rows[i].open) continue;
+        const struct rule *rule = rule_find(rows[i].name, k);
+        char value[32], here[32], low[32], high[32];
+        text_count(value, rows[i].value);
+        if (rows[i].value < 1000) snprintf(value, sizeof value, "%.4g", rows[i].value);
+        fprintf(stderr, "derived: --%s %s: %s", rule->name, i == 0 ? opts.size : value, rule->help);
+        if (i == 1 && k->seconds > 0) fprintf(stderr, ", %s tokens/s", text_count(here, k->pace));
+        if (strcmp(rule->name, "lr") == 0 && factor != 1) fprintf(stderr, ", %g times that for %s", factor, opts.optimizer);
+        fprintf(stderr, " [%s]", rule->source);
+        if (rule->of)
+            fprintf(stderr, "; fitted for %s to %s %s, %s: %s", text_count(low, rule->low), text_count(high, rule->high), rule->what,
+                    rule_is_inside(rule, k) ? "inside" : "OUTSIDE", text_count(here, rule->of(k)));
+        fputc('\n', stderr);
+    }
+}
+
+struct optimizer_options optimizer_options_of_run(void) {
+    const struct optimizer_row *row = optimizer_find(opts.optimizer);
+    return (struct optimizer_options){.row = row, .beta1 = opts.beta1 >= 0 ? opts.beta1 : row->beta1, .beta2 = opts.beta2 >= 0 ? opts.beta2 : row->beta2,
+                                      .eps = opts.eps, .weight_decay = opts.weight_decay, .clip = opts.clip, .momentum = opts.momentum};
 }
 
 void make_schedule(struct run *r) {
@@ -253,4 +355,38 @@ void make_batch(struct run *r) {
     if (b->least > b->most || (int64_t)b->least % opts.seq)
         refuse(2, "--batch-least %.0f should be a multiple of --seq, %lld, and at most the batch, %lld", b->least, (long long)opts.seq,
                (long long)amount.batch_tokens);
+}
+
+void start_run(struct run *r) {
+    r->state = (struct run_state){.batch_tokens = amount.batch_tokens, .T = opts.seq, .seed = (uint64_t)opts.seed,
+                                  .data_hash = r->train.hash, .guard = {.limit = opts.guard}, .good = -1};
+    make_schedule(r);
+    make_batch(r);
+    r->micro_seq = micro_sequences(amount.batch_tokens);
+}
+
+void allocate_run(struct run *r, size_t memory) {
+    struct err err;
+    size_t rows = (size_t)(r->micro_seq * opts.seq);
+    struct optimizer_options oo = optimizer_options_of_run();
+    r->optimizer = optimizer_new(r->model, &oo, &err);
+    if (!r->optimizer) fail(1, &err);
+    r->acts = train_state_new(r->model, r->micro_seq * opts.seq, opts.seq, memory, &err);
+    if (!r->acts) fail(1, &err);
+    r->ids = mem_array(rows, sizeof *r->ids, "batch");
+    r->targets = mem_array(rows, sizeof *r->targets, "batch");
+    r->doc_start = mem_array(rows, sizeof *r->doc_start, "batch");
+    r->losses = mem_array(rows, sizeof *r->losses, "batch");
+    r->layer_norms = mem_array((size_t)r->model->config.L + 2, sizeof *r->layer_norms, "norms of the gradient");
+}
+
+void free_run(struct run *r) {
+    train_state_free(r->acts);
+    optimizer_free(r->optimizer);
+    model_free(r->model);
+    mem_free(r->ids);
+    mem_free(r->targets);
+    mem_free(r->doc_start);
+    mem_free(r->losses);
+    mem_free(r->layer_norms);
 }

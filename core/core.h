@@ -60,6 +60,7 @@ void mem_free(void *p);           // NULL is allowed
 // While frozen, every mem_* allocation aborts: the guard behind "nothing is allocated after the first step".
 // Calls nest. Only active in builds with -DLEHR_GUARD (all test builds).
 void mem_freeze(bool on);
+void mem_freeze_elsewhere(void); // the calling thread is no part of what is frozen
 // Makes the n-th allocation from now fail (test builds only; 0 switches it off).
 void mem_fail_at(long n);
 size_t mem_peak_bytes(void);      // peak resident size of the process, 0 when unknown
@@ -168,7 +169,18 @@ int pool_cpu(int thread);      // the number of a processor for that thread, phy
 // an atomic counter; returns when all are done. Results must not depend on `thread`, which is only for scratch.
 typedef void pool_fn(void *arg, int64_t lo, int64_t hi, int thread);
 void pool_for(int64_t n, int64_t grain, pool_fn *fn, void *arg);
+void pool_leave(void); // pool_for of the calling thread runs inline from now on
 double time_now(void); // seconds, monotonic
+
+// Work beside the steps, by one thread that takes less than a sixtieth of the time until somebody waits for it.
+struct aside;
+typedef void aside_fn(void *arg);
+struct aside *aside_new(void);
+void aside_free(struct aside *a);                           // waits; NULL is fine
+void aside_start(struct aside *a, aside_fn *fn, void *arg); // waits for the work before; works at once where no thread can be had
+bool aside_busy(struct aside *a);
+void aside_wait(struct aside *a); // until the work is done, at full speed from here
+void aside_breathe(void);         // what may run aside calls this once in a while; elsewhere it does nothing
 
 // ---------------------------------------------------------------------------------------------------------------
 // Dtypes: number formats of tensors. Layout of the block formats as in GGUF (methods: "block layouts").
@@ -343,6 +355,15 @@ struct plot {
 };
 void plot_terminal(const struct plot *p, int width, int height, FILE *to); // braille or ASCII by locale; legend below
 void plot_svg(const struct plot *p, int width, int height, struct text *to); // a self-contained <svg>, CSS variables for color
+// A map of values over x: one column for each x, rows from below; lighter is less. Columns beyond the room are thinned.
+struct heat {
+    const char *title, *x_label, *first, *last; // names of the lowest row and of the highest
+    const double *x;
+    const float *const *column; // [n] of [rows]
+    size_t n, rows;
+    bool log;
+};
+void heat_svg(const struct heat *h, int width, int height, struct text *to);
 // Adds text escaped for HTML and SVG, also inside quoted attributes; what is no character becomes U+FFFD.
 void text_html(struct text *t, const char *bytes, size_t n);
 

@@ -132,6 +132,7 @@ static void put(struct file_out *f, const unsigned char *p, size_t n) {
 }
 
 void file_out_write(struct file_out *f, const void *bytes, size_t n) {
+    aside_breathe();
     if (fail_past && f->written + n >= fail_past && !f->error) f->error = ENOSPC;
     f->written += n;
     if (f->held + n > sizeof f->buffer) {

@@ -126,6 +126,8 @@ void pool_start(int threads) {
 
 int pool_threads(void) { return pool.threads; }
 
+void pool_leave(void) { inside = true; }
+
 void pool_for(int64_t n, int64_t grain, pool_fn *fn, void *arg) {
     if (n <= 0) return;
     if (grain < 1) grain = 1;

@@ -567,6 +567,7 @@ static void product_cut(struct product *p) {
     p->block_steps = ceil_div(p->steps, ceil_div(p->steps * STEP, DEPTH));
     p->strips = ceil_div(p->out.rows, STRIP);
     p->row_blocks = max_i64(ceil_div(p->out.rows, ROWS_MOST), max_i64(1, min_i64(threads, p->out.rows / ROWS_LEAST)));
+    if (p->kind == &right_blocks) p->row_blocks = 1; // packing a panel costs more than anything else
     p->strips_each = ceil_div(p->strips, p->row_blocks);
     p->row_blocks = ceil_div(p->strips, p->strips_each);
     p->together = ceil_div(p->row_blocks, threads);

@@ -312,29 +312,43 @@ static bool tiles_pay(enum dtype t, int64_t rows) {
     return rows > 4 || (rows > 2 && coded_group(t) == 32 && !coded_octets(t));
 }
 
-static void matmul(const struct matmul_args *a) {
-    const enum dtype t = a->w.dtype;
-    if (a->precision != PRECISION_F32 || !is_coded(t) || a->w.layout != LAYOUT_DEVICE || !tiles_pay(t, a->x.rows)) {
-        below.matmul(a);
-        return;
-    }
-    assert(is_f32(&a->out) && is_f32(&a->x) && a->w.mats == 1);
-    assert(a->out.rows == a->x.rows && a->out.cols == a->w.rows && a->x.cols == a->w.cols);
-    const int64_t K = a->x.cols, passes = ceil_div(a->x.rows, PASS);
-    unsigned char *wide = cpu_scratch(0, SLOT_SHARED, (size_t)(passes * PASS) * wide_bytes(K));
-    struct widening w = {&a->x, wide, coded_group(t), coded_zero(t), coded_mins(t), WIDE_PLANES};
-    pool_for(passes, max_i64(1, 8192 / max_i64(1, K * PASS)), widen_piece, &w);
-    cpu_scratch_reserve(SLOT_A, sizeof(struct room));
-    struct product p = {a, wide};
-    const int64_t each = WALK * PANEL * K * a->x.rows;
-    pool_for(ceil_div(ceil_div(a->out.cols, PANEL), WALK), max_i64(1, (1 << 18) / each), product_piece, &p);
+static bool is_ours(const struct matmul_args *a) {
+    return a->precision == PRECISION_F32 && is_coded(a->w.dtype) && a->w.layout == LAYOUT_DEVICE &&
+           tiles_pay(a->w.dtype, a->x.rows);
 }
+
+// Of one x, which is laid out once for neighbours that want it alike.
+static void products(const struct matmul_args *list, int count) {
+    const struct widening *laid = NULL;
+    struct widening w;
+    for (int j = 0; j < count; j++) {
+        const struct matmul_args *a = &list[j];
+        const enum dtype t = a->w.dtype;
+        if (!is_ours(a)) {
+            below.matmul(a);
+            laid = NULL; // it may use the same scratch
+            continue;
+        }
+        assert(is_f32(&a->out) && is_f32(&a->x) && a->w.mats == 1);
+        assert(a->out.rows == a->x.rows && a->out.cols == a->w.rows && a->x.cols == a->w.cols);
+        const int64_t K = a->x.cols, passes = ceil_div(a->x.rows, PASS);
+        if (!laid || laid->group != coded_group(t) || laid->zero != coded_zero(t) || laid->mins != coded_mins(t)) {
+            unsigned char *wide = cpu_scratch(0, SLOT_SHARED, (size_t)(passes * PASS) * wide_bytes(K));
+            w = (struct widening){&a->x, wide, coded_group(t), coded_zero(t), coded_mins(t), WIDE_PLANES};
+            pool_for(passes, max_i64(1, 8192 / max_i64(1, K * PASS)), widen_piece, &w);
+            laid = &w;
+        }
+        cpu_scratch_reserve(SLOT_A, sizeof(struct room));
+        struct product p = {a, w.to};
+        const int64_t each = WALK * PANEL * K * a->x.rows;
+        pool_for(ceil_div(ceil_div(a->out.cols, PANEL), WALK), max_i64(1, (1 << 18) / each), product_piece, &p);
+    }
+}
+
+static void matmul(const struct matmul_args *a) { products(a, 1); }
 
 static void matmul_experts(const struct matmul_experts_args *a) { cpu_matmul_experts(a, matmul); }
 
-static void products(const struct matmul_args *a, int count) {
-    for (int j = 0; j < count; j++) matmul(&a[j]);
-}
 static void project(const struct project_args *a) {
     const struct branch_parts parts = {below.rmsnorm, products, below.bias, below.glu};
     if (a->precision == PRECISION_F32 && a->x.rows > 2) cpu_project(a, &parts);

@@ -57,9 +57,28 @@ static void cpu_free(void *p) {
     free(given);
 }
 
-// Zero bytes may come with a null address (an empty tensor), which memcpy does not allow.
+enum { COPY_PIECE = 1 << 20 };
+
+struct copying {
+    char *to;
+    const char *from;
+    size_t bytes;
+};
+
+static void copy_pieces(void *arg, int64_t lo, int64_t hi, int thread) {
+    const struct copying *c = arg;
+    (void)thread;
+    size_t at = (size_t)lo * COPY_PIECE, end = (size_t)hi * COPY_PIECE;
+    memcpy(c->to + at, c->from + at, (end < c->bytes ? end : c->bytes) - at);
+}
+
+// Zero bytes may come with a null address (an empty tensor), which memcpy does not allow. Large blocks are copied by all
+// threads: one alone does not reach the memory's speed.
 static void cpu_copy(void *to, const void *from, size_t bytes) {
-    if (bytes) memmove(to, from, bytes);
+    struct copying c = {to, from, bytes};
+    const bool apart = c.to + bytes <= c.from || c.from + bytes <= c.to;
+    if (bytes > COPY_PIECE && apart) pool_for((int64_t)((bytes + COPY_PIECE - 1) / COPY_PIECE), 1, copy_pieces, &c);
+    else if (bytes) memmove(to, from, bytes);
 }
 
 static void cpu_zero(void *p, size_t bytes) {

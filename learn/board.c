@@ -31,7 +31,7 @@ static uint32_t masked(uint32_t crc) { return (crc >> 15 | crc << 17) + 0xa282ea
 // --- fields --------------------------------------------------------------------------------------------------------
 
 struct bytes { // of one message; what does not fit is an error of ours
-    unsigned char at[512];
+    unsigned char at[1024];
     size_t n;
 };
 
@@ -140,8 +140,20 @@ void board_add(struct board *b, const struct log_row *row) {
     add_value(&summary, "step/batch", row->batch > 0 ? row->batch : NAN);
     add_value(&summary, "step/noise_scale", row->noise > 0 ? row->noise : NAN);
     add_value(&summary, "step/tokens_per_second", row->tok_per_s);
+    add_value(&summary, "step/peak_share", row->peak_share > 0 ? row->peak_share : NAN);
+    add_value(&summary, "step/skipped", row->skipped ? 1 : NAN);
+    add_value(&summary, "step/rollback", row->back_from > 0 ? (double)row->rollback : NAN);
     put_bytes(&e, 5, summary.at, summary.n);
     add_record(b, &e);
+    for (int64_t i = 0; i < row->layer_norms.n; i++) { // a record each: there may be any number
+        char tag[48];
+        struct bytes one = event(row->step), values = {.n = 0};
+        if (i == 0 || i == row->layer_norms.n - 1) snprintf(tag, sizeof tag, "gradient/%s", i ? "head" : "embedding");
+        else snprintf(tag, sizeof tag, "gradient/block_%03lld", (long long)i - 1);
+        add_value(&values, tag, (double)row->layer_norms.x[i]);
+        put_bytes(&one, 5, values.at, values.n);
+        add_record(b, &one);
+    }
 }
 
 bool board_close(struct board *b, struct err *err) {

@@ -7,6 +7,7 @@
 //   train.version 2          train.step, train.tokens, train.batch_tokens, train.sequence       u64
 //   train.seed, train.data_hash  16 hexadecimal digits      train.seconds  f64     train.options  text
 //   train.batch.now u64, .judged f64               train.noise.signal, .trace, .steps  f64 (absent: at the start)
+//   train.rollback.good (absent: none), .count, .again, .passed  u64
 //   train.guard.count, .skipped, .in_a_row  u64    train.guard.limit  f64    train.guard.loss, .norm  256 x i32
 //
 // Saving never endangers what is there: free space is asked first, the file appears by one rename after fsync, and
@@ -83,6 +84,10 @@ static void write_state(struct gguf_out *o, const struct run_state *r) {
     gguf_out_f64(o, "train.noise.signal", r->batch.noise.signal);
     gguf_out_f64(o, "train.noise.trace", r->batch.noise.trace);
     gguf_out_f64(o, "train.noise.steps", r->batch.noise.steps);
+    if (r->good >= 0) gguf_out_u64(o, "train.rollback.good", (uint64_t)r->good);
+    gguf_out_u64(o, "train.rollback.count", (uint64_t)r->rollbacks);
+    gguf_out_u64(o, "train.rollback.again", (uint64_t)r->again);
+    gguf_out_u64(o, "train.rollback.passed", (uint64_t)r->passed);
 }
 
 static bool read_hex(const struct model_file *f, const char *key, uint64_t *x, struct err *err) {
@@ -122,7 +127,7 @@ static bool read_count(const struct model_file *f, const char *key, int64_t leas
 }
 
 bool checkpoint_read_state(const struct model_file *f, struct run_state *r, struct err *err) {
-    *r = (struct run_state){0};
+    *r = (struct run_state){.good = -1};
     int64_t version;
     struct span options = {0};
     if (meta_kind(f, "train.version") == META_ABSENT)
@@ -152,6 +157,10 @@ bool checkpoint_read_state(const struct model_file *f, struct run_state *r, stru
                 meta_real(f, "train.noise.signal", false, -DBL_MAX, DBL_MAX, &r->batch.noise.signal, err) &&
                 meta_real(f, "train.noise.trace", false, -DBL_MAX, DBL_MAX, &r->batch.noise.trace, err) &&
                 meta_real(f, "train.noise.steps", false, 0, 1e18, &r->batch.noise.steps, err) &&
+                meta_int(f, "train.rollback.good", false, 0, INT64_MAX, &r->good, err) &&
+                meta_int(f, "train.rollback.count", false, 0, INT64_MAX, &r->rollbacks, err) &&
+                meta_int(f, "train.rollback.again", false, 0, INT64_MAX, &r->again, err) &&
+                meta_int(f, "train.rollback.passed", false, 0, INT64_MAX, &r->passed, err) &&
                 meta_text(f, "train.options", true, &options, err);
     if (!fine) return false;
     text_add(&r->options, options.p ? options.p : "", options.n);
@@ -169,6 +178,10 @@ bool checkpoint_read_tensors(const struct model_file *f, struct model *m, struct
 static size_t file_bytes(const struct model_config *c, const struct tokenizer *t, int copies) {
     return (size_t)config_params(c) * sizeof(float) * (size_t)copies +
            (size_t)tokenizer_vocab(t) * 64 + SLACK_BYTES;
+}
+
+size_t checkpoint_bytes(const struct model_config *c, const struct tokenizer *t, size_t optimizer_bytes) {
+    return file_bytes(c, t, 1) + optimizer_bytes;
 }
 
 static bool room_for(const char *folder, size_t bytes, struct err *err) {
@@ -225,6 +238,14 @@ static void remove_stale(const char *folder) {
     file_list_free(&list);
 }
 
+static void remove_one(const char *folder, int64_t tokens) {
+    char name[64];
+    name_of(name, tokens);
+    char *path = path_in(folder, name);
+    unlink(path);
+    mem_free(path);
+}
+
 // Removes all but the newest `keep` of the checkpoints up to `tokens`, which was just written. What claims to be
 // newer belongs to another story (a damaged file that was passed over) and stays.
 static void remove_older(const char *folder, int64_t tokens, int keep) {
@@ -233,14 +254,41 @@ static void remove_older(const char *folder, int64_t tokens, int keep) {
     int seen = 0;
     if (keep < 1 || !list_tokens(folder, &all, &count, NULL)) return;
     for (size_t i = 0; i < count; i++) {
-        if (all[i] > tokens || ++seen <= keep) continue;
-        char name[64];
-        name_of(name, all[i]);
-        char *path = path_in(folder, name);
-        unlink(path);
-        mem_free(path);
+        if (all[i] <= tokens && ++seen > keep) remove_one(folder, all[i]);
     }
     mem_free(all);
+}
+
+void checkpoint_thin(const char *good, const char *folder, int64_t tokens) {
+    int64_t *all, *kept;
+    size_t n, n_kept;
+    if (!list_tokens(good, &all, &n, NULL)) return;
+    if (!list_tokens(folder, &kept, &n_kept, NULL)) n = 0;
+    for (size_t i = 0; i < n; i++) { // both fall: all[i - 1] is the next newer one
+        if (all[i] > tokens) continue;
+        bool needed = i == 0 || all[i - 1] > tokens;
+        for (size_t k = 0; k < n_kept && !needed; k++) needed = kept[k] >= all[i] && kept[k] < all[i - 1];
+        if (!needed) remove_one(good, all[i]);
+    }
+    mem_free(all);
+    mem_free(kept);
+}
+
+void checkpoint_drop_after(const char *folder, int64_t tokens) {
+    int64_t *all;
+    size_t n;
+    if (!list_tokens(folder, &all, &n, NULL)) return;
+    for (size_t i = 0; i < n; i++)
+        if (all[i] > tokens) remove_one(folder, all[i]);
+    mem_free(all);
+}
+
+int64_t checkpoint_count(const char *folder) {
+    int64_t *all;
+    size_t n;
+    if (!list_tokens(folder, &all, &n, NULL)) return 0;
+    mem_free(all);
+    return (int64_t)n;
 }
 
 bool checkpoint_save(const char *folder, const struct model *m, const struct tokenizer *t,
@@ -250,7 +298,7 @@ bool checkpoint_save(const char *folder, const struct model *m, const struct tok
     char name[64];
     if (!file_make_folder(folder, err)) return false;
     remove_stale(folder);
-    if (!room_for(folder, file_bytes(&m->config, t, 1) + optimizer_state_bytes(o), err)) return false;
+    if (!room_for(folder, checkpoint_bytes(&m->config, t, optimizer_state_bytes(o)), err)) return false;
     name_of(name, r->tokens);
     char *path = path_in(folder, name);
     struct gguf_out *out = gguf_out_open(path, err);

@@ -86,6 +86,32 @@ const struct batch_lr_row *batch_lr_rule_find(const char *name);
 int64_t batch_next(struct batch_rule *r, double n); // tokens of the step that begins at n, a multiple of T
 double step_law_batch(double tokens); // 0.58 D^0.571 (Li et al. 2025), half of it below 100M tokens
 
+// --- rules (methods A.3, A.4): numbers that nobody gave ------------------------------------------------------------------
+
+// What is known when a number is wanted; 0: nothing is. A rule's row says in its comment or help what it looks at.
+struct known {
+    double params, body;  // weights; those without the embedding
+    double tokens, batch; // of the run, of a step
+    double text, ratio;   // tokens of the text; tokens a parameter
+    double seconds, pace; // of a run that the clock ends; tokens a second
+    bool mup, power;      // the model's parametrization; the schedule is power
+};
+struct rule {
+    const char *name; // of the option whose place it takes; several rows may have one name
+    bool (*holds)(const struct known *k); // NULL: always
+    double (*value)(const struct known *k);
+    double (*of)(const struct known *k); // fitted for `of`, so many `what`, from low to high; NULL: no law
+    const char *what;
+    double low, high;
+    const char *help, *source;
+};
+extern const struct rule rules[];
+extern const int rule_count;
+const struct rule *rule_find(const char *name, const struct known *k); // the first row of that name that holds
+double rule_value(const char *name, const struct known *k);
+bool rule_is_inside(const struct rule *rule, const struct known *k); // of what it was fitted for
+double step_law_lr(double body, double tokens); // 1.79 N^-0.713 D^0.307
+
 // --- optimizers (methods C) ----------------------------------------------------------------------------------------
 
 // Weight decay is coupled with the rate as in PyTorch: w -= lr * (step + weight_decay * w), so under muP it falls with
@@ -116,9 +142,18 @@ struct optimizer *optimizer_new(struct model *m, const struct optimizer_options 
 void optimizer_free(struct optimizer *o);
 size_t optimizer_state_bytes(const struct optimizer *o); // that a checkpoint holds
 double optimizer_grad_norm(struct optimizer *o); // global, before clipping; NaN or inf shows here: do not step then
+// From that call's sums: norms of the gradient's parts, L + 2 of them: embedding, blocks, what is behind them.
+void optimizer_layer_norms(const struct optimizer *o, float *to);
+// The parameter whose gradient backward met first as not finite (from that call), and the first one that is not finite
+// itself; NULL: none.
+const struct param *optimizer_bad_gradient(const struct optimizer *o);
+const struct param *optimizer_bad_weight(struct optimizer *o);
 // Scales the gradients by min(1, clip / (grad_norm + 1e-6)), updates with lr * param.lr_scale, refreshes bf16 copies.
 // step counts from 1 (bias correction). grad_norm must be finite.
 void optimizer_step(struct optimizer *o, double lr, double grad_norm, int64_t step);
+// The same for the optimizer's state as model_shadow is for weights: for files only, and no longer than o and shadow live.
+struct optimizer *optimizer_shadow(const struct optimizer *o, struct model *shadow, struct err *err);
+void optimizer_shadow_take(struct optimizer *shadow, const struct optimizer *o); // freed by optimizer_free
 // Puts the weights that are to be judged and kept in the place of those that are trained, and back when called again, bit
 // for bit. False when they are the same, which is so but for schedule-free.
 bool optimizer_swap(struct optimizer *o);
@@ -133,6 +168,13 @@ MUST_USE bool optimizer_read(struct optimizer *o, const struct model_file *f, st
 // step an outlier. GUARD_PATIENCE outliers one after the other are no accident of a batch but a new level: history is
 // forgotten and the last of them kept, so a run cannot be stuck. Non-finite steps have no such end: the caller stops
 // when in_a_row grows. State is part of the checkpoint. Start with {.limit = 6}.
+//
+// A caller that can go back to an earlier state sets goes_back: no new level is accepted then, and when guard_lost gives a
+// reason the run is to return. That is after GUARD_PATIENCE skipped steps in a row, whatever their reasons: weights do not
+// change in them, so either the weights or the data are bad; or when the mean loss of the last GUARD_PATIENCE kept steps is
+// limit / 2 deviations above that of the up to 120 before them: a rise so slow that no step was skipped (by chance such a
+// mean lies 8 of its own deviations away, for the default limit). guard_calm: nothing
+// was skipped of late, the rise is below one deviation and the history is long enough to say so: a state to go back to.
 #define GUARD_WINDOW 128
 #define GUARD_PATIENCE 8
 struct guard {
@@ -140,9 +182,12 @@ struct guard {
     int64_t count;      // kept steps in the history (since it was last forgotten)
     int64_t skipped, in_a_row; // skipped steps ever, and since the last kept one
     double limit;       // 0: only non-finite; default 6
+    bool goes_back;     // the caller's, not in checkpoints
 };
 enum guard_verdict { GUARD_KEEP, GUARD_NOT_FINITE, GUARD_LOSS, GUARD_NORM };
 enum guard_verdict guard_judge(struct guard *g, double loss, double grad_norm); // records what it keeps
+const char *guard_lost(const struct guard *g); // NULL: go on
+bool guard_calm(const struct guard *g);
 const char *guard_name(enum guard_verdict v); // "kept", "not finite", "loss", "gradient norm"
 
 // --- data ----------------------------------------------------------------------------------------------------------
@@ -225,6 +270,9 @@ struct run_state { // everything that is not a tensor
     struct guard guard;
     struct batch_rule batch;    // only its state is in checkpoints
     double seconds;             // spent training, for logs
+    // Going back: when a run is lost it returns to the state at `good` tokens and goes on with the data behind what it saw.
+    int64_t good, rollbacks, again; // good: -1 none; returns ever, and to this good state
+    int64_t passed;             // sequences passed over: the step at n tokens begins with sequence n / T + passed
     struct text options;        // the option table as text, one `name = value` a line; owned by whoever fills it
 };
 // OUT/ckpt-<tokens>.gguf: model + tokenizer + moments + train.* keys, sealed. Then removes all but the newest `keep`
@@ -232,6 +280,32 @@ struct run_state { // everything that is not a tensor
 // temporaries of killed processes. False on a full disk and the like: the old files are untouched.
 MUST_USE bool checkpoint_save(const char *folder, const struct model *m, const struct tokenizer *t,
                               struct optimizer *o, const struct run_state *r, int keep, struct err *err);
+size_t checkpoint_bytes(const struct model_config *c, const struct tokenizer *t, size_t optimizer_bytes); // of a file, at the most
+// Keeps in `good` of the checkpoints up to `tokens` the newest, and for each checkpoint in `folder` the newest up to it; all
+// others go. Where a folder cannot be read, nothing.
+void checkpoint_thin(const char *good, const char *folder, int64_t tokens);
+void checkpoint_drop_after(const char *folder, int64_t tokens); // removes those with more tokens
+int64_t checkpoint_count(const char *folder);                   // 0 when it cannot be read
+
+// Saving beside the steps: the state is copied, at the speed of memory, and a thread that takes little of the time (aside in
+// core.h) writes the copy with checkpoint_save. One save at a time: a second waits for the first.
+struct saver;
+// NULL with a reason when there is no memory for the copy, which is taken and touched here.
+struct saver *saver_new(const struct model *m, const struct optimizer *o, struct err *err);
+void saver_free(struct saver *s); // waits; NULL is fine
+struct saved { // what became of the last save
+    const char *folder; // of the saver
+    int64_t tokens;
+    double copy_s, seconds; // of copying, and of all
+    bool good;
+    struct err err; // why not
+};
+void saver_start(struct saver *s, const char *folder, const struct model *m, const struct tokenizer *t, const struct optimizer *o,
+                 const struct run_state *r, int keep);
+// True once for every save, when it is done; with `wait` it is waited for. Each is to be asked for before the next starts.
+bool saver_done(struct saver *s, bool wait, struct saved *what);
+size_t saver_bytes(const struct model_config *c, size_t optimizer_state_bytes);
+
 // Newest file in folder that is whole (seal); names skipped ones in notes. False when there is none (err empty) or
 // the folder cannot be read. path is owned by the caller. A folder that does not exist holds none.
 MUST_USE bool checkpoint_newest(const char *folder, char **path, struct text *notes, struct err *err);
@@ -251,9 +325,16 @@ MUST_USE bool checkpoint_export(const char *path, struct model *m, const struct 
 //   step, tokens, loss (nats per token), lr, grad_norm, dt_ms, tok_per_s, batch, noise (both in tokens), skipped
 //   (reason, only then);
 //   evaluations: step, tokens, val_loss (nats per token), val_nats_per_byte;
-//   cool-downs aside: step, tokens, cooled_tokens, cooled_loss, cooled_nats_per_byte.
+//   cool-downs aside: step, tokens, cooled_tokens, cooled_loss, cooled_nats_per_byte;
+//   returns: step and tokens of the state gone back to, rollback (how many there were), back_from (tokens), why,
+//   passed_from, passed_to (sequences that are not learned from). Later rows carry `rollback` too; rows of what was
+//   returned from stay, with fewer.
 // Members that are not finite are left out. Losses, lr and grad_norm have all the digits that read back the same, so
 // the logs of equal runs are equal but for dt_ms and tok_per_s. Each line is one write.
+struct log_list {
+    const float *x;
+    int64_t n;
+};
 struct log_row {
     int64_t step, tokens;
     double loss, lr, grad_norm, dt_ms, tok_per_s;
@@ -263,12 +344,20 @@ struct log_row {
     // A row of its own: what the run would be worth had it been cooled down from here until cooled_tokens; else 0.
     int64_t cooled_tokens;
     double cooled_loss, cooled_nats_per_byte;
+    int64_t rollback, back_from, passed_from, passed_to;
+    const char *why;
+    double peak_share;                  // of what the processor can do: operations of the model a second
+    struct log_list layer_norms;        // of the gradient: embedding, blocks, and what is behind them
+    const char *sample;                 // of an evaluation
+    bool undone;                        // set by log_read: the run went back behind this row
 };
+struct log_row log_row_at(int64_t step, int64_t tokens); // all else is absent
 struct log_file;
-// Opens for appending after dropping rows with more than keep_tokens (a resume; -1 drops all) and a torn end. NULL on
+// Opens for appending after dropping rows of more than so many rollbacks, those of as many with more than keep_tokens (a
+// resume; -1 drops all) and a torn end. NULL on
 // failure, also when a line in the middle is no row: then the file is untouched. Adding a row allocates nothing; a
 // write error sticks and is told by close, which frees l in any case (NULL is fine).
-struct log_file *log_open(const char *path, int64_t keep_tokens, struct err *err);
+struct log_file *log_open(const char *path, int64_t keep_tokens, int64_t rollbacks, struct err *err);
 void log_add(struct log_file *l, const struct log_row *row);
 MUST_USE bool log_close(struct log_file *l, struct err *err);
 struct log_rows {
@@ -298,6 +387,28 @@ struct report {
 };
 MUST_USE bool report_write(const char *path, const struct report *r, struct err *err);
 
+// --- coordinate check (methods B.5) ---------------------------------------------------------------------------------
+
+enum coord { COORD_EMBEDDING, COORD_SCORES, COORD_ATTENDED, COORD_ATTENTION_OUT, COORD_GATE, COORD_FFN_OUT, COORD_BLOCK_OUT, COORD_LOGITS, COORD_ANSWER, COORD_COUNT };
+extern const char *const coord_names[COORD_COUNT];
+enum { COORD_LAYERS_MAX = 64, COORD_PROBES = 4 }; // sequences that are looked at: the first ones of the data
+struct coord_run {
+    struct model_config config;
+    const struct backend *backend;
+    struct optimizer_options optimizer;
+    const struct tokens *data;
+    int64_t T, batch; // tokens of a sequence, sequences of a step
+    int64_t steps;
+    uint64_t seed;
+    double lr;        // base rate, the same in every step
+};
+struct coord_sizes {  // means of |x| and of |x - x at the start| after a step, by enum coord
+    double size[COORD_COUNT], change[COORD_COUNT];
+};
+// sizes: steps + 1 entries, the first before any step.
+MUST_USE bool coords_run(const struct coord_run *r, struct coord_sizes *sizes, struct err *err);
+double log_slope(const double *x, const double *y, size_t n); // of log y against log x, least squares
+
 // --- plan ----------------------------------------------------------------------------------------------------------
 
 struct plan_of { // the run in question
@@ -313,6 +424,7 @@ struct plan {
     int64_t params, tokens, steps;
     int64_t batch_tokens;
     size_t weights_bytes, grads_bytes, moments_bytes, activations_bytes, data_bytes;
+    size_t copy_bytes;      // of the state, for writing beside the steps; 0: none
     size_t memory;              // what activations may take
     struct recompute again;     // what that costs
     int64_t layers;
@@ -330,6 +442,8 @@ MUST_USE bool plan_make(struct plan *p, const struct plan_of *of, struct err *er
 MUST_USE bool plan_memory(struct plan *p, const struct plan_of *of, struct err *err);
 // A line about what is computed again in the backward pass; "" when all is kept.
 const char *plan_recomputed(char buf[160], const struct plan *p);
+// With a second copy of weights and moments, where it fits.
+void plan_add_copy(struct plan *p);
 void plan_print(const struct plan *p, FILE *to);
 
 #endif

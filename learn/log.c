@@ -13,62 +13,117 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#define LINE_RESERVE 4096
+enum { LINE_RESERVE = 1 << 15, WORDS_MOST = 4096 };
 
 // ---------------------------------------------------------------------------------------------------------------
 // Reading.
 
-// A number, or null for NaN.
-static bool read_real(struct json *j, double *out) {
-    if (json_peek(j) != JSON_NULL) return json_number(j, out);
-    *out = NAN;
-    return json_skip(j);
+// What a row can hold beside step and tokens, in the order of the file. An absent member is NaN, 0 or NULL, and the other
+// way round.
+static const struct member {
+    const char *name;
+    enum { REAL, POSITIVE, COUNT, WORDS, LIST } kind;
+    size_t at; // in a row
+} members[] = {
+#define AT(member) offsetof(struct log_row, member)
+    {"loss", REAL, AT(loss)},
+    {"lr", REAL, AT(lr)},
+    {"grad_norm", REAL, AT(grad_norm)},
+    {"dt_ms", REAL, AT(dt_ms)},
+    {"tok_per_s", REAL, AT(tok_per_s)},
+    {"peak_share", POSITIVE, AT(peak_share)},
+    {"batch", POSITIVE, AT(batch)},
+    {"noise", POSITIVE, AT(noise)},
+    {"layer_norms", LIST, AT(layer_norms)},
+    {"val_loss", REAL, AT(val_loss)},
+    {"val_nats_per_byte", REAL, AT(val_nats_per_byte)},
+    {"sample", WORDS, AT(sample)},
+    {"cooled_tokens", COUNT, AT(cooled_tokens)},
+    {"cooled_loss", POSITIVE, AT(cooled_loss)},
+    {"cooled_nats_per_byte", POSITIVE, AT(cooled_nats_per_byte)},
+    {"skipped", WORDS, AT(skipped)},
+    {"rollback", COUNT, AT(rollback)},
+    {"back_from", COUNT, AT(back_from)},
+    {"passed_from", COUNT, AT(passed_from)},
+    {"passed_to", COUNT, AT(passed_to)},
+    {"why", WORDS, AT(why)},
+#undef AT
+};
+enum { MEMBERS = COUNT_OF(members) };
+
+static void *in_row(const struct log_row *row, const struct member *m) { return (char *)row + m->at; }
+
+struct log_row log_row_at(int64_t step, int64_t tokens) {
+    struct log_row row = {.step = step, .tokens = tokens};
+    for (size_t k = 0; k < MEMBERS; k++)
+        if (members[k].kind == REAL) *(double *)in_row(&row, &members[k]) = NAN;
+    return row;
 }
 
-// One line into *row; skipped receives the reason, empty when there is none.
-static bool parse_row(const char *line, size_t n, struct log_row *row, struct text *skipped,
-                      struct err *err) {
-    *row = (struct log_row){-1, -1, NAN, NAN, NAN, NAN, NAN, NAN, NAN, NULL, 0, 0, 0, 0, 0};
-    const struct {
-        const char *name;
-        double *to;
-    } reals[] = {
-        {"loss", &row->loss},
-        {"lr", &row->lr},
-        {"grad_norm", &row->grad_norm},
-        {"dt_ms", &row->dt_ms},
-        {"tok_per_s", &row->tok_per_s},
-        {"batch", &row->batch},
-        {"noise", &row->noise},
-        {"cooled_loss", &row->cooled_loss},
-        {"cooled_nats_per_byte", &row->cooled_nats_per_byte},
-        {"val_loss", &row->val_loss},
-        {"val_nats_per_byte", &row->val_nats_per_byte},
-    };
-    text_clear(skipped);
+// What a parsed row points to, until the next one.
+struct lent {
+    struct text words[MEMBERS];
+    struct log_list list[MEMBERS];
+    size_t cap[MEMBERS];
+};
+
+static void lent_free(struct lent *l) {
+    for (size_t k = 0; k < MEMBERS; k++) {
+        text_free(&l->words[k]);
+        mem_free((void *)l->list[k].x);
+    }
+}
+
+static void read_list(struct json *j, struct log_list *list, size_t *cap) {
+    float *x = (float *)list->x;
+    double value;
+    for (list->n = 0; json_item(j) && json_number(j, &value);) {
+        mem_grow((void **)&x, cap, (size_t)list->n + 1, sizeof *x, "list in a log");
+        x[list->n++] = (float)value;
+    }
+    list->x = x;
+}
+
+static void read_member(struct json *j, size_t k, struct log_row *row, struct lent *lent) {
+    void *to = in_row(row, &members[k]);
+    if (json_peek(j) == JSON_NULL) { // what is not finite
+        json_skip(j);
+        return;
+    }
+    switch (members[k].kind) {
+    case REAL:
+    case POSITIVE: json_number(j, to); break;
+    case COUNT: json_integer(j, to); break;
+    case WORDS:
+        text_clear(&lent->words[k]);
+        json_string(j, &lent->words[k]);
+        *(const char **)to = lent->words[k].data;
+        break;
+    case LIST:
+        if (json_array(j)) read_list(j, &lent->list[k], &lent->cap[k]);
+        *(struct log_list *)to = lent->list[k];
+        break;
+    }
+}
+
+// One line into *row, which points into *lent.
+static bool parse_row(const char *line, size_t n, struct log_row *row, struct lent *lent, struct err *err) {
     struct json j;
     char key[256];
+    *row = log_row_at(-1, -1);
     json_open(&j, line, n);
     if (json_object(&j)) {
         while (json_key(&j, key, sizeof key)) {
-            size_t r = 0;
-            while (r < COUNT_OF(reals) && strcmp(key, reals[r].name) != 0) r++;
-            if (r < COUNT_OF(reals)) {
-                read_real(&j, reals[r].to);
-            } else if (strcmp(key, "step") == 0) {
-                json_integer(&j, &row->step);
-            } else if (strcmp(key, "tokens") == 0) {
-                json_integer(&j, &row->tokens);
-            } else if (strcmp(key, "cooled_tokens") == 0) {
-                json_integer(&j, &row->cooled_tokens);
-            } else if (strcmp(key, "skipped") == 0) {
-                json_string(&j, skipped);
-            } else {
-                json_skip(&j);
-            }
+            size_t k = 0;
+            while (k < MEMBERS && strcmp(key, members[k].name) != 0) k++;
+            if (k < MEMBERS) read_member(&j, k, row, lent);
+            else if (strcmp(key, "step") == 0) json_integer(&j, &row->step);
+            else if (strcmp(key, "tokens") == 0) json_integer(&j, &row->tokens);
+            else json_skip(&j);
         }
     }
     if (!json_done(&j, err)) return false;
@@ -99,12 +154,11 @@ static bool is_blank(const char *line, size_t n) {
 }
 
 // Calls each for every row with its line, newline excluded. False for a bad line before a good one.
-typedef void row_fn(void *arg, const char *line, size_t n, const struct log_row *row,
-                    const struct text *skipped);
+typedef void row_fn(void *arg, const char *line, size_t n, const struct log_row *row);
 static bool each_row(const struct file_map *m, row_fn *each, void *arg, struct err *err) {
     const char *bytes = m->data ? (const char *)m->data : ""; // an empty file has no address
     struct lines lines = {.at = bytes, .end = bytes + m->size};
-    struct text skipped = {0};
+    struct lent lent = {0};
     struct err why = {0};
     long bad = 0;
     const char *line;
@@ -115,32 +169,51 @@ static bool each_row(const struct file_map *m, row_fn *each, void *arg, struct e
         if (is_blank(line, n)) continue;
         // A line without its newline may be half a number: it counts as torn even where it reads well.
         bool whole = line + n < lines.end;
-        if (!whole || !parse_row(line, n, &row, &skipped, &found)) {
+        if (!whole || !parse_row(line, n, &row, &lent, &found)) {
             if (!bad) why = found;
             if (!bad) bad = lines.number;
             continue;
         }
         if (bad) {
-            text_free(&skipped);
+            lent_free(&lent);
             return err_set(err, "%s line %ld is no row of a log: %s; repair or remove that line",
                            m->path, bad, why.text);
         }
-        each(arg, line, n, &row, &skipped);
+        each(arg, line, n, &row);
     }
-    text_free(&skipped);
+    lent_free(&lent);
     return true;
 }
 
-static void collect_row(void *arg, const char *line, size_t n, const struct log_row *row,
-                        const struct text *skipped) {
+static void collect_row(void *arg, const char *line, size_t n, const struct log_row *row) {
     struct log_rows *rows = arg;
     (void)line, (void)n;
     void *p = rows->row;
     mem_grow(&p, &rows->cap, rows->count + 1, sizeof *rows->row, "log rows");
     rows->row = p;
-    rows->row[rows->count] = *row;
-    if (skipped->len) rows->row[rows->count].skipped = mem_text(skipped->data);
-    rows->count++;
+    struct log_row *to = &rows->row[rows->count++];
+    *to = *row;
+    for (size_t k = 0; k < MEMBERS; k++) {
+        const char **words = in_row(to, &members[k]);
+        struct log_list *list = in_row(to, &members[k]);
+        if (members[k].kind == WORDS && *words) *words = mem_text(*words);
+        if (members[k].kind == LIST && list->n) {
+            float *x = mem_array((size_t)list->n, sizeof *x, "list in a log");
+            list->x = memcpy(x, list->x, (size_t)list->n * sizeof *x);
+        }
+    }
+}
+
+// A row that a later return went back behind is no part of the run as it went on.
+static void mark_undone(struct log_rows *rows) {
+    int64_t count = INT64_MAX, tokens = INT64_MAX; // of the return that comes next in the file
+    for (size_t i = rows->count; i-- > 0;) {
+        struct log_row *row = &rows->row[i];
+        row->undone = row->rollback < count && row->tokens > tokens;
+        if (row->back_from <= 0) continue;
+        count = row->rollback;
+        tokens = row->tokens < tokens ? row->tokens : tokens;
+    }
 }
 
 bool log_read(const char *path, struct log_rows *rows, struct err *err) {
@@ -148,13 +221,20 @@ bool log_read(const char *path, struct log_rows *rows, struct err *err) {
     *rows = (struct log_rows){0};
     if (!file_map_open(&m, path, err)) return false;
     bool good = each_row(&m, collect_row, rows, err);
+    mark_undone(rows);
     file_map_close(&m);
     if (!good) log_rows_free(rows);
     return good;
 }
 
 void log_rows_free(struct log_rows *rows) {
-    for (size_t i = 0; i < rows->count; i++) mem_free((void *)rows->row[i].skipped);
+    for (size_t i = 0; i < rows->count; i++) {
+        for (size_t k = 0; k < MEMBERS; k++) {
+            void *at = in_row(&rows->row[i], &members[k]);
+            if (members[k].kind == WORDS) mem_free(*(void **)at);
+            if (members[k].kind == LIST) mem_free((void *)((struct log_list *)at)->x);
+        }
+    }
     mem_free(rows->row);
     *rows = (struct log_rows){0};
 }
@@ -171,22 +251,20 @@ struct log_file {
 
 struct keeper {
     struct text kept;
-    int64_t tokens;
+    int64_t tokens, rollbacks;
 };
 
-static void keep_row(void *arg, const char *line, size_t n, const struct log_row *row,
-                     const struct text *skipped) {
+static void keep_row(void *arg, const char *line, size_t n, const struct log_row *row) {
     struct keeper *k = arg;
-    (void)skipped;
-    if (row->tokens > k->tokens) return;
+    if (row->rollback > k->rollbacks || (row->rollback == k->rollbacks && row->tokens > k->tokens)) return;
     text_add(&k->kept, line, n);
     text_str(&k->kept, "\n");
 }
 
-// Leaves only rows with at most keep_tokens in the file.
-static bool shorten(const char *path, int64_t keep_tokens, struct err *err) {
+// Leaves only rows up to there in the file.
+static bool shorten(const char *path, int64_t keep_tokens, int64_t rollbacks, struct err *err) {
     struct file_map m;
-    struct keeper k = {.tokens = keep_tokens};
+    struct keeper k = {.tokens = keep_tokens, .rollbacks = rollbacks};
     if (!file_map_open(&m, path, err)) return false;
     bool good = each_row(&m, keep_row, &k, err);
     bool same = k.kept.len == m.size && (m.size == 0 || memcmp(k.kept.data, m.data, m.size) == 0);
@@ -200,8 +278,8 @@ static bool shorten(const char *path, int64_t keep_tokens, struct err *err) {
     return good;
 }
 
-struct log_file *log_open(const char *path, int64_t keep_tokens, struct err *err) {
-    if (file_exists(path) && !shorten(path, keep_tokens, err)) return NULL;
+struct log_file *log_open(const char *path, int64_t keep_tokens, int64_t rollbacks, struct err *err) {
+    if (file_exists(path) && !shorten(path, keep_tokens, rollbacks, err)) return NULL;
     int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
     if (fd < 0) {
         err_set(err, "%s: the log cannot be opened for writing: %s", path, strerror(errno));
@@ -216,8 +294,39 @@ struct log_file *log_open(const char *path, int64_t keep_tokens, struct err *err
     return l;
 }
 
-static void add_real(struct json_out *o, const char *key, double x) {
-    if (isfinite(x)) json_out_number(o, key, x);
+static void add_list(struct json_out *o, const char *key, const struct log_list *list) {
+    json_out_array(o, key);
+    for (int64_t i = 0; i < list->n; i++) { // four digits are enough to draw
+        char digits[32];
+        snprintf(digits, sizeof digits, "%.3e", (double)list->x[i]);
+        json_out_number(o, NULL, strtod(digits, NULL));
+    }
+    json_out_close(o, ']');
+}
+
+static void add_member(struct json_out *o, const struct member *m, const struct log_row *row) {
+    const void *at = in_row(row, m);
+    const double *x = at;
+    const int64_t *count = at;
+    const char *const *words = at;
+    const struct log_list *list = at;
+    switch (m->kind) {
+    case REAL:
+        if (isfinite(*x)) json_out_number(o, m->name, *x);
+        break;
+    case POSITIVE:
+        if (*x > 0 && isfinite(*x)) json_out_number(o, m->name, *x);
+        break;
+    case COUNT:
+        if (*count) json_out_integer(o, m->name, *count);
+        break;
+    case WORDS:
+        if (*words) json_out_string(o, m->name, *words, strnlen(*words, WORDS_MOST));
+        break;
+    case LIST:
+        if (list->n) add_list(o, m->name, list);
+        break;
+    }
 }
 
 void log_add(struct log_file *l, const struct log_row *row) {
@@ -227,21 +336,7 @@ void log_add(struct log_file *l, const struct log_row *row) {
     json_out_object(&o, NULL);
     json_out_integer(&o, "step", row->step);
     json_out_integer(&o, "tokens", row->tokens);
-    add_real(&o, "loss", row->loss);
-    add_real(&o, "lr", row->lr);
-    add_real(&o, "grad_norm", row->grad_norm);
-    add_real(&o, "dt_ms", row->dt_ms);
-    add_real(&o, "tok_per_s", row->tok_per_s);
-    add_real(&o, "batch", row->batch > 0 ? row->batch : NAN);
-    add_real(&o, "noise", row->noise > 0 ? row->noise : NAN);
-    add_real(&o, "val_loss", row->val_loss);
-    add_real(&o, "val_nats_per_byte", row->val_nats_per_byte);
-    if (row->cooled_tokens > 0) {
-        json_out_integer(&o, "cooled_tokens", row->cooled_tokens);
-        add_real(&o, "cooled_loss", row->cooled_loss);
-        add_real(&o, "cooled_nats_per_byte", row->cooled_nats_per_byte);
-    }
-    if (row->skipped) json_out_string(&o, "skipped", row->skipped, strnlen(row->skipped, 256));
+    for (size_t k = 0; k < MEMBERS; k++) add_member(&o, &members[k], row);
     json_out_close(&o, '}');
     text_str(&l->line, "\n");
     for (size_t at = 0; at < l->line.len && !l->error;) {

@@ -1,11 +1,8 @@
-// optimizer: the rules that move weights, as rows of a table over the backend's updates, and the guard that decides
-// whether a step is taken.
+// optimizer: the rules that move weights, as rows of a table over the backend's updates.
 //
 // A row says which blocks of numbers it keeps beside the weights and what one parameter's step is; most steps are one
 // backend op. The blocks are device memory in the order of the parameter table. The squares of gradients are summed per
 // parameter on the device and added here in double in table order, the same bits for any number of threads.
-//
-// The guard is plain statistics on the host, part of the checkpoint: see learn.h for its rule.
 #include "learn/learn.h"
 
 #include <math.h>
@@ -264,6 +261,26 @@ void optimizer_free(struct optimizer *o) {
     mem_free(o);
 }
 
+struct optimizer *optimizer_shadow(const struct optimizer *o, struct model *shadow, struct err *err) {
+    struct optimizer *s = mem_alloc(sizeof *s, "copy of the moments");
+    bool fine = true;
+    *s = *o;
+    s->model = shadow;
+    s->room = NULL, s->sums = NULL, s->host_sums = NULL;
+    for (int k = 0; k < BLOCKS; k++) s->block[k] = NULL;
+    for (int k = 0; fine && k < BLOCKS; k++)
+        if (o->floats[k]) fine = (s->block[k] = shadow->backend->alloc(o->floats[k] * sizeof(float), "copy of the moments", err)) != NULL;
+    if (fine) return s;
+    optimizer_free(s);
+    return NULL;
+}
+
+void optimizer_shadow_take(struct optimizer *shadow, const struct optimizer *o) {
+    shadow->weight_sum = o->weight_sum, shadow->lr_max = o->lr_max;
+    for (int k = 0; k < BLOCKS; k++)
+        if (o->block[k]) o->model->backend->copy(shadow->block[k], o->block[k], o->floats[k] * sizeof(float));
+}
+
 size_t optimizer_state_bytes(const struct optimizer *o) {
     size_t floats = 0;
     for (int k = 0; k < BLOCKS; k++) floats += o->floats[k];
@@ -280,6 +297,32 @@ double optimizer_grad_norm(struct optimizer *o) {
     double sum = 0;
     for (int i = 0; i < m->n_params; i++) sum += o->host_sums[i];
     return sqrt(sum);
+}
+
+void optimizer_layer_norms(const struct optimizer *o, float *to) {
+    const struct model *m = o->model;
+    const int64_t parts = m->config.L + 2;
+    for (int64_t at = 0; at < parts; at++) {
+        double sum = 0;
+        for (int i = 0; i < m->n_params; i++) {
+            long long block = -1;
+            bool in_block = sscanf(m->params[i].name, "blk.%lld.", &block) == 1, first = i == m->embed || i == m->positions;
+            if (at == (in_block ? block + 1 : first ? 0 : parts - 1)) sum += o->host_sums[i];
+        }
+        to[at] = (float)sqrt(sum);
+    }
+}
+
+const struct param *optimizer_bad_gradient(const struct optimizer *o) {
+    for (int i = o->model->n_params; i-- > 0;)
+        if (!isfinite(o->host_sums[i])) return &o->model->params[i];
+    return NULL;
+}
+
+const struct param *optimizer_bad_weight(struct optimizer *o) {
+    for (int i = 0; i < o->model->n_params; i++)
+        if (!isfinite(norm_of(o, o->model->params[i].w))) return &o->model->params[i];
+    return NULL;
 }
 
 void optimizer_step(struct optimizer *o, double lr, double grad_norm, int64_t step) {
@@ -430,52 +473,4 @@ bool optimizer_read(struct optimizer *o, const struct model_file *f, struct err 
     return meta_real(f, "train.optimizer.weight_sum", true, 0, 1e300, &o->weight_sum, err) &&
            meta_real(f, "train.optimizer.lr_max", true, 0, 1e300, &o->lr_max, err) &&
            each_part(o, read_part, &(struct reading){f, err});
-}
-
-// --- guard ---------------------------------------------------------------------------------------------------------
-
-enum { GUARD_LEAST = 32 };
-
-// Whether x lies more than limit standard deviations above the mean of n values. Two passes: exact enough, and the
-// same bits after a resume, which running sums would not be.
-static bool far_above(const double *history, int64_t n, double x, double limit,
-                      double floor_share) {
-    double mean = 0, var = 0;
-    for (int64_t i = 0; i < n; i++) mean += history[i];
-    mean /= (double)n;
-    for (int64_t i = 0; i < n; i++) var += (history[i] - mean) * (history[i] - mean);
-    double std = fmax(sqrt(var / (double)n), floor_share * fabs(mean));
-    return x - mean > limit * std;
-}
-
-enum guard_verdict guard_judge(struct guard *g, double loss, double grad_norm) {
-    assert(g->count >= 0 && g->limit >= 0);
-    enum guard_verdict verdict = GUARD_KEEP;
-    int64_t n = g->count < GUARD_WINDOW ? g->count : GUARD_WINDOW;
-    if (!isfinite(loss) || !isfinite(grad_norm)) {
-        verdict = GUARD_NOT_FINITE;
-    } else if (g->limit > 0 && n >= GUARD_LEAST) {
-        if (far_above(g->loss, n, loss, g->limit, 0.01)) verdict = GUARD_LOSS;
-        else if (far_above(g->norm, n, grad_norm, g->limit, 0.10)) verdict = GUARD_NORM;
-    }
-    if (verdict != GUARD_KEEP && verdict != GUARD_NOT_FINITE && g->in_a_row + 1 >= GUARD_PATIENCE) {
-        g->count = 0;
-        verdict = GUARD_KEEP;
-    }
-    if (verdict != GUARD_KEEP) {
-        g->skipped++;
-        g->in_a_row++;
-        return verdict;
-    }
-    g->loss[g->count % GUARD_WINDOW] = loss;
-    g->norm[g->count % GUARD_WINDOW] = grad_norm;
-    g->count++;
-    g->in_a_row = 0;
-    return GUARD_KEEP;
-}
-
-const char *guard_name(enum guard_verdict v) {
-    static const char *const names[] = {"kept", "not finite", "loss", "gradient norm"};
-    static_assert(COUNT_OF(names) == GUARD_NORM + 1, "a name for every verdict");
-    return names[v];
 }

@@ -227,6 +227,14 @@ bool plan_make(struct plan *p, const struct plan_of *of, struct err *err) {
     return true;
 }
 
+void plan_add_copy(struct plan *p) {
+    size_t copy = (size_t)p->params * sizeof(float) + p->moments_bytes;
+    size_t sum = p->base_bytes + blocks_sum(p) + p->scratch_bytes + p->data_bytes;
+    if (p->available_bytes && blocks_sum(p) + copy >= p->available_bytes / 10 * 9) return;
+    p->copy_bytes = copy;
+    if (sum + copy > p->peak_bytes) p->peak_bytes = sum + copy;
+}
+
 const char *plan_recomputed(char buf[160], const struct plan *p) {
     buf[0] = '\0';
     if (p->again.halves)
@@ -245,9 +253,8 @@ void plan_print(const struct plan *p, FILE *to) {
             text_bytes(a, (double)p->peak_bytes), text_bytes(b, (double)p->weights_bytes),
             text_bytes(c, (double)p->grads_bytes), text_bytes(d, (double)p->moments_bytes),
             text_bytes(e, (double)p->activations_bytes));
-    fprintf(to, "             data %s, kernels %s, program so far %s\n",
-            text_bytes(a, (double)p->data_bytes), text_bytes(b, (double)p->scratch_bytes),
-            text_bytes(c, (double)p->base_bytes));
+    fprintf(to, "             data %s, kernels %s, copy to write from %s, program so far %s\n", text_bytes(a, (double)p->data_bytes),
+            text_bytes(b, (double)p->scratch_bytes), text_bytes(d, (double)p->copy_bytes), text_bytes(c, (double)p->base_bytes));
     char again[160];
     if (*plan_recomputed(again, p)) fprintf(to, "             %s\n", again);
     if (p->available_bytes && p->peak_bytes - p->base_bytes > p->available_bytes)

@@ -33,6 +33,7 @@ static const char page_head[] =
     "body { margin: 0 auto; padding: 1.2rem; max-width: 68rem; overflow-wrap: anywhere;\n"
     "  background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }\n"
     "h1 { font-size: 1.5rem; margin: .2rem 0 1rem; }\n"
+    "h3 { font-size: .95rem; margin: 1rem 0 .3rem; color: var(--muted); }\n"
     "h2 { font-size: 1.1rem; margin: 2rem 0 .6rem; }\n"
     ".cards { display: grid; gap: 1rem;\n"
     "  grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); }\n"
@@ -62,13 +63,15 @@ struct column {
     size_t n;
 };
 
-enum member { LOSS, LR, GRAD_NORM, TOK_PER_S, BATCH, NOISE, VAL_LOSS, VAL_NATS_PER_BYTE, COOLED_LOSS };
+enum member { LOSS, LR, GRAD_NORM, TOK_PER_S, PEAK_SHARE, BATCH, NOISE, SKIPPED, VAL_LOSS, VAL_NATS_PER_BYTE, COOLED_LOSS };
 
 static double member_of(const struct log_row *row, enum member m) {
     const double values[] = {
         [LOSS] = row->loss,           [LR] = row->lr,
         [GRAD_NORM] = row->grad_norm, [TOK_PER_S] = row->tok_per_s,
         [VAL_LOSS] = row->val_loss,   [VAL_NATS_PER_BYTE] = row->val_nats_per_byte,
+        [PEAK_SHARE] = row->peak_share > 0 ? 100 * row->peak_share : NAN,
+        [SKIPPED] = row->skipped ? row->loss : NAN,
         [BATCH] = row->batch > 0 ? row->batch : NAN,
         [NOISE] = row->noise > 0 ? row->noise : NAN,
         [COOLED_LOSS] = row->cooled_tokens > 0 ? row->cooled_loss : NAN,
@@ -93,9 +96,22 @@ static struct column column_make(const struct log_rows *rows, enum member m) {
     for (size_t i = 0; i < rows->count; i++) {
         const struct log_row *row = &rows->row[i];
         double y = member_of(row, m);
+        if (row->undone) continue;
         if (m >= VAL_LOSS ? !isfinite(y) : !is_step(row)) continue;
         c.x[c.n] = (double)(m == COOLED_LOSS ? row->cooled_tokens : row->tokens);
         c.y[c.n++] = y;
+    }
+    return c;
+}
+
+// Losses of steps that were undone, a gap before each return.
+static struct column column_undone(const struct log_rows *rows) {
+    struct column c = column_empty(rows->count);
+    for (size_t i = 0; i < rows->count; i++) {
+        const struct log_row *row = &rows->row[i];
+        if (!row->undone && row->back_from <= 0) continue;
+        c.x[c.n] = (double)row->tokens;
+        c.y[c.n++] = row->back_from > 0 ? NAN : row->loss;
     }
     return c;
 }
@@ -162,6 +178,19 @@ static void add_loss(struct text *to, const struct log_rows *rows) {
     column_free(&smooth);
 }
 
+// What the guard did: the loss of steps that were skipped, and of those that were undone.
+static void add_guard(struct text *to, const struct log_rows *rows) {
+    struct column skipped = column_make(rows, SKIPPED), undone = column_undone(rows);
+    const struct series series[] = {
+        {"went back here", undone.x, undone.y, undone.n, LOOK_LINE},
+        {"skipped", skipped.x, skipped.y, skipped.n, LOOK_POINTS},
+    };
+    if (column_any(&skipped) || undone.n)
+        add_card(to, &(struct plot){"Skipped and undone steps", "tokens", "nats per token", series, COUNT_OF(series), true});
+    column_free(&skipped);
+    column_free(&undone);
+}
+
 static void add_nats_per_byte(struct text *to, const struct log_rows *rows, double floor) {
     struct column valid = column_make(rows, VAL_NATS_PER_BYTE);
     if (valid.n) {
@@ -174,6 +203,29 @@ static void add_nats_per_byte(struct text *to, const struct log_rows *rows, doub
                                     isfinite(floor) ? 2 : 1, false});
     }
     column_free(&valid);
+}
+
+// The gradient by layers: a map of the norms, one column a logged step.
+static void add_layers(struct text *to, const struct log_rows *rows) {
+    size_t n = 0;
+    struct heat h = {.title = "Gradient norm by layer", .x_label = "tokens", .n = rows->count, .log = true};
+    double *x = numbers(rows->count);
+    const float **column = mem_array(rows->count, sizeof *column, "report");
+    for (size_t i = 0; i < rows->count; i++) {
+        const struct log_row *row = &rows->row[i];
+        if (row->undone || row->layer_norms.n < 3 || (n && (size_t)row->layer_norms.n != h.rows)) continue;
+        h.rows = (size_t)row->layer_norms.n;
+        x[n] = (double)row->tokens;
+        column[n++] = row->layer_norms.x;
+    }
+    h.x = x, h.column = column, h.n = n, h.first = "embedding", h.last = "head";
+    if (n) {
+        text_str(to, "<div class=\"card\">\n");
+        heat_svg(&h, PLOT_WIDTH, PLOT_HEIGHT, to);
+        text_str(to, "</div>\n");
+    }
+    mem_free(x);
+    mem_free(column);
 }
 
 // Every step faint, the mean on top; or the values as they are.
@@ -202,13 +254,14 @@ static void add_figure(struct text *to, const char *name, const char *value) {
 // The run in a few numbers, all from the log.
 static void add_figures(struct text *to, const struct log_rows *rows, double floor) {
     char value[64], number[32];
-    int64_t steps = 0, tokens = 0, skipped = 0;
+    int64_t steps = 0, tokens = 0, skipped = 0, returns = 0;
     double ms = 0, best = INFINITY, last_byte = NAN;
     for (size_t i = 0; i < rows->count; i++) {
         const struct log_row *row = &rows->row[i];
         steps = row->step > steps ? row->step : steps;
         tokens = row->tokens > tokens ? row->tokens : tokens;
-        skipped += row->skipped != NULL;
+        skipped += row->skipped && !row->undone;
+        returns += row->back_from > 0;
         if (isfinite(row->dt_ms)) ms += row->dt_ms;
         if (row->val_loss < best) best = row->val_loss;
         if (isfinite(row->val_nats_per_byte)) last_byte = row->val_nats_per_byte;
@@ -234,6 +287,10 @@ static void add_figures(struct text *to, const struct log_rows *rows, double flo
         snprintf(value, sizeof value, "%lld", (long long)skipped);
         add_figure(to, "updates skipped", value);
     }
+    if (returns) {
+        snprintf(value, sizeof value, "%lld", (long long)returns);
+        add_figure(to, "returns to an earlier state", value);
+    }
     text_str(to, "</dl>\n");
 }
 
@@ -248,6 +305,23 @@ static void add_facts(struct text *to, const struct report *r) {
         text_str(to, "</td></tr>\n");
     }
     text_str(to, "</table></div>\n");
+}
+
+// What the model wrote at its evaluations, the first first.
+static void add_samples_over_time(struct text *to, const struct log_rows *rows) {
+    char count[32];
+    bool any = false;
+    for (size_t i = 0; i < rows->count; i++) {
+        const struct log_row *row = &rows->row[i];
+        if (!row->sample || row->undone) continue;
+        if (!any) text_str(to, "<h2>Samples over time</h2>\n");
+        any = true;
+        text_fmt(to, "<h3>%s tokens", text_count(count, (double)row->tokens));
+        if (isfinite(row->val_loss)) text_fmt(to, ", validation loss %.4f", row->val_loss);
+        text_str(to, "</h3>\n<pre>\n");
+        add_html(to, row->sample);
+        text_str(to, "</pre>\n");
+    }
 }
 
 static void add_samples(struct text *to, const struct report *r) {
@@ -273,15 +347,19 @@ bool report_write(const char *path, const struct report *r, struct err *err) {
     add_figures(&page, r->rows, r->floor_nats_per_byte);
     text_str(&page, "<div class=\"cards\">\n");
     add_loss(&page, r->rows);
+    add_guard(&page, r->rows);
     add_nats_per_byte(&page, r->rows, r->floor_nats_per_byte);
     add_member(&page, r->rows, LR, (struct plot){.title = "Learning rate"}, false);
     add_member(&page, r->rows, GRAD_NORM, (struct plot){.title = "Gradient norm", .y_log = true},
                true);
     add_member(&page, r->rows, BATCH, (struct plot){.title = "Tokens of a step"}, false);
     add_member(&page, r->rows, NOISE, (struct plot){.title = "Noise scale of the gradient, tokens", .y_log = true}, false);
+    add_layers(&page, r->rows);
     add_member(&page, r->rows, TOK_PER_S, (struct plot){.title = "Tokens per second"}, true);
+    add_member(&page, r->rows, PEAK_SHARE, (struct plot){.title = "Share of what the processor can do, percent"}, true);
     text_str(&page, "</div>\n");
     add_facts(&page, r);
+    add_samples_over_time(&page, r->rows);
     add_samples(&page, r);
     text_str(&page, "</body>\n</html>\n");
     struct file_out *f = file_out_open(path, err);

@@ -26,6 +26,8 @@ static const struct size {
     {"350M", 1024, 24, 49152}, {"1B", 1792, 28, 49152},   {"3B", 2560, 40, 49152},
 };
 
+const char *config_size_name(int i) { return i >= 0 && (size_t)i < COUNT_OF(sizes) ? sizes[i].name : NULL; }
+
 static int64_t head_size(int64_t C) { return C >= 640 ? 64 : C >= 96 ? 32 : 16; }
 
 bool config_from_size(struct model_config *c, const struct family *family, const char *size, int64_t vocab,

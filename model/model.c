@@ -419,6 +419,41 @@ void model_refresh_copies(struct model *m) {
     }
 }
 
+// The f32 weights are one stretch of memory, in table order.
+static size_t weights_stretch(const struct model *m) {
+    const struct tensor *first = &m->params[0].w, *last = &m->params[m->n_params - 1].w;
+    return (size_t)((const char *)last->data - (const char *)first->data) + (size_t)last->rows * last->row_bytes;
+}
+
+struct model *model_shadow(const struct model *m, struct err *err) {
+    assert(m->trainable);
+    struct model *s = mem_alloc(sizeof *s, "copy of the weights");
+    *s = *m;
+    s->grads_block = NULL;
+    s->params = mem_array((size_t)m->n_params, sizeof *s->params, "copy of the weights");
+    s->weights_block = m->backend->alloc(weights_stretch(m), "copy of the weights", err);
+    for (int i = 0; s->weights_block && i < m->n_params; i++) {
+        struct param *p = &s->params[i];
+        *p = m->params[i];
+        p->grad = p->w16 = (struct tensor){0};
+        p->w.data = (char *)s->weights_block + ((char *)p->w.data - (char *)m->params[0].w.data);
+    }
+    if (s->weights_block) return s;
+    model_shadow_free(s);
+    return NULL;
+}
+
+void model_shadow_take(struct model *shadow, const struct model *m) {
+    m->backend->copy(shadow->params[0].w.data, m->params[0].w.data, weights_stretch(m));
+}
+
+void model_shadow_free(struct model *shadow) { // all else is lent
+    if (!shadow) return;
+    if (shadow->weights_block) shadow->backend->free(shadow->weights_block);
+    mem_free(shadow->params);
+    mem_free(shadow);
+}
+
 // What a checkpoint or a model to continue must agree on. Training-only fields are the caller's.
 static bool same_config(const struct model_config *ours, const struct model_config *file, struct err *err) {
     if (ours->family != file->family)
@@ -499,7 +534,7 @@ void model_declare(const struct model *m, enum dtype matrices, struct gguf_out *
 }
 
 // Rows of any dtype come from the device, become f32, then what the file wants.
-static void write_param(const struct model *m, const struct param *p, enum dtype d, float *stage, void *raw,
+static void write_param(const struct model *m, const struct param *p, enum dtype d, int64_t room, float *stage, void *raw,
                         void *packed, struct gguf_out *o) {
     const struct dtype_row *from = dtype_row(p->w.dtype), *to = dtype_row(d);
     assert(p->w.layout == LAYOUT_ROWS);
@@ -507,7 +542,7 @@ static void write_param(const struct model *m, const struct param *p, enum dtype
     bool whole = dtype_row_bytes(d, p->cols, &out_bytes);
     assert(whole);
     (void)whole;
-    int64_t step = STAGE / p->cols;
+    int64_t step = room / p->cols;
     for (int64_t at = 0; at < p->rows; at += step) {
         int64_t rows = p->rows - at < step ? p->rows - at : step;
         m->backend->download(raw, (const char *)p->w.data + (size_t)at * p->w.row_bytes,
@@ -519,11 +554,14 @@ static void write_param(const struct model *m, const struct param *p, enum dtype
 }
 
 void model_write_data(const struct model *m, enum dtype matrices, struct gguf_out *o) {
-    float *stage = mem_array(STAGE, sizeof *stage, "weights for the file");
-    void *raw = mem_array(STAGE, sizeof(float), "weights for the file");
-    void *packed = mem_array(STAGE, sizeof(float), "weights for the file");
+    int64_t room = 1 << 17; // floats: little, as a run may be learning beside
     for (int i = 0; i < m->n_params; i++)
-        write_param(m, &m->params[i], written_dtype(&m->params[i], matrices), stage, raw, packed, o);
+        if (m->params[i].cols > room) room = m->params[i].cols;
+    float *stage = mem_array((size_t)room, sizeof *stage, "weights for the file");
+    void *raw = mem_array((size_t)room, sizeof(float), "weights for the file");
+    void *packed = mem_array((size_t)room, sizeof(float), "weights for the file");
+    for (int i = 0; i < m->n_params; i++)
+        write_param(m, &m->params[i], written_dtype(&m->params[i], matrices), room, stage, raw, packed, o);
     mem_free(stage);
     mem_free(raw);
     mem_free(packed);

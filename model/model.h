@@ -174,6 +174,7 @@ MUST_USE bool config_trains(const struct model_config *c, struct err *err);
 // sizes. By one rule; the result may then be overridden field by field and goes through config_check.
 MUST_USE bool config_from_size(struct model_config *c, const struct family *family, const char *size, int64_t vocab,
                                int64_t ctx, struct err *err);
+const char *config_size_name(int i); // of the sizes in ascending order; NULL behind the last
 // For a model made from scratch: fields that are 0 among H, G, D, F, rope_base, norm_eps, init_std and base_width by the
 // size rule (an override of C sets H, G, D and F to 0 first), then what always follows: mup and the multipliers.
 void config_derive(struct model_config *c);
@@ -234,6 +235,11 @@ struct model *model_new(const struct model_config *c, const struct backend *b, e
 // Fills a trainable model's weights from a file of the same config (checkpoint, or a model to continue).
 MUST_USE bool model_read_weights(struct model *m, const struct model_file *f, struct err *err);
 void model_refresh_copies(struct model *m); // bf16 copies from the f32 weights
+// A second copy of the weights of a trainable model, as they were at the last model_shadow_take: what model_declare and
+// model_write_data need, for a file that is written while m learns on. It lives no longer than m. NULL on failure.
+struct model *model_shadow(const struct model *m, struct err *err);
+void model_shadow_take(struct model *shadow, const struct model *m);
+void model_shadow_free(struct model *shadow); // NULL is fine
 void model_free(struct model *m);
 // Declares and writes all parameters: matrices as `matrices` (rows that are no multiple of its block fall back by
 // dtype_that_divides, told in notes), norms as F32. model_declare also writes the keys general.file_type and, for block formats,
@@ -341,7 +347,7 @@ MUST_USE bool model_export_check(const struct model_file *source, const char *wr
 // A session: one KV cache and the activations to feed it. Not shared between threads.
 struct session_options {
     int64_t ctx;        // capacity in tokens; 0: the model's
-    int64_t chunk;      // rows per forward pass when reading a prompt; 0: 512
+    int64_t chunk;      // rows per forward pass when reading a prompt; 0: 512 to 2048, by what they take
     int64_t all_logits; // rows of logits kept for LOGITS_ALL; 0: only the last row is ever asked for
     enum dtype kv;      // of the cache: F32 (0), F16, BF16, Q8_0 or Q4_0
     const enum dtype *values; // of the cache's values, when not that of its keys; NULL: the same
@@ -404,10 +410,16 @@ size_t train_state_bytes(const struct model_config *c, int64_t max_rows, int64_t
 MUST_USE bool train_state_fits(const struct model_config *c, int64_t T, size_t memory, struct err *err);
 struct train_state *train_state_new(struct model *m, int64_t max_rows, int64_t T, size_t memory, struct err *err);
 void train_state_free(struct train_state *t);
+void train_observe(struct train_state *t, const struct observer *o); // of the forward passes to come; borrowed, NULL ends it
 void train_zero_grads(struct train_state *t); // for the train_loss that follows: until then matrices keep what they have
 // Forward and backward: ADDS grad_scale * d(sum of losses)/dw to the gradients; returns the sum of losses (nats).
 // grad_scale 0: forward only (evaluation). losses (may be NULL): per row, host.
 double train_loss(struct train_state *t, const struct train_batch *b, float grad_scale, float *losses);
+// Views on the device of what the last train_loss left of its last group of rows (a sequence is never cut in two), until the
+// next one: the stream that enters layer l (l = L: leaves the last), the stream between its branches, rotated queries and
+// keys, mixed values, gate before its nonlinearity. A gradient's pass spoils the gate.
+enum train_act { ACT_STREAM, ACT_MID, ACT_QUERIES, ACT_KEYS, ACT_ATTENDED, ACT_GATE };
+struct tensor train_activation(const struct train_state *t, enum train_act what, int64_t layer);
 // Behind the last micro-batch of a step: only now the gradient of a tied embedding is whole.
 void train_close_grads(struct train_state *t);
 

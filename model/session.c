@@ -30,14 +30,28 @@ struct session {
     const struct observer *observer; // NULL most of the time
 };
 
+// Rows of a pass: what a weight costs to fetch and take apart is shared by all of them, but activations that caches do not
+// hold cost, too. 2048 rows read a prompt of 2048 a fifth faster than 512 (135M parameters, Q8_0; 1B: 9%).
+static int64_t rows_of_pass(const struct session *s, const struct model_config *c) {
+    enum { MOST = 2048, LEAST = 512 };
+    static const size_t ACTS_BYTES = 128u << 20;
+    struct acts a = s->acts;
+    for (int64_t rows = MOST; rows > LEAST; rows /= 2) {
+        struct slab bytes = {0};
+        acts_place(&a, c, rows, false, &bytes);
+        if (!bytes.too_big && bytes.used <= ACTS_BYTES) return rows;
+    }
+    return LEAST;
+}
+
 static void plan(struct session *s, const struct model *m, const struct session_options *o) {
     s->m = m;
     s->ctx = o->ctx ? o->ctx : m->config.ctx;
-    s->chunk = o->chunk ? o->chunk : 512;
+    s->acts.layer = &s->layer;
+    s->chunk = o->chunk ? o->chunk : rows_of_pass(s, &m->config);
     if (s->chunk > s->ctx) s->chunk = s->ctx;
     s->logit_rows = o->all_logits > 1 ? o->all_logits : 1;
     s->exact = o->exact;
-    s->acts.layer = &s->layer;
 }
 
 static enum dtype values_dtype(const struct session_options *o) { return o->values ? *o->values : o->kv; }

@@ -39,6 +39,7 @@ struct train_state {
     bool *seen;                     // [V] host: looked_up has such a row
     int32_t *host_seen;             // [V] host: which
     int64_t n_seen;
+    const struct observer *observer;
 };
 
 // Lays out all device memory of t; t->acts.layer must have its L entries.
@@ -169,6 +170,8 @@ void train_state_free(struct train_state *t) {
     mem_free(t);
 }
 
+void train_observe(struct train_state *t, const struct observer *o) { t->observer = o; }
+
 static void forget_seen(struct train_state *t) {
     memset(t->seen, 0, (size_t)t->m->config.V * sizeof *t->seen);
     t->n_seen = 0;
@@ -249,7 +252,7 @@ double train_loss(struct train_state *t, const struct train_batch *batch, float 
     for (int64_t at = 0; at < batch->rows; at += t->group_rows) {
         int64_t n = batch->rows - at < t->group_rows ? batch->rows - at : t->group_rows;
         struct pass p = {.n = n, .ids = t->ids, .pos = t->pos, .lo = t->lo, .hi = t->hi, .acts = &t->acts,
-                         .precision = model_precision(m)};
+                         .precision = model_precision(m), .observer = t->observer};
         upload_group(t, batch, at, n, grad_scale != 0);
         b->begin();
         model_forward(m, &p);
@@ -268,4 +271,12 @@ double train_loss(struct train_state *t, const struct train_batch *batch, float 
         }
     }
     return sum;
+}
+
+struct tensor train_activation(const struct train_state *t, enum train_act what, int64_t layer) {
+    assert(layer >= 0 && layer < t->m->config.L + (what == ACT_STREAM));
+    if (layer == t->m->config.L) return t->acts.out;
+    const struct layer_acts *y = &t->acts.layer[layer];
+    return (const struct tensor[]){[ACT_STREAM] = y->x, [ACT_MID] = y->mid, [ACT_QUERIES] = y->q, [ACT_KEYS] = y->k,
+                                   [ACT_ATTENDED] = y->attended, [ACT_GATE] = y->gate}[what];
 }

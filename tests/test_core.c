@@ -670,6 +670,32 @@ Test(pool, results_are_equal_for_1_to_8_threads) {
     }
 }
 
+// A core of another speed: pieces of thread 1 take twenty times as long as those of the others.
+struct hybrid {
+    int64_t by[4]; // pieces
+    int64_t own;   // of those, how many of their own share
+    int64_t n;
+};
+static void visit_slowly(void *arg, int64_t lo, int64_t hi, int thread) {
+    struct hybrid *h = arg;
+    usleep(thread == 1 ? 40000 : 2000);
+    __atomic_fetch_add(&h->by[thread], hi - lo, __ATOMIC_RELAXED);
+    if (lo >= h->n * thread / 4 && lo < h->n * (thread + 1) / 4) __atomic_fetch_add(&h->own, 1, __ATOMIC_RELAXED);
+}
+
+Test(pool, a_slow_core_does_less_and_holds_up_nobody, .timeout = 20) {
+    struct hybrid h = {.n = 200};
+    pool_start(4);
+    double start = time_now();
+    pool_for(h.n, 1, visit_slowly, &h);
+    double seconds = time_now() - start;
+    cr_assert_eq(h.by[0] + h.by[1] + h.by[2] + h.by[3], h.n);
+    // Alone, thread 1 would have 50 pieces of 40 ms, 2 s. The others do 200 of 2 ms in 133 ms and it 3 or 4 meanwhile.
+    cr_assert_leq(h.by[1], h.n / 8, "the slow core did %lld pieces of %lld", (long long)h.by[1], (long long)h.n);
+    cr_assert_lt(seconds, 1.5, "%.2f s", seconds);
+    cr_assert_geq(h.own, h.n / 2, "only %lld pieces were done by those whose share they were in", (long long)h.own);
+}
+
 static void visit_nested(void *arg, int64_t lo, int64_t hi, int thread) {
     (void)thread;
     long *total = arg;

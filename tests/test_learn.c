@@ -131,6 +131,29 @@ Test(guard, leaves_a_flat_history_and_a_fast_fall_alone) {
                      "step %d", i);
 }
 
+// One that can go back accepts no new level; a slow rise is found too, and a fall or a flat stretch never.
+Test(guard, says_when_a_run_is_lost) {
+    struct guard g = {.limit = 6, .goes_back = true};
+    feed_history(&g, 100);
+    cr_expect(guard_calm(&g) && !guard_lost(&g));
+    for (int i = 0; i < GUARD_PATIENCE; i++) {
+        cr_expect_null(guard_lost(&g));
+        cr_expect_eq(guard_judge(&g, i % 2 ? 5 : NAN, 1), i % 2 ? GUARD_LOSS : GUARD_NOT_FINITE);
+        cr_expect_not(guard_calm(&g));
+    }
+    cr_expect_not_null(guard_lost(&g));
+    struct guard slow = {.limit = 6, .goes_back = true};
+    feed_history(&slow, 100);
+    int steps = 0;
+    for (; steps < 100 && !guard_lost(&slow); steps++) cr_assert_eq(guard_judge(&slow, 3 + 0.03 * steps, 1), GUARD_KEEP, "step %d", steps);
+    cr_expect(steps > GUARD_PATIENCE && steps < 20 && slow.skipped == 0, "%d steps", steps);
+    struct guard fall = {.limit = 6, .goes_back = true};
+    for (int i = 0; i < 400; i++) {
+        guard_judge(&fall, 2 + 8 * exp(-i / 20.0), 1);
+        cr_assert_null(guard_lost(&fall), "step %d", i);
+    }
+}
+
 Test(guard, accepts_a_new_level_after_patience) {
     struct guard g = {.limit = 6};
     feed_history(&g, 100);

@@ -376,3 +376,22 @@ Test(plot, html_is_escaped) {
         "&lt;a href=&quot;x&quot;&gt;&amp;&#39;\n\xef\xbf\xbd\xef\xbf\xbd\xc3\xa9\xef\xbf\xbd!");
     text_free(&t);
 }
+
+Test(plot, a_map_has_a_cell_for_every_value_and_thins_what_is_too_much) {
+    enum { N = 1000 };
+    static const float low[] = {1e-3f, 1, 1e3f}, odd[] = {NAN, 0, 10};
+    static const float *column[N];
+    static double x[N];
+    struct text t = {0};
+    for (int i = 0; i < N; i++) x[i] = i, column[i] = i == 1 ? odd : low;
+    heat_svg(&(struct heat){"<norm>", "tokens", "first", "last", x, column, 2, 3, true}, 480, 280, &t);
+    int cells = 0;
+    for (const char *at = t.data; (at = strstr(at, "<rect")); at++) cells++;
+    cr_expect_eq(cells, 4, "what has no logarithm is left out");
+    cr_expect(strstr(t.data, "&lt;norm&gt;") && strstr(t.data, "fill-opacity=\"0.06\"") && strstr(t.data, "fill-opacity=\"1.00\""));
+    cr_expect(!strstr(t.data, "nan") && !strstr(t.data, "inf"));
+    text_clear(&t);
+    heat_svg(&(struct heat){"norm", "tokens", "first", "last", x, column, N, 3, true}, 480, 280, &t);
+    cr_expect_lt(t.len, 100000);
+    text_free(&t);
+}

@@ -6,6 +6,7 @@
 #include "core/core.h"
 #include "formats/formats.h"
 #include "learn/learn.h"
+#include "model/model.h"
 #include "tests/hostile.h"
 
 #include <criterion/criterion.h>
@@ -79,8 +80,11 @@ static struct text learned_columns(const char *log) {
     snprintf(path, sizeof path, "%s/%s", scratch, log);
     cr_assert(log_read(path, &rows, &err), "%s", err.text);
     for (size_t i = 0; i < rows.count; i++)
-        if (!rows.row[i].cooled_tokens) text_fmt(&t, "%lld %lld %.17g %.17g %.17g %.17g %.17g %.17g\n", (long long)rows.row[i].step, (long long)rows.row[i].tokens,
-                 rows.row[i].loss, rows.row[i].lr, rows.row[i].grad_norm, rows.row[i].val_loss, rows.row[i].batch, rows.row[i].noise);
+        if (!rows.row[i].cooled_tokens)
+            text_fmt(&t, "%lld %lld %.17g %.17g %.17g %.17g %.17g %.17g %s %lld %lld %lld %lld\n", (long long)rows.row[i].step,
+                     (long long)rows.row[i].tokens, rows.row[i].loss, rows.row[i].lr, rows.row[i].grad_norm, rows.row[i].val_loss,
+                     rows.row[i].batch, rows.row[i].noise, rows.row[i].skipped ? rows.row[i].skipped : "", (long long)rows.row[i].rollback,
+                     (long long)rows.row[i].back_from, (long long)rows.row[i].passed_from, (long long)rows.row[i].passed_to);
     log_rows_free(&rows);
     return t;
 }
@@ -115,6 +119,9 @@ Test(programs, losses_and_model_are_the_same_for_threads_and_micro_batches) {
     cr_expect(!same_learning("base/log.jsonl", "other/log.jsonl"));
 }
 
+// A rate so high that the run is lost every now and then, and goes back. Plain kernels: the same on every machine.
+#define UNSTEADY "--cpu plain --batch-tokens 64 --schedule constant --warmup 1920 --lr 0.25 --beta2 0.999 --clip 0 --guard 2.5 --rollback 20"
+
 // Whatever learns: other threads and micro-batches, and a run that goes on from its middle with less memory, give the same
 // bytes.
 Test(programs, every_rule_of_learning_keeps_the_promises) {
@@ -134,6 +141,8 @@ Test(programs, every_rule_of_learning_keeps_the_promises) {
         "--optimizer sgd",
         "--optimizer lamb",
         "--optimizer schedule-free --schedule constant --eval-every 5",
+        UNSTEADY " --tokens 12288 --save-every 50",
+        "--no-save-aside --rollback 40 --batch-tokens 64",
     };
     make_corpus();
     for (size_t i = 0; i < COUNT_OF(rows); i++) {
@@ -207,6 +216,95 @@ Test(programs, killed_twenty_times_the_run_ends_as_if_never_killed) {
     cr_expect(kills >= 20, "only %d kills", kills);
     cr_expect(same_learning("whole/log.jsonl", "killed/log.jsonl"), "losses differ after %d kills", kills);
     cr_expect(same_file("whole/model.gguf", "killed/model.gguf"), "model differs after %d kills", kills);
+}
+
+// The same with a run that goes back again and again, killed while it writes, while it goes back, and between.
+Test(programs, killed_as_it_goes_back_the_run_ends_as_if_never_killed) {
+    make_corpus();
+    const char *args = "corpus.txt " TINY " " UNSTEADY " --tokens 12288 --save-every 17 -o killed";
+    cr_assert(shell("$TRAIN corpus.txt " TINY " " UNSTEADY " --tokens 12288 --save-every 17 -o whole 2>log") == 0);
+    cr_expect(shell("test $(grep -c back_from whole/log.jsonl) -ge 3 && test $(ls whole/rollback-*.txt | wc -l) -ge 3 && "
+                    "grep -q 'passing over sequences' log && grep -q 'went back here' whole/report.html") == 0);
+    for (int starts = 0, kills = 0; starts < 60; starts++) {
+        int ms = 30 + (int)rng_below(5, 1, (uint64_t)starts, 300);
+        if (run_and_kill(args, kills >= 12 ? 60000 : ms)) break;
+        kills++;
+    }
+    cr_expect(shell("grep -q '^resume' log") == 0);
+    cr_expect(same_learning("whole/log.jsonl", "killed/log.jsonl"));
+    cr_expect(same_file("whole/model.gguf", "killed/model.gguf"));
+    cr_expect(shell("test $(ls killed/good | wc -l) -le 3 && ! ls killed/*.tmp-* killed/good/*.tmp-* 2>/dev/null") == 0);
+}
+
+Test(programs, a_run_that_cannot_be_saved_by_going_back_ends_in_a_sentence) {
+    make_corpus();
+    cr_expect(shell("$TRAIN corpus.txt " TINY " " UNSTEADY " --lr 0.3 --guard 2 --tokens 12288 -o lost 2>err") == 1);
+    cr_expect(shell("grep -q 'after 3 returns to the state at .* tokens' err && ls lost/good/ckpt-*.gguf >said") == 0);
+    // Where the state to go back to was lost, that is said, and the run goes on as without one.
+    cr_expect(shell("$TRAIN corpus.txt " TINY " " UNSTEADY " --tokens 11008 --save-every 5 -o gone 2>err && rm -rf gone/good gone/model.gguf gone/report.html; "
+                    "$TRAIN corpus.txt " TINY " " UNSTEADY " --tokens 12288 --override -o gone 2>err") == 0);
+    cr_expect(shell("grep -q 'there is no way back' err") == 0);
+}
+
+Test(programs, a_run_whose_files_do_not_fit_is_refused_before_it_starts) {
+    make_corpus();
+    cr_expect(shell("$TRAIN corpus.txt --size 1B --tokenizer bpe:300 --steps 1000000 --batch-tokens 1024 --save-every 1 --keep 100000 -o big 2>err") == 1);
+    cr_expect(shell("grep -q 'this run needs .* of disk (.* checkpoints of .*GB' err && grep -q -- --keep err && test $(tail -n 1 err | wc -l) -eq 1") == 0);
+}
+
+// Writes a checkpoint whose parameter of that name has one weight that is not finite, into a folder of its own.
+static void poison(const char *from, const char *folder, const char *name) {
+    struct err err = {""};
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", scratch, from);
+    struct model_file *f = model_file_open(path, &err);
+    struct run_state state;
+    struct model_config c;
+    cr_assert(f && config_read(&c, f, &err) && checkpoint_read_state(f, &state, &err), "%s", err.text);
+    struct model *m = model_new(&c, backend_cpu("plain", &err), DTYPE_F32, 1, &err);
+    struct optimizer *o = optimizer_new(m, &(struct optimizer_options){.beta1 = 0.9, .beta2 = 0.95}, &err);
+    struct tokenizer *t = tokenizer_from_file(f, &err);
+    cr_assert(t && checkpoint_read_tensors(f, m, o, &err), "%s", err.text);
+    for (int i = 0; i < m->n_params; i++)
+        if (strcmp(m->params[i].name, name) == 0) ((float *)m->params[i].w.data)[5] = NAN;
+    snprintf(path, sizeof path, "%s/%s", scratch, folder);
+    cr_assert(checkpoint_save(path, m, t, o, &state, 1, &err), "%s", err.text);
+    text_free(&state.options), tokenizer_free(t), optimizer_free(o), model_free(m), model_file_close(f);
+}
+
+Test(programs, what_is_not_finite_is_named) {
+    make_corpus();
+    cr_assert(shell("$TRAIN corpus.txt " TINY " --steps 5 -o out 2>log") == 0);
+    poison("out/ckpt-1280.gguf", "sick", "blk.1.attn_v.weight");
+    cr_expect(shell("$TRAIN corpus.txt --steps 40 --override -o sick 2>err") == 1);
+    cr_expect(shell("grep -q 'first not finite: what enters blk.1.attn_output.weight, row 0 of sequence 40 (token .*; of the weights: blk.1.attn_v.weight' err && "
+                    "test $(grep -c 'first not finite' err) -eq 1") == 0);
+    cr_expect(shell("$TRAIN corpus.txt " TINY " --optimizer sgd --lr 100 --schedule constant --guard 0 --clip 0 --warmup -1 --steps 200 -o far 2>err") == 1);
+    cr_expect(shell("grep -q 'first not finite: .*the weights are finite' err && grep -q '20 steps in a row' err") == 0);
+}
+
+// A signal in the middle of an evaluation, of a cool-down aside or of writing beside the steps ends the run soon, and nothing is lost.
+Test(programs, a_signal_at_any_moment_is_obeyed_soon_and_costs_nothing) {
+    static const char *const rows[] = {"--eval-every 2 --eval-tokens 8000 --valid corpus.txt", "--probe-decay 1000 --probe-share 0.7", "--save-every 1"};
+    make_corpus();
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        const char *args = "corpus.txt " TINY " --schedule wsd --steps 16 --warmup 256 --decay 0.2";
+        cr_assert(shell("rm -rf whole cut; $TRAIN %s %s -o whole 2>log", args, rows[i]) == 0);
+        cr_expect(shell("for i in 1 2 3; do $TRAIN %s %s -o cut 2>log2 & pid=$!; for k in 1 2 3 4 5 6; do sleep 0.05; test -s cut/log.jsonl && break; done; sleep 0.0$i; "
+                        "kill -TERM $pid; wait $pid; c=$?; test $c -eq 130 || test $c -eq 0 || exit 9; done; $TRAIN %s %s -o cut 2>>log2",
+                        args, rows[i], args, rows[i]) == 0, "%s", rows[i]);
+        cr_expect(same_learning("whole/log.jsonl", "cut/log.jsonl"), "%s", rows[i]);
+        cr_expect(same_file("whole/model.gguf", "cut/model.gguf"), "%s", rows[i]);
+    }
+}
+
+Test(programs, a_finished_run_is_drawn_once) {
+    make_corpus();
+    cr_assert(shell("$TRAIN corpus.txt " TINY " --steps 12 --eval-sample 8 --peak 1e12 -o out 2>log && $TRAIN --watch out >said 2>err") == 0);
+    cr_expect(shell("grep -q 'loss in nats per token' said && grep -q 'step 12, 3072 tokens, loss .*; complete' said && ! test -s err && ! grep -q '\033' said") == 0);
+    cr_expect(shell("test $(grep -c '\"sample\":' out/log.jsonl) -ge 2 && grep -q 'peak_share' out/log.jsonl && grep -q 'layer_norms' out/log.jsonl") == 0);
+    cr_expect(shell("grep -q 'Samples over time' out/report.html && grep -q 'Gradient norm by layer' out/report.html && grep -q 'Share of what' out/report.html") == 0);
+    cr_expect(shell("$TRAIN --watch nowhere >said 2>err") == 1 && shell("grep -q 'nowhere/log.jsonl' err") == 0);
 }
 
 Test(programs, an_interrupt_saves_and_the_same_command_goes_on) {

@@ -49,31 +49,23 @@ static void put_file(const char *bytes, size_t n) {
 }
 
 static struct log_row step_row(int64_t step) {
-    return (struct log_row){step,
-                            step * 512,
-                            9.0 / (double)step + 0.1 * rng_normal(1, 0, (uint64_t)step),
-                            1e-3 / 3,
-                            1.0 / 3,
-                            1.5,
-                            1000,
-                            NAN,
-                            NAN,
-                            step == 7 ? "loss far \"outside\"" : NULL,
-                            512,
-                            step == 7 ? 0 : 1e5 / 3,
-                            0,
-                            0,
-                            0};
+    struct log_row row = log_row_at(step, step * 512);
+    row.loss = 9.0 / (double)step + 0.1 * rng_normal(1, 0, (uint64_t)step);
+    row.lr = 1e-3 / 3, row.grad_norm = 1.0 / 3, row.dt_ms = 1.5, row.tok_per_s = 1000;
+    row.skipped = step == 7 ? "loss far \"outside\"" : NULL;
+    row.batch = 512, row.noise = step == 7 ? 0 : 1e5 / 3;
+    return row;
 }
 
 static struct log_row eval_row(int64_t step) {
-    return (struct log_row){step,    step * 512, NAN, NAN, NAN, NAN, NAN, 5.0 / (double)step + 1,
-                            2.0 / 3, NULL, 0, 0, 0, 0, 0};
+    struct log_row row = log_row_at(step, step * 512);
+    row.val_loss = 5.0 / (double)step + 1, row.val_nats_per_byte = 2.0 / 3;
+    return row;
 }
 
 static struct log_file *open_log(int64_t keep_tokens) {
     struct err err = {""};
-    struct log_file *l = log_open(path, keep_tokens, &err);
+    struct log_file *l = log_open(path, keep_tokens, 0, &err);
     cr_assert_not_null(l, "%s", err.text);
     return l;
 }
@@ -126,20 +118,26 @@ Test(log, rows_come_back_bit_for_bit) {
 
 Test(log, fields_are_those_documented) {
     struct log_file *l = open_log(-1);
-    struct log_row a = {3, 1536, 2.5, 0.001, 0.5, 12.5, 4096, NAN, NAN, NULL, 512, 0, 0, 0, 0},
-                   b = {3, 1536, NAN, NAN, NAN, NAN, NAN, 2.25, 0.75, NULL, 0, 0, 4096, 2.125, 0.5};
-    struct log_row c = {4, 2048, INFINITY, 0.001, NAN, 12.5, 4096, NAN, NAN, "not finite", 512, 777.25, 0, 0, 0};
+    static const float norms[] = {0.5f, 0.1234567f};
+    struct log_row a = {.step = 3, .tokens = 1536, .loss = 2.5, .lr = 0.001, .grad_norm = 0.5, .dt_ms = 12.5, .tok_per_s = 4096, .val_loss = NAN,
+                        .val_nats_per_byte = NAN, .batch = 512, .layer_norms = {norms, 2}};
+    struct log_row b = log_row_at(3, 1536), c = a, d = log_row_at(2, 1024);
+    b.val_loss = 2.25, b.val_nats_per_byte = 0.75, b.cooled_tokens = 4096, b.cooled_loss = 2.125, b.cooled_nats_per_byte = 0.5;
+    c.step = 4, c.tokens = 2048, c.loss = INFINITY, c.grad_norm = NAN, c.skipped = "not finite", c.noise = 777.25, c.layer_norms.n = 0;
+    d.rollback = 1, d.back_from = 2048, d.passed_from = 8, d.passed_to = 16, d.why = "the loss rose";
     log_add(l, &a);
     log_add(l, &b);
     log_add(l, &c);
+    log_add(l, &d);
     cr_assert(log_close(l, NULL));
     struct text t = file_text(path);
     cr_assert_str_eq(t.data,
                      "{\"step\":3,\"tokens\":1536,\"loss\":2.5,\"lr\":0.001,\"grad_norm\":0.5,\"dt_"
-                     "ms\":12.5,\"tok_per_s\":4096,\"batch\":512}\n"
+                     "ms\":12.5,\"tok_per_s\":4096,\"batch\":512,\"layer_norms\":[0.5,0.1235]}\n"
                      "{\"step\":3,\"tokens\":1536,\"val_loss\":2.25,\"val_nats_per_byte\":0.75,\"cooled_tokens\":4096,\"cooled_loss\":2.125,\"cooled_nats_per_byte\":0.5}\n"
                      "{\"step\":4,\"tokens\":2048,\"lr\":0.001,\"dt_ms\":12.5,\"tok_per_s\":4096,\"batch\":512,\"noise\":777.25,"
-                     "\"skipped\":\"not finite\"}\n");
+                     "\"skipped\":\"not finite\"}\n"
+                     "{\"step\":2,\"tokens\":1024,\"rollback\":1,\"back_from\":2048,\"passed_from\":8,\"passed_to\":16,\"why\":\"the loss rose\"}\n");
     text_free(&t);
 }
 
@@ -236,7 +234,7 @@ Test(log, a_bad_line_in_the_middle_is_named_and_nothing_is_lost) {
         struct err err = {""};
         cr_assert_not(log_read(path, &rows, &err), "%s", bad[i]);
         cr_assert(strstr(err.text, path) && strstr(err.text, "line 2"), "%s", err.text);
-        cr_assert_null(log_open(path, 512, &err));
+        cr_assert_null(log_open(path, 512, 0, &err));
         cr_assert(strstr(err.text, "line 2"), "%s", err.text);
         struct text after = file_text(path);
         cr_assert_str_eq(after.data, t.data);
@@ -295,8 +293,8 @@ Test(log, what_cannot_be_opened_is_told) {
     cr_assert_not(log_read(path, &rows, &err));
     cr_assert(strstr(err.text, path), "%s", err.text);
     cr_assert_not(log_read(folder, &rows, &err));
-    cr_assert_null(log_open(folder, 0, &err));
-    cr_assert_null(log_open("/no/such/folder/log.jsonl", 0, &err));
+    cr_assert_null(log_open(folder, 0, 0, &err));
+    cr_assert_null(log_open("/no/such/folder/log.jsonl", 0, 0, &err));
     cr_assert(strstr(err.text, "/no/such/folder/log.jsonl"), "%s", err.text);
 }
 
@@ -305,7 +303,7 @@ Test(log, a_full_disk_while_shortening_leaves_the_log) {
     struct text before = file_text(path);
     struct err err = {""};
     file_out_fail_at(100);
-    cr_assert_null(log_open(path, 5 * 512, &err));
+    cr_assert_null(log_open(path, 5 * 512, 0, &err));
     file_out_fail_at(0);
     cr_assert(strstr(err.text, "space"), "%s", err.text);
     struct text after = file_text(path);
@@ -381,7 +379,7 @@ Test(report, has_everything_on_one_page) {
     cr_assert(log_read(path, &rows, NULL));
     struct text t = report_of(&rows, 0.5);
     cr_assert_eq(strncmp(t.data, "<!doctype html>", 15), 0);
-    cr_assert_eq(times_in(t.data, "<svg"), 7);
+    cr_assert_eq(times_in(t.data, "<svg"), 8);
     static const char *const says[] = {
         ">Loss (nats per token)<",
         ">Validation (nats per byte)<",
@@ -432,7 +430,8 @@ Test(report, asks_the_network_for_nothing_and_runs_nothing) {
 
 Test(report, of_next_to_nothing_is_a_page) {
     struct log_row nothing[] = {
-        step_row(1), {2, 1024, NAN, NAN, NAN, NAN, NAN, NAN, NAN, "not finite", 0, 0, 0, 0, 0}, eval_row(2)};
+        step_row(1), log_row_at(2, 1024), eval_row(2)};
+    nothing[1].skipped = "not finite";
     for (size_t n = 0; n <= COUNT_OF(nothing); n++) {
         struct log_rows rows = {nothing, n, n};
         struct text t = report_of(&rows, NAN);

@@ -1,0 +1,145 @@
+#!/bin/sh
+# sweep.sh: the loss over base learning rates, for schedules, widths, batches and lengths. `make bench-sweep` calls it.
+#   SHOW      mup: one best rate for all widths?   power: one base value for all batches and lengths?   (mup)
+# and what that stands for, each of which can be given:
+#   SCHEDULES of ./train           WIDTHS    channels, multiples of 64     BATCHES  tokens of a step     TOKENS  of a run
+#   RATES     --lr of a run        AMPLITUDES for power instead: --power-a, under the cap of CAP (0.02)  SEEDS
+#   DATA      text (the stories)   VALID     text to judge by (a share of DATA)   LAYERS   SEQ (256)   TOKENIZER (bpe:2048)
+#   OPTIONS   more of ./train (--dtype bf16)  NAME     of the files, OUT/NAME.csv and OUT/NAME-SCHEDULE.svg (sweep-$SHOW), OUT (bench)
+#   BUDGET    seconds, after which no run is begun (0: no end)             PLAN=1   say how long it takes, and stop
+# One line a run: schedule,width,batch,tokens,lr,seed,loss; lr is the amplitude for power. What is there is not run again,
+# so a sweep may be ended at any time and goes on when it is called again with the same OPTIONS, DATA and shape.
+set -u
+train=${TRAIN:-./train} chart=${CHART:-build/release/chart} show=${SHOW:-mup}
+refuse() { echo "sweep: $*" >&2; exit 2; }
+case $show in
+mup) : "${SCHEDULES:=wsd}" "${WIDTHS:=64 128 256 512 1024}" "${BATCHES:=4096}" "${TOKENS:=1048576}"
+     : "${RATES:=0.002 0.0028 0.004 0.0057 0.008 0.0113 0.016}" "${LAYERS:=3}" ;;
+power) : "${SCHEDULES:=power wsd cosine}" "${WIDTHS:=128}" "${BATCHES:=1024 4096 16384}" "${TOKENS:=1048576 4194304 16777216}"
+     : "${RATES:=0.001 0.002 0.004 0.008 0.016 0.032 0.064}" "${LAYERS:=4}" ;;
+*) refuse "SHOW is mup or power, not $show" ;;
+esac
+: "${AMPLITUDES:=1 2 4 8 16 32 64}" "${SEEDS:=1}" "${SEQ:=256}" "${TOKENIZER:=bpe:2048}" "${OPTIONS:=--dtype bf16}" "${BUDGET:=0}" "${PLAN:=}" "${CAP:=0.02}"
+out=${OUT:-bench} name=${NAME:-sweep-$show}
+csv=$out/$name.csv
+mkdir -p "$out" || exit 1
+work=$(mktemp -d) || exit 1
+trap 'rm -rf "$work"' EXIT
+trap 'exit 130' INT TERM
+[ -s "$csv" ] || echo "schedule,width,batch,tokens,lr,seed,loss" > "$csv"
+begun=$(date +%s)
+
+rates() { [ "$1" = power ] && echo "$AMPLITUDES" || echo "$RATES"; } # schedule
+
+# Everything but the schedule; heads of 32, two to a key head.
+options() { # width batch tokens seed
+    echo "$DATA --size 1M --layers $LAYERS --width $1 --heads $(($1 / 32)) --kv-heads $(($1 / 64)) --head-size 32 --seq $SEQ" \
+         "--batch-tokens $2 --tokens $3 -s $4 --samples 0 --save-seconds 1000000 ${VALID:+--valid $VALID} $OPTIONS"
+}
+
+# Calls "$@" schedule width batch tokens rate seed for every run of the sweep, the short ones first.
+for_all() {
+    for n in $TOKENS; do for w in $WIDTHS; do for b in $BATCHES; do for seed in $SEEDS; do for s in $SCHEDULES; do for lr in $(rates "$s"); do
+        "$@" "$s" "$w" "$b" "$n" "$lr" "$seed" || return 1
+    done; done; done; done; done; done
+}
+
+# The text, and a tokenizer made once.
+prepare() {
+    if [ -z "${DATA:-}" ]; then
+        "${STORIES:-build/release/stories}" --bytes "${STORY_BYTES:-20000000}" --out "$work/stories.txt" 2>"$work/err" || refuse "$(cat "$work/err")"
+        DATA=$work/stories.txt
+    fi
+    case $TOKENIZER in bpe:*)
+        "$train" "$DATA" --tokenizer "$TOKENIZER" --width 32 --layers 1 --heads 1 --seq 32 --batch-tokens 32 --steps 1 --samples 0 --eval-tokens 32 -o "$work/tok" 2>"$work/err" ||
+            refuse "$(tail -1 "$work/err")"
+        cp "$work/tok/model.gguf" "$work/tokenizer.gguf"
+        TOKENIZER=$work/tokenizer.gguf ;;
+    esac
+    OPTIONS="$OPTIONS --tokenizer $TOKENIZER"
+}
+
+done_already() { grep -q "^$1,$2,$3,$4,$5,$6," "$csv"; }
+note_run() { done_already "$@" || echo "$*" >> "$work/runs"; }
+
+# How long it will take: tokens of what is to do by the speed of each width, measured now.
+estimate() {
+    : > "$work/runs"
+    for_all note_run
+    threads=$("$train" --version | sed 's/.*cpu: \([0-9]*\) thread.*/\1/')
+    for w in $WIDTHS; do
+        # shellcheck disable=SC2046
+        speed=$("$train" $(options "$w" "${BATCHES%% *}" 1m 1) --plan -o "$work/plan" 2>/dev/null | sed -n 's,^time .* at \(.*\) tokens/s.*,\1,p')
+        echo "$w $speed" >> "$work/speed"
+    done
+    awk -v threads="$threads" -v load="$(cut -d" " -f1 /proc/loadavg 2>/dev/null)" '
+        function number(x) { return x * (x ~ /k$/ ? 1e3 : x ~ /M$/ ? 1e6 : 1) }
+        FNR == NR { speed[$1] = number($2); next }
+        { runs[$2]++; tokens[$2] += $4 }
+        END {
+            for (w in runs) {
+                hours = tokens[w] / speed[w] / 3600; all += hours; n += runs[w]
+                printf "  width %-5s %4d runs, %8.1fM tokens at %6.0f tokens/s: %.2f hours\n", w, runs[w], tokens[w] / 1e6, speed[w], hours
+            }
+            printf "%d runs to do: %.2f hours, %.2f CPU hours (%d threads), by speeds measured now, at a load of %s\n", n, all, all * threads, threads, load
+        }' "$work/speed" "$work/runs"
+}
+
+one_run() { # schedule width batch tokens rate seed
+    done_already "$@" && return 0
+    [ "$BUDGET" -gt 0 ] && [ $(($(date +%s) - begun)) -ge "$BUDGET" ] && { echo "sweep: the budget is spent; call again to go on"; return 1; }
+    rm -rf "$work/run"
+    rate="--lr $5"
+    [ "$1" = power ] && rate="--power-a $5 --lr $CAP"
+    # shellcheck disable=SC2046,SC2086
+    "$train" $(options "$2" "$3" "$4" "$6") --schedule "$1" $rate -o "$work/run" >/dev/null 2>"$work/err"
+    case $? in 0) ;; 130) return 1 ;; *) echo "sweep: $*: $(tail -1 "$work/err")" >&2 ;; esac
+    loss=$(sed -n 's/.*"val_loss":\([-+.e0-9]*\).*/\1/p' "$work/run/log.jsonl" | tail -1)
+    [ -s "$work/run/model.gguf" ] || loss=inf # it diverged and was ended
+    echo "$1,$2,$3,$4,$5,$6,${loss:-inf}" >> "$csv"
+    printf '  %-8s width %-5s batch %-6s tokens %-9s lr %-7s seed %s: %s\n' "$1" "$2" "$3" "$4" "$5" "$6" "${loss:-inf}"
+}
+
+# Per cell (all but rate and seed) the best rate, by a parabola through it and its neighbours in the logarithm; then, over
+# the cells of a schedule, how far apart these are, and the one value whose worst excess over a cell's best is least.
+summary() {
+    awk -F, -v to="$work" '
+        NR == 1 { next }
+        { cell = $1 "," $2 "," $3 "," $4; key = cell "," $5; sum[key] += $7; n[key]++
+          if (!((cell) in seen)) { seen[cell] = ++cells; name[cells] = cell }
+          if (!(($1, $5) in known)) { known[$1, $5] = 1; rate[$1, ++rates[$1]] = $5 } }
+        function loss(c, r) { return ((c "," r) in sum) ? sum[c "," r] / n[c "," r] : "" }
+        END {
+            for (s in rates) for (i = 2; i <= rates[s]; i++) { # ascending
+                v = rate[s, i]; for (j = i - 1; j > 0 && rate[s, j] + 0 > v + 0; j--) rate[s, j + 1] = rate[s, j]; rate[s, j + 1] = v }
+            print "schedule,width,batch,tokens,cell,lr,log2_lr,loss,ratio" > (to "/rows")
+            for (k = 1; k <= cells; k++) {
+                c = name[k]; split(c, f, ","); s = f[1]; m = 0; at = 0
+                for (i = 1; i <= rates[s]; i++) { y = loss(c, rate[s, i]); if (y != "" && y != "inf" && y == y + 0) { m++; x[m] = log(rate[s, i]) / log(2); z[m] = y; if (!at || y < z[at]) at = m } }
+                if (!at) continue
+                best = x[at]
+                if (at > 1 && at < m) { d1 = x[at] - x[at-1]; d2 = x[at+1] - x[at]; g1 = (z[at] - z[at-1]) / d1; g2 = (z[at+1] - z[at]) / d2
+                    if (g2 > g1) best = (x[at-1] + x[at]) / 2 - g1 * (d1 + d2) / 2 / (g2 - g1) }
+                printf "  %-8s width %-5s batch %-6s tokens %-9s best %.5f (of %d: %.5f), loss %.4f%s\n", s, f[2], f[3], f[4], 2 ^ best, m, 2 ^ x[at], z[at], at == 1 || at == m ? ", at the edge" : ""
+                if (!(s in low) || best < low[s]) low[s] = best
+                if (!(s in high) || best > high[s]) high[s] = best
+                for (i = 1; i <= m; i++) { r = 2 ^ x[i]; e = z[i] / z[at]
+                    printf "%s,%s,%s,%s,%s,%.6g,%.4f,%.5f,%.5f\n", s, f[2], f[3], f[4], "w" f[2] " b" f[3] " t" f[4], r, x[i], z[i], e > (to "/rows") }
+                count[s]++
+                for (i = 1; i <= rates[s]; i++) { y = loss(c, rate[s, i]); e = (y == "" || y == "inf") ? 1e9 : 100 * (y / z[at] - 1); if (e > worst[s, i]) worst[s, i] = e }
+            }
+            for (s in count) { b = 1; for (i = 2; i <= rates[s]; i++) if (worst[s, i] < worst[s, b]) b = i
+                printf "%s: best values of %d cells lie within a factor of %.2f; one value for all, %s: at most %.2f%% above the best loss of a cell\n", s, count[s], 2 ^ (high[s] - low[s]), rate[s, b], worst[s, b] }
+        }' "$csv"
+    for s in $SCHEDULES; do
+        { head -1 "$work/rows"; grep "^$s," "$work/rows"; } > "$work/one"
+        [ "$(wc -l < "$work/one")" -gt 1 ] || continue
+        "$chart" "$s: loss of a cell by log2 of the base value, the best of each cell is 1" log2_lr ratio cell < "$work/one" > "$out/$name-$s.svg" && echo "  $out/$name-$s.svg"
+    done
+}
+
+prepare
+estimate
+[ -n "$PLAN" ] && exit 0
+for_all one_run
+summary
