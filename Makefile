@@ -36,6 +36,8 @@ endif
 ifeq (aarch64,$(ARCH))
   ISA_dotprod         := -march=armv8.2-a+dotprod
   ISA_ceiling_dotprod := $(ISA_dotprod)
+  ISA_i8mm            := $(ISA_dotprod)+i8mm
+  ISA_ceiling_i8mm    := $(ISA_i8mm)
 endif
 
 # All cores, unless told otherwise.
@@ -93,14 +95,16 @@ test: ## build and run every suite (needs Criterion: make deps)
 	@$(MAKE) --no-print-directory CONFIG=test programs build/test/suites
 	build/test/suites --jobs 2
 
-$(B)/small_suites: $(patsubst %,$(B)/small/%.o,test_ops test_kernels test_blocks) $(B)/tests/op_cases.o $(B)/tests/op_check.o $(B)/tests/small/small.o $(OBJ)
+$(B)/small_suites: $(patsubst %,$(B)/small/%.o,test_ops test_kernels test_blocks test_branches test_core) $(B)/tests/op_cases.o $(B)/tests/op_check.o $(B)/tests/small/small.o $(OBJ)
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 $(B)/small/%.o: tests/%.c
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) -Itests/small $(OURS) $(CFLAGS) -DPROGRAMS='"$(B)"' -c -o $@ $<
 
-check-arm: ## the kernels of ARM in an emulator, and that nothing else assumes a processor; where cross compilers are
+check-arm: train ## the kernels of ARM in an emulator, and that nothing else assumes a processor; where cross compilers are
 	+@sh tests/arm.sh
+check-arm-long: train ## the same, with the plain level's ops
+	+@LONG=1 sh tests/arm.sh
 
 check-peers: run ## exports of every family against transformers and llama.cpp, where Python has them
 	@if command -v $${PYTHON:-python3} >/dev/null; then $${PYTHON:-python3} tests/check_exports.py; \
@@ -135,5 +139,5 @@ clean: ## remove everything built
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
-.PHONY: all programs demo deps test check-arm check-peers asan fuzz bench bench-growth bench-train bench-sweep tidy clean help
+.PHONY: all programs demo deps test check-arm check-arm-long check-peers asan fuzz bench bench-growth bench-train bench-sweep tidy clean help
 -include $(OBJ:.o=.d) $(TESTOBJ:.o=.d) $(wildcard $(B)/*.d $(B)/small/*.d $(B)/data/*.d $(B)/tests/bench/*.d $(B)/tests/tools/*.d $(B)/tests/fuzz/*.d)

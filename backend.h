@@ -344,7 +344,7 @@ struct backend {
     void (*feed_forward)(const struct feed_forward_args *a);
 };
 
-// level: NULL for the best kernels here, else "plain", "avx2", "avx512", "amx", "neon" or "dotprod" (refused when not present).
+// level: NULL for the best kernels here, else "plain", "avx2", "avx512", "amx", "neon", "dotprod" or "i8mm" (refused when not present).
 // NULL with a reason on failure. Starts nothing: the caller has called pool_start.
 const struct backend *backend_cpu(const char *level, struct err *err);
 

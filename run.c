@@ -89,7 +89,7 @@ static struct opt table[] = {
     {"-tb --threads-batch", OPT_INT, &o.threads_batch, 0, 256, "N", "threads for reading the prompt; 0: the same", 0},
     {"-b --batch-size -ub --ubatch-size", OPT_INT, &o.chunk, 0, 1 << 20, "N", "rows of a pass when reading a prompt; never changes the result (0: 512 to 2048, by the size of the model)", 0},
     {"--device", OPT_TEXT, &o.device, 0, 0, "NAME", "auto or cpu", 0},
-    {"--cpu", OPT_TEXT, &o.cpu, 0, 0, "LEVEL", "plain, avx2, avx512, amx, neon or dotprod instead of the best present", 0},
+    {"--cpu", OPT_TEXT, &o.cpu, 0, 0, "LEVEL", "plain, avx2, avx512, amx, neon, dotprod or i8mm instead of the best present", 0},
     {"--exact", OPT_FLAG, &o.exact, 0, 0, "", "read prompts with products in f32, as generating does, where bf16 units would do it faster", 0},
     {"--version", OPT_FLAG, &o.version, 0, 0, "", "version and the kernels this machine would use", 0},
     {"-h --help", OPT_FLAG, &o.help, 0, 0, "", "this text", 0},

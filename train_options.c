@@ -104,7 +104,7 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"--floor", OPT_REAL, &opts.floor, 0, 100, "X", "entropy of the source in nats per byte, 0 when unknown: drawn and compared", 0},
     {"-t --threads", OPT_INT, &opts.threads, 0, 256, "N", "[Machine] 0: physical cores that this process may use", 0},
     {"--device", OPT_TEXT, &opts.device, 0, 0, "NAME", "auto or cpu", 0},
-    {"--cpu", OPT_TEXT, &opts.cpu, 0, 0, "LEVEL", "plain, avx2, avx512, amx, neon or dotprod instead of the best present", 0},
+    {"--cpu", OPT_TEXT, &opts.cpu, 0, 0, "LEVEL", "plain, avx2, avx512, amx, neon, dotprod or i8mm instead of the best present", 0},
     {"--dtype", OPT_TEXT, &opts.dtype, 0, 0, "TYPE", "of products: f32, or bf16 with f32 master weights and sums", 0},
     {"--plan", OPT_FLAG, &opts.plan, 0, 0, "", "[Other] measure two seconds, print memory and time this run would take, and stop", 0},
     {"--tune", OPT_FLAG, &opts.tune, 0, 0, "", "find the best base rate for this run on a narrow model and write it to OUT/tuned.config, for --config", 0},

@@ -194,8 +194,8 @@ static int ceiling_find(const struct ceiling *to, int count, const char *name) {
 
 // One round over the table; rows of one name share an entry, which keeps the best.
 static int ceilings_round(struct sample *s, struct ceiling *to, int count) {
-    const struct burns all[] = {{plain_burns, COUNT_OF(plain_burns)}, cpu_burns_neon(),   cpu_burns_dotprod(),
-                                cpu_burns_avx2(),                     cpu_burns_avx512(), cpu_burns_amx()};
+    const struct burns all[] = {{plain_burns, COUNT_OF(plain_burns)}, cpu_burns_neon(), cpu_burns_dotprod(), cpu_burns_i8mm(),
+                                cpu_burns_avx2(), cpu_burns_avx512(), cpu_burns_amx()};
     for (size_t g = 0; g < COUNT_OF(all); g++)
         for (int r = 0; r < all[g].count; r++) {
             s->burn = &all[g].row[r];

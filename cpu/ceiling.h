@@ -25,6 +25,7 @@ struct burns {
 };
 struct burns cpu_burns_neon(void);
 struct burns cpu_burns_dotprod(void);
+struct burns cpu_burns_i8mm(void);
 struct burns cpu_burns_avx2(void);
 struct burns cpu_burns_avx512(void);
 struct burns cpu_burns_amx(void);

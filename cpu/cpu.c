@@ -2,7 +2,8 @@
 //
 // Levels, each complete by itself: plain C (ops.c); on x86 AVX2 with FMA and F16C (avx2.c), AVX-512 (avx512.c), and AMX
 // for products and attention of bf16 numbers (amx.c, amx_attend.c), which AVX2 and AVX-512 do in f32, and for exact
-// products of block formats (amx_whole.c), with the bits of AVX-512; on ARM NEON (neon.c) and dots of bytes (dotprod.c).
+// products of block formats (amx_whole.c), with the bits of AVX-512; on ARM NEON (neon.c), dots of bytes (dotprod.c), and
+// their products of two by two rows (i8mm.c).
 // A level is the plain table with the members of the faster files written over it, best last. The choice is made once,
 // from what the processor says at run time; nothing is decided inside a step.
 //
@@ -175,6 +176,7 @@ static void report(struct text *line, const char *kernels) {
 static void plain_report(struct text *line) { report(line, "plain kernels"); }
 static void neon_report(struct text *line) { report(line, "neon kernels, all products in f32"); }
 static void dotprod_report(struct text *line) { report(line, "dotprod kernels, all products in f32"); }
+static void i8mm_report(struct text *line) { report(line, "i8mm kernels, all products in f32"); }
 static void avx2_report(struct text *line) { report(line, "avx2 kernels, all products in f32"); }
 static void avx512_report(struct text *line) { report(line, "avx512 kernels, all products in f32"); }
 static void amx_report(struct text *line) { report(line, "avx512 kernels, amx for bf16 products"); }
@@ -190,6 +192,9 @@ static const char *neon_unit(enum dtype weight, enum precision precision) {
 }
 static const char *dotprod_unit(enum dtype weight, enum precision precision) {
     return dtype_row(weight)->block_weights > 1 ? "int8 dotprod" : neon_unit(weight, precision);
+}
+static const char *i8mm_unit(enum dtype weight, enum precision precision) {
+    return dtype_row(weight)->block_weights > 1 ? "int8 i8mm" : neon_unit(weight, precision);
 }
 static const char *avx2_unit(enum dtype weight, enum precision precision) {
     (void)weight, (void)precision;
@@ -209,7 +214,7 @@ static int ceilings(struct ceiling *to, double seconds, struct err *err) {
 
 // No level for AVX512-BF16: where it was measured (the Xeon of amx.c) its dot of bf16 has half the rate of multiply-adds in
 // f32, which are exact besides.
-enum level { LEVEL_PLAIN, LEVEL_NEON, LEVEL_DOTPROD, LEVEL_AVX2, LEVEL_AVX512, LEVEL_AMX, LEVEL_COUNT };
+enum level { LEVEL_PLAIN, LEVEL_NEON, LEVEL_DOTPROD, LEVEL_I8MM, LEVEL_AVX2, LEVEL_AVX512, LEVEL_AMX, LEVEL_COUNT };
 static const struct level_row {
     const char *name, *needs;
     void (*report)(struct text *line);
@@ -218,6 +223,7 @@ static const struct level_row {
     [LEVEL_PLAIN] = {"plain", "any processor", plain_report, plain_unit},
     [LEVEL_NEON] = {"neon", "a 64-bit ARM", neon_report, neon_unit},
     [LEVEL_DOTPROD] = {"dotprod", "a 64-bit ARM with dots of bytes (ARMv8.2)", dotprod_report, dotprod_unit},
+    [LEVEL_I8MM] = {"i8mm", "a 64-bit ARM with products of rows of bytes (ARMv8.6)", i8mm_report, i8mm_unit},
     [LEVEL_AVX2] = {"avx2", "AVX2, FMA and F16C", avx2_report, avx2_unit},
     [LEVEL_AVX512] = {"avx512", "AVX-512 F, BW, DQ, VL and VNNI", avx512_report, avx512_unit},
     [LEVEL_AMX] = {"amx", "AVX-512, AMX-BF16 and the system's leave to use it", amx_report, amx_unit},
@@ -244,7 +250,9 @@ static bool level_fill(struct backend *b, enum level level) {
     };
     cpu_fill_plain(b);
     if (level == LEVEL_PLAIN) return true;
-    if (level <= LEVEL_DOTPROD) return cpu_fill_neon(b) && (level == LEVEL_NEON || cpu_fill_dotprod(b));
+    if (level == LEVEL_NEON) return cpu_fill_neon(b);
+    if (level == LEVEL_DOTPROD) return cpu_fill_dotprod(b);
+    if (level == LEVEL_I8MM) return cpu_fill_i8mm(b);
     bool have_avx2 = cpu_fill_avx2(b);
     if (level == LEVEL_AVX2) return have_avx2;
     bool have_avx512 = cpu_fill_avx512(b);
@@ -274,6 +282,6 @@ const struct backend *backend_cpu(const char *level, struct err *err) {
             return NULL;
         }
     }
-    err_set(err, "cpu: expected the level plain, avx2, avx512 or amx, or on ARM neon or dotprod, found \"%s\"", level);
+    err_set(err, "cpu: expected the level plain, avx2, avx512 or amx, or on ARM neon, dotprod or i8mm, found \"%s\"", level);
     return NULL;
 }

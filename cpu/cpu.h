@@ -48,6 +48,7 @@ bool cpu_head_next(const struct head_loss_args *a, int64_t fits, struct head_blo
 // False when this build or this processor lacks the instructions; then b is untouched.
 bool cpu_fill_neon(struct backend *b);
 bool cpu_fill_dotprod(struct backend *b);
+bool cpu_fill_i8mm(struct backend *b);
 bool cpu_fill_avx2(struct backend *b);
 bool cpu_fill_avx512(struct backend *b);
 bool cpu_fill_amx(struct backend *b); // on top of avx512: products of PRECISION_BF16

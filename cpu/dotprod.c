@@ -1,7 +1,6 @@
 // dotprod.c: the kernels for 64-bit ARM processors with dots of bytes: ARMv8.2's option, there since about 2018.
 //
-// As neon.c, but for products of block formats: one instruction is sixteen products of bytes. The products of two by two
-// rows that ARMv8.6 adds (i8mm) would want codes in another order, and no processor here could say what they gain.
+// As neon.c, but for products of block formats: one instruction is sixteen products of bytes.
 #include "cpu/cpu.h"
 
 #if defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD) && defined(__linux__)

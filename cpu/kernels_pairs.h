@@ -8,7 +8,8 @@
 //     sum += code * x + code * x         exact: what is added fits 32 bits
 //
 // which is one product where bytes would need two, x having sixteen bits. (On ARM, which has dots of bytes only,
-// TILE_PLANES is 2: codes stay bytes, and x lies as its high and its low bytes, which have sums of their own.) A tile is TILE_PASS rows and TILE_VECTORS
+// TILE_PLANES is 2: codes stay bytes, and x lies as its high and its low bytes, which have sums of their own; where it multiplies
+// two by two rows, tiles are those of kernels_squares.h.) A tile is TILE_PASS rows and TILE_VECTORS
 // vectors of columns; its sums of a group of terms are made floats and added to those of the groups before, the same operations in
 // the same order as coded_dot: every bit is that of a row alone.
 //
@@ -28,33 +29,27 @@ struct pairs_room {
     float sums[PASSES][WALK][PANEL * PASS]; // [PANEL / VW][PASS][VW]
 };
 
-// Takes out `chunks` chunks; asks for those of the next segment, `ahead` bytes from here.
-INLINE void pairs_fill(const enum dtype t, const unsigned char *from, int64_t chunks, size_t ahead,
-                       struct pairs_room *room) {
-    int32_t *codes = room->codes;
-    float(*factors)[2][PANEL] = room->factors;
-    for (int64_t c = 0; c < chunks; c++, codes += 16 / TILE_PLANES * LINE) {
-        const unsigned char *block = from + c * 32 / coded_terms(t) * coded_block_bytes(t);
-        const unsigned char *chunk = block + coded_head(t) + c * 32 % coded_terms(t) / 32 * coded_chunk_bytes(t);
-        for (int line = 0; line < coded_chunk_bytes(t); line += 64) __builtin_prefetch(chunk + ahead + line, 0, 2);
-        factors = coded_factors_keep(t, block, chunk, factors);
-        for (int col = 0; col < PANEL; col += VW)
-#pragma GCC unroll 8
-            for (int quad = 0; quad < 8; quad++) {
-                const vi four = coded_operand(t, chunk, col, quad);
-                int32_t *to = codes + quad * (2 / TILE_PLANES) * LINE + col;
-                v_store_words(to, TILE_PLANES == 2 ? four : v_and(four, 0x00ff00ff));
-                if (TILE_PLANES == 1) v_store_words(to + LINE, v_right_16(four, 8));
-            }
-    }
-}
-
 // What a tile needs of its rows of x.
 struct pairs_row {
     const int32_t *terms, *start;
     const float *offset, *step;
     float *sums;
 };
+
+#ifdef TILE_SQUARES
+#include "cpu/kernels_squares.h"
+#else
+// Two quads of VW columns, from column `col`.
+INLINE void pairs_lay(int32_t *codes, int col, vi even, vi odd) {
+    const vi quads[2] = {even, odd};
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; i++) {
+        int32_t *to = codes + i * (2 / TILE_PLANES) * LINE + col;
+        v_store_words(to, TILE_PLANES == 2 ? quads[i] : v_and(quads[i], 0x00ff00ff));
+        if (TILE_PLANES == 1) v_store_words(to + LINE, v_right_16(quads[i], 8));
+    }
+}
+
 // Group g of a segment: TILE_PASS rows times TILE_VECTORS vectors from column `col`. The terms are unrolled: a loop over
 // them costs a quarter.
 INLINE void pairs_tile(const int group, const bool mins, const struct pairs_room *room, int64_t g, int64_t col,
@@ -95,6 +90,27 @@ INLINE void pairs_tile(const int group, const bool mins, const struct pairs_room
             if (mins) sum = v_fma(ml, v_set1(x->offset[r]), sum);
             v_store(to, sum);
         }
+    }
+}
+
+INLINE void pairs_finish(float *sums) { (void)sums; }
+#endif
+
+// Takes out `chunks` chunks; asks for those of the next segment, `ahead` bytes from here.
+INLINE void pairs_fill(const enum dtype t, const unsigned char *from, int64_t chunks, size_t ahead,
+                       struct pairs_room *room) {
+    int32_t *codes = room->codes;
+    float(*factors)[2][PANEL] = room->factors;
+    for (int64_t c = 0; c < chunks; c++, codes += 16 / TILE_PLANES * LINE) {
+        const unsigned char *block = from + c * 32 / coded_terms(t) * coded_block_bytes(t);
+        const unsigned char *chunk = block + coded_head(t) + c * 32 % coded_terms(t) / 32 * coded_chunk_bytes(t);
+        for (int line = 0; line < coded_chunk_bytes(t); line += 64) __builtin_prefetch(chunk + ahead + line, 0, 2);
+        factors = coded_factors_keep(t, block, chunk, factors);
+        for (int col = 0; col < PANEL; col += VW)
+#pragma GCC unroll 8
+            for (int quad = 0; quad < 8; quad += 2)
+                pairs_lay(codes + quad * (2 / TILE_PLANES) * LINE, col, coded_operand(t, chunk, col, quad),
+                          coded_operand(t, chunk, col, quad + 1));
     }
 }
 
@@ -155,7 +171,10 @@ static void pairs_walk(const struct coded_product *p, struct pairs_room *room, c
             }
         }
     for (int64_t at = row, pass = 0; at < last; at += PASS, pass++)
-        for (int64_t s = 0; s < count; s++) coded_write(a, room->sums[pass][s], first + s, at, PASS);
+        for (int64_t s = 0; s < count; s++) {
+            pairs_finish(room->sums[pass][s]);
+            coded_write(a, room->sums[pass][s], first + s, at, PASS);
+        }
 }
 
 // A piece is some walks of panels, each with `rows_each` rows: neighbours find the weights in the cache.

@@ -4,7 +4,7 @@
 // 32 terms at a time are whole multiples of step = max |x| / 32512. A number is 256 high + low, both signed bytes. Rows
 // are taken in passes of R = 1, 2, 4 or 8; a row that does not exist is zero. A pass lies in one of three forms:
 //     quads    [K / 4][R] pairs of words, as v_quad_dot wants them
-//     pairs    [K / 4][R] pairs of words, as v_pair_dot wants them; R = 8
+//     pairs    [K / 4][R] pairs of words, as v_pair_dot or v_square_dot wants them; R = 8
 //     planes   [K / 32][2][R][8] words of four bytes: the eight quads of a row, high bytes, then low; for matrix units
 // with, behind it,
 //     steps    [K / 32][R] floats

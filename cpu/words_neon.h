@@ -1,15 +1,20 @@
 // words_neon.h: a vector `vf` of VW floats and what can be done with it, in NEON of 64-bit ARM.
 //
-// Included by neon.c, for every such processor, and by dotprod.c, for those with dots of bytes (ARMv8.2); the ops are the
-// source of kernels.h over these words, as for words_avx512.h. Four numbers a vector, 32 vectors. NEON has no masks: the
-// ends of rows go through memory.
+// Included by neon.c, for every such processor, by dotprod.c, for those with dots of bytes (ARMv8.2), and by i8mm.c, for
+// those with products of two by two rows of them (ARMv8.6); the ops are the source of kernels.h over these words, as for
+// words_avx512.h. Four numbers a vector, 32 vectors. NEON has no masks: the ends of rows go through memory.
 #include <arm_neon.h>
 #include <string.h>
 
 #define VW 4
 #define TILE_GROUPS 4  // rows of a GEMM tile / 3: 12 x 8 values in 24 of the 32 registers
-#define TILE_PASS 4    // rows of a whole-number tile (kernels_pairs.h)
-#define TILE_VECTORS 2 // and its vectors of columns
+#define TILE_VECTORS 2 // of columns: a whole-number tile (kernels_pairs.h)
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+#define TILE_PASS 8 // and its rows
+#define TILE_SQUARES // it is that of kernels_squares.h
+#else
+#define TILE_PASS 4
+#endif
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float32x4_t vf;
@@ -207,7 +212,31 @@ INLINE void v_quad_dot(vi *even, vi *odd, vi codes, const int32_t *x) {
 }
 INLINE vi v_quad_sum(vi even, vi odd) { return vaddq_s32(even, odd); }
 #endif
+#if defined(TILE_SQUARES)
+// Pairs are the eight high bytes, then the eight low ones, each as the quads have them: 0, 2, 4, 6, 1, 3, 5, 7.
+INLINE void v_pairs_store(int32_t *to, const int32_t *q) {
+    v_quads_store(to, q);
+    const vi quads = vld1q_s32(to);
+    vst1_s32(to, vget_low_s32(vuzp1q_s32(quads, quads))), vst1_s32(to + 2, vget_low_s32(vuzp2q_s32(quads, quads)));
+}
+// sum[i][j] += dot of eight bytes, half i of codes and half j of x.
+INLINE vi v_square_dot(vi sum, vi codes, vi x) {
+    return vmmlaq_s32(sum, vreinterpretq_s8_s32(codes), vreinterpretq_s8_s32(x));
+}
+// Two columns by two rows: what belongs to the rows, to the columns; words of two vectors zipped, and floats unzipped.
+INLINE vi v_two_words(const int32_t *p) { return vcombine_s32(vld1_s32(p), vld1_s32(p)); }
+INLINE vf v_two(const float *p) { return vcombine_f32(vld1_f32(p), vld1_f32(p)); }
+INLINE vf v_each_twice(const float *p) {
+    const vf two = v_two(p);
+    return vzip1q_f32(two, two);
+}
+INLINE vi v_zip_low(vi a, vi b) { return vzip1q_s32(a, b); }
+INLINE vi v_zip_high(vi a, vi b) { return vzip2q_s32(a, b); }
+INLINE vf v_even(vf a, vf b) { return vuzp1q_f32(a, b); }
+INLINE vf v_odd(vf a, vf b) { return vuzp2q_f32(a, b); }
+#else
 INLINE void v_pairs_store(int32_t *to, const int32_t *q) { v_quads_store(to, q); }
+#endif
 
 // ---------------------------------------------------------------------------------------------------------------
 // 32 bytes, as words_bytes.h has them for x86.

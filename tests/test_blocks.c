@@ -289,7 +289,7 @@ Test(blocks, rows_that_do_not_divide_get_a_format_that_does) {
 // Multiplying: the product is that of the weights a block holds with x in sixteen bits (backend.h), to the rounding of
 // f32 sums of groups; its bits do not depend on how many rows there are, nor on how the weights lie.
 
-static const char *const level_names[] = {"plain", "avx2", "avx512", "amx", "neon", "dotprod"};
+static const char *const level_names[] = {"plain", "avx2", "avx512", "amx", "neon", "dotprod", "i8mm"};
 
 static bool same(float a, float b) { return memcmp(&a, &b, sizeof a) == 0 || (isnan(a) && isnan(b)); }
 
@@ -379,3 +379,4 @@ Test(blocks, products_equal_those_of_their_values_avx512) { check_level(2); }
 Test(blocks, products_equal_those_of_their_values_amx) { check_level(3); }
 Test(blocks, products_equal_those_of_their_values_neon) { check_level(4); }
 Test(blocks, products_equal_those_of_their_values_dotprod) { check_level(5); }
+Test(blocks, products_equal_those_of_their_values_i8mm) { check_level(6); }

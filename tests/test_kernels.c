@@ -12,9 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-// amx differs from avx512 in products only. Names of x86 in what tests say stand for those of ARM, too.
+// amx differs from avx512 in products only, i8mm from dotprod. Names of x86 in what tests say stand for those of ARM, too.
 #ifdef __aarch64__
-static const char *const level_names[] = {"neon", "dotprod", "dotprod"};
+static const char *const level_names[] = {"neon", "dotprod", "i8mm"};
 #else
 static const char *const level_names[] = {"avx2", "avx512", "amx"};
 #endif

@@ -7,9 +7,9 @@
 #include <signal.h>
 #include <string.h>
 
-static const char *const level_names[] = {"plain", "avx2", "avx512", "amx", "neon", "dotprod"};
+static const char *const level_names[] = {"plain", "avx2", "avx512", "amx", "neon", "dotprod", "i8mm"};
 // Levels that multiply in f32 whatever the precision asked for.
-static const bool level_rounds[] = {true, false, false, true, false, false};
+static const bool level_rounds[] = {true, false, false, true, false, false, false};
 enum { LEVELS = COUNT_OF(level_names) };
 static_assert(COUNT_OF(level_rounds) == LEVELS, "every level says whether it rounds");
 
@@ -127,6 +127,11 @@ Test(ops, dotprod_equals_plain) { walk_level(&equal, 5); }
 Test(ops, dotprod_rows_do_not_depend_on_their_batch) { walk_level(&rows, 5); }
 Test(ops, dotprod_gives_the_same_bits_for_any_thread_count) { walk_level(&threads, 5); }
 Test(ops, dotprod_lets_a_nan_out_of_its_row_and_no_other) { walk_level(&nans, 5); }
+Test(ops, i8mm_follows_the_formulas_in_double) { walk_level(&reference, 6); }
+Test(ops, i8mm_equals_plain) { walk_level(&equal, 6); }
+Test(ops, i8mm_rows_do_not_depend_on_their_batch) { walk_level(&rows, 6); }
+Test(ops, i8mm_gives_the_same_bits_for_any_thread_count) { walk_level(&threads, 6); }
+Test(ops, i8mm_lets_a_nan_out_of_its_row_and_no_other) { walk_level(&nans, 6); }
 
 // A claim of supports() without a case, or a case against what it says, is a lie of one of them.
 Test(ops, what_is_said_to_be_supported_is_what_the_table_runs) {
@@ -264,7 +269,7 @@ Test(backend_cpu, refuses_a_level_it_does_not_have) {
     struct err err = {0};
     cr_assert_null(backend_cpu("avx9", &err));
     cr_assert_not_null(strstr(err.text, "avx9"));
-    cr_assert_not_null(strstr(err.text, "plain, avx2, avx512 or amx, or on ARM neon or dotprod"));
+    cr_assert_not_null(strstr(err.text, "plain, avx2, avx512 or amx, or on ARM neon, dotprod or i8mm"));
     for (int l = 1; l < LEVELS; l++) {
         if (backend_cpu(level_names[l], &err)) continue;
         cr_assert_not_null(strstr(err.text, level_names[l]), "%s", err.text);

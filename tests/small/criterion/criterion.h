@@ -1,16 +1,17 @@
 // criterion.h: the few words of Criterion that the suites of kernels use, for machines that have no Criterion: `make
 // check-arm` puts this folder before the system's. Tests run one after the other in one process, so the first failed
-// assertion ends it; tests that expect a signal are left out, and said to be.
+// assertion ends it; tests that expect a signal or the program's end are left out, and said to be.
 #ifndef LEHR_TESTS_SMALL_CRITERION_H
 #define LEHR_TESTS_SMALL_CRITERION_H
 
+#include <math.h>
 #include <stdbool.h>
 #include <string.h>
 
 struct small_test {
     const char *suite, *name;
     void (*run)(void);
-    int signal;
+    int signal, exit_code, timeout; // no test is stopped for its time
     struct small_test *next;
 };
 void small_add(struct small_test *test);
@@ -36,6 +37,11 @@ void small_log(const char *format, ...);
 #define cr_assert_null(p, ...) SMALL_CHECK(true, (p) == NULL, __VA_ARGS__)
 #define cr_assert_not_null(p, ...) SMALL_CHECK(true, (p) != NULL, __VA_ARGS__)
 #define cr_assert_eq(a, b, ...) SMALL_CHECK(true, (a) == (b), __VA_ARGS__)
+#define cr_assert_neq(a, b, ...) SMALL_CHECK(true, (a) != (b), __VA_ARGS__)
+#define cr_assert_lt(a, b, ...) SMALL_CHECK(true, (a) < (b), __VA_ARGS__)
+#define cr_assert_gt(a, b, ...) SMALL_CHECK(true, (a) > (b), __VA_ARGS__)
+#define cr_assert_geq(a, b, ...) SMALL_CHECK(true, (a) >= (b), __VA_ARGS__)
+#define cr_assert_float_eq(a, b, off, ...) SMALL_CHECK(true, fabs((a) - (b)) <= (off), __VA_ARGS__)
 #define cr_assert_str_eq(a, b, ...) SMALL_CHECK(true, strcmp(a, b) == 0, __VA_ARGS__)
 #define cr_assert_str_neq(a, b, ...) SMALL_CHECK(true, strcmp(a, b) != 0, __VA_ARGS__)
 #define cr_assert_arr_eq(a, b, bytes, ...) SMALL_CHECK(true, memcmp(a, b, bytes) == 0, __VA_ARGS__)
