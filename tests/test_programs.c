@@ -264,11 +264,13 @@ Test(programs, killed_twenty_times_the_run_ends_as_if_never_killed) {
 Test(programs, killed_as_it_goes_back_the_run_ends_as_if_never_killed) {
     make_corpus();
     const char *args = "corpus.txt " TINY " " UNSTEADY " --tokens 12288 --save-every 17 -o killed";
+    double start = time_now();
     cr_assert(shell("$TRAIN corpus.txt " TINY " " UNSTEADY " --tokens 12288 --save-every 17 -o whole 2>log") == 0);
+    const double whole_ms = 1000 * (time_now() - start); // a checkpoint comes after a tenth of it
     cr_expect(shell("test $(grep -c back_from whole/log.jsonl) -ge 3 && test $(ls whole/rollback-*.txt | wc -l) -ge 3 && "
                     "grep -q 'passing over sequences' log && grep -q 'went back here' whole/report.html") == 0);
     for (int starts = 0, kills = 0; starts < 60; starts++) {
-        int ms = 30 + (int)rng_below(5, 1, (uint64_t)starts, 300);
+        int ms = (int)(whole_ms * (0.1 + 0.4 * rng_uniform(5, 1, (uint64_t)starts)));
         if (run_and_kill(args, kills >= 12 ? 60000 : ms)) break;
         kills++;
     }
