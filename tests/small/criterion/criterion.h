@@ -40,6 +40,7 @@ void small_log(const char *format, ...);
 #define cr_assert_neq(a, b, ...) SMALL_CHECK(true, (a) != (b), __VA_ARGS__)
 #define cr_assert_lt(a, b, ...) SMALL_CHECK(true, (a) < (b), __VA_ARGS__)
 #define cr_assert_gt(a, b, ...) SMALL_CHECK(true, (a) > (b), __VA_ARGS__)
+#define cr_assert_leq(a, b, ...) SMALL_CHECK(true, (a) <= (b), __VA_ARGS__)
 #define cr_assert_geq(a, b, ...) SMALL_CHECK(true, (a) >= (b), __VA_ARGS__)
 #define cr_assert_float_eq(a, b, off, ...) SMALL_CHECK(true, fabs((a) - (b)) <= (off), __VA_ARGS__)
 #define cr_assert_str_eq(a, b, ...) SMALL_CHECK(true, strcmp(a, b) == 0, __VA_ARGS__)
