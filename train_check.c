@@ -3,10 +3,10 @@
 // The model of the run, at several widths, learns a few batches twice: as it is, under muP, and as a control without any
 // scaling by width (every width its own base width: no tensor's start, rate or multiplier knows the others). A tensor
 // passes when, from the second step on, neither its size nor what it has moved by grows or falls like a power of the
-// width: theory knows multiples of one half (0 under muP, 1/2 and 1 without), so the limit is a quarter. Scores and logits may fall with the root of the width: what a model starts with there is
-// noise that averages out (Yang et al. 2022, appendix D.2), and a stream that moves draws the noise of logits anew. What is
-// learned in them may not, which is why the answers are a row of their own. The check passes when all tensors do and the control
-// has at least one that does not.
+// width: theory knows multiples of one half (0 under muP, 1/2 and 1 without), so the limit is a quarter. Scores and logits
+// may fall with the root of the width: what a model starts with there is noise that averages out (Yang et al. 2022,
+// appendix D.2), and a stream that moves draws the noise of logits anew. What is learned in them may not, which is why the
+// answers are a row of their own. The check passes when all tensors do and the control has at least one that does not.
 #include "train.h"
 
 #include <math.h>

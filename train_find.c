@@ -13,17 +13,19 @@ struct search {
     const struct run *run;
     float *host; // of one product's input
     const struct param *found;
-    int64_t row;
+    int64_t row;    // of the sequence; rows that enter experts are in an order of their own
+    int32_t expert; // -1: none
 };
 
 static void look(void *arg, int param, struct tensor x, const int32_t *chosen, int64_t n_chosen) {
     struct search *s = arg;
-    (void)chosen, (void)n_chosen;
+    const struct backend *b = s->run->backend;
     if (s->found || x.dtype != DTYPE_F32) return;
     for (int64_t row = 0; row < x.rows && !s->found; row++) {
-        s->run->backend->download(s->host, (const char *)x.data + (size_t)row * x.row_bytes, (size_t)x.cols * sizeof(float));
+        b->download(s->host, (const char *)x.data + (size_t)row * x.row_bytes, (size_t)x.cols * sizeof(float));
         for (int64_t i = 0; i < x.cols && !s->found; i++)
             if (!isfinite(s->host[i])) s->found = &s->run->model->params[param], s->row = row;
+        if (s->found && n_chosen) b->download(&s->expert, chosen + row, sizeof *chosen);
     }
 }
 
@@ -41,6 +43,10 @@ static bool find_in(struct run *r, struct search *s, int64_t sequence, struct te
         return true;
     }
     if (!s->found) return false;
+    if (s->expert >= 0) {
+        text_fmt(to, "what enters %s, expert %d, in sequence %lld", s->found->name, (int)s->expert, (long long)sequence);
+        return true;
+    }
     struct span token = tokenizer_piece(r->tokenizer, r->ids[s->row]);
     text_fmt(to, "what enters %s, row %lld of sequence %lld (token %d, '%.*s')", s->found->name, (long long)s->row, (long long)sequence,
              (int)r->ids[s->row], (int)token.n, token.p);
@@ -52,7 +58,7 @@ void find_not_finite(struct run *r, int64_t first, int64_t end) {
     const struct param *weight = optimizer_bad_weight(r->optimizer), *gradient = optimizer_bad_gradient(r->optimizer);
     int64_t most = c->F > c->C ? c->F : c->C, heads = c->H * c->D;
     struct text where = {0};
-    struct search s = {.run = r, .host = mem_array((size_t)(most > heads ? most : heads), sizeof(float), "row to look at")};
+    struct search s = {.run = r, .expert = -1, .host = mem_array((size_t)(most > heads ? most : heads), sizeof(float), "row to look at")};
     bool found = false;
     for (int64_t i = first; i < end && !found && !stop_wanted; i++) found = find_in(r, &s, i, &where);
     if (!found) text_fmt(&where, "the gradient of %s, while all losses are finite", gradient ? gradient->name : "no parameter");

@@ -8,8 +8,9 @@
 //     refined  the best so far times 2^-1/2 and 2^1/2, then 2^-1/4 and 2^1/4
 //
 // Values are rounded to three digits. The lowest validation loss wins, the smaller value where two are equal, and a run
-// that diverged, or is no better than a uniform guess, loses to all. Nothing here depends on the clock but --tune-time, behind which no run is started and of
-// which the answer tells: the same command gives the same answer, for any number of threads.
+// that diverged, or is no better than a uniform guess, loses to all. Nothing here depends on the clock but --tune-time,
+// behind which no run is started and of which the answer tells: the same command gives the same answer, for any number of
+// threads.
 //
 // What was found is a factor on what the rules of learn/rules.c say for the proxy; the answer is that factor on what they say
 // for the run, so that what is known of the batch's influence is kept. With power, a rate's factor is that of the whole

@@ -612,18 +612,26 @@ static struct product product_with(struct tensor w, struct tensor out, float sca
     return p;
 }
 
-static void matmul(const struct matmul_args *a) {
-    if (a->precision != PRECISION_BF16) {
-        below.matmul(a);
-        return;
+// Several of one x, which is packed once: rows of x, or of its rmsnorm with the weight `norm`.
+static void multiply(const struct matmul_args *list, int count, const struct tensor *norm, float eps) {
+    const struct tensor x = list->x;
+    uint16_t *left = NULL;
+    for (int j = 0; j < count && x.rows > 0; j++) {
+        const struct matmul_args *a = &list[j];
+        assert(is_f32(&x) && a->x.data == x.data && a->out.rows == x.rows && x.cols == a->w.cols);
+        struct product p = product_with(a->w, a->out, a->scale, a->accumulate);
+        struct left_job job = {&p, &x, norm, eps, left ? left : left_room(&p)};
+        if (!left) left_rows(&job);
+        p.left = left = job.to;
+        product_run(&p);
     }
-    if (a->x.rows == 0) return;
-    assert(is_f32(&a->x) && a->out.rows == a->x.rows && a->x.cols == a->w.cols);
-    struct product p = product_with(a->w, a->out, a->scale, a->accumulate);
-    struct left_job job = {.p = &p, .from = &a->x, .to = left_room(&p)};
-    p.left = job.to;
-    left_rows(&job);
-    product_run(&p);
+}
+
+static void products(const struct matmul_args *list, int count) { multiply(list, count, NULL, 0); }
+
+static void matmul(const struct matmul_args *a) {
+    if (a->precision == PRECISION_BF16) products(a, 1);
+    else below.matmul(a);
 }
 
 static void matmul_dx(const struct matmul_dx_args *a) {

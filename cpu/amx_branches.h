@@ -6,38 +6,20 @@
 // both sums, and laid down in bf16 as the packed rows of the product with down. Rounding them there is what matmul would
 // do with them, so the bits are those of the ops one by one.
 
-// What the products read, packed: rows of x or of its norm.
-static uint16_t *branch_left(const struct product *p, struct tensor x, struct tensor norm, struct tensor normed,
-                             float eps, bool keep) {
-    struct left_job job = {.p = p, .from = &x, .eps = eps, .to = left_room(p)};
-    if (tensor_present(&norm) && keep) {
-        below.rmsnorm(&(struct rmsnorm_args){normed, x, norm, eps});
-        job.from = &normed;
-    } else if (tensor_present(&norm)) {
-        job.norm = &norm;
-    }
-    left_rows(&job);
-    return job.to;
-}
-
-static void products(const struct matmul_args *a, int count) {
-    for (int j = 0; j < count; j++) matmul(&a[j]);
-}
-
 static void project(const struct project_args *a) {
     if (a->precision != PRECISION_BF16) {
         below.project(a);
         return;
     }
-    assert(a->count >= 1 && a->count <= PROJECT_MOST);
-    uint16_t *left = NULL;
-    for (int j = 0; j < a->count && a->x.rows > 0; j++) {
-        assert(is_f32(&a->x) && a->to[j].out.rows == a->x.rows && a->to[j].w.cols == a->x.cols);
-        struct product p = product_with(a->to[j].w, a->to[j].out, 1, false);
-        if (!left) left = branch_left(&p, a->x, a->norm, a->normed, a->eps, a->keep);
-        p.left = left;
-        product_run(&p);
+    if (a->keep) {
+        const struct branch_parts parts = {below.rmsnorm, products, below.bias, below.glu};
+        cpu_project(a, &parts);
+        return;
     }
+    assert(a->count >= 1 && a->count <= PROJECT_MOST);
+    struct matmul_args list[PROJECT_MOST];
+    for (int j = 0; j < a->count; j++) list[j] = (struct matmul_args){.out = a->to[j].out, .x = a->x, .w = a->to[j].w};
+    multiply(list, a->count, tensor_present(&a->norm) ? &a->norm : NULL, a->eps);
 }
 
 struct gating {
@@ -85,7 +67,9 @@ static void feed_forward(const struct feed_forward_args *a) {
                         .taker = &g};
     product_cut(&p);
     g.to = cpu_scratch(0, SLOT_C, left_segment(&g.down) * sizeof(uint16_t));
-    p.left = branch_left(&p, a->x, a->norm, a->normed, a->eps, false);
+    struct left_job job = {&p, &a->x, tensor_present(&a->norm) ? &a->norm : NULL, a->eps, left_room(&p)};
+    left_rows(&job);
+    p.left = job.to;
     product_run(&p);
     g.down.left = g.to;
     product_run(&g.down);

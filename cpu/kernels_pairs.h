@@ -184,10 +184,11 @@ static void pairs_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     struct pairs_room *room = cpu_scratch(thread, SLOT_B, sizeof *room);
     for (int64_t piece = lo; piece < hi; piece++) {
         const int64_t first = piece / p->row_blocks * WALK, from = piece % p->row_blocks * p->rows_each;
+        const int64_t count = min_i64(WALK, panels - first);
         const unsigned char *panel[WALK];
-        walk_panels(p, first, thread, panel);
+        walk_panels(p, first, count, thread, panel);
         for (int64_t row = from; row < min_i64(from + p->rows_each, rows); row += PASSES * PASS)
-            pairs_walk(p, room, panel, first, min_i64(WALK, panels - first), row,
+            pairs_walk(p, room, panel, first, count, row,
                        min_i64(min_i64(row + PASSES * PASS, from + p->rows_each), rows));
     }
 }

@@ -98,17 +98,16 @@ static void coded_write(const struct matmul_args *a, const float *total, int64_t
         }
 }
 
-// The panels of the walk that begins at panel `first`: packed ones, or made here.
-static void walk_panels(const struct coded_product *p, int64_t first, int thread,
+// The `count` panels of a walk that begins at panel `first`: packed ones, or made here.
+static void walk_panels(const struct coded_product *p, int64_t first, int64_t count, int thread,
                         const unsigned char *panel[WALK]) {
     const struct tensor *w = &p->a->w;
     const size_t each = coded_panel_bytes(w->dtype, w->cols);
-    for (int s = 0; s < WALK; s++) { // panels that do not exist repeat the last one
-        const int64_t at = min_i64(first + s, ceil_div(w->rows, PANEL) - 1);
-        panel[s] = (const unsigned char *)w->data + (size_t)at * each;
+    for (int64_t s = 0; s < count; s++) {
+        panel[s] = (const unsigned char *)w->data + (size_t)(first + s) * each;
         if (w->layout == LAYOUT_DEVICE) continue;
-        unsigned char *made = (unsigned char *)cpu_scratch(thread, SLOT_A, WALK * each) + s * each;
-        panel_make(w, at, made);
+        unsigned char *made = (unsigned char *)cpu_scratch(thread, SLOT_A, WALK * each) + (size_t)s * each;
+        panel_make(w, first + s, made);
         panel[s] = made;
     }
 }
@@ -124,7 +123,7 @@ static void coded_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     for (int64_t piece = lo; piece < hi; piece++) {
         const int64_t first = panels * piece / p->pieces, count = panels * (piece + 1) / p->pieces - first;
         const unsigned char *panel[WALK];
-        walk_panels(p, first, thread, panel);
+        walk_panels(p, first, count, thread, panel);
         coded_walks[a->w.dtype][R / 2]((int)count, panel, &x, K, total);
         for (int64_t s = 0; s < count; s++) coded_write(a, total + s * PANEL * R, first + s, 0, R);
     }

@@ -122,13 +122,16 @@ size_t train_state_bytes(const struct model_config *c, int64_t max_rows, int64_t
     return bytes;
 }
 
-static bool check_backend(const struct backend *b, struct err *err) {
+static bool check_backend(const struct backend *b, bool experts, struct err *err) {
     static const enum op needs[] = {OP_EMBED, OP_EMBED_BACK, OP_RMSNORM, OP_RMSNORM_BACK, OP_MATMUL_DW, OP_ROPE,
-                                    OP_ATTEND, OP_ATTEND_BACK, OP_GLU, OP_GLU_BACK, OP_HEAD_LOSS, OP_ROUTE, OP_ROUTE_BACK,
-                                    OP_GROUP, OP_MATMUL_EXPERTS_DX, OP_MATMUL_EXPERTS_DW, OP_MIX, OP_MIX_BACK};
-    for (size_t i = 0; i < COUNT_OF(needs); i++)
+                                    OP_ATTEND, OP_ATTEND_BACK, OP_GLU, OP_GLU_BACK, OP_HEAD_LOSS,
+                                    // with experts, from here on
+                                    OP_ROUTE, OP_ROUTE_BACK, OP_GROUP, OP_MATMUL_EXPERTS_DX, OP_MATMUL_EXPERTS_DW, OP_MIX, OP_MIX_BACK};
+    for (size_t i = 0; i < COUNT_OF(needs); i++) {
+        if (needs[i] == OP_ROUTE && !experts) break;
         if (!b->supports(needs[i], DTYPE_F32))
             return err_set(err, "the %s backend has no %s, which training needs", b->name, op_name(needs[i]));
+    }
     return true;
 }
 
@@ -150,7 +153,7 @@ bool train_state_fits(const struct model_config *c, int64_t T, size_t memory, st
 struct train_state *train_state_new(struct model *m, int64_t max_rows, int64_t T, size_t memory, struct err *err) {
     assert(m->trainable && T > 0 && max_rows > 0 && max_rows % T == 0);
     const struct model_config *c = &m->config;
-    if (!check_backend(m->backend, err)) return NULL;
+    if (!check_backend(m->backend, c->E > 0, err)) return NULL;
     struct train_state *t = mem_alloc(sizeof *t, "training state");
     *t = (struct train_state){.m = m, .max_rows = max_rows, .T = T};
     t->acts.layer = mem_array((size_t)c->L, sizeof *t->acts.layer, "activation table");

@@ -323,6 +323,12 @@ Test(programs, what_is_not_finite_is_named) {
     cr_expect(shell("$TRAIN corpus.txt --steps 40 --override -o sick 2>err") == 1);
     cr_expect(shell("grep -q 'first not finite: what enters blk.1.attn_output.weight, row 0 of sequence 40 (token .*; of the weights: blk.1.attn_v.weight' err && "
                     "test $(grep -c 'first not finite' err) -eq 1") == 0);
+    // Rows that enter experts are no rows of the sequence: the expert is named. Weight 0 of up belongs to expert 0.
+    const char *moe = "corpus.txt " TINY " --family granitemoe --ffn 32 --experts 4 --experts-used 2";
+    cr_assert(shell("$TRAIN %s --steps 5 -o moe 2>log", moe) == 0);
+    poison("moe/ckpt-1280.gguf", "sick-moe", "blk.1.ffn_up_exps.weight");
+    cr_expect(shell("$TRAIN corpus.txt --steps 40 --override -o sick-moe 2>err") == 1);
+    cr_expect(shell("grep -q 'first not finite: what enters blk.1.ffn_down_exps.weight, expert 0, in sequence .*; of the weights: blk.1.ffn_up_exps.weight' err") == 0);
     cr_expect(shell("$TRAIN corpus.txt " TINY " --optimizer sgd --lr 100 --schedule constant --guard 0 --clip 0 --warmup -1 --steps 200 -o far 2>err") == 1);
     cr_expect(shell("grep -q 'first not finite: .*the weights are finite' err && grep -q '20 steps in a row' err") == 0);
 }
