@@ -7,6 +7,7 @@
 #   DATA      text (the stories)   VALID     text to judge by (a share of DATA)   LAYERS   SEQ (256)   TOKENIZER (bpe:2048)
 #   OPTIONS   more of ./train (--dtype bf16)  NAME     of the files, OUT/NAME.csv and OUT/NAME-SCHEDULE.svg (sweep-$SHOW), OUT (bench)
 #   BUDGET    seconds, after which no run is begun (0: no end)             PLAN=1   say how long it takes, and stop
+#   JOBS      runs at once, of THREADS each (the processors by one thread: small models use them better so)
 # One line a run: schedule,width,batch,tokens,lr,seed,loss; lr is the amplitude for power. What is there is not run again,
 # so a sweep may be ended at any time and goes on when it is called again with the same OPTIONS, DATA and shape.
 set -u
@@ -20,12 +21,13 @@ power) : "${SCHEDULES:=power wsd cosine}" "${WIDTHS:=128}" "${BATCHES:=1024 4096
 *) refuse "SHOW is mup or power, not $show" ;;
 esac
 : "${AMPLITUDES:=1 2 4 8 16 32 64}" "${SEEDS:=1}" "${SEQ:=256}" "${TOKENIZER:=bpe:2048}" "${OPTIONS:=--dtype bf16}" "${BUDGET:=0}" "${PLAN:=}" "${CAP:=0.02}"
+: "${THREADS:=1}" "${JOBS:=$(getconf _NPROCESSORS_ONLN)}"
 out=${OUT:-bench} name=${NAME:-sweep-$show}
 csv=$out/$name.csv
 mkdir -p "$out" || exit 1
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
-trap 'exit 130' INT TERM
+trap 'kill 0; exit 130' INT TERM
 [ -s "$csv" ] || echo "schedule,width,batch,tokens,lr,seed,loss" > "$csv"
 begun=$(date +%s)
 
@@ -34,7 +36,7 @@ rates() { [ "$1" = power ] && echo "$AMPLITUDES" || echo "$RATES"; } # schedule
 # Everything but the schedule; heads of 32, two to a key head.
 options() { # width batch tokens seed
     echo "$DATA --size 1M --layers $LAYERS --width $1 --heads $(($1 / 32)) --kv-heads $(($1 / 64)) --head-size 32 --seq $SEQ" \
-         "--batch-tokens $2 --tokens $3 -s $4 --samples 0 --save-seconds 1000000 ${VALID:+--valid $VALID} $OPTIONS"
+         "--batch-tokens $2 --tokens $3 -s $4 -t $THREADS --samples 0 --save-seconds 1000000 ${VALID:+--valid $VALID} $OPTIONS"
 }
 
 # Calls "$@" schedule width batch tokens rate seed for every run of the sweep, the short ones first.
@@ -66,13 +68,12 @@ note_run() { done_already "$@" || echo "$*" >> "$work/runs"; }
 estimate() {
     : > "$work/runs"
     for_all note_run
-    threads=$("$train" --version | sed 's/.*cpu: \([0-9]*\) thread.*/\1/')
     for w in $WIDTHS; do
         # shellcheck disable=SC2046
         speed=$("$train" $(options "$w" "${BATCHES%% *}" 1m 1) --plan -o "$work/plan" 2>/dev/null | sed -n 's,^time .* at \(.*\) tokens/s.*,\1,p')
         echo "$w $speed" >> "$work/speed"
     done
-    awk -v threads="$threads" -v load="$(cut -d" " -f1 /proc/loadavg 2>/dev/null)" '
+    awk -v threads="$THREADS" -v jobs="$JOBS" -v load="$(cut -d" " -f1 /proc/loadavg 2>/dev/null)" '
         function number(x) { return x * (x ~ /k$/ ? 1e3 : x ~ /M$/ ? 1e6 : 1) }
         FNR == NR { speed[$1] = number($2); next }
         { runs[$2]++; tokens[$2] += $4 }
@@ -81,23 +82,37 @@ estimate() {
                 hours = tokens[w] / speed[w] / 3600; all += hours; n += runs[w]
                 printf "  width %-5s %4d runs, %8.1fM tokens at %6.0f tokens/s: %.2f hours\n", w, runs[w], tokens[w] / 1e6, speed[w], hours
             }
-            printf "%d runs to do: %.2f hours, %.2f CPU hours (%d threads), by speeds measured now, at a load of %s\n", n, all, all * threads, threads, load
+            printf "%d runs to do: %.2f hours, %d at once, %.2f CPU hours, by speeds measured now one by one, at a load of %s\n", n, all / jobs, jobs, all * threads, load
         }' "$work/speed" "$work/runs"
 }
 
 one_run() { # schedule width batch tokens rate seed
-    done_already "$@" && return 0
-    [ "$BUDGET" -gt 0 ] && [ $(($(date +%s) - begun)) -ge "$BUDGET" ] && { echo "sweep: the budget is spent; call again to go on"; return 1; }
-    rm -rf "$work/run"
-    rate="--lr $5"
+    run=$work/run-$1-$2-$3-$4-$5-$6 err=$work/err-$1-$2-$3-$4-$5-$6 rate="--lr $5"
     [ "$1" = power ] && rate="--power-a $5 --lr $CAP"
     # shellcheck disable=SC2046,SC2086
-    "$train" $(options "$2" "$3" "$4" "$6") --schedule "$1" $rate -o "$work/run" >/dev/null 2>"$work/err"
-    case $? in 0) ;; 130) return 1 ;; *) echo "sweep: $*: $(tail -1 "$work/err")" >&2 ;; esac
-    loss=$(sed -n 's/.*"val_loss":\([-+.e0-9]*\).*/\1/p' "$work/run/log.jsonl" | tail -1)
-    [ -s "$work/run/model.gguf" ] || loss=inf # it diverged and was ended
+    "$train" $(options "$2" "$3" "$4" "$6") --schedule "$1" $rate -o "$run" >/dev/null 2>"$err"
+    case $? in 0) ;; 130) return 1 ;; *) echo "sweep: $*: $(tail -1 "$err")" >&2 ;; esac
+    loss=$(sed -n 's/.*"val_loss":\([-+.e0-9]*\).*/\1/p' "$run/log.jsonl" | tail -1)
+    [ -s "$run/model.gguf" ] || loss=inf # it diverged and was ended
+    rm -rf "$run" "$err"
     echo "$1,$2,$3,$4,$5,$6,${loss:-inf}" >> "$csv"
     printf '  %-8s width %-5s batch %-6s tokens %-9s lr %-7s seed %s: %s\n' "$1" "$2" "$3" "$4" "$5" "$6" "${loss:-inf}"
+}
+
+# Begins a run when one of the JOBS places is free: a place is a line in a pipe, taken before a run and put back after it.
+begin() {
+    done_already "$@" && return 0
+    read -r place <&3
+    [ "$BUDGET" -gt 0 ] && [ $(($(date +%s) - begun)) -ge "$BUDGET" ] && { echo "sweep: the budget is spent; call again to go on"; return 1; }
+    { one_run "$@"; echo "$place" >&3; } &
+}
+
+all_runs() {
+    mkfifo "$work/places"
+    exec 3<>"$work/places"
+    i=0; while [ $i -lt "$JOBS" ]; do echo place >&3; i=$((i + 1)); done
+    for_all begin
+    wait
 }
 
 # Per cell (all but rate and seed) the best rate, by a parabola through it and its neighbours in the logarithm; then, over
@@ -141,5 +156,5 @@ summary() {
 prepare
 estimate
 [ -n "$PLAN" ] && exit 0
-for_all one_run
+all_runs
 summary
