@@ -124,7 +124,10 @@ bench: run $(B)/bench_ops $(B)/chart ## speed of every op and of the shipped mod
 bench-growth: run $(B)/random_model $(B)/chart ## tables of speed against context, rows of a pass, size and threads, with the floor beside
 	@sh tests/bench/growth.sh
 
-bench-train: train $(B)/random_model ## training of the GPT-2 124M shape; PEERS="command:NAME": pairs with a peer
+bench-train: train $(B)/stories $(B)/chart ## tokens to a stated loss, of optimizers and schedules tuned by one rule; PLAN=1 says how long, SMALL=1: seconds
+	@sh tests/bench/target.sh
+
+bench-train-peers: train $(B)/random_model ## training of the GPT-2 124M shape; PEERS="command:NAME": pairs with a peer
 	@PEERS="$(PEERS)" sh tests/bench/train_peers.sh
 
 bench-sweep: train $(B)/stories $(B)/chart ## loss over base rates: SHOW=mup over widths, SHOW=power over batches and lengths; PLAN=1 says how long
@@ -137,7 +140,7 @@ clean: ## remove everything built
 	rm -rf build train run
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' Makefile
 
-.PHONY: all programs demo deps test check-arm check-arm-long check-peers asan fuzz bench bench-growth bench-train bench-sweep tidy clean help
+.PHONY: all programs demo deps test check-arm check-arm-long check-peers asan fuzz bench bench-growth bench-train bench-train-peers bench-sweep tidy clean help
 -include $(OBJ:.o=.d) $(TESTOBJ:.o=.d) $(wildcard $(B)/*.d $(B)/small/*.d $(B)/data/*.d $(B)/tests/bench/*.d $(B)/tests/tools/*.d $(B)/tests/fuzz/*.d)

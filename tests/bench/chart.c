@@ -3,14 +3,14 @@
 //     chart TITLE X Y[,Y...] [SPLIT] < rows.csv > chart.svg
 //
 // X, Y and SPLIT are names of the first line. Each Y is a line; with SPLIT there is one for each value of that column, in
-// order of appearance. What is no number is a gap. Fields hold no commas and no quotes: our own CSV files.
+// order of appearance; of few points each is shown. What is no number is a gap. Fields hold no commas and no quotes: our own CSV files.
 #include "core/core.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { COLUMNS_MOST = 32, SERIES_MOST = 16, WIDTH = 720, HEIGHT = 420 };
+enum { COLUMNS_MOST = 32, SERIES_MOST = 16, FEW = 24, WIDTH = 720, HEIGHT = 420 };
 
 static void refuse(const char *sentence, const char *what) {
     fprintf(stderr, "chart: %s%s\n", sentence, what);
@@ -75,6 +75,8 @@ int main(int argc, char **argv) {
             to_y[s->n++] = number(field[column(names, columns, ys[i])]);
         }
     }
+    for (size_t i = 0; i < n; i++)
+        if (all[i].n <= FEW) all[i].look = LOOK_POINTS;
     struct plot plot = {.title = argv[1], .x_label = argv[2], .y_label = split < 0 ? "" : argv[3], .series = all, .n_series = n, .y_log = true};
     plot_svg(&plot, WIDTH, HEIGHT, &svg);
     fwrite(svg.data, 1, svg.len, stdout);

@@ -11,8 +11,9 @@
 # One line a run: schedule,width,batch,tokens,lr,seed,loss; lr is the amplitude for power. What is there is not run again,
 # so a sweep may be ended at any time and goes on when it is called again with the same OPTIONS, DATA and shape.
 set -u
-train=${TRAIN:-./train} chart=${CHART:-build/release/chart} show=${SHOW:-mup}
-refuse() { echo "sweep: $*" >&2; exit 2; }
+me=sweep show=${SHOW:-mup}
+# shellcheck source=tests/bench/runs.sh
+. "$(dirname "$0")/runs.sh"
 case $show in
 mup) : "${SCHEDULES:=wsd}" "${WIDTHS:=64 128 256 512 1024}" "${BATCHES:=4096}" "${TOKENS:=1048576}"
      : "${RATES:=0.002 0.0028 0.004 0.0057 0.008 0.0113 0.016}" "${LAYERS:=3}" ;;
@@ -20,45 +21,18 @@ power) : "${SCHEDULES:=power wsd cosine}" "${WIDTHS:=128}" "${BATCHES:=1024 4096
      : "${RATES:=0.001 0.002 0.004 0.008 0.016 0.032 0.064}" "${LAYERS:=4}" ;;
 *) refuse "SHOW is mup or power, not $show" ;;
 esac
-: "${AMPLITUDES:=1 2 4 8 16 32 64}" "${SEEDS:=1}" "${SEQ:=256}" "${TOKENIZER:=bpe:2048}" "${OPTIONS:=--dtype bf16}" "${BUDGET:=0}" "${PLAN:=}" "${CAP:=0.02}"
-: "${THREADS:=1}" "${JOBS:=$(getconf _NPROCESSORS_ONLN)}"
-out=${OUT:-bench} name=${NAME:-sweep-$show}
+: "${AMPLITUDES:=1 2 4 8 16 32 64}" "${SEEDS:=1}" "${CAP:=0.02}"
+name=${NAME:-sweep-$show}
 csv=$out/$name.csv
-mkdir -p "$out" || exit 1
-work=$(mktemp -d) || exit 1
-trap 'rm -rf "$work"' EXIT
-trap 'kill 0; exit 130' INT TERM
 [ -s "$csv" ] || echo "schedule,width,batch,tokens,lr,seed,loss" > "$csv"
-begun=$(date +%s)
 
 rates() { [ "$1" = power ] && echo "$AMPLITUDES" || echo "$RATES"; } # schedule
-
-# Everything but the schedule; heads of 32, two to a key head.
-options() { # width batch tokens seed
-    echo "$DATA --size 1M --layers $LAYERS --width $1 --heads $(($1 / 32)) --kv-heads $(($1 / 64)) --head-size 32 --seq $SEQ" \
-         "--batch-tokens $2 --tokens $3 -s $4 -t $THREADS --samples 0 --save-seconds 1000000 ${VALID:+--valid $VALID} $OPTIONS"
-}
 
 # Calls "$@" schedule width batch tokens rate seed for every run of the sweep, the short ones first.
 for_all() {
     for n in $TOKENS; do for w in $WIDTHS; do for b in $BATCHES; do for seed in $SEEDS; do for s in $SCHEDULES; do for lr in $(rates "$s"); do
         "$@" "$s" "$w" "$b" "$n" "$lr" "$seed" || return 1
     done; done; done; done; done; done
-}
-
-# The text, and a tokenizer made once.
-prepare() {
-    if [ -z "${DATA:-}" ]; then
-        "${STORIES:-build/release/stories}" --bytes "${STORY_BYTES:-20000000}" --out "$work/stories.txt" 2>"$work/err" || refuse "$(cat "$work/err")"
-        DATA=$work/stories.txt
-    fi
-    case $TOKENIZER in bpe:*)
-        "$train" "$DATA" --tokenizer "$TOKENIZER" --width 32 --layers 1 --heads 1 --seq 32 --batch-tokens 32 --steps 1 --samples 0 --eval-tokens 32 -o "$work/tok" 2>"$work/err" ||
-            refuse "$(tail -1 "$work/err")"
-        cp "$work/tok/model.gguf" "$work/tokenizer.gguf"
-        TOKENIZER=$work/tokenizer.gguf ;;
-    esac
-    OPTIONS="$OPTIONS --tokenizer $TOKENIZER"
 }
 
 done_already() { grep -q "^$1,$2,$3,$4,$5,$6," "$csv"; }
@@ -87,33 +61,16 @@ estimate() {
 }
 
 one_run() { # schedule width batch tokens rate seed
-    run=$work/run-$1-$2-$3-$4-$5-$6 err=$work/err-$1-$2-$3-$4-$5-$6 rate="--lr $5"
+    run=$work/$1-$2-$3-$4-$5-$6 rate="--lr $5"
     [ "$1" = power ] && rate="--power-a $5 --lr $CAP"
     # shellcheck disable=SC2046,SC2086
-    "$train" $(options "$2" "$3" "$4" "$6") --schedule "$1" $rate -o "$run" >/dev/null 2>"$err"
-    case $? in 0) ;; 130) return 1 ;; *) echo "sweep: $*: $(tail -1 "$err")" >&2 ;; esac
-    loss=$(sed -n 's/.*"val_loss":\([-+.e0-9]*\).*/\1/p' "$run/log.jsonl" | tail -1)
-    [ -s "$run/model.gguf" ] || loss=inf # it diverged and was ended
-    rm -rf "$run" "$err"
-    echo "$1,$2,$3,$4,$5,$6,${loss:-inf}" >> "$csv"
-    printf '  %-8s width %-5s batch %-6s tokens %-9s lr %-7s seed %s: %s\n' "$1" "$2" "$3" "$4" "$5" "$6" "${loss:-inf}"
+    train_in "$run" $(options "$2" "$3" "$4" "$6") --schedule "$1" $rate || return 1
+    rm -rf "$run" "$run.err"
+    echo "$1,$2,$3,$4,$5,$6,$loss" >> "$csv"
+    printf '  %-8s width %-5s batch %-6s tokens %-9s lr %-7s seed %s: %s\n' "$1" "$2" "$3" "$4" "$5" "$6" "$loss"
 }
 
-# Begins a run when one of the JOBS places is free: a place is a line in a pipe, taken before a run and put back after it.
-begin() {
-    done_already "$@" && return 0
-    read -r place <&3
-    [ "$BUDGET" -gt 0 ] && [ $(($(date +%s) - begun)) -ge "$BUDGET" ] && { echo "sweep: the budget is spent; call again to go on"; return 1; }
-    { one_run "$@"; echo "$place" >&3; } &
-}
-
-all_runs() {
-    mkfifo "$work/places"
-    exec 3<>"$work/places"
-    i=0; while [ $i -lt "$JOBS" ]; do echo place >&3; i=$((i + 1)); done
-    for_all begin
-    wait
-}
+begin() { done_already "$@" || in_place one_run "$@" || { say_spent; return 1; }; }
 
 # Per cell (all but rate and seed) the best rate, by a parabola through it and its neighbours in the logarithm; then, over
 # the cells of a schedule, how far apart these are, and the one value whose worst excess over a cell's best is least.
@@ -153,8 +110,11 @@ summary() {
     done
 }
 
-prepare
+prepare_text
+prepare_tokenizer
 estimate
 [ -n "$PLAN" ] && exit 0
-all_runs
+open_places
+for_all begin
+wait
 summary

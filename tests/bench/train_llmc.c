@@ -1,4 +1,4 @@
-// train_llmc.c: llm.c's side of `make bench-train`: its train_gpt2.c, unchanged, on random tokens from random weights.
+// train_llmc.c: llm.c's side of `make bench-train-peers`: its train_gpt2.c, unchanged, on random tokens from random weights.
 //
 //     cc -Ofast -march=native -fopenmp -DOMP -I path/of/llm.c -o train_llmc tests/bench/train_llmc.c -lm
 //     train_llmc BATCH SEQ STEPS THREADS [CHECKPOINT]       the checkpoint of the GPT-2 124M shape is written when there is none

@@ -1,5 +1,5 @@
 #!/bin/sh
-# train_peers.sh: ./train beside other programs on the GPT-2 124M shape, run by run. `make bench-train PEERS="..."` calls it.
+# train_peers.sh: ./train beside other programs on the GPT-2 124M shape, run by run. `make bench-train-peers PEERS="..."` calls it.
 #   PEERS    programs, PATH or PATH:NAME, called as PATH BATCH SEQ STEPS THREADS; a line per step ends in "N tokens/s"
 #            (train_torch.py is one, train_llmc.c makes another)
 #   BATCHES  sequences x tokens of a step (4x256)              STEPS    of ours in a run, the first not counted (6)

@@ -1,4 +1,4 @@
-"""PyTorch's side of `make bench-train`: the GPT-2 124M shape on random tokens, on the CPU.
+"""PyTorch's side of `make bench-train-peers`: the GPT-2 124M shape on random tokens, on the CPU.
 
     train_torch.py BATCH SEQ STEPS [THREADS]
 
