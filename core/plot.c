@@ -260,12 +260,13 @@ static void canvas_series(struct canvas *c, const struct plot *p, size_t s, cons
     mem_free(gap);
 }
 
-// 0 to COLORS - 1; a faint series has the color of the next one.
-static int color_of(const struct plot *p, size_t s) {
-    int color = 0;
-    for (size_t i = 0; i < s; i++) color += p->series[i].look != LOOK_FAINT;
-    return color % COLORS;
+// A faint series has the place of the next one.
+static int place_of(const struct plot *p, size_t s) {
+    int place = 0;
+    for (size_t i = 0; i < s; i++) place += p->series[i].look != LOOK_FAINT;
+    return place;
 }
+static int color_of(const struct plot *p, size_t s) { return place_of(p, s) % COLORS; }
 
 static void set_color(FILE *to, const struct plot *p, unsigned owner) {
     static const int codes[COLORS] = {36, 33, 32, 35, 34, 31};
@@ -446,6 +447,13 @@ static const char *svg_color(const struct plot *p, size_t s) {
     return colors[color_of(p, s)];
 }
 
+// Points are hollow when the colors go round again.
+static void svg_point_style(struct text *to, const struct plot *p, size_t s) {
+    const char *color = svg_color(p, s);
+    if (place_of(p, s) / COLORS % 2) text_fmt(to, "<g style=\"fill:none;stroke-width:1.6;stroke:%s\">\n", color);
+    else text_fmt(to, "<g style=\"fill:%s\">\n", color);
+}
+
 static void svg_text(struct text *to, double x, double y, const char *more, const char *words) {
     text_fmt(to, "<text x=\"%.1f\" y=\"%.1f\"%s>", x, y, more);
     text_html(to, words, strlen(words));
@@ -481,15 +489,17 @@ static void svg_axes(struct text *to, const struct plot *p, const struct frame *
     text_str(to, "</g>\n");
 }
 
-static void svg_legend(struct text *to, const struct plot *p, double left, double y) {
+// In as many rows as it needs; returns where the last one stands.
+static double svg_legend(struct text *to, const struct plot *p, double left, double right, double y) {
     text_str(to, "<g style=\"fill:var(--muted,#5b6470);font-size:12px\">\n");
     double x = left;
     for (size_t s = 0; s < p->n_series; s++) {
         const char *name = p->series[s].name;
         if (!has_legend(&p->series[s])) continue;
+        if (x > left && x + 23 + 7 * text_columns(name) > right) x = left, y += 18;
         if (p->series[s].look == LOOK_POINTS) {
-            text_fmt(to, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"3.5\" style=\"fill:%s\"/>\n", x + 9,
-                     y - 4, svg_color(p, s));
+            svg_point_style(to, p, s);
+            text_fmt(to, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"3.5\"/></g>\n", x + 9, y - 4);
         } else {
             text_fmt(to, "<path d=\"M%.1f %.1fh18\" style=\"stroke:%s;stroke-width:2.5%s\"/>\n", x,
                      y - 4, svg_color(p, s),
@@ -499,6 +509,7 @@ static void svg_legend(struct text *to, const struct plot *p, double left, doubl
         x += 23 + 7 * text_columns(name) + 16;
     }
     text_str(to, "</g>\n");
+    return y;
 }
 
 // Points on their way into a polyline: the open pixel column is held back to keep only its extremes.
@@ -561,7 +572,7 @@ static void svg_series(struct text *to, const struct plot *p, size_t s, const st
         [LOOK_DASHED] = "stroke-width:2;stroke-dasharray:5 4",
     };
     if (points) {
-        text_fmt(to, "<g style=\"fill:%s\">\n", svg_color(p, s));
+        svg_point_style(to, p, s);
     } else {
         text_fmt(
             to, "<g style=\"fill:none;stroke-linejoin:round;stroke-linecap:round;stroke:%s;%s\">\n",
@@ -589,7 +600,8 @@ static void svg_series(struct text *to, const struct plot *p, size_t s, const st
 void plot_svg(const struct plot *p, int width, int height, struct text *to) {
     bool legend = false;
     for (size_t s = 0; s < p->n_series; s++) legend = legend || has_legend(&p->series[s]);
-    struct frame f = {.left = 58, .top = legend ? 52 : 32};
+    struct text names = {0};
+    struct frame f = {.left = 58, .top = legend ? svg_legend(&names, p, 10, width - 8, 38) + 14 : 32};
     bool any = axes_make(p, &f.x, &f.y);
     f.width = fmax(48, width - f.left - 14);
     f.height = fmax(60, height - f.top - 42);
@@ -608,7 +620,8 @@ void plot_svg(const struct plot *p, int width, int height, struct text *to) {
     svg_text(to, 8, 18, "", heading.data);
     text_free(&heading);
     text_str(to, "</g>\n");
-    svg_legend(to, p, 10, 38);
+    if (legend) text_str(to, names.data);
+    text_free(&names);
     svg_axes(to, p, &f);
     for (size_t s = 0; s < p->n_series; s++) {
         svg_series(to, p, s, &f, false); // points are joined by a thin line

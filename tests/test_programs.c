@@ -666,3 +666,35 @@ Test(programs, growth_is_told_with_its_floor_and_drawn) {
     cr_expect(shell("test -s growth-rows-generation.svg && test -s growth-context-prompt.svg") == 0);
     text_free(&said), text_free(&csv);
 }
+
+// ---- benches that train -------------------------------------------------------------------------------------------
+
+#define BENCH "TRAIN=$TRAIN STORIES=$STORIES CHART='%s/" PROGRAMS "/chart' JOBS=2 OUT=. %s sh '%s/tests/bench/%s.sh' >said 2>err"
+static int bench(const char *script, const char *words) { return shell(BENCH, origin, words, origin, script); }
+
+#define SWEEP "SCHEDULES='wsd power' WIDTHS=64 BATCHES=256 TOKENS=2048 LAYERS=1 SEQ=32 TOKENIZER=bpe:300 STORY_BYTES=50000 RATES='0.01 0.02' AMPLITUDES=8"
+Test(programs, a_sweep_goes_on_where_it_ended) {
+    cr_assert(bench("sweep", SWEEP) == 0 && shell("sort sweep-mup.csv >all && test $(wc -l <all) = 4 && test -s sweep-mup-wsd.svg && grep -v ',0.02,' sweep-mup.csv >less && mv less sweep-mup.csv") == 0);
+    cr_assert(bench("sweep", SWEEP) == 0 && shell("grep -q '^1 runs to do' said && sort sweep-mup.csv | cmp - all") == 0, "the run that was missing, with the same loss");
+}
+
+// The table is worked out again from the rows by a few lines of their own.
+#define RACE "SMALL=1 TOKENS=5120 BATCH=256 SEQ=32 STORY_BYTES=50000 VALID_BYTES=2000 FACTORS='0.5 2' SUBMISSIONS='muon+wsd schedule-free+constant' NAME=t"
+Test(programs, tokens_to_a_target_are_told_as_the_rows_say) {
+    cr_assert(bench("target", "PLAN=1 " RACE) == 0 && shell("grep -q '^15 runs to do' said && test $(wc -l <t.csv) = 1") == 0);
+    cr_assert(bench("target", RACE) == 0, "%s", read_file("err").data);
+    cr_expect(shell("grep ',adamw+cosine,judge,.*,5120,[^,]*,5120,' t.csv | cut -d, -f9 | sort -n | sed -n 2p >target;"
+                    "grep -q \"target $(printf %%.4f $(cat target));\" t.md && test $(grep -c '^| .*+' t.md) = 3") == 0, "the median of the reference");
+    cr_expect(shell("for s in muon+wsd schedule-free+constant; do awk -F, -v s=$s -v t=$(cat target) '"
+                    "$2 == s && $3 == \"judge\" && $8 >= 2560 && ($8 %% 2560 == 0 || $8 == 4096) { n[$5] = n[$5]; if ($9 <= t && !n[$5]) n[$5] = 100 * $8 / 5120 }"
+                    "END { for (i in n) print n[i] ? n[i] : 1e9 }' t.csv | sort -n | sed -n 2p |"
+                    "{ read -r n; [ $n != 1000000000 ] || n='not reached'; grep -q \"^| $s | \\(at most \\)\\?$n\" t.md; } || exit 1; done") == 0);
+    cr_expect(shell("test -s t.svg && test -s t-rates.svg && grep -q target t.svg") == 0);
+    // Nothing is run twice; what is missing comes back as it was.
+    cr_assert(shell("cp t.md md; cut -d, -f1-9 t.csv | sort >all; cp t.csv once") == 0 && bench("target", RACE) == 0);
+    cr_expect(shell("grep -q '^0 runs to do' said && cmp t.csv once && cmp t.md md") == 0);
+    cr_assert(shell("grep -v 'adamw+cosine,judge,.*,3,5120,\\|wsd,tune,.*' once >t.csv") == 0 && bench("target", RACE) == 0);
+    cr_expect(shell("cut -d, -f1-9 t.csv | sort | cmp - all") == 0);
+    cr_expect(bench("target", "SHARES=0.45 " RACE) == 2 && bench("target", "SUBMISSIONS=adamx+wsd SMALL=1 NAME=other") == 2);
+    cr_expect(shell("test $(wc -l <err) = 1 && grep -q adamx err") == 0);
+}

@@ -3,7 +3,8 @@
 //     chart TITLE X Y[,Y...] [SPLIT] < rows.csv > chart.svg
 //
 // X, Y and SPLIT are names of the first line. Each Y is a line; with SPLIT there is one for each value of that column, in
-// order of appearance; of few points each is shown. What is no number is a gap. Fields hold no commas and no quotes: our own CSV files.
+// order of appearance; of few points each is shown, and a line that stays at its level is dashed. What is no number is a
+// gap. Fields hold no commas and no quotes: our own CSV files.
 #include "core/core.h"
 
 #include <math.h>
@@ -50,6 +51,12 @@ static struct series *series_of(struct series *all, size_t *n, const char *name,
     return s;
 }
 
+static bool is_level(const struct series *s) {
+    for (size_t i = 1; i < s->n; i++)
+        if (!(s->y[i] >= s->y[0] && s->y[i] <= s->y[0])) return false;
+    return s->n > 1;
+}
+
 int main(int argc, char **argv) {
     struct text in = {0}, svg = {0};
     struct err err;
@@ -76,7 +83,8 @@ int main(int argc, char **argv) {
         }
     }
     for (size_t i = 0; i < n; i++)
-        if (all[i].n <= FEW) all[i].look = LOOK_POINTS;
+        if (is_level(&all[i])) all[i].look = LOOK_DASHED;
+        else if (all[i].n <= FEW) all[i].look = LOOK_POINTS;
     struct plot plot = {.title = argv[1], .x_label = argv[2], .y_label = split < 0 ? "" : argv[3], .series = all, .n_series = n, .y_log = true};
     plot_svg(&plot, WIDTH, HEIGHT, &svg);
     fwrite(svg.data, 1, svg.len, stdout);

@@ -4,7 +4,7 @@
 # the rule is the same, the target and the rule of tuning are stated before the runs that are judged, and these have seeds
 # of their own.
 #   SUBMISSIONS  optimizer+schedule, and :option=value of ./train as often as needed: muon+wsd:momentum=0.9:decay=0.2
-#   the workload  DATA (own stories)  VALID (the last VALID_BYTES of DATA)  WIDTH (128)  LAYERS (4)  BATCH (4096)  TOKENS (4096000)
+#   the workload  DATA (own stories)  VALID (the last VALID_BYTES of DATA)  WIDTH (128)  LAYERS (4)  BATCH (4096)  TOKENS (2048000)
 #                SEQ (256)  TOKENIZER (bpe:2048)  OPTIONS (--dtype bf16)  SMALL=1: one of seconds, to see it work
 #   REFERENCE    the submission that sets the target (adamw+cosine)        TARGET  a loss instead of that
 #   FACTORS      of the default rate (0.25 0.5 1 2 4)   RATES_PER  take only the middle so many of them
@@ -35,7 +35,7 @@ set -u
 me=target
 [ -z "${SMALL:-}" ] || : "${WIDTH:=64}" "${LAYERS:=1}" "${BATCH:=512}" "${TOKENS:=20480}" "${SEQ:=64}" "${TOKENIZER:=bpe:300}" \
     "${STORY_BYTES:=200000}" "${VALID_BYTES:=10000}" "${SHARES:=0.5 0.8}" "${FACTORS:=0.5 1 2}" "${SEEDS:=2 3 4}" "${NAME:=target-small}"
-: "${WIDTH:=128}" "${LAYERS:=4}" "${BATCH:=4096}" "${TOKENS:=4096000}" "${VALID_BYTES:=300000}"
+: "${WIDTH:=128}" "${LAYERS:=4}" "${BATCH:=4096}" "${TOKENS:=2048000}" "${VALID_BYTES:=300000}"
 # shellcheck source=tests/bench/runs.sh
 . "$(dirname "$0")/runs.sh"
 : "${SUBMISSIONS:=adamw+cosine adamw+wsd adamw+power nadamw+cosine muon+wsd lion+wsd schedule-free+constant}"
@@ -91,7 +91,7 @@ hold_out() {
 # The default rate of each submission, written down once.
 state_rules() {
     for s in $SUBMISSIONS; do
-        grep -qF "$WORKLOAD,$s," "$rules" && continue
+        [ -z "$(rule_of "$s" 3)" ] || continue
         # shellcheck disable=SC2046
         "$train" $(all_options "$s" 1 "$TOKENS") --plan -o "$work/plan" >"$work/said" 2>&1 || refuse "$s: $(tail -1 "$work/said")"
         lr=$(given "$s" lr) a=$(given "$s" power-a) decay=$(given "$s" decay)
@@ -101,12 +101,12 @@ state_rules() {
         echo "$WORKLOAD,$s,$lr,${a:--},${decay:--},$(sed -n 's/.*moments \([^,]*\),.*/\1/p' "$work/said"),$(sed -n 's,^time .* at \(.*\) tokens/s.*,\1,p' "$work/said")" >> "$rules"
     done
 }
-rule_of() { grep -F "$WORKLOAD,$1," "$rules" | tail -1 | cut -d, -f"$2"; } # submission column
+rule_of() { awk -F, -v w="$WORKLOAD" -v s="$1" -v c="$2" '$1 == w && $2 == s { x = $c } END { print x }' "$rules"; } # submission column
 product() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%.6g", a * b }'; }
 
 # submission kind factor seed length
-done_already() { grep -qF "$WORKLOAD,$1,$2,$3,$4,$5," "$csv"; }
 loss_of() { awk -F, -v k="$WORKLOAD,$1,$2,$3,$4,$5," 'index($0, k) == 1 && $6 == $8 { x = $9 } END { print x }' "$csv"; }
+done_already() { [ -n "$(loss_of "$@")" ]; }
 
 one_run() { # submission kind factor seed length
     run=$work/$1-$2-$3-$4-$5 lr=$(product "$(rule_of "$1" 3)" "$3") more=
@@ -176,7 +176,11 @@ shorter() { # submission kind factor seed length
 }
 
 # What is to do, in tokens: with the rungs, each its own decay, and the most that halving may take.
-note_run() { done_already "$@" || echo "$1 $2 $(kind_of "$1") $(rule_of "$1" 5) $(rule_of "$1" 7)" >> "$work/runs"; }
+speed_of() { # submission: of its runs, of the rules before there are any
+    speed=$(awk -F, -v w="$WORKLOAD" -v s="$1" '$1 == w && $2 == s { print $10 }' "$csv" | middle)
+    echo "${speed:-$(rule_of "$1" 7)}"
+}
+note_run() { done_already "$@" || echo "$1 $2 $(kind_of "$1") $(rule_of "$1" 5) $(speed_of "$1")" >> "$work/runs"; }
 note_judging() {
     for seed in $SEEDS; do for s in $SUBMISSIONS; do
         f=$(factor_of "$s")
@@ -187,7 +191,7 @@ estimate() {
     : > "$work/runs"
     for_tuning note_run
     note_judging
-    awk -v n="$TOKENS" -v shares="$SHARES" -v jobs="$JOBS" '
+    awk -v n="$TOKENS" -v shares="$SHARES" -v jobs="$JOBS" -v rules="$(basename "$rules")" '
         function number(x) { return x * (x ~ /k$/ ? 1e3 : x ~ /M$/ ? 1e6 : 1) }
         BEGIN { k = split(shares, share, " "); for (i = 1; i <= k; i++) sum += share[i]; for (i = 1; i <= k; i *= 2) steps++ }
         { s = $1; if (!(s in runs)) order[++count] = s
@@ -196,7 +200,7 @@ estimate() {
         END {
             for (i = 1; i <= count; i++) { s = order[i]; hours = tokens[s] / speed[s] / 3600; all += hours; m += runs[s]
                 printf "  %-28s %3d runs, at most %6.1fM tokens at %6.0f tokens/s: %.2f hours\n", s, runs[s], tokens[s] / 1e6, speed[s], hours }
-            printf "%d runs to do: at most %.2f hours, %d at once, by the speeds in the rules, evaluations not counted\n", m, all / jobs, jobs
+            printf "%d runs to do: at most %.2f hours, %d at once, by the speeds of %s and of the runs so far, evaluations not counted\n", m, all / jobs, jobs, rules
         }' "$work/runs"
 }
 
@@ -241,9 +245,9 @@ summary() {
                 for (d = 1; d <= 10; d++) { got = 0
                     if (d / 10 < least - 1e-9) continue
                     for (j = 1; j <= wanted; j++) if ((s, seed[j], d) in loss) end[++got] = loss[s, seed[j], d]
-                    if (got && (e = median(end, got)) < NEVER) printf "%s,%.6g,%.6g\n", s, n * d / 1e7, e > (to "/curves") }
+                    if (got == wanted && (e = median(end, got)) < NEVER) printf "%s,%.6g,%.6g\n", s, n * d / 1e7, e > (to "/curves") }
             }
-            if (target != "") for (d = least; d < 1.5; d += 1 - least) printf "target,%.6g,%s\n", n * d / 1e6, target > (to "/curves")
+            if (target != "") for (d = least; d < 1.05; d += 1 - least) printf "target,%.6g,%s\n", n * d / 1e6, target > (to "/curves")
         }' "$work/factors" "$rules" "$csv"
     [ -s "$work/table" ] || { echo "nothing is judged yet"; return 0; }
     {
@@ -255,7 +259,8 @@ summary() {
     } > "$out/$NAME.md"
     cat "$out/$NAME.md"
     "$chart" "loss of a model that ends at so many tokens, median of seeds" million_tokens loss submission < "$work/curves" > "$out/$NAME.svg" && echo "  $out/$NAME.svg"
-    "$chart" "final loss by log2 of the factor on the default rate" log2_factor loss submission < "$work/tuning" > "$out/$NAME-rates.svg" && echo "  $out/$NAME-rates.svg"
+    { head -1 "$work/tuning"; for s in $SUBMISSIONS; do awk -F, -v s="$s" '$1 == s' "$work/tuning" | sort -t, -k2,2n; done; } > "$work/tuned"
+    "$chart" "final loss by log2 of the factor on the default rate" log2_factor loss submission < "$work/tuned" > "$out/$NAME-rates.svg" && echo "  $out/$NAME-rates.svg"
 }
 
 # Tuning, then the judged runs, then what the target decides; each part ends before the next begins.
