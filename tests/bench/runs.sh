@@ -7,8 +7,8 @@ train=${TRAIN:-./train} chart=${CHART:-build/release/chart} out=${OUT:-bench}
 refuse() { echo "$me: $*" >&2; exit 2; }
 mkdir -p "$out" || exit 1
 work=$(mktemp -d) || exit 1
-trap 'rm -rf "$work"' EXIT
-trap 'kill 0; exit 130' INT TERM
+trap 'rm -rf "$work" 2>/dev/null || { sleep 1; rm -rf "$work"; }' EXIT # a run that was told to end may still write
+trap 'trap "" TERM; kill 0; wait; exit 130' INT TERM
 begun=$(date +%s)
 
 # Everything but the rule of learning; heads of 32, two to a key head.

@@ -239,7 +239,7 @@ summary() {
                 sort_key = sprintf("%.0f %.9f", t < NEVER ? t : 9e17, e < NEVER ? e : 1e9)
                 printf("%s\t| %s | %s%s | %d of %d | %s%s | %s%s | %s | %s |\n", sort_key, s, target == "" ? "?" : t < NEVER ? at_most(t) share(t) : "not reached",
                     reached && when[1] < when[got] ? sprintf(" (%s..%s)", share(when[1]), share(when[got])) : "", reached, got,
-                    number(e), got > 1 ? sprintf(" (%s..%s)", number(end[1]), number(end[got])) : "",
+                    number(e), end[1] < end[got] ? sprintf(" (%s..%s)", number(end[1]), number(end[got])) : "",
                     rate[s], sprintf(" (x %s%s)", factor[s], factor[s] == low || factor[s] == high ? ", at the edge" : ""),
                     t < NEVER && v > 0 ? sprintf("%.0f", t / v) : "-", state[s]) > (to "/table")
                 for (d = 1; d <= 10; d++) { got = 0
