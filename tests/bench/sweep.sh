@@ -8,6 +8,8 @@
 #   OPTIONS   more of ./train (--dtype bf16)  NAME     of the files, OUT/NAME.csv and OUT/NAME-SCHEDULE.svg (sweep-$SHOW), OUT (bench)
 #   BUDGET    seconds, after which no run is begun (0: no end)             PLAN=1   say how long it takes, and stop
 #   JOBS      runs at once, of THREADS each (the processors by one thread: small models use them better so)
+#   PRUNE     leave out a rate when one between it and the best of its cell is already so many times worse, 1.03 (0: all);
+#             list the rates you expect to be best first
 # One line a run: schedule,width,batch,tokens,lr,seed,loss; lr is the amplitude for power. What is there is not run again,
 # so a sweep may be ended at any time and goes on when it is called again with the same OPTIONS, DATA and shape.
 set -u
@@ -20,7 +22,7 @@ power) : "${SCHEDULES:=power wsd cosine}" "${WIDTHS:=128}" "${BATCHES:=1024 4096
      : "${RATES:=0.001 0.002 0.004 0.008 0.016 0.032 0.064}" "${LAYERS:=4}" ;;
 *) refuse "SHOW is mup or power, not $show" ;;
 esac
-: "${AMPLITUDES:=1 2 4 8 16 32 64}" "${SEEDS:=1}" "${SEQ:=256}" "${TOKENIZER:=bpe:2048}" "${OPTIONS:=--dtype bf16}" "${BUDGET:=0}" "${PLAN:=}" "${CAP:=0.02}"
+: "${AMPLITUDES:=1 2 4 8 16 32 64}" "${SEEDS:=1}" "${SEQ:=256}" "${TOKENIZER:=bpe:2048}" "${OPTIONS:=--dtype bf16}" "${BUDGET:=0}" "${PLAN:=}" "${PRUNE:=0}" "${CAP:=0.02}"
 : "${THREADS:=1}" "${JOBS:=$(getconf _NPROCESSORS_ONLN)}"
 out=${OUT:-bench} name=${NAME:-sweep-$show}
 csv=$out/$name.csv
@@ -62,6 +64,12 @@ prepare() {
 }
 
 done_already() { grep -q "^$1,$2,$3,$4,$5,$6," "$csv"; }
+# Whether a rate between this one and the best of its cell is PRUNE times as bad: the loss over rates has one valley.
+is_hopeless() {
+    awk -F, -v cell="$1,$2,$3,$4" -v rate="$5" -v seed="$6" -v most="$PRUNE" '
+        $1 "," $2 "," $3 "," $4 == cell && $6 == seed { r[++n] = $5 + 0; y[n] = $7 == "inf" ? 1e9 : $7 + 0; if (n == 1 || y[n] < y[best]) best = n }
+        END { for (i = 1; i <= n; i++) if ((rate - r[i]) * (r[i] - r[best]) > 0 && y[i] > most * y[best]) exit 0; exit 1 }' "$csv"
+}
 note_run() { done_already "$@" || echo "$*" >> "$work/runs"; }
 
 # How long it will take: tokens of what is to do by the speed of each width, measured now.
@@ -103,6 +111,7 @@ one_run() { # schedule width batch tokens rate seed
 begin() {
     done_already "$@" && return 0
     read -r place <&3
+    [ "$PRUNE" != 0 ] && is_hopeless "$@" && { echo "$place" >&3; return 0; }
     [ "$BUDGET" -gt 0 ] && [ $(($(date +%s) - begun)) -ge "$BUDGET" ] && { echo "sweep: the budget is spent; call again to go on"; return 1; }
     { one_run "$@"; echo "$place" >&3; } &
 }
