@@ -96,7 +96,7 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"--rollback", OPT_INT, &opts.rollback, 0, 1e9, "STEPS", "keep a calm state every so many steps; when 8 steps in a row are skipped, or the mean loss of 8 lies half of --guard above the 120 before, go back to it and pass over what was seen since; 0: never", 0},
     {"-s --seed", OPT_INT, &opts.seed, 0, 9e18, "N", "of initialisation and data order", 0},
     {"--eval-every", OPT_INT, &opts.eval_every, 0, 1e12, "STEPS", "[Watching] validate every so many steps; 0: about ten times in a run", 0},
-    {"--eval-tokens", OPT_INT, &opts.eval_tokens, 0, 1e15, "N", "tokens of such a validation; the last one takes up to sixteen times as many", 0},
+    {"--eval-tokens", OPT_INT, &opts.eval_tokens, 0, 1e15, "N", "tokens of such a validation; the last one, and that of a rung, takes up to sixteen times as many", 0},
     {"--eval-sample", OPT_INT, &opts.eval_sample, 0, 1e6, "N", "write a text of so many tokens at each evaluation, into the log and the report", 0},
     {"--peak", OPT_REAL, &opts.peak, -1, 1e18, "X", "operations a second that the processor can do, of which the log says the share; 0: measured after a minute, for half a second; -1: left out", 0},
     {"--samples", OPT_INT, &opts.samples, 0, 1000, "N", "texts to print at the end", 0},
