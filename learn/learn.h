@@ -255,6 +255,20 @@ void tokens_free(struct tokens *t);
 int64_t loader_epoch(const struct tokens *t, int64_t T); // sequences per epoch
 void loader_sequence(const struct tokens *t, int64_t T, uint64_t seed, int64_t s, int32_t base, int32_t *ids,
                      int32_t *targets, int32_t *doc_start);
+// Several texts in one run. Each has a share of the run's sequences (of the sum of shares; the first one's is above 0), spread
+// evenly: of any first 64 k sequences the last text has its share within one, those between within a few. The texts and their
+// order are part of what a run is.
+enum { MIXTURE_MOST = 8 };
+struct mixture {
+    int count;
+    const struct tokens *tokens[MIXTURE_MOST]; // borrowed
+    double share[MIXTURE_MOST];
+};
+// Whose the run's sequence *s is; *s becomes its number among that text's own. A pure function, as is the order in a text.
+int mixture_source(const struct mixture *m, uint64_t seed, int64_t *s);
+void mixture_sequence(const struct mixture *m, int64_t T, uint64_t seed, int64_t s, int32_t base, int32_t *ids, int32_t *targets,
+                      int32_t *doc_start); // as loader_sequence
+uint64_t mixture_hash(const struct mixture *m); // of one text: that text's
 // Validation windows in order, no shuffling: row r of window w predicts token w T + r from what stands before it in
 // the window, so every token is scored exactly once. The very first is predicted from t->start (not scored when there
 // is none); the last window is filled up with rows of target -1. T may exceed t->count.
