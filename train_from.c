@@ -6,7 +6,8 @@
 // 2024, arXiv 2403.08763). Two things are carried over from a checkpoint of ours and kept in those of the new run:
 //
 //   tokens_before  schedules that are laws of the tokens seen (power, infinite) go on counting: the rate returns to where
-//                  the law is now and not to the cap, which is what makes a model forget.
+//                  the law is now and not to the cap, which is what makes a model forget. A file that does not say how
+//                  many they were is taken to have seen --ratio a parameter.
 //   the optimizer's state, with steps_before for its bias correction, where the optimizer is the same. Adam forgets it in
 //                  some twenty steps, so behind a warmup it matters little; without one, as on the level part of
 //                  infinite, first steps of the size of the rate would be a spike. Who wants the weights alone gives
@@ -110,11 +111,14 @@ static void note_quantized(const struct model_file *f) {
                 n, all, opts.from, first->name, dtype_row(first->dtype)->name);
 }
 
+static bool counts_on(void) { return strcmp(opts.schedule, "power") == 0 || strcmp(opts.schedule, "infinite") == 0; }
+
 void begin_from_source(struct run *r) {
     const struct run_state *s = &r->source_state;
     const bool checkpoint = is_checkpoint(r->source);
     char count[32];
-    r->state.tokens_before = opts.from_tokens >= 0 ? opts.from_tokens : checkpoint ? s->tokens_before + s->tokens : 0;
+    const double guess = opts.ratio * (double)config_params(&r->source_config);
+    r->state.tokens_before = opts.from_tokens >= 0 ? opts.from_tokens : checkpoint ? s->tokens_before + s->tokens : (int64_t)guess;
     if (r->source_optimizer) r->state.steps_before = s->steps_before + s->step - s->guard.skipped;
     make_schedule(r);
     if (checkpoint)
@@ -122,8 +126,9 @@ void begin_from_source(struct run *r) {
                 text_count(count, (double)r->state.tokens_before), r->source_optimizer ? "taken over" : "another's and left behind");
     else fprintf(stderr, "from: %s, weights alone (%s)\n", opts.from, model_file_kind(r->source));
     note_quantized(r->source);
-    if (strcmp(opts.schedule, "power") == 0 && !checkpoint && opts.from_tokens < 0)
-        fprintf(stderr, "note: %s does not say how many tokens it has learned from, so power begins at its cap; --from-tokens N says it\n", opts.from);
+    if (counts_on() && !checkpoint && opts.from_tokens < 0)
+        fprintf(stderr, "note: %s does not say how many tokens it has learned from; %s goes on from %s, %g a parameter; --from-tokens N says otherwise\n",
+                opts.from, opts.schedule, text_count(count, guess), opts.ratio);
 }
 
 void read_source(struct run *r) {

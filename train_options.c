@@ -9,7 +9,7 @@
 enum { EXPERTS_MOST = 1024 };
 
 struct train_options opts = {
-    .out = "out", .from = "", .from_tokens = -1, .replay_share = 0.05, .family = "granite", .size = "", .ratio = 20, .tokenizer = "bpe:4096", .schedule = "power",
+    .out = "out", .from = "", .from_tokens = -1, .replay_share = -1, .family = "granite", .size = "", .ratio = 20, .tokenizer = "bpe:4096", .schedule = "power",
     .decay_shape = "linear", .dtype = "f32", .device = "auto", .batch_rule = "constant", .batch_lr = "", .batch_ramp = 0.1, .batch_theta = 0.5, .export_dtype = "f32",
     .save_aside = true, .rollback = 500, .seq = 1024, .seed = 1, .keep = 2, .eval_every = 0, .eval_tokens = 65536, .samples = 3, .tune_time = 600, .check_widths = "64,128,256,512",
     .story_bytes = 20000000, .decay = -1, .power_b = -0.51, .phi = 1, .probe_share = 0.1, .hold = 0.55, .cool = 0.5, .beta1 = -1, .beta2 = -1, .momentum = 0.95, .optimizer = "adamw", .eps = 1e-8, .weight_decay = 0.1,
@@ -23,13 +23,13 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"--valid", OPT_MANY, &opts.valid, 0, 0, "PATH", "text to validate on; without it --valid-share of the documents, chosen by their hash", 0},
     {"--valid-share", OPT_REAL, &opts.valid_share, 0, 0.5, "X", "share of documents (or of the end of a single one) kept for validation", 0},
     {"--replay", OPT_MANY, &opts.replay, 0, 0, "PATH", "old text to repeat beside the new, so that it is not forgotten; its held-out documents are a second validation", 0},
-    {"--replay-share", OPT_REAL, &opts.replay_share, 0, 0.99, "X", "share of all tokens that is replayed: 0.05 where the new text is like the old, 0.25 and more where it is not; 0: only validate", 0},
+    {"--replay-share", OPT_REAL, &opts.replay_share, -1, 0.99, "X", "share of all tokens that is replayed: 0.05 where the new text is like the old, 0.25 and more where it is not; 0: only validate; -1: 0.05", 0},
     {"--tokenizer", OPT_TEXT, &opts.tokenizer, 0, 0, "WHAT", "bpe:N trains one of N tokens on the data; byte; or a GGUF file that carries one", 0},
     {"--tokenizer-bytes", OPT_INT, &opts.tokenizer_bytes, 0, 1e15, "N", "train the tokenizer on about this many bytes (0: up to 64m)", 0},
     {"--doc-mask", OPT_FLAG, &opts.doc_mask, 0, 0, "", "attention stays inside a document", 0},
     {"-o --out", OPT_TEXT, &opts.out, 0, 0, "FOLDER", "[Files] where checkpoints, model.gguf, log.jsonl and report.html go", 0},
     {"--from", OPT_TEXT, &opts.from, 0, 0, "MODEL", "begin a new run with the weights of a model: a checkpoint (with its optimizer's state), any GGUF or Hugging Face folder of a family that trains; shape and tokenizer are the model's", 0},
-    {"--from-tokens", OPT_INT, &opts.from_tokens, -1, 1e15, "N", "what that model has learned from, which power and infinite go on counting; -1: what a checkpoint says, else 0", 0},
+    {"--from-tokens", OPT_INT, &opts.from_tokens, -1, 1e15, "N", "tokens that model has learned from, which power and infinite go on counting; -1: what a checkpoint says, else --ratio a parameter; 0: the rate rises to the cap again", 0},
     {"--config", OPT_TEXT, &opts.config, 0, 0, "FILE", "read options from a file of `name = value` lines; the command line wins", 0},
     {"--save-seconds --save-minutes", OPT_TIME, &opts.save_seconds, 1, 1e9, "TIME", "write a checkpoint at least this often", 0},
     {"--save-every", OPT_INT, &opts.save_every, 0, 1e15, "STEPS", "and every so many steps", 0},

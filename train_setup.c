@@ -84,12 +84,15 @@ static void need_a_sequence(const char *what, const struct tokens *t) {
         refuse(1, "the %s has %lld tokens, but one sequence needs %lld: add text or lower --seq", what, (long long)t->count, (long long)opts.seq + 1);
 }
 
+static const double replay_usual = 0.05; // where the texts are alike (Ibrahim et al. 2024, arXiv 2403.08763)
+
 // The old text beside the new one, split as it was when it was new: what the model has not seen of it is not seen now.
 static void make_replay(struct run *r) {
     struct corpus corpus = {0};
-    if (train_option_given("replay-share") && !opts.replay.count) refuse(2, "--replay-share is a share of --replay, which is missing");
+    if (opts.replay_share >= 0 && !opts.replay.count) refuse(2, "--replay-share is a share of --replay, which is missing");
     r->mixture = (struct mixture){1, {&r->train}, {1}};
     if (!opts.replay.count) return;
+    if (opts.replay_share < 0) opts.replay_share = replay_usual;
     read_corpus(&corpus, &opts.replay);
     make_tokens(r, &corpus, opts.valid_share, &r->replay, &r->replay_valid);
     corpus_free(&corpus);
