@@ -905,6 +905,7 @@ Test(checkpoint, a_resumed_run_is_the_run_that_was_never_stopped, .init = make_f
     first.r.guard.loss[77] = 0.1 + 0.2; // a value with many bits, and counters
     first.r.guard.skipped = 3;
     first.r.seconds = 1.0 / 3;
+    first.r.tokens_before = ((int64_t)1 << 40) + 7, first.r.steps_before = 12345;
     cr_assert(save(&first, 2, &err), "%s", err.text);
     run_open(&second, 99);
     resume(&second, &err);
@@ -912,6 +913,7 @@ Test(checkpoint, a_resumed_run_is_the_run_that_was_never_stopped, .init = make_f
     cr_expect(second.r.seed == first.r.seed && second.r.data_hash == first.r.data_hash &&
               second.r.step == 3 && second.r.tokens == 3 * ROWS && second.r.T == T &&
               second.r.batch_tokens == ROWS && second.r.seconds == first.r.seconds);
+    cr_expect(second.r.tokens_before == first.r.tokens_before && second.r.steps_before == first.r.steps_before);
     cr_expect_str_eq(second.r.options.data, first.r.options.data);
     run_steps(&second, 3);
     for (int i = 3; i < 6; i++)
