@@ -162,7 +162,7 @@ Test(programs, every_rule_of_learning_keeps_the_promises) {
         FROM "ckpt-2048.gguf --replay other.txt --replay-share 0.3 --batch-rule ramp --batch-ramp 2000",
         FROM "model.gguf --replay other.txt --schedule infinite --cool 2048 --warmup -1 --optimizer muon --eval-every 5",
         FROM "ckpt-2048.gguf --replay other.txt --replay-share 0.5 --schedule wsd --ladder 0.5",
-        FROM "ckpt-2048.gguf --replay other.txt --replay-share 0.3 " UNSTEADY " --tokens 8192 --save-every 50",
+        FROM "ckpt-2048.gguf --replay other.txt --replay-share 0.3 " UNSTEADY " --lr 0.27 --tokens 8192 --save-every 50",
     };
     make_corpus();
     make_other_corpus();
