@@ -195,7 +195,8 @@ static bool evaluation_due(const struct run *r) {
 static int64_t cool_length(double n, double share) { return whole_batches(n * share / (1 - share)); }
 
 // Cools a copy of the run down over `tokens`, logs what it is worth then, and goes on as if nothing had been: the state is
-// kept in a checkpoint of its own and read back, which changes no bit. Its model goes to `model` where that is not NULL.
+// kept in a checkpoint of its own and read back, which changes no bit. Where `model` is not NULL its model goes there, and
+// it is judged as a run is at its end.
 static void cool_aside(struct run *r, int64_t tokens, const char *model) {
     struct err err;
     struct text path = {0};
@@ -215,7 +216,7 @@ static void cool_aside(struct run *r, int64_t tokens, const char *model) {
     amount.tokens = from + tokens, amount.decay_tokens = tokens;
     make_schedule(r);
     while (!finished(r) && step(r)) continue;
-    double loss = finished(r) ? evaluate(r, &r->valid, 4 * opts.eval_tokens) : NAN, seconds = r->state.seconds;
+    double loss = finished(r) ? evaluate(r, &r->valid, (model ? 16 : 4) * opts.eval_tokens) : NAN, seconds = r->state.seconds;
     int64_t end = r->state.tokens;
     if (finished(r) && model && !stop_wanted) {
         optimizer_swap(r->optimizer);

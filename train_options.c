@@ -12,7 +12,7 @@ struct train_options opts = {
     .out = "out", .from = "", .from_tokens = -1, .replay_share = -1, .family = "granite", .size = "", .ratio = 20, .tokenizer = "bpe:4096", .schedule = "power",
     .decay_shape = "linear", .dtype = "f32", .device = "auto", .batch_rule = "constant", .batch_lr = "", .batch_ramp = 0.1, .batch_theta = 0.5, .export_dtype = "f32",
     .save_aside = true, .rollback = 500, .seq = 1024, .seed = 1, .keep = 2, .eval_every = 0, .eval_tokens = 65536, .samples = 3, .tune_time = 600, .check_widths = "64,128,256,512",
-    .story_bytes = 20000000, .decay = -1, .power_b = -0.51, .phi = 1, .probe_share = 0.1, .hold = 0.55, .cool = 0.5, .beta1 = -1, .beta2 = -1, .momentum = 0.95, .optimizer = "adamw", .eps = 1e-8, .weight_decay = 0.1,
+    .story_bytes = 20000000, .decay = -1, .power_b = -0.51, .power_c = 0.5, .phi = 1, .probe_share = 0.1, .hold = 0.55, .cool = 0.5, .beta1 = -1, .beta2 = -1, .momentum = 0.95, .optimizer = "adamw", .eps = 1e-8, .weight_decay = 0.1,
     .clip = 1, .guard = 6, .valid_share = 0.05, .save_seconds = 600, .floor = 0, .resume = true, .tied = true, .doc_mask = true, .balance = "global", .depth_rule = "sqrt", .balance_coef = 0.01, .router_z = 0.001,
 };
 
@@ -86,8 +86,9 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"--probe-decay", OPT_REAL, &opts.probe_decay, 0, 1e15, "N", "every so many tokens (below 1: share of all) cool a copy down and log what the run is worth now", 0},
     {"--probe-share", OPT_REAL, &opts.probe_share, 0.001, 0.9, "X", "length of that cool-down, as a share of all it has seen then", 0},
     {"--ladder", OPT_MANY, &opts.ladder, 0, 0, "X", "also cool down the run that ends with this share of the tokens, and keep its model; give it several times", 0},
-    {"--power-a", OPT_REAL, &opts.power_a, 0, 1000, "X", "amplitude of the power law; 0: 4, and below 64k tokens a batch 4 (64k / batch)^0.25", 0},
+    {"--power-a", OPT_REAL, &opts.power_a, 0, 1000, "X", "amplitude of the power law; 0: 4", 0},
     {"--power-b", OPT_REAL, &opts.power_b, -2, 0, "X", "exponent of the power law", 0},
+    {"--power-c", OPT_REAL, &opts.power_c, 0, 1, "X", "exponent of the batch in it below 64k tokens; 1: in proportion, as above that", 0},
     {"--optimizer", OPT_TEXT, &opts.optimizer, 0, 0, "NAME", "adamw, nadamw, muon, lion, adafactor, sgd, lamb, schedule-free; --list explains", 0},
     {"--beta1", OPT_REAL, &opts.beta1, -1, 0.99999, "X", "memory of the gradient's mean; -1: the optimizer's, 0.9", 0},
     {"--beta2", OPT_REAL, &opts.beta2, -1, 0.999999, "X", "memory of its square; -1: the optimizer's, 0.95", 0},
@@ -99,7 +100,7 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"--rollback", OPT_INT, &opts.rollback, 0, 1e9, "STEPS", "keep a calm state every so many steps; when 8 steps in a row are skipped, or the mean loss of 8 lies half of --guard above the 120 before, go back to it and pass over what was seen since; 0: never", 0},
     {"-s --seed", OPT_INT, &opts.seed, 0, 9e18, "N", "of initialisation and data order", 0},
     {"--eval-every", OPT_INT, &opts.eval_every, 0, 1e12, "STEPS", "[Watching] validate every so many steps; 0: about ten times in a run", 0},
-    {"--eval-tokens", OPT_INT, &opts.eval_tokens, 0, 1e15, "N", "tokens of such a validation; the last one takes up to sixteen times as many", 0},
+    {"--eval-tokens", OPT_INT, &opts.eval_tokens, 0, 1e15, "N", "tokens of such a validation; the last one, and that of a rung, takes up to sixteen times as many", 0},
     {"--eval-sample", OPT_INT, &opts.eval_sample, 0, 1e6, "N", "write a text of so many tokens at each evaluation, into the log and the report", 0},
     {"--peak", OPT_REAL, &opts.peak, -1, 1e18, "X", "operations a second that the processor can do, of which the log says the share; 0: measured after a minute, for half a second; -1: left out", 0},
     {"--samples", OPT_INT, &opts.samples, 0, 1000, "N", "texts to print at the end", 0},

@@ -369,7 +369,7 @@ void make_schedule(struct run *r) {
     r->schedule = (struct schedule){
         .kind = schedule_find(opts.schedule), .lr = amount.lr, .total = amount.tokens ? (double)amount.tokens : INFINITY,
         .warmup = amount.warmup, .decay = (double)amount.decay_tokens, .shape = decay_find(opts.decay_shape), .final = opts.final,
-        .power_a = amount.power_a, .power_b = opts.power_b, .batch = (double)amount.batch_tokens,
+        .power_a = amount.power_a, .power_b = opts.power_b, .power_c = opts.power_c, .batch = (double)amount.batch_tokens,
         .phi = opts.phi, .hold = opts.hold, .cool = amount.cool, .seen = (double)r->state.tokens_before,
     };
 }

@@ -19,11 +19,13 @@ struct schedule {
     const struct decay_row *shape;
     double final;         // floor as a fraction of the peak or, of a decay, of the rate it began at
     double power_a, power_b; // 4, -0.51 (Shen et al. 2024)
+    double power_c;       // exponent of batches below POWER_LEAST_BATCH tokens, 0.5; 1: in proportion, as above it
     double phi;           // uba: 2 is the cosine, below it falls later
     double cool, hold;    // infinite: tokens of its first fall, and the share of lr that it falls to
     double batch;         // tokens per step; beta = batch / 4096
     double seen;          // tokens that the model had learned from before this run: power and infinite count them
 };
+enum { POWER_LEAST_BATCH = 1 << 16 }; // tokens; the smallest batch the power law was fitted with
 struct schedule_row {
     const char *name;
     // One of two. The rate at n tokens without warmup and decay, which knows no horizon: a decay phase of `decay` tokens

@@ -69,10 +69,12 @@ const int decay_count = COUNT_OF(decays);
 // --- curves: the rate at n tokens, without warmup and decay --------------------------------------------------------
 
 // min(lr, beta a n^b): the rate that fits a run which would end at n tokens, whatever the batch. At n = 0 the power
-// is infinite and the cap holds. A model that goes on with new text goes on with the law: the rate is the one at which a
-// single run would have arrived here.
+// is infinite and the cap holds. The paper's batches begin at 64k tokens; from there down beta falls by a power of its
+// own: with Adam's root (methods A.4) one a fits all, in proportion it does not (`make bench-sweep SHOW=power`).
+// A model that goes on with new text goes on with the law: the rate is the one at which a single run would be now.
 static double curve_power(const struct schedule *s, double n) {
-    double beta = s->batch / 4096;
+    double beta = s->batch / 4096, least = POWER_LEAST_BATCH / 4096.0;
+    if (beta < least) beta = least * pow(beta / least, s->power_c);
     return fmin(s->lr, beta * s->power_a * pow(s->seen + n, s->power_b));
 }
 
@@ -97,7 +99,7 @@ static double curve_infinite(const struct schedule *s, double n) {
 
 const struct schedule_row schedules[] = {
     {"power", curve_power, NULL,
-     "min(lr, batch/4096 * a * tokens^b), then a decay: fits any batch and any length",
+     "min(lr, batch/4096 * a * tokens^b), the batch below 64k by its power c, then a decay: fits any batch and any length",
      "Shen et al. 2024, arXiv 2408.13359"},
     {"wsd", curve_constant, NULL, "warmup, stable, decay: constant, then a decay",
      "Hu et al. 2024, arXiv 2404.06395"},

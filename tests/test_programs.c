@@ -474,7 +474,7 @@ Test(programs, a_run_from_a_model_begins_where_that_one_ended) {
 // Laws of the tokens seen go on where the source was: rates are those of one long run. With the state of the optimizer the
 // level part of infinite needs no warmup; a third run counts both before it.
 Test(programs, schedules_that_count_tokens_go_on_counting) {
-    static const char *const rows[] = {"--schedule power --power-a 100 --lr 0.01", "--schedule infinite --cool 2048 --lr 0.01"};
+    static const char *const rows[] = {"--schedule power --power-a 0.3 --lr 0.01", "--schedule infinite --cool 2048 --lr 0.01"};
     make_corpus();
     for (size_t i = 0; i < COUNT_OF(rows); i++) {
         const char *line = "$TRAIN corpus.txt %s --decay 0 --warmup -1 %s --tokens %d -o %s 2>log";

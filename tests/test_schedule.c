@@ -11,6 +11,7 @@ static struct schedule power_of(double beta) {
                              .total = 1e13,
                              .power_a = 4,
                              .power_b = -0.51,
+                             .power_c = 0.5,
                              .batch = beta * 4096};
 }
 
@@ -24,6 +25,7 @@ static struct schedule any(const char *kind, const char *shape) {
                              .final = 0.1,
                              .power_a = 4,
                              .power_b = -0.51,
+                             .power_c = 0.5,
                              .phi = 1,
                              .cool = 3e5,
                              .hold = 0.5,
@@ -64,6 +66,15 @@ Test(schedule, power_slope_is_minus_051_and_doubles_with_the_batch) {
     s.power_a = 0.001, s.power_b = -0.3;
     cr_expect_float_eq((log(schedule_lr(&s, 1e12)) - log(schedule_lr(&s, 5e11))) / log(2), -0.3,
                        1e-9);
+}
+
+Test(schedule, below_64k_tokens_power_goes_by_the_root_of_the_batch) {
+    struct schedule least = power_of(16), small = power_of(1), plain = power_of(1);
+    plain.power_c = 1;
+    for (double n = 1e8; n < 1e12; n *= 10) {
+        cr_expect_float_eq(schedule_lr(&small, n) / schedule_lr(&least, n), 0.25, 1e-12, "at %g", n);
+        cr_expect_float_eq(schedule_lr(&plain, n) / schedule_lr(&least, n), 1. / 16, 1e-12, "at %g", n);
+    }
 }
 
 // A run behind `seen` tokens has the rates of one long run, with a warmup up to them; rows that are no law of the tokens do not

@@ -1,6 +1,7 @@
 #!/bin/sh
 # sweep.sh: the loss over base learning rates, for schedules, widths, batches and lengths. `make bench-sweep` calls it.
-#   SHOW      mup: one best rate for all widths?   power: one base value for all batches and lengths?   (mup)
+#   SHOW      mup: one best rate for all widths?   power: one base value for all batches and lengths?
+#             ladder: cool-downs of one wsd trunk beside cosine runs of their lengths   (mup)
 # and what that stands for, each of which can be given:
 #   SCHEDULES of ./train           WIDTHS    channels, multiples of 64     BATCHES  tokens of a step     TOKENS  of a run
 #   RATES     --lr of a run        AMPLITUDES for power instead: --power-a, under the cap of CAP (0.02)  SEEDS
@@ -8,7 +9,10 @@
 #   OPTIONS   more of ./train (--dtype bf16)  NAME     of the files, OUT/NAME.csv and OUT/NAME-SCHEDULE.svg (sweep-$SHOW), OUT (bench)
 #   BUDGET    seconds, after which no run is begun (0: no end)             PLAN=1   say how long it takes, and stop
 #   JOBS      runs at once, of THREADS each (the processors by one thread: small models use them better so)
-# One line a run: schedule,width,batch,tokens,lr,seed,loss; lr is the amplitude for power. What is there is not run again,
+#   PRUNE     leave out a rate when one between it and the best of its cell is already so many times worse, 1.03 (0: all);
+#             list the rates you expect to be best first
+#   DECAY     of the trunk, a share of each rung (0.08), by 1-sqrt
+# One line a run: schedule,width,batch,tokens,lr,seed,loss; lr is the amplitude for power, and a ladder has a line a rung. What is there is not run again,
 # so a sweep may be ended at any time and goes on when it is called again with the same OPTIONS, DATA and shape.
 set -u
 train=${TRAIN:-./train} chart=${CHART:-build/release/chart} show=${SHOW:-mup}
@@ -18,10 +22,12 @@ mup) : "${SCHEDULES:=wsd}" "${WIDTHS:=64 128 256 512 1024}" "${BATCHES:=4096}" "
      : "${RATES:=0.002 0.0028 0.004 0.0057 0.008 0.0113 0.016}" "${LAYERS:=3}" ;;
 power) : "${SCHEDULES:=power wsd cosine}" "${WIDTHS:=128}" "${BATCHES:=1024 4096 16384}" "${TOKENS:=1048576 4194304 16777216}"
      : "${RATES:=0.001 0.002 0.004 0.008 0.016 0.032 0.064}" "${LAYERS:=4}" ;;
-*) refuse "SHOW is mup or power, not $show" ;;
+ladder) : "${SCHEDULES:=ladder cosine}" "${WIDTHS:=128}" "${BATCHES:=2048}" "${TOKENS:=1048576 2097152 3145728 4194304}"
+     : "${RATES:=0.002 0.004 0.008}" "${LAYERS:=4}" ;;
+*) refuse "SHOW is mup, power or ladder, not $show" ;;
 esac
-: "${AMPLITUDES:=1 2 4 8 16 32 64}" "${SEEDS:=1}" "${SEQ:=256}" "${TOKENIZER:=bpe:2048}" "${OPTIONS:=--dtype bf16}" "${BUDGET:=0}" "${PLAN:=}" "${CAP:=0.02}"
-: "${THREADS:=1}" "${JOBS:=$(getconf _NPROCESSORS_ONLN)}"
+: "${AMPLITUDES:=1 2 4 8 16 32 64}" "${SEEDS:=1}" "${SEQ:=256}" "${TOKENIZER:=bpe:2048}" "${OPTIONS:=--dtype bf16}" "${BUDGET:=0}" "${PLAN:=}" "${PRUNE:=0}" "${CAP:=0.02}"
+: "${DECAY:=0.08}" "${THREADS:=1}" "${JOBS:=$(getconf _NPROCESSORS_ONLN)}"
 out=${OUT:-bench} name=${NAME:-sweep-$show}
 csv=$out/$name.csv
 mkdir -p "$out" || exit 1
@@ -39,11 +45,15 @@ options() { # width batch tokens seed
          "--batch-tokens $2 --tokens $3 -s $4 -t $THREADS --samples 0 --save-seconds 1000000 ${VALID:+--valid $VALID} $OPTIONS"
 }
 
-# Calls "$@" schedule width batch tokens rate seed for every run of the sweep, the short ones first.
+# Calls "$@" schedule width batch tokens rate seed for every run of the sweep, the short ones first. A ladder is one run.
 for_all() {
-    for n in $TOKENS; do for w in $WIDTHS; do for b in $BATCHES; do for seed in $SEEDS; do for s in $SCHEDULES; do for lr in $(rates "$s"); do
-        "$@" "$s" "$w" "$b" "$n" "$lr" "$seed" || return 1
-    done; done; done; done; done; done
+    longest=${TOKENS##* }
+    for n in $TOKENS; do for w in $WIDTHS; do for b in $BATCHES; do for seed in $SEEDS; do for s in $SCHEDULES; do
+        [ "$s" = ladder ] && [ "$n" != "$longest" ] && continue
+        for lr in $(rates "$s"); do
+            "$@" "$s" "$w" "$b" "$n" "$lr" "$seed" || return 1
+        done
+    done; done; done; done; done
 }
 
 # The text, and a tokenizer made once.
@@ -62,6 +72,12 @@ prepare() {
 }
 
 done_already() { grep -q "^$1,$2,$3,$4,$5,$6," "$csv"; }
+# Whether a rate between this one and the best of its cell is PRUNE times as bad: the loss over rates has one valley.
+is_hopeless() {
+    awk -F, -v cell="$1,$2,$3,$4" -v rate="$5" -v seed="$6" -v most="$PRUNE" '
+        $1 "," $2 "," $3 "," $4 == cell && $6 == seed { r[++n] = $5 + 0; y[n] = $7 == "inf" ? 1e9 : $7 + 0; if (n == 1 || y[n] < y[best]) best = n }
+        END { for (i = 1; i <= n; i++) if ((rate - r[i]) * (r[i] - r[best]) > 0 && y[i] > most * y[best]) exit 0; exit 1 }' "$csv"
+}
 note_run() { done_already "$@" || echo "$*" >> "$work/runs"; }
 
 # How long it will take: tokens of what is to do by the speed of each width, measured now.
@@ -87,13 +103,22 @@ estimate() {
 }
 
 one_run() { # schedule width batch tokens rate seed
-    run=$work/run-$1-$2-$3-$4-$5-$6 err=$work/err-$1-$2-$3-$4-$5-$6 rate="--lr $5"
-    [ "$1" = power ] && rate="--power-a $5 --lr $CAP"
+    run=$work/run-$1-$2-$3-$4-$5-$6 err=$work/err-$1-$2-$3-$4-$5-$6 rate="--schedule $1 --lr $5"
+    case $1 in
+    power) rate="--schedule power --power-a $5 --lr $CAP" ;;
+    ladder) rate="--schedule wsd --lr $5 --decay $DECAY --decay-shape 1-sqrt"
+        for n in $TOKENS; do [ "$n" = "$4" ] || rate="$rate --ladder $(echo "$n $4" | awk '{ printf "%.9g", $1 / $2 }')"; done ;;
+    esac
     # shellcheck disable=SC2046,SC2086
-    "$train" $(options "$2" "$3" "$4" "$6") --schedule "$1" $rate -o "$run" >/dev/null 2>"$err"
+    "$train" $(options "$2" "$3" "$4" "$6") $rate -o "$run" >/dev/null 2>"$err"
     case $? in 0) ;; 130) return 1 ;; *) echo "sweep: $*: $(tail -1 "$err")" >&2 ;; esac
     loss=$(sed -n 's/.*"val_loss":\([-+.e0-9]*\).*/\1/p' "$run/log.jsonl" | tail -1)
     [ -s "$run/model.gguf" ] || loss=inf # it diverged and was ended
+    if [ "$1" = ladder ]; then # rungs are counted in steps: the nearest of TOKENS is the one that was asked for
+        sed -n 's/.*"cooled_tokens":\([0-9]*\),"cooled_loss":\([-+.e0-9]*\).*/\1 \2/p' "$run/log.jsonl" |
+            awk -v all="$TOKENS" -v head="$1,$2,$3" -v tail="$5,$6" '
+                { n = split(all, t, " "); m = 1; for (i = 2; i <= n; i++) if (($1 - t[i]) ^ 2 < ($1 - t[m]) ^ 2) m = i; print head "," t[m] "," tail "," $2 }' >> "$csv"
+    fi
     rm -rf "$run" "$err"
     echo "$1,$2,$3,$4,$5,$6,${loss:-inf}" >> "$csv"
     printf '  %-8s width %-5s batch %-6s tokens %-9s lr %-7s seed %s: %s\n' "$1" "$2" "$3" "$4" "$5" "$6" "${loss:-inf}"
@@ -103,6 +128,7 @@ one_run() { # schedule width batch tokens rate seed
 begin() {
     done_already "$@" && return 0
     read -r place <&3
+    [ "$PRUNE" != 0 ] && is_hopeless "$@" && { echo "$place" >&3; return 0; }
     [ "$BUDGET" -gt 0 ] && [ $(($(date +%s) - begun)) -ge "$BUDGET" ] && { echo "sweep: the budget is spent; call again to go on"; return 1; }
     { one_run "$@"; echo "$place" >&3; } &
 }
@@ -145,6 +171,18 @@ summary() {
             }
             for (s in count) { b = 1; for (i = 2; i <= rates[s]; i++) if (worst[s, i] < worst[s, b]) b = i
                 printf "%s: best values of %d cells lie within a factor of %.2f; one value for all, %s: at most %.2f%% above the best loss of a cell\n", s, count[s], 2 ^ (high[s] - low[s]), rate[s, b], worst[s, b] }
+        }' "$csv"
+    [ "$show" = ladder ] && awk -F, -v decay="$DECAY" '
+        NR == 1 { next }
+        { at = $1 "," $4; if (!(at in best) || $7 + 0 < best[at]) { best[at] = $7 + 0; rate[at] = $5 } if (!($4 in seen)) { seen[$4] = 1; t[++n] = $4 + 0 } }
+        $1 == "ladder" { sum[$5] += $7 }
+        $1 == "ladder" { rung[$5, $4] = $7 }
+        END {
+            for (i = 2; i <= n; i++) for (j = i; j > 1 && t[j] < t[j - 1]; j--) { v = t[j]; t[j] = t[j - 1]; t[j - 1] = v }
+            for (r in sum) if (trunk == "" || sum[r] < sum[trunk]) trunk = r
+            for (i = 1; i <= n; i++) { c += t[i]; l += (i < n ? decay : 1) * t[i]
+                printf "  %9d tokens: rung %.4f (lr %s), cosine %.4f (the best of its rates, %s): %+.2f%%\n", t[i], rung[trunk, t[i]], trunk, best["cosine," t[i]], rate["cosine," t[i]], 100 * (rung[trunk, t[i]] / best["cosine," t[i]] - 1) }
+            printf "tokens trained: %.1fM for the ladder, %.1fM for the cosines: %.1f%%\n", l / 1e6, c / 1e6, 100 * l / c
         }' "$csv"
     for s in $SCHEDULES; do
         { head -1 "$work/rows"; grep "^$s," "$work/rows"; } > "$work/one"
