@@ -149,17 +149,8 @@ static void open_tokenizer(struct app *a) {
     if (o.tokenizer) {
         a->tokenizer = tokenizer_open(o.tokenizer, vocab, &err);
         if (carries) fprintf(stderr, "note: the model carries a tokenizer; --tokenizer %s is used instead\n", o.tokenizer);
-    } else if (json.n) { // a Hugging Face folder
-        struct text path = {0}, config = {0};
-        text_add(&path, json.p, json.n);
-        const char *slash = strrchr(path.data, '/');
-        text_fmt(&config, "%.*stokenizer_config.json", slash ? (int)(slash - path.data) + 1 : 0, path.data);
-        a->tokenizer = tokenizer_from_json(path.data, file_exists(config.data) ? config.data : NULL, &err);
-        text_free(&path);
-        text_free(&config);
-        if (a->tokenizer && !tokenizer_take_ends(a->tokenizer, a->file, &err)) fail(1, &err);
     } else if (carries) {
-        a->tokenizer = tokenizer_from_file_as(a->file, o.tokenizer_pre, &err);
+        a->tokenizer = tokenizer_of_model(a->file, o.tokenizer_pre, &err);
     } else {
         // llama2.c keeps its tokenizer beside the model; nothing is taken from the current folder unseen.
         refuse(1, "%s carries no tokenizer: give one by --tokenizer: tokenizer.bin of llama2.c, or a GGUF file that has it", model_file_path(a->file));

@@ -70,17 +70,6 @@ static void print_list(void) {
 
 // ---- resuming -----------------------------------------------------------------------------------------------------
 
-// The line `name = value` of an option text, without its newline; n 0 when absent.
-static struct span option_line(const struct text *options, const char *name, size_t n) {
-    for (const char *p = options->data; p && *p;) {
-        const char *end = strchr(p, '\n');
-        size_t length = end ? (size_t)(end - p) : strlen(p);
-        if (length > n && memcmp(p, name, n) == 0 && p[n] == ' ') return (struct span){p, length};
-        p += length + (end != NULL);
-    }
-    return (struct span){0};
-}
-
 // Options not given now come from the checkpoint; given ones that differ are refused, with both values.
 static void adopt_options(const struct run_state *saved, const char *path) {
     struct err err;
@@ -90,7 +79,9 @@ static void adopt_options(const struct run_state *saved, const char *path) {
         const char *name = strstr(train_table[i].names, "--") + 2;
         size_t n = strcspn(name, " ");
         if (!train_table[i].given || train_option_is_free(name, n) || opts.override) continue;
-        struct span ours = option_line(&now, name, n), theirs = option_line(&saved->options, name, n);
+        char key[64];
+        snprintf(key, sizeof key, "%.*s", (int)n, name);
+        struct span ours = train_options_line(&now, key), theirs = train_options_line(&saved->options, key);
         if (!theirs.n || (ours.n == theirs.n && memcmp(ours.p, theirs.p, ours.n) == 0)) continue;
         refuse(2, "%s was started with `%.*s`, now `%.*s` is asked for; leave it out, use another --out, or force it with --override",
                path, (int)theirs.n, theirs.p, (int)ours.n, ours.p);
@@ -160,11 +151,14 @@ static void parse_options(int argc, char **argv) {
     if ((opts.ladder.count || opts.probe_decay > 0) && !schedule_find(opts.schedule)->curve)
         refuse(2, "--ladder and --probe-decay need a schedule with a decay phase; %s has none", opts.schedule);
     if (opts.ladder.count && !opts.tokens && !opts.steps) refuse(2, "--ladder divides --tokens or --steps; give one of them");
+    if (opts.steps && opts.tokens) refuse(2, "--steps and --tokens both say how much; give one");
     if (!optimizer_find(opts.optimizer)) refuse(2, "--optimizer %s is unknown; --list names them", opts.optimizer);
     if (!batch_rule_find(opts.batch_rule)) refuse(2, "--batch-rule %s is unknown; --list names them", opts.batch_rule);
     if (*opts.batch_lr && !batch_lr_rule_find(opts.batch_lr)) refuse(2, "--batch-lr %s is unknown; --list names them", opts.batch_lr);
     if (!decay_find(opts.decay_shape)) refuse(2, "--decay-shape %s is unknown; --list names them", opts.decay_shape);
     if (!family_find(opts.family)) refuse(2, "--family %s is unknown; --list names them", opts.family);
+    if (*opts.from && opts.decay_from) refuse(2, "--from begins a new run and --decay-from ends an old one: give one of them");
+    if (*opts.from && (opts.tune || opts.coord_check)) refuse(2, "--tune and --coord-check make models of their own: leave out --from");
     if (strcmp(opts.device, "auto") && strcmp(opts.device, "cpu"))
         refuse(1, "--device %s: this build computes on the CPU only", opts.device);
 }
@@ -182,6 +176,9 @@ static void print_start(const struct run *r) {
     fprintf(stderr, "learning: %s, %s %g, batch of %s tokens, warmup %.0f tokens, %s%s\n", opts.schedule,
             strcmp(opts.schedule, "power") == 0 ? "cap" : "peak", amount.lr, text_count(batch, (double)amount.batch_tokens), amount.warmup,
             amount.tokens ? text_count(tokens, (double)amount.tokens) : "until the clock says decay", amount.tokens ? " tokens" : "");
+    if (r->mixture.count > 1 && amount.tokens)
+        fprintf(stderr, "replay: %g%% of the sequences, %s tokens, are of the old text: %.2g times all of it\n", 100 * opts.replay_share,
+                text_count(tokens, opts.replay_share * (double)amount.tokens), opts.replay_share * (double)amount.tokens / (double)r->replay.count);
 }
 
 // --help, --list, --plot: true when one of them was all that was asked for.
@@ -225,15 +222,17 @@ static struct model_config settle(struct run *r, const struct model_file *checkp
     struct err err;
     struct model_config config;
     if (!checkpoint) {
-        config = make_config(r);
+        config = r->source ? r->source_config : make_config(r);
         resolve_amounts(r, &config);
         start_run(r);
+        if (r->source) begin_from_source(r);
     } else {
         if (!config_read(&config, checkpoint, &err)) fail(1, &err);
         set_depth(&config);
-        if (r->state.data_hash != r->train.hash && !opts.override)
+        const uint64_t hash = mixture_hash(&r->mixture);
+        if (r->state.data_hash != hash && !opts.override)
             refuse(1, "the training text is not the one the checkpoint was made with (hash %016llx, now %016llx); --override goes on with it",
-                   (unsigned long long)r->state.data_hash, (unsigned long long)r->train.hash);
+                   (unsigned long long)r->state.data_hash, (unsigned long long)hash);
         if (opts.decay_from) branch_off(r);
         make_schedule(r);
         make_batch(r);
@@ -280,8 +279,10 @@ int main(int argc, char **argv) {
     if (opts.version) return 0;
     if (!file_make_folder(opts.out, &err)) fail(1, &err);
     struct model_file *checkpoint = opts.tune || opts.coord_check ? NULL : find_checkpoint(&r); // those begin anew
+    if (*opts.from && !checkpoint) open_source(&r);
     if (!opts.data.count) make_stories(&r);
-    make_data(&r, checkpoint);
+    make_data(&r, checkpoint ? checkpoint : r.source);
+    if (r.source) check_source_tokenizer(&r);
     if (opts.tune) return tune(&r);
     if (opts.coord_check) {
         if (!*opts.size) opts.size = config_size_name(0);
@@ -301,6 +302,7 @@ int main(int argc, char **argv) {
     r.model = model_new(&config, r.backend, dtype_from_name(opts.dtype), (uint64_t)opts.seed, &err);
     if (!r.model) fail(1, &err);
     allocate_run(&r, memory);
+    if (r.source) read_source(&r);
     if (checkpoint && !checkpoint_read_tensors(checkpoint, r.model, r.optimizer, &err)) fail(1, &err);
     model_file_close(checkpoint);
     print_start(&r);

@@ -1,5 +1,5 @@
 // train.h: what the files of ./train share. train.c reads the options, resumes and has the small modes; train_setup.c makes
-// data and numbers of them, train_loop.c learns, train_save.c saves and goes back, train_find.c
+// data and numbers of them, train_from.c takes over a model, train_loop.c learns, train_save.c saves and goes back, train_find.c
 // finds what is not finite, train_end.c writes what is left behind. Each may end the program with a
 // sentence.
 #ifndef LEHR_TRAIN_H
@@ -15,6 +15,13 @@ struct run {
     const struct backend *backend;
     struct tokenizer *tokenizer;
     struct tokens train, valid;
+    struct tokens replay, replay_valid; // the old text; empty without
+    struct mixture mixture;             // what steps are made of: train, and replay with its share
+    // Of --from, until its weights are read; else NULL and zeros.
+    struct model_file *source;
+    struct model_config source_config;
+    struct run_state source_state; // of a checkpoint
+    bool source_optimizer;         // its optimizer is ours
     struct model *model;
     struct optimizer *optimizer;
     struct train_state *acts;
@@ -47,8 +54,14 @@ _Noreturn void fail(int code, const struct err *err);
 _Noreturn void refuse(int code, const char *format, ...) PRINTF_LIKE(2, 3);
 char *in_out(const char *name); // path of a file in the folder of the run; the caller frees it
 
+// train_from.c
+void open_source(struct run *r);                     // refuses what the options have against it
+void check_source_tokenizer(const struct run *r);
+void begin_from_source(struct run *r);               // in the state, before the first step
+void read_source(struct run *r);                     // weights, and the optimizer's state; closes it
+
 // train_setup.c
-void make_data(struct run *r, const struct model_file *from); // from: a checkpoint, whose tokenizer is taken, or NULL
+void make_data(struct run *r, const struct model_file *from); // from: a model, whose tokenizer is taken, or NULL
 void make_stories(struct run *r); // the text, when none was named
 void print_notes(struct text *notes); // to standard error, and clears them
 struct model_config make_config(struct run *r); // chooses a size where none was given

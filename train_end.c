@@ -7,8 +7,8 @@
 
 // The losses of a log as one terminal plot.
 void draw_log(const struct log_rows *rows, FILE *to) {
-    enum { KINDS = 3 };
-    static const char *const names[KINDS] = {"training loss", "validation", "had it been cooled down"};
+    enum { KINDS = 4 };
+    static const char *const names[KINDS] = {"training loss", "validation", "had it been cooled down", "validation of the old text"};
     struct series series[KINDS];
     size_t shown = 0, n[KINDS] = {0};
     double *x[KINDS], *y[KINDS];
@@ -18,7 +18,7 @@ void draw_log(const struct log_rows *rows, FILE *to) {
     }
     for (size_t i = 0; i < rows->count; i++) {
         const struct log_row *row = &rows->row[i];
-        const double value[KINDS] = {row->loss, row->val_loss, row->cooled_tokens > 0 ? row->cooled_loss : NAN};
+        const double value[KINDS] = {row->loss, row->val_loss, row->cooled_tokens > 0 ? row->cooled_loss : NAN, row->val_loss_replay};
         for (int k = 0; k < KINDS; k++) {
             if (!isfinite(value[k])) continue;
             x[k][n[k]] = (double)(k == 2 ? row->cooled_tokens : row->tokens);
@@ -115,7 +115,7 @@ static char **write_samples(struct run *r) {
 
 static void write_report(struct run *r, char **samples, double final_per_byte) {
     struct err err;
-    struct text path = {0}, page = {0}, facts[6] = {0};
+    struct text path = {0}, page = {0}, facts[8] = {0};
     struct log_rows rows = {0};
     text_fmt(&path, "%s/log.jsonl", opts.out);
     text_fmt(&page, "%s/report.html", opts.out);
@@ -130,11 +130,16 @@ static void write_report(struct run *r, char **samples, double final_per_byte) {
     text_fmt(&facts[3], "%.1f s", r->state.seconds);
     text_fmt(&facts[4], "%.4f", final_per_byte);
     r->backend->report(&facts[5]);
+    if (*opts.from) text_fmt(&facts[6], "%s, at %lld tokens", opts.from, (long long)r->state.tokens_before);
+    if (opts.replay.count) text_fmt(&facts[7], "%g%% of the tokens, from a text of %lld", 100 * opts.replay_share, (long long)r->replay.count);
     const char *pairs[] = {"model", facts[0].data, "tokens", facts[1].data, "learning rate", facts[2].data, "training time",
-                           facts[3].data, "validation, nats per byte", facts[4].data, "machine", facts[5].data};
+                           facts[3].data, "validation, nats per byte", facts[4].data, "machine", facts[5].data, NULL, NULL, NULL, NULL};
+    size_t n_facts = COUNT_OF(pairs) / 2 - 2;
+    if (*opts.from) pairs[2 * n_facts] = "began with", pairs[2 * n_facts++ + 1] = facts[6].data;
+    if (opts.replay.count) pairs[2 * n_facts] = "replayed", pairs[2 * n_facts++ + 1] = facts[7].data;
     size_t n_samples = 0;
     while (n_samples < (size_t)opts.samples && samples[n_samples]) n_samples++;
-    struct report report = {opts.out, &rows, pairs, COUNT_OF(pairs) / 2, (const char *const *)samples, n_samples, r->floor};
+    struct report report = {opts.out, &rows, pairs, n_facts, (const char *const *)samples, n_samples, r->floor};
     if (!report_write(page.data, &report, &err)) fail(1, &err);
     draw_log(&rows, stderr);
     fprintf(stderr, "report: %s\n", page.data);

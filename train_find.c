@@ -33,7 +33,7 @@ static void look(void *arg, int param, struct tensor x, const int32_t *chosen, i
 static bool find_in(struct run *r, struct search *s, int64_t sequence, struct text *to) {
     const int64_t T = opts.seq;
     const struct observer watch = {look, s};
-    loader_sequence(&r->train, T, r->state.seed, sequence, 0, r->ids, r->targets, r->doc_start);
+    mixture_sequence(&r->mixture, T, r->state.seed, sequence, 0, r->ids, r->targets, r->doc_start);
     train_observe(r->acts, &watch);
     train_loss(r->acts, &(struct train_batch){T, T, r->ids, r->targets, r->doc_start}, 0, r->losses);
     train_observe(r->acts, NULL);

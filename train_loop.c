@@ -20,9 +20,9 @@ void note_row(struct run *r, const struct log_row *of) {
     if (r->log && r->board) board_add(r->board, &row);
 }
 
-// Mean loss over windows spread evenly through the validation tokens.
-static double evaluate(struct run *r, int64_t tokens) {
-    int64_t windows = loader_windows(&r->valid, opts.seq), wanted = tokens / opts.seq, T = opts.seq, scored = 0;
+// Mean loss over windows spread evenly through held-out tokens.
+static double evaluate(struct run *r, const struct tokens *valid, int64_t tokens) {
+    int64_t windows = loader_windows(valid, opts.seq), wanted = tokens / opts.seq, T = opts.seq, scored = 0;
     if (wanted < 1) wanted = 1;
     if (wanted > windows) wanted = windows;
     double sum = 0;
@@ -30,7 +30,7 @@ static double evaluate(struct run *r, int64_t tokens) {
     for (int64_t w = 0; w < wanted && !stop_wanted;) {
         int64_t n = wanted - w < r->micro_seq ? wanted - w : r->micro_seq;
         for (int64_t i = 0; i < n; i++)
-            loader_window(&r->valid, T, (w + i) * windows / wanted, (int32_t)(i * T), r->ids + i * T, r->targets + i * T,
+            loader_window(valid, T, (w + i) * windows / wanted, (int32_t)(i * T), r->ids + i * T, r->targets + i * T,
                           r->doc_start + i * T);
         train_loss(r->acts, &(struct train_batch){n * T, T, r->ids, r->targets, r->doc_start}, 0, r->losses);
         for (int64_t i = 0; i < n * T; i++) sum += r->losses[i], scored += r->targets[i] >= 0;
@@ -54,10 +54,11 @@ static void sample_now(struct run *r, struct text *to) {
 // Adds an evaluation to the log and tells it; returns nats per byte.
 double log_evaluation(struct run *r, int64_t tokens) {
     if (loader_windows(&r->valid, opts.seq) < 1) return NAN;
-    double loss = evaluate(r, tokens), per_byte = loss * (double)r->valid.count / r->valid.bytes;
+    double loss = evaluate(r, &r->valid, tokens), per_byte = loss * (double)r->valid.count / r->valid.bytes;
+    double old = r->replay_valid.count ? evaluate(r, &r->replay_valid, tokens) : NAN;
     if (stop_wanted) return NAN;
     struct log_row row = log_row_at(r->state.step, r->state.tokens);
-    row.val_loss = loss, row.val_nats_per_byte = per_byte;
+    row.val_loss = loss, row.val_nats_per_byte = per_byte, row.val_loss_replay = old;
     if (train_imbalance(r->model) > 0)
         row.use = r->model->expert_use, row.layers = r->model->config.L, row.experts = r->model->config.E;
     // A run that was killed after this evaluation has it in its log already.
@@ -68,12 +69,13 @@ double log_evaluation(struct run *r, int64_t tokens) {
     text_free(&sample);
     r->evaluated_at = r->state.tokens;
     r->last_eval = r->state.seconds;
-    char count[32];
+    char count[32], beside[48] = "";
     text_count(count, (double)r->state.tokens);
+    if (isfinite(old)) snprintf(beside, sizeof beside, "; of the old text %.4f", old);
     if (isfinite(r->floor))
-        progress_note(&r->progress, "%s tokens: validation loss %.4f, %.4f nats per byte, %+.1f%% of the best possible %.4f",
-                      count, loss, per_byte, 100 * (per_byte / r->floor - 1), r->floor);
-    else progress_note(&r->progress, "%s tokens: validation loss %.4f, %.4f nats per byte", count, loss, per_byte);
+        progress_note(&r->progress, "%s tokens: validation loss %.4f, %.4f nats per byte, %+.1f%% of the best possible %.4f%s",
+                      count, loss, per_byte, 100 * (per_byte / r->floor - 1), r->floor, beside);
+    else progress_note(&r->progress, "%s tokens: validation loss %.4f, %.4f nats per byte%s", count, loss, per_byte, beside);
     return per_byte;
 }
 
@@ -81,7 +83,7 @@ double log_evaluation(struct run *r, int64_t tokens) {
 static void add_micro_batch(struct run *r, int64_t s, int64_t n, double batch, double *sum, int64_t *scored) {
     int64_t T = opts.seq;
     for (int64_t i = 0; i < n; i++)
-        loader_sequence(&r->train, T, r->state.seed, s + i, (int32_t)(i * T), r->ids + i * T, r->targets + i * T, r->doc_start + i * T);
+        mixture_sequence(&r->mixture, T, r->state.seed, s + i, (int32_t)(i * T), r->ids + i * T, r->targets + i * T, r->doc_start + i * T);
     train_loss(r->acts, &(struct train_batch){n * T, T, r->ids, r->targets, r->doc_start}, 1 / (float)batch, r->losses);
     // Row by row, so that the split into micro-batches does not show in the last bits.
     for (int64_t i = 0; i < n * T; i++) *sum += r->losses[i], *scored += r->targets[i] >= 0;
@@ -128,7 +130,7 @@ static bool step(struct run *r) {
     r->state.step++;
     if (verdict == GUARD_KEEP && probe)
         noise_add(&r->state.batch.noise, (double)(probe * opts.seq), small * small, (double)batch, norm * norm);
-    if (verdict == GUARD_KEEP) optimizer_step(r->optimizer, lr, norm, r->state.step - r->state.guard.skipped);
+    if (verdict == GUARD_KEEP) optimizer_step(r->optimizer, lr, norm, r->state.steps_before + r->state.step - r->state.guard.skipped);
     r->backend->end();
     r->state.tokens += batch;
     double seconds = time_now() - start;
@@ -214,7 +216,7 @@ static void cool_aside(struct run *r, int64_t tokens, const char *model) {
     amount.tokens = from + tokens, amount.decay_tokens = tokens;
     make_schedule(r);
     while (!finished(r) && step(r)) continue;
-    double loss = finished(r) ? evaluate(r, (model ? 16 : 4) * opts.eval_tokens) : NAN, seconds = r->state.seconds;
+    double loss = finished(r) ? evaluate(r, &r->valid, (model ? 16 : 4) * opts.eval_tokens) : NAN, seconds = r->state.seconds;
     int64_t end = r->state.tokens;
     if (finished(r) && model && !stop_wanted) {
         optimizer_swap(r->optimizer);
@@ -273,7 +275,7 @@ double loop_aside(struct run *r) {
     while (!finished(r) && r->state.guard.in_a_row < PATIENCE && step(r)) continue;
     if (stop_wanted) return NAN;
     if (r->state.guard.in_a_row && !isfinite(optimizer_grad_norm(r->optimizer))) return INFINITY; // nothing moves it any more
-    double loss = evaluate(r, 4 * opts.eval_tokens);
+    double loss = evaluate(r, &r->valid, 4 * opts.eval_tokens);
     if (stop_wanted) return NAN;
     const double uniform = log((double)r->model->config.V); // whoever is dead says any token with the same probability
     return loss < uniform - 1e-3 ? loss : INFINITY;
@@ -313,6 +315,7 @@ void loop(struct run *r) {
     bool guarded = false;
     // The checkpoint was written before its evaluation and cool-downs; when the run was killed in between, they are made now.
     if (r->resumed_at && r->evaluated_at < r->state.tokens && evaluation_due(r)) log_evaluation(r, opts.eval_tokens);
+    if (*opts.from && r->state.tokens == 0) log_evaluation(r, opts.eval_tokens); // what it was before
     if (r->resumed_at) cool_downs(r, r->state.tokens - r->state.batch.now);
     while (!finished(r) && !stop_wanted) {
         int64_t before = r->state.tokens, passed = r->state.passed;

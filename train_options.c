@@ -9,7 +9,7 @@
 enum { EXPERTS_MOST = 1024 };
 
 struct train_options opts = {
-    .out = "out", .family = "granite", .size = "", .ratio = 20, .tokenizer = "bpe:4096", .schedule = "power",
+    .out = "out", .from = "", .from_tokens = -1, .replay_share = -1, .family = "granite", .size = "", .ratio = 20, .tokenizer = "bpe:4096", .schedule = "power",
     .decay_shape = "linear", .dtype = "f32", .device = "auto", .batch_rule = "constant", .batch_lr = "", .batch_ramp = 0.1, .batch_theta = 0.5, .export_dtype = "f32",
     .save_aside = true, .rollback = 500, .seq = 1024, .seed = 1, .keep = 2, .eval_every = 0, .eval_tokens = 65536, .samples = 3, .tune_time = 600, .check_widths = "64,128,256,512",
     .story_bytes = 20000000, .decay = -1, .power_b = -0.51, .power_c = 0.5, .phi = 1, .probe_share = 0.1, .hold = 0.55, .cool = 0.5, .beta1 = -1, .beta2 = -1, .momentum = 0.95, .optimizer = "adamw", .eps = 1e-8, .weight_decay = 0.1,
@@ -22,10 +22,14 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"--story-bytes", OPT_INT, &opts.story_bytes, 10000, 1e12, "N", "with no path: how much of our own stories to write and learn", 0},
     {"--valid", OPT_MANY, &opts.valid, 0, 0, "PATH", "text to validate on; without it --valid-share of the documents, chosen by their hash", 0},
     {"--valid-share", OPT_REAL, &opts.valid_share, 0, 0.5, "X", "share of documents (or of the end of a single one) kept for validation", 0},
+    {"--replay", OPT_MANY, &opts.replay, 0, 0, "PATH", "old text to repeat beside the new, so that it is not forgotten; its held-out documents are a second validation", 0},
+    {"--replay-share", OPT_REAL, &opts.replay_share, -1, 0.99, "X", "share of all tokens that is replayed: 0.05 where the new text is like the old, 0.25 and more where it is not; 0: only validate; -1: 0.05", 0},
     {"--tokenizer", OPT_TEXT, &opts.tokenizer, 0, 0, "WHAT", "bpe:N trains one of N tokens on the data; byte; or a GGUF file that carries one", 0},
     {"--tokenizer-bytes", OPT_INT, &opts.tokenizer_bytes, 0, 1e15, "N", "train the tokenizer on about this many bytes (0: up to 64m)", 0},
     {"--doc-mask", OPT_FLAG, &opts.doc_mask, 0, 0, "", "attention stays inside a document", 0},
     {"-o --out", OPT_TEXT, &opts.out, 0, 0, "FOLDER", "[Files] where checkpoints, model.gguf, log.jsonl and report.html go", 0},
+    {"--from", OPT_TEXT, &opts.from, 0, 0, "MODEL", "begin a new run with the weights of a model: a checkpoint (with its optimizer's state), any GGUF or Hugging Face folder of a family that trains; shape and tokenizer are the model's", 0},
+    {"--from-tokens", OPT_INT, &opts.from_tokens, -1, 1e15, "N", "tokens that model has learned from, which power and infinite go on counting; -1: what a checkpoint says, else --ratio a parameter; 0: the rate rises to the cap again", 0},
     {"--config", OPT_TEXT, &opts.config, 0, 0, "FILE", "read options from a file of `name = value` lines; the command line wins", 0},
     {"--save-seconds --save-minutes", OPT_TIME, &opts.save_seconds, 1, 1e9, "TIME", "write a checkpoint at least this often", 0},
     {"--save-every", OPT_INT, &opts.save_every, 0, 1e15, "STEPS", "and every so many steps", 0},
@@ -141,12 +145,32 @@ static const char amounts_follow[] = "# what these came to\n";
 static const char *const free_options[] = {
     "out", "config", "save-seconds", "save-every", "keep", "resume", "override", "export-dtype", "micro-batch", "memory", "eval-every",
     "eval-tokens", "eval-sample", "peak", "samples", "prompt", "save-aside", "floor", "threads", "device", "cpu", "plan", "tune", "tune-what", "tune-width", "tune-tokens", "tune-time", "coord-check", "check-widths", "profile", "plot", "watch", "tensorboard", "list", "version", "help", "time",
-    "decay-from", "decay-tokens", "data", "probe-decay", "probe-share", "ladder"};
+    "decay-from", "decay-tokens", "data", "replay", "probe-decay", "probe-share", "ladder"};
 
 bool train_option_is_free(const char *name, size_t n) {
     for (size_t i = 0; i < COUNT_OF(free_options); i++)
         if (strlen(free_options[i]) == n && memcmp(free_options[i], name, n) == 0) return true;
     return false;
+}
+
+bool train_option_given(const char *name) {
+    for (size_t i = 0; i < train_table_count; i++) {
+        const char *at = strstr(train_table[i].names, "--") + 2;
+        if (strcspn(at, " ") == strlen(name) && memcmp(at, name, strlen(name)) == 0) return train_table[i].given;
+    }
+    assert(!"an option of the table");
+    return false;
+}
+
+struct span train_options_line(const struct text *options, const char *name) {
+    const size_t n = strlen(name);
+    for (const char *p = options->data; p && *p;) {
+        const char *end = strchr(p, '\n');
+        size_t length = end ? (size_t)(end - p) : strlen(p);
+        if (length > n && memcmp(p, name, n) == 0 && p[n] == ' ') return (struct span){p, length};
+        p += length + (end != NULL);
+    }
+    return (struct span){0};
 }
 
 void train_options_write(struct text *to) {

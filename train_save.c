@@ -135,7 +135,7 @@ static void write_documents(struct run *r, int64_t first, int64_t end, const cha
     text_fmt(&name, "rollback-%lld.txt", (long long)r->state.rollbacks + 1);
     text_fmt(&page, "%s; the sequences of the last %d steps, and how their documents begin or go on\n", why, GUARD_PATIENCE);
     for (int64_t s = first; s < end; s++) {
-        loader_sequence(&r->train, T, r->state.seed, s, 0, r->ids, r->targets, r->doc_start);
+        mixture_sequence(&r->mixture, T, r->state.seed, s, 0, r->ids, r->targets, r->doc_start);
         text_fmt(&page, "\n--- sequence %lld\n", (long long)s);
         for (int64_t i = 0; i < T; i++) {
             if (i && r->doc_start[i] == r->doc_start[i - 1]) continue;

@@ -68,37 +68,59 @@ static void print_tokens(const char *name, const struct tokens *t) {
             (long long)t->documents, (unsigned long long)t->hash);
 }
 
+// A text as tokens, with a share of it held out; nothing of a token shard is.
+static void make_tokens(struct run *r, const struct corpus *c, double share, struct tokens *train, struct tokens *valid) {
+    struct err err;
+    if (c->shards.count && (c->n_docs || c->shards.count > 1))
+        refuse(2, "give one .tok file, or text, not both: %s", c->shards.word[0]);
+    bool fine = c->shards.count ? tokens_open(train, c->shards.word[0], tokenizer_hash(r->tokenizer), tokenizer_vocab(r->tokenizer), &err)
+                                : tokens_make(c, r->tokenizer, share, train, valid, &err);
+    if (!fine) fail(1, &err);
+    if (!opts.doc_mask) train->start = valid->start = -1;
+}
+
+static void need_a_sequence(const char *what, const struct tokens *t) {
+    if (t->count < opts.seq + 1)
+        refuse(1, "the %s has %lld tokens, but one sequence needs %lld: add text or lower --seq", what, (long long)t->count, (long long)opts.seq + 1);
+}
+
+static const double replay_usual = 0.05; // where the texts are alike (Ibrahim et al. 2024, arXiv 2403.08763)
+
+// The old text beside the new one, split as it was when it was new: what the model has not seen of it is not seen now.
+static void make_replay(struct run *r) {
+    struct corpus corpus = {0};
+    if (opts.replay_share >= 0 && !opts.replay.count) refuse(2, "--replay-share is a share of --replay, which is missing");
+    r->mixture = (struct mixture){1, {&r->train}, {1}};
+    if (!opts.replay.count) return;
+    if (opts.replay_share < 0) opts.replay_share = replay_usual;
+    read_corpus(&corpus, &opts.replay);
+    make_tokens(r, &corpus, opts.valid_share, &r->replay, &r->replay_valid);
+    corpus_free(&corpus);
+    print_tokens("replay", &r->replay);
+    print_tokens("validation of it", &r->replay_valid);
+    if (opts.replay_share <= 0) return;
+    need_a_sequence("text to replay", &r->replay);
+    r->mixture = (struct mixture){2, {&r->train, &r->replay}, {1 - opts.replay_share, opts.replay_share}};
+}
+
 void make_data(struct run *r, const struct model_file *from) {
     struct err err;
     struct corpus corpus = {0}, held_out = {0};
     read_corpus(&corpus, &opts.data);
-    r->tokenizer = from ? tokenizer_from_file(from, &err) : make_tokenizer(&corpus);
+    r->tokenizer = from ? tokenizer_of_model(from, NULL, &err) : make_tokenizer(&corpus);
     if (!r->tokenizer) fail(1, &err);
-    uint64_t hash = tokenizer_hash(r->tokenizer);
-    if (corpus.shards.count) {
-        if (corpus.n_docs || corpus.shards.count > 1)
-            refuse(2, "give one .tok file, or text, not both: %s", corpus.shards.word[0]);
-        if (!tokens_open(&r->train, corpus.shards.word[0], hash, tokenizer_vocab(r->tokenizer), &err)) fail(1, &err);
-    } else {
-        double share = opts.valid.count ? 0 : opts.valid_share;
-        if (!tokens_make(&corpus, r->tokenizer, share, &r->train, &r->valid, &err)) fail(1, &err);
-    }
+    make_tokens(r, &corpus, opts.valid.count ? 0 : opts.valid_share, &r->train, &r->valid);
     if (opts.valid.count) {
-        read_corpus(&held_out, &opts.valid);
         struct tokens none = {0};
-        bool fine = held_out.shards.count
-                        ? tokens_open(&r->valid, held_out.shards.word[0], hash, tokenizer_vocab(r->tokenizer), &err)
-                        : tokens_make(&held_out, r->tokenizer, 0, &r->valid, &none, &err);
-        if (!fine) fail(1, &err);
+        read_corpus(&held_out, &opts.valid);
+        make_tokens(r, &held_out, 0, &r->valid, &none);
     }
     corpus_free(&corpus);
     corpus_free(&held_out);
-    if (!opts.doc_mask) r->train.start = r->valid.start = -1;
     print_tokens("training", &r->train);
     print_tokens("validation", &r->valid);
-    if (r->train.count < opts.seq + 1)
-        refuse(1, "the training text has %lld tokens, but one sequence needs %lld: add text or lower --seq",
-               (long long)r->train.count, (long long)opts.seq + 1);
+    need_a_sequence("training text", &r->train);
+    make_replay(r);
 }
 
 // ---- size ---------------------------------------------------------------------------------------------------------
@@ -121,7 +143,7 @@ static struct model_config sized_config(const struct run *r, const char *size) {
 // What the rules know of a model; how much it is to learn they are told later.
 static struct known known_of(const struct run *r, const struct model_config *c) {
     return (struct known){
-        .params = (double)config_params(c), .body = (double)(config_params(c) - c->V * c->C), .text = (double)r->train.count,
+        .params = (double)config_params(c), .body = (double)(config_params(c) - c->V * c->C), .text = (double)r->train.count / r->mixture.share[0], .goes_on = r->source != NULL,
         .ratio = opts.ratio, .mup = c->mup, .power = strcmp(opts.schedule, "power") == 0};
 }
 
@@ -172,7 +194,6 @@ static const char *size_by_clock(struct run *r) {
 // One of size, tokens and time is enough. A shape is as good as a size; with nothing at all it is two minutes.
 static void choose_size(struct run *r) {
     bool shaped = opts.width || opts.layers;
-    if (opts.steps && opts.tokens) refuse(2, "--steps and --tokens both say how much; give one");
     if (!*opts.size && !shaped && !opts.steps && !opts.tokens && opts.time <= 0) opts.time = 120;
     r->size_is_derived = !*opts.size && !shaped;
     if (*opts.size) return;
@@ -241,7 +262,7 @@ static struct plan_of plan_of(const struct run *r, const struct model_config *c)
     int64_t batch = amount.batch_tokens ? amount.batch_tokens : 8 * opts.seq, micro = micro_sequences(batch) * opts.seq;
     return (struct plan_of){.config = c, .backend = r->backend, .compute = dtype_from_name(opts.dtype), .optimizer = optimizer_find(opts.optimizer),
                             .micro_rows = micro, .T = opts.seq, .batch_tokens = batch, .tokens = amount.tokens ? amount.tokens : (int64_t)r->known.tokens,
-                            .data_bytes = (size_t)(r->train.count + r->valid.count) * (r->train.t16 ? 2 : 4), .memory = (size_t)opts.memory};
+                            .data_bytes = (size_t)(r->train.count + r->valid.count + r->replay.count + r->replay_valid.count) * (r->train.t16 ? 2 : 4), .memory = (size_t)opts.memory};
 }
 
 void plan_run(const struct run *r, const struct model_config *c, struct plan *plan) {
@@ -349,7 +370,7 @@ void make_schedule(struct run *r) {
         .kind = schedule_find(opts.schedule), .lr = amount.lr, .total = amount.tokens ? (double)amount.tokens : INFINITY,
         .warmup = amount.warmup, .decay = (double)amount.decay_tokens, .shape = decay_find(opts.decay_shape), .final = opts.final,
         .power_a = amount.power_a, .power_b = opts.power_b, .power_c = opts.power_c, .batch = (double)amount.batch_tokens,
-        .phi = opts.phi, .hold = opts.hold, .cool = amount.cool,
+        .phi = opts.phi, .hold = opts.hold, .cool = amount.cool, .seen = (double)r->state.tokens_before,
     };
 }
 
@@ -372,7 +393,7 @@ void make_batch(struct run *r) {
 
 void start_run(struct run *r) {
     r->state = (struct run_state){.batch_tokens = amount.batch_tokens, .T = opts.seq, .seed = (uint64_t)opts.seed,
-                                  .data_hash = r->train.hash, .guard = {.limit = opts.guard}, .good = -1};
+                                  .data_hash = mixture_hash(&r->mixture), .guard = {.limit = opts.guard}, .good = -1};
     make_schedule(r);
     make_batch(r);
     r->micro_seq = micro_sequences(amount.batch_tokens);

@@ -133,6 +133,7 @@ void board_add(struct board *b, const struct log_row *row) {
     add_value(&summary, "loss/train", row->loss);
     add_value(&summary, "loss/validation", row->val_loss);
     add_value(&summary, "loss/validation_nats_per_byte", row->val_nats_per_byte);
+    add_value(&summary, "loss/validation_replay", row->val_loss_replay);
     add_value(&summary, "loss/cooled", row->cooled_tokens > 0 ? row->cooled_loss : NAN);
     add_value(&summary, "step/learning_rate", row->lr);
     add_value(&summary, "step/gradient_norm", row->grad_norm);

@@ -8,6 +8,7 @@
 //   train.seed, train.data_hash  16 hexadecimal digits      train.seconds  f64     train.options  text
 //   train.batch.now u64, .judged f64               train.noise.signal, .trace, .steps  f64 (absent: at the start)
 //   train.rollback.good (absent: none), .count, .again, .passed  u64
+//   train.before.tokens, .steps  u64 (absent: 0)
 //   train.expert_use  layers x experts, i32 (models with experts)
 //   train.guard.count, .skipped, .in_a_row  u64    train.guard.limit  f64    train.guard.loss, .norm  256 x i32
 //
@@ -89,6 +90,8 @@ static void write_state(struct gguf_out *o, const struct run_state *r) {
     gguf_out_u64(o, "train.rollback.count", (uint64_t)r->rollbacks);
     gguf_out_u64(o, "train.rollback.again", (uint64_t)r->again);
     gguf_out_u64(o, "train.rollback.passed", (uint64_t)r->passed);
+    gguf_out_u64(o, "train.before.tokens", (uint64_t)r->tokens_before);
+    gguf_out_u64(o, "train.before.steps", (uint64_t)r->steps_before);
 }
 
 // Who was chosen in the last step weighs on the next: the balance is over a whole batch (model.h, objective).
@@ -182,6 +185,8 @@ bool checkpoint_read_state(const struct model_file *f, struct run_state *r, stru
                 meta_int(f, "train.rollback.count", false, 0, INT64_MAX, &r->rollbacks, err) &&
                 meta_int(f, "train.rollback.again", false, 0, INT64_MAX, &r->again, err) &&
                 meta_int(f, "train.rollback.passed", false, 0, INT64_MAX, &r->passed, err) &&
+                meta_int(f, "train.before.tokens", false, 0, INT64_MAX, &r->tokens_before, err) &&
+                meta_int(f, "train.before.steps", false, 0, INT64_MAX, &r->steps_before, err) &&
                 meta_text(f, "train.options", true, &options, err);
     if (!fine) return false;
     text_add(&r->options, options.p ? options.p : "", options.n);

@@ -23,6 +23,7 @@ struct schedule {
     double phi;           // uba: 2 is the cosine, below it falls later
     double cool, hold;    // infinite: tokens of its first fall, and the share of lr that it falls to
     double batch;         // tokens per step; beta = batch / 4096
+    double seen;          // tokens that the model had learned from before this run: power and infinite count them
 };
 enum { POWER_LEAST_BATCH = 1 << 16 }; // tokens; the smallest batch the power law was fitted with
 struct schedule_row {
@@ -97,6 +98,7 @@ struct known {
     double text, ratio;   // tokens of the text; tokens a parameter
     double seconds, pace; // of a run that the clock ends; tokens a second
     bool mup, power;      // the model's parametrization; the schedule is power
+    bool goes_on;         // the weights are those of a model
 };
 struct rule {
     const char *name; // of the option whose place it takes; several rows may have one name
@@ -257,6 +259,20 @@ void tokens_free(struct tokens *t);
 int64_t loader_epoch(const struct tokens *t, int64_t T); // sequences per epoch
 void loader_sequence(const struct tokens *t, int64_t T, uint64_t seed, int64_t s, int32_t base, int32_t *ids,
                      int32_t *targets, int32_t *doc_start);
+// Several texts in one run. Each has a share of the run's sequences (of the sum of shares; the first one's is above 0), spread
+// evenly: of any first 64 k sequences the last text has its share within one, those between within a few. The texts and their
+// order are part of what a run is.
+enum { MIXTURE_MOST = 8 };
+struct mixture {
+    int count;
+    const struct tokens *tokens[MIXTURE_MOST]; // borrowed
+    double share[MIXTURE_MOST];
+};
+// Whose the run's sequence *s is; *s becomes its number among that text's own. A pure function, as is the order in a text.
+int mixture_source(const struct mixture *m, uint64_t seed, int64_t *s);
+void mixture_sequence(const struct mixture *m, int64_t T, uint64_t seed, int64_t s, int32_t base, int32_t *ids, int32_t *targets,
+                      int32_t *doc_start); // as loader_sequence
+uint64_t mixture_hash(const struct mixture *m); // of one text: that text's
 // Validation windows in order, no shuffling: row r of window w predicts token w T + r from what stands before it in
 // the window, so every token is scored exactly once. The very first is predicted from t->start (not scored when there
 // is none); the last window is filled up with rows of target -1. T may exceed t->count.
@@ -276,6 +292,8 @@ struct run_state { // everything that is not a tensor
     // Going back: when a run is lost it returns to the state at `good` tokens and goes on with the data behind what it saw.
     int64_t good, rollbacks, again; // good: -1 none; returns ever, and to this good state
     int64_t passed;             // sequences passed over: the step at n tokens begins with sequence n / T + passed
+    // When the run began: what its model had learned from, and how many steps its optimizer's state was the sum of.
+    int64_t tokens_before, steps_before;
     struct text options;        // the option table as text, one `name = value` a line; owned by whoever fills it
 };
 // OUT/ckpt-<tokens>.gguf: model + tokenizer + moments + train.* keys, sealed. Then removes all but the newest `keep`
@@ -328,7 +346,7 @@ MUST_USE bool checkpoint_export(const char *path, struct model *m, const struct 
 //   step, tokens, loss (nats per token), lr, grad_norm, dt_ms, tok_per_s, batch, noise (both in tokens), skipped
 //   (reason, only then), and with experts aux_loss (balance and router_z of the objective, not in loss), imbalance
 //   (train_imbalance);
-//   evaluations: step, tokens, val_loss (nats per token), val_nats_per_byte;
+//   evaluations: step, tokens, val_loss (nats per token), val_nats_per_byte; with --replay val_loss_replay, of that text;
 //     and with experts: experts, for each layer how many rows of the last step chose each;
 //   cool-downs aside: step, tokens, cooled_tokens, cooled_loss, cooled_nats_per_byte;
 //   returns: step and tokens of the state gone back to, rollback (how many there were), back_from (tokens), why,
@@ -344,6 +362,7 @@ struct log_row {
     int64_t step, tokens;
     double loss, lr, grad_norm, dt_ms, tok_per_s;
     double val_loss, val_nats_per_byte; // NaN when this row is no evaluation, as the five above when it is one
+    double val_loss_replay;             // of held-out old text; NaN: there is none
     const char *skipped;                // NULL when kept
     double batch, noise;                // tokens of the step, noise scale in tokens; 0: not known
     // A row of its own: what the run would be worth had it been cooled down from here until cooled_tokens; else 0.

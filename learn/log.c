@@ -41,6 +41,7 @@ static const struct member {
     {"layer_norms", LIST, AT(layer_norms)},
     {"val_loss", REAL, AT(val_loss)},
     {"val_nats_per_byte", REAL, AT(val_nats_per_byte)},
+    {"val_loss_replay", REAL, AT(val_loss_replay)},
     {"sample", WORDS, AT(sample)},
     {"cooled_tokens", COUNT, AT(cooled_tokens)},
     {"cooled_loss", POSITIVE, AT(cooled_loss)},

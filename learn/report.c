@@ -6,7 +6,7 @@
 //
 // What is drawn against tokens: training loss, every step faint and a centred mean over about 1/40 of the run on top
 // (centred, because a trailing mean lags and flatters the start); validation; nats per byte with the entropy of the
-// source as floor where it is known; learning rate; gradient norm (logarithmic); tokens per second; with experts how unevenly
+// source as floor where it is known; of replayed text too; learning rate; gradient norm (logarithmic); tokens per second; with experts how unevenly
 // they are used, and by which layer.
 #include "learn/learn.h"
 
@@ -64,13 +64,14 @@ struct column {
     size_t n;
 };
 
-enum member { LOSS, LR, GRAD_NORM, TOK_PER_S, PEAK_SHARE, BATCH, NOISE, SKIPPED, IMBALANCE, VAL_LOSS, VAL_NATS_PER_BYTE, COOLED_LOSS };
+enum member { LOSS, LR, GRAD_NORM, TOK_PER_S, PEAK_SHARE, BATCH, NOISE, SKIPPED, IMBALANCE, VAL_LOSS, VAL_NATS_PER_BYTE, VAL_LOSS_REPLAY, COOLED_LOSS };
 
 static double member_of(const struct log_row *row, enum member m) {
     const double values[] = {
         [LOSS] = row->loss,           [LR] = row->lr,
         [GRAD_NORM] = row->grad_norm, [TOK_PER_S] = row->tok_per_s,
         [VAL_LOSS] = row->val_loss,   [VAL_NATS_PER_BYTE] = row->val_nats_per_byte,
+        [VAL_LOSS_REPLAY] = row->val_loss_replay,
         [PEAK_SHARE] = row->peak_share > 0 ? 100 * row->peak_share : NAN,
         [SKIPPED] = row->skipped ? row->loss : NAN,
         [BATCH] = row->batch > 0 ? row->batch : NAN,
@@ -178,6 +179,18 @@ static void add_loss(struct text *to, const struct log_rows *rows) {
     column_free(&valid);
     column_free(&cooled);
     column_free(&smooth);
+}
+
+// What is learned, and what is forgotten meanwhile.
+static void add_old_and_new(struct text *to, const struct log_rows *rows) {
+    struct column new = column_make(rows, VAL_LOSS), old = column_make(rows, VAL_LOSS_REPLAY);
+    const struct series series[] = {
+        {"the new text", new.x, new.y, new.n, LOOK_POINTS},
+        {"the old text", old.x, old.y, old.n, LOOK_POINTS},
+    };
+    if (old.n) add_card(to, &(struct plot){"Validation on the new and the old text", "tokens", "nats per token", series, COUNT_OF(series), false});
+    column_free(&new);
+    column_free(&old);
 }
 
 // What the guard did: the loss of steps that were skipped, and of those that were undone.
@@ -380,6 +393,7 @@ bool report_write(const char *path, const struct report *r, struct err *err) {
     add_figures(&page, r->rows, r->floor_nats_per_byte);
     text_str(&page, "<div class=\"cards\">\n");
     add_loss(&page, r->rows);
+    add_old_and_new(&page, r->rows);
     add_guard(&page, r->rows);
     add_nats_per_byte(&page, r->rows, r->floor_nats_per_byte);
     add_member(&page, r->rows, LR, (struct plot){.title = "Learning rate"}, false);

@@ -21,6 +21,8 @@ static double size_by_tokens(const struct known *k) { return k->tokens / k->rati
 static double tokens_by_size(const struct known *k) { return k->ratio * k->params; }
 static double tokens_by_text(const struct known *k) { return EPOCHS_MOST * k->text; }
 static bool text_is_short(const struct known *k) { return k->text > 0 && tokens_by_text(k) < tokens_by_size(k); }
+static double tokens_once(const struct known *k) { return k->text; }
+static bool goes_on(const struct known *k) { return k->goes_on && k->text > 0; }
 static double tokens_by_clock(const struct known *k) { return k->seconds * k->pace; }
 static bool clock_decides(const struct known *k) { return k->seconds > 0; }
 
@@ -66,6 +68,7 @@ const struct rule rules[] = {
     {"size", NULL, size_by_tokens, of_params, "parameters", 70e6, 16e9,
      "the nearest to tokens / --ratio", "Hoffmann et al. 2022, arXiv 2203.15556"},
     {"tokens", clock_decides, tokens_by_clock, NULL, "", 0, 0, "the time at the speed of a short measurement", "measured now"},
+    {"tokens", goes_on, tokens_once, NULL, "", 0, 0, "the new text once, and what is replayed beside it", "a convention"},
     {"tokens", text_is_short, tokens_by_text, NULL, "", 0, 0,
      "16 times the text, where repeating has lost most of its worth", "Muennighoff et al. 2023, arXiv 2305.16264"},
     {"tokens", NULL, tokens_by_size, of_params, "parameters", 70e6, 16e9, "--ratio a parameter", "Hoffmann et al. 2022, arXiv 2203.15556"},

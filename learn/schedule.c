@@ -71,10 +71,11 @@ const int decay_count = COUNT_OF(decays);
 // min(lr, beta a n^b): the rate that fits a run which would end at n tokens, whatever the batch. At n = 0 the power
 // is infinite and the cap holds. The paper's batches begin at 64k tokens; from there down beta falls by a power of its
 // own: with Adam's root (methods A.4) one a fits all, in proportion it does not (`make bench-sweep SHOW=power`).
+// A model that goes on with new text goes on with the law: the rate is the one at which a single run would be now.
 static double curve_power(const struct schedule *s, double n) {
     double beta = s->batch / 4096, least = POWER_LEAST_BATCH / 4096.0;
     if (beta < least) beta = least * pow(beta / least, s->power_c);
-    return fmin(s->lr, beta * s->power_a * pow(n, s->power_b));
+    return fmin(s->lr, beta * s->power_a * pow(s->seen + n, s->power_b));
 }
 
 static double curve_constant(const struct schedule *s, double n) {
@@ -89,9 +90,10 @@ static double curve_inverse_sqrt(const struct schedule *s, double n) {
 }
 
 // From the peak down to `hold` of it along a cosine of `cool` tokens, then level for ever: a trunk that neither knows
-// its end nor stays at its peak, from which any number of runs can decay, and to which new data can be added.
+// its end nor stays at its peak, from which any number of runs can decay, and to which new data can be added: a model that
+// has seen `cool` tokens before is on the level, and needs no warmup there.
 static double curve_infinite(const struct schedule *s, double n) {
-    double u = s->cool > 0 ? fmin((n - s->warmup) / s->cool, 1) : 1;
+    double u = s->cool > 0 ? fmin((s->seen + n - s->warmup) / s->cool, 1) : 1;
     return s->lr * (s->hold + (1 - s->hold) * 0.5 * (1 + cos(pi * u)));
 }
 

@@ -606,6 +606,56 @@ Test(loader, is_a_pure_function_of_the_sequence_number) {
     }
 }
 
+// Each text has its share in every stretch, each of its own sequences comes once, and another seed mixes otherwise.
+Test(mixture, shares_hold_in_every_stretch_and_no_sequence_is_lost) {
+    enum { RUN = 64 * 250 };
+    static const double shares[][3] = {{0.95, 0.05, 0}, {0.5, 0.5, 0}, {0.999, 0.001, 0}, {0.01, 0.99, 0}, {3, 1, 0}, {0.6, 0.3, 0.1}, {1, 0, 0.02}};
+    for (size_t k = 0; k < COUNT_OF(shares); k++) {
+        struct mixture m = {.count = shares[k][2] > 0 ? 3 : 2, .share = {shares[k][0], shares[k][1], shares[k][2]}};
+        const double all = shares[k][0] + shares[k][1] + shares[k][2];
+        static char seen[3][RUN];
+        int64_t count[3] = {0}, most[3] = {-1, -1, -1}, moved = 0;
+        memset(seen, 0, sizeof seen);
+        for (int64_t s = 0; s < RUN; s++) {
+            int64_t own = s, other = s;
+            int source = mixture_source(&m, 5, &own);
+            cr_assert(own >= 0 && own < RUN && seen[source][own]++ == 0, "text %d, sequence %lld twice", source, (long long)own);
+            most[source] = own > most[source] ? own : most[source];
+            count[source]++;
+            moved += mixture_source(&m, 6, &other) != source;
+            for (int i = 0; i < m.count && (s + 1) % 64 == 0; i++) {
+                double off = fabs((double)count[i] - (double)(s + 1) * m.share[i] / all);
+                cr_assert(off < (m.count == 2 || i == 2 ? 1 : 12), "text %d of case %zu: %g off at %lld", i, k, off, (long long)s + 1);
+                if (m.count == 2 || i == 2) cr_assert(count[i] == most[i] + 1, "text %d leaves out a sequence", i);
+            }
+        }
+        cr_expect(m.share[1] < 0.05 || m.share[1] > 0.95 || moved > RUN / 50, "case %zu: the seed changes %lld", k, (long long)moved);
+    }
+}
+
+Test(mixture, sequences_are_those_of_their_text) {
+    enum { T = 16 };
+    uint16_t other[N];
+    struct tokens t = ring_tokens(), u = {.t16 = other, .count = N, .eos = -1, .start = -1, .hash = 1};
+    for (int i = 0; i < N; i++) other[i] = (uint16_t)(30000 + i);
+    struct mixture m = {2, {&t, &u}, {0.75, 0.25}};
+    for (int64_t s = 0; s < 200; s++) {
+        int32_t a[3][T], b[3][T];
+        int64_t own = s;
+        int source = mixture_source(&m, 3, &own);
+        mixture_sequence(&m, T, 3, s, 0, a[0], a[1], a[2]);
+        loader_sequence(source ? &u : &t, T, 3, own, 0, b[0], b[1], b[2]);
+        cr_assert(memcmp(a, b, sizeof a) == 0 && (a[0][0] >= 30000) == source);
+    }
+    cr_expect(mixture_hash(&m) != mixture_hash(&(struct mixture){2, {&u, &t}, {0.75, 0.25}}));
+    m.count = 1;
+    for (int64_t s = 0; s < 70; s++) {
+        int64_t own = s;
+        cr_assert(mixture_source(&m, 3, &own) == 0 && own == s);
+    }
+    cr_expect_eq(mixture_hash(&m), t.hash);
+}
+
 Test(loader, rows_see_their_own_document_only) {
     enum { T = 32 };
     struct tokens t = ring_tokens();
@@ -855,6 +905,7 @@ Test(checkpoint, a_resumed_run_is_the_run_that_was_never_stopped, .init = make_f
     first.r.guard.loss[77] = 0.1 + 0.2; // a value with many bits, and counters
     first.r.guard.skipped = 3;
     first.r.seconds = 1.0 / 3;
+    first.r.tokens_before = ((int64_t)1 << 40) + 7, first.r.steps_before = 12345;
     cr_assert(save(&first, 2, &err), "%s", err.text);
     run_open(&second, 99);
     resume(&second, &err);
@@ -862,6 +913,7 @@ Test(checkpoint, a_resumed_run_is_the_run_that_was_never_stopped, .init = make_f
     cr_expect(second.r.seed == first.r.seed && second.r.data_hash == first.r.data_hash &&
               second.r.step == 3 && second.r.tokens == 3 * ROWS && second.r.T == T &&
               second.r.batch_tokens == ROWS && second.r.seconds == first.r.seconds);
+    cr_expect(second.r.tokens_before == first.r.tokens_before && second.r.steps_before == first.r.steps_before);
     cr_expect_str_eq(second.r.options.data, first.r.options.data);
     run_steps(&second, 3);
     for (int i = 3; i < 6; i++)

@@ -81,9 +81,9 @@ static struct text learned_columns(const char *log) {
     cr_assert(log_read(path, &rows, &err), "%s", err.text);
     for (size_t i = 0; i < rows.count; i++)
         if (!rows.row[i].cooled_tokens)
-            text_fmt(&t, "%lld %lld %.17g %.17g %.17g %.17g %.17g %.17g %s %lld %lld %lld %lld %.17g %.17g\n", (long long)rows.row[i].step,
+            text_fmt(&t, "%lld %lld %.17g %.17g %.17g %.17g %.17g %.17g %.17g %s %lld %lld %lld %lld %.17g %.17g\n", (long long)rows.row[i].step,
                      (long long)rows.row[i].tokens, rows.row[i].loss, rows.row[i].lr, rows.row[i].grad_norm, rows.row[i].val_loss,
-                     rows.row[i].batch, rows.row[i].noise, rows.row[i].skipped ? rows.row[i].skipped : "", (long long)rows.row[i].rollback,
+                     rows.row[i].val_loss_replay, rows.row[i].batch, rows.row[i].noise, rows.row[i].skipped ? rows.row[i].skipped : "", (long long)rows.row[i].rollback,
                      (long long)rows.row[i].back_from, (long long)rows.row[i].passed_from, (long long)rows.row[i].passed_to,
                      rows.row[i].aux_loss, rows.row[i].imbalance);
     log_rows_free(&rows);
@@ -102,6 +102,14 @@ static bool same_learning(const char *log_a, const char *log_b) {
 
 static void make_corpus(void) {
     cr_assert(shell("$STORIES --bytes 60000 -s 5 --out corpus.txt 2>/dev/null") == 0);
+}
+
+#define FROM "--seq 32 --batch-tokens 256 --samples 0 --from source/"
+
+// The same stories in other letters: as far from them as a text can be that has the same statistics.
+static void make_other_corpus(void) {
+    cr_assert(shell("$STORIES --bytes 60000 -s 9 --out plain.txt 2>/dev/null; "
+                    "sed '/^<|endoftext|>$/!y/abcdefghijklmnopqrstuvwxyz/nopqrstuvwxyzabcdefghijklm/' plain.txt >other.txt") == 0);
 }
 
 TestSuite(programs, .init = make_scratch, .fini = drop_scratch, .timeout = 200);
@@ -151,12 +159,19 @@ Test(programs, every_rule_of_learning_keeps_the_promises) {
         "--family granitemoe --ffn 32 --experts 6 --experts-used 3 --balance sequence --router-z 0.01 --optimizer muon",
         "--family granitemoe --ffn 32 --experts 4 --balance-coef 0.1 --optimizer adafactor --probe-decay 2048",
         "--family qwen3moe --ffn 32 --experts 4 --balance none --optimizer lamb",
+        FROM "ckpt-2048.gguf --replay other.txt --replay-share 0.3 --batch-rule ramp --batch-ramp 2000",
+        FROM "model.gguf --replay other.txt --schedule infinite --cool 2048 --warmup -1 --optimizer muon --eval-every 5",
+        FROM "ckpt-2048.gguf --replay other.txt --replay-share 0.5 --schedule wsd --ladder 0.5",
+        FROM "ckpt-2048.gguf --replay other.txt --replay-share 0.3 " UNSTEADY " --lr 0.27 --tokens 8192 --save-every 50",
     };
     make_corpus();
+    make_other_corpus();
+    cr_assert(shell("$TRAIN corpus.txt " TINY " --steps 8 --cpu plain -o source 2>log") == 0);
     for (size_t i = 0; i < COUNT_OF(rows); i++) {
-        const char *run = "rm -rf %s; $TRAIN corpus.txt " TINY " --tokens 6144 --save-every 7 --keep 99 %s %s -o %s 2>log";
-        cr_assert(shell(run, "base", rows[i], "-t 1 --micro-batch 1", "base") == 0, "%s", rows[i]);
-        cr_assert(shell(run, "other", rows[i], "-t 2 --micro-batch 8", "other") == 0, "%s", rows[i]);
+        const char *run = "rm -rf %s; $TRAIN corpus.txt %s --tokens 6144 --save-every 7 --keep 99 %s %s -o %s 2>log";
+        const char *shape = strstr(rows[i], "--from") ? "" : TINY;
+        cr_assert(shell(run, "base", shape, rows[i], "-t 1 --micro-batch 1", "base") == 0, "%s", rows[i]);
+        cr_assert(shell(run, "other", shape, rows[i], "-t 2 --micro-batch 8", "other") == 0, "%s", rows[i]);
         cr_expect(same_learning("base/log.jsonl", "other/log.jsonl"), "threads or micro-batch: %s", rows[i]);
         cr_expect(same_file("base/model.gguf", "other/model.gguf"), "threads or micro-batch: %s", rows[i]);
         // All but the first checkpoint are lost, with what follows from them.
@@ -164,10 +179,11 @@ Test(programs, every_rule_of_learning_keeps_the_promises) {
         const char *tight = strstr(rows[i], "experts-used") ? "-t 3 --micro-batch 3 --memory 220k"
                             : strstr(rows[i], "--family")   ? "-t 3 --micro-batch 3 --memory 200k"
                                                             : "-t 3 --micro-batch 3 --memory 170k";
-        cr_assert(shell(run, "nothing", rows[i], tight, "other") == 0, "%s", rows[i]);
+        cr_assert(shell(run, "nothing", shape, rows[i], tight, "other") == 0, "%s", rows[i]);
         cr_expect(shell("grep -q '^resume' log && grep -q 'computed again' log") == 0, "%s", rows[i]);
         cr_expect(same_learning("base/log.jsonl", "other/log.jsonl"), "resumed: %s", rows[i]);
         cr_expect(same_file("base/model.gguf", "other/model.gguf"), "resumed: %s", rows[i]);
+        if (strstr(rows[i], "--guard")) cr_expect(shell("grep -q back_from base/log.jsonl") == 0, "%s", rows[i]);
     }
 }
 
@@ -408,6 +424,156 @@ Test(programs, cool_downs_aside_are_whole_runs_and_leave_no_trace) {
         cr_expect(shell("test $(grep -c cooled_loss ladder/log.jsonl) -ge 6 && ! test -e ladder/aside") == 0, "%s", schedules_[i]);
         cr_expect(shell("grep -q 'had it been cooled down' ladder/report.html") == 0);
     }
+}
+
+// ---- from a model to another ----------------------------------------------------------------------------------------
+
+static struct log_rows rows_of(const char *log) {
+    struct log_rows rows;
+    struct err err = {""};
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", scratch, log);
+    cr_assert(log_read(path, &rows, &err) && rows.count > 0, "%s", err.text);
+    return rows;
+}
+
+// The value of val_loss, or of old text, in the first or the last row that has it.
+static double evaluated(const char *log, bool old, bool last) {
+    struct log_rows rows = rows_of(log);
+    double found = NAN;
+    for (size_t i = 0; i < rows.count && (last || isnan(found)); i++) {
+        double x = old ? rows.row[i].val_loss_replay : rows.row[i].val_loss;
+        if (isfinite(x)) found = x;
+    }
+    log_rows_free(&rows);
+    return found;
+}
+
+// A rate too small to move a weight leaves the model as it was, bit for bit; what is measured before the first step is what
+// the source measured after its last.
+Test(programs, a_run_from_a_model_begins_where_that_one_ended) {
+    make_corpus();
+    make_other_corpus();
+    cr_assert(shell("$TRAIN corpus.txt " TINY " --steps 30 --depth-rule none -o source 2>log") == 0);
+    static const char *const files[] = {"ckpt-7680.gguf", "model.gguf", "model.gguf --optimizer lion"};
+    for (size_t i = 0; i < COUNT_OF(files); i++) {
+        cr_assert(shell("rm -rf still; $TRAIN other.txt --replay corpus.txt --replay-share 0 " FROM "%s --lr 1e-30 --steps 4 -o still 2>log", files[i]) == 0);
+        cr_expect(same_file("source/model.gguf", "still/model.gguf"), "%s", files[i]);
+        cr_expect(evaluated("still/log.jsonl", true, false) == evaluated("source/log.jsonl", false, true), "%s", files[i]);
+        cr_expect(evaluated("still/log.jsonl", false, false) > evaluated("still/log.jsonl", true, false) + 0.2, "the other text is not other");
+        cr_expect(shell("grep -q '^depth-rule = %s' still/config", i ? "sqrt" : "none") == 0);
+    }
+    cr_expect(shell("grep -q 'the old text' still/report.html && grep -q 'began with' still/report.html") == 0);
+    // The source is needed no more once there is a checkpoint, and resuming needs no word of it.
+    cr_assert(shell("$TRAIN other.txt --replay corpus.txt " FROM "ckpt-7680.gguf --steps 6 --save-every 2 --keep 9 -o next 2>log && cp -r next whole && "
+                    "rm -r source next/model.gguf next/report.html next/ckpt-1536.gguf next/ckpt-1024.gguf && $TRAIN -o next 2>log") == 0);
+    cr_expect(shell("grep -q '^resume: .*step 2' log") == 0 && same_file("whole/model.gguf", "next/model.gguf") && same_learning("whole/log.jsonl", "next/log.jsonl"));
+    cr_expect(shell("rm next/report.html; $TRAIN other.txt --replay other.txt -o next 2>err") == 1 && shell("grep -q 'not the one the checkpoint was made with' err") == 0);
+}
+
+// Laws of the tokens seen go on where the source was: rates are those of one long run. With the state of the optimizer the
+// level part of infinite needs no warmup; a third run counts both before it.
+Test(programs, schedules_that_count_tokens_go_on_counting) {
+    static const char *const rows[] = {"--schedule power --power-a 0.3 --lr 0.01", "--schedule infinite --cool 2048 --lr 0.01"};
+    make_corpus();
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        const char *line = "$TRAIN corpus.txt %s --decay 0 --warmup -1 %s --tokens %d -o %s 2>log";
+        cr_assert(shell("rm -rf source second third long") == 0);
+        cr_assert(shell(line, TINY, rows[i], 3072, "source") == 0 && shell(line, TINY, rows[i], 9216, "long") == 0);
+        cr_assert(shell(line, FROM "ckpt-3072.gguf", rows[i], 3072, "second") == 0);
+        cr_assert(shell(line, "--seq 32 --batch-tokens 256 --samples 0 --from second/ckpt-3072.gguf", rows[i], 3072, "third") == 0);
+        cr_expect(shell("grep -q 'a checkpoint at 6.14k tokens; the state of its optimizer is taken over' log") == 0);
+        struct log_rows one = rows_of("long/log.jsonl"), parts[2] = {rows_of("second/log.jsonl"), rows_of("third/log.jsonl")};
+        size_t compared = 0;
+        for (int p = 0; p < 2; p++)
+            for (size_t k = 0; k < parts[p].count; k++)
+                for (size_t j = 0; j < one.count; j++) {
+                    const struct log_row *a = &one.row[j], *b = &parts[p].row[k];
+                    if (a->tokens != b->tokens + 3072 * (p + 1) || !isfinite(a->lr) || !isfinite(b->lr)) continue;
+                    cr_expect_float_eq(a->lr, b->lr, 1e-12, "%s at %lld", rows[i], (long long)a->tokens);
+                    compared++;
+                }
+        cr_expect(compared == 24, "%zu", compared);
+        log_rows_free(&one), log_rows_free(&parts[0]), log_rows_free(&parts[1]);
+    }
+    // The rate is the same as before, so without a warmup the loss goes on falling, and the weights of Adam's first steps
+    // would be ten times as far away.
+    double jump[2];
+    static const char *const from[] = {"ckpt-3072.gguf", "model.gguf --from-tokens 3072"};
+    for (int k = 0; k < 2; k++) {
+        cr_assert(shell("rm -rf second; $TRAIN corpus.txt " FROM "%s %s --decay 0 --warmup -1 --steps 1 -o second 2>log", from[k], rows[1]) == 0);
+        jump[k] = evaluated("second/log.jsonl", false, true) - evaluated("second/log.jsonl", false, false);
+    }
+    cr_expect(fabs(jump[0]) < 0.5 * fabs(jump[1]), "with the state %g, without %g", jump[0], jump[1]);
+}
+
+// Old text is forgotten while new text is learned, less so the more of it is replayed.
+Test(programs, replay_holds_up_forgetting) {
+    static const char *const shares[] = {"0", "0.05", "0.3"};
+    double old[3], new[3];
+    make_corpus();
+    make_other_corpus();
+    cr_assert(shell("$TRAIN corpus.txt " TINY " --steps 200 -t 1 -o source 2>log") == 0);
+    for (int i = 0; i < 3; i++) {
+        cr_assert(shell("rm -rf next; $TRAIN other.txt --replay corpus.txt --replay-share %s " FROM "ckpt-51200.gguf --from-tokens 0 --steps 120 -t 1 -o next 2>log", shares[i]) == 0);
+        old[i] = evaluated("next/log.jsonl", true, true) - evaluated("next/log.jsonl", true, false);
+        new[i] = evaluated("next/log.jsonl", false, true) - evaluated("next/log.jsonl", false, false);
+        cr_expect(new[i] < -1, "nothing was learned: %g", new[i]);
+    }
+    cr_expect(old[0] > 1 && old[1] < 0.8 * old[0] && old[2] < 0.5 * old[0], "the old text's loss rises by %g, %g and %g", old[0], old[1], old[2]);
+}
+
+// Files of others: quantized weights, and a Hugging Face folder of another family. Their first loss is what ./run says of them.
+Test(programs, models_of_other_makers_are_trained_on) {
+    make_corpus();
+    cr_assert(shell("head -c 30000 corpus.txt | grep -v endoftext >plain.txt; $RUN -m '%s/data/stories-1m.gguf' --perplexity plain.txt -c 64 --stride 64 --json >score 2>err", origin) == 0);
+    cr_assert(shell("$TRAIN corpus.txt --valid plain.txt --eval-tokens 1m --eval-every 99 --from '%s/data/stories-1m.gguf' --seq 64 --batch-tokens 512 --steps 6 --samples 0 -o next 2>err", origin) == 0);
+    struct text score = read_file("score");
+    const char *at = strstr(score.data, "nats_per_token\":");
+    const double theirs = at ? strtod(at + strlen("nats_per_token\":"), NULL) : NAN, first = evaluated("next/log.jsonl", false, false);
+    // Here the first token, the end mark and the last part of a window are scored too: some 70 of 7000.
+    cr_expect(fabs(first / theirs - 1) < 3e-3, "%g here, %g there", first, theirs);
+    cr_expect(evaluated("next/log.jsonl", false, true) < first - 0.01, "the loss falls from the first step on");
+    cr_expect(shell("grep -q '22 of 29 tensors of .* are quantized, token_embd.weight as Q8_0' err && grep -q 'power goes on from 18.9M, 20 a parameter' err") == 0);
+    text_free(&score);
+    cr_assert(shell("$TRAIN corpus.txt " TINY " --family llama --steps 20 -o source 2>log && $RUN -m source/model.gguf --export hf -o folder 2>err") == 0);
+    cr_assert(shell("$TRAIN corpus.txt --seq 32 --batch-tokens 256 --samples 0 --from folder --steps 4 -o again 2>log") == 0);
+    cr_expect(evaluated("again/log.jsonl", false, false) == evaluated("source/log.jsonl", false, true));
+    cr_expect(shell("$RUN -m again/model.gguf -p 'Once upon' -n 5 >said 2>err") == 0);
+}
+
+Test(programs, what_contradicts_the_model_is_refused_by_name) {
+    static const char *const rows[][2] = {
+        {FROM "model.gguf --width 64", "--width 64: source/model.gguf has 32"},
+        {FROM "model.gguf --layers 3", "--layers 3: source/model.gguf has 2"},
+        {FROM "model.gguf --experts 4", "--experts 4: source/model.gguf has 0"},
+        {FROM "model.gguf --tokenizer byte", "--tokenizer byte: the weights of source/model.gguf belong to its own tokenizer"},
+        {FROM "model.gguf --family llama", "--family llama: source/model.gguf is a granite model"},
+        {FROM "model.gguf --size 1M", "--size 1M: the size is that of source/model.gguf"},
+        {FROM "model.gguf --no-tied", "--no-tied: the head of source/model.gguf is the embedding"},
+        {FROM "model.gguf --init-std 0.1", "--init-std: nothing is made anew"},
+        {FROM "model.gguf --embedding-scale 2", "--embedding-scale 2: source/model.gguf has 12"},
+        {FROM "model.gguf --replay-share 0.1", "--replay-share is a share of --replay, which is missing"},
+        {FROM "model.gguf --decay-from source/ckpt-512.gguf", "--from begins a new run and --decay-from ends an old one"},
+        {FROM "model.gguf --tune", "leave out --from"},
+        {FROM "model.gguf --replay corpus.txt --replay-share 1", "0.99"},
+        {FROM "nothing.gguf", "source/nothing.gguf"},
+        {FROM "../free/ckpt-512.gguf", "at which schedule-free took gradients, not their mean"},
+    };
+    make_corpus();
+    cr_assert(shell("$TRAIN corpus.txt " TINY " --steps 2 -o source 2>log && $TRAIN corpus.txt " TINY " --steps 2 --optimizer schedule-free --schedule constant -o free 2>log") == 0);
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        int code = shell("$TRAIN corpus.txt %s --steps 1 -o next 2>err", rows[i][0]);
+        cr_expect(code == 1 || code == 2, "%s ended with %d", rows[i][0], code);
+        struct text err = read_file("err");
+        cr_expect(strstr(err.data, rows[i][1]) && !shell("! test -e next/model.gguf"), "%s: %s", rows[i][0], err.data);
+        text_free(&err);
+    }
+    cr_expect(shell("$TRAIN corpus.txt --from '%s/tests/golden/family_gpt2.gguf' --steps 1 -o next 2>err", origin) == 1);
+    cr_expect(shell("grep -q 'gpt2 model runs but does not train' err") == 0);
+    // What says the same is no contradiction.
+    cr_expect(shell("$TRAIN corpus.txt " FROM "model.gguf --width 32 --family granite --steps 1 -o next 2>err && "
+                    "$TRAIN --config next/config -o twin 2>err") == 0 && same_file("next/model.gguf", "twin/model.gguf"));
 }
 
 Test(programs, a_full_disk_loses_nothing_and_says_so) {

@@ -77,6 +77,24 @@ Test(schedule, below_64k_tokens_power_goes_by_the_root_of_the_batch) {
     }
 }
 
+// A run behind `seen` tokens has the rates of one long run, with a warmup up to them; rows that are no law of the tokens do not
+// look at it.
+Test(schedule, what_was_seen_before_counts_where_tokens_do) {
+    struct schedule s = power_of(64), long_one = power_of(64);
+    s.seen = 3e9, s.total = 2e9, s.decay = 0, long_one.total = 5e9, long_one.decay = 0;
+    for (double n = s.warmup; n < 2e9; n += 1e8) cr_expect_float_eq(schedule_lr(&s, n), schedule_lr(&long_one, n + 3e9), 1e-12);
+    s.warmup = 1e8;
+    double top = schedule_lr(&long_one, 3.1e9);
+    cr_expect_float_eq(schedule_lr(&s, 5e7 - s.batch), top / 2, top * 1e-9);
+    for (int i = 0; i < schedule_count; i++) {
+        struct schedule a = {.kind = &schedules[i], .lr = 0.01, .total = 1e9, .batch = 4096, .power_a = 4, .power_b = -0.51, .phi = 1, .hold = 0.5, .cool = 1e8}, b = a;
+        b.seen = 2e8;
+        bool counts = strcmp(a.kind->name, "power") == 0 || strcmp(a.kind->name, "infinite") == 0;
+        cr_expect((schedule_lr(&a, 5e7) != schedule_lr(&b, 5e7)) == counts, "%s", a.kind->name);
+        if (strcmp(a.kind->name, "infinite") == 0) cr_expect_float_eq(schedule_lr(&b, 0), 0.005, 1e-12, "on the level");
+    }
+}
+
 Test(schedule, power_warms_up_to_the_curve_not_to_the_cap) {
     struct schedule s = power_of(64);
     s.warmup = 4e9;

@@ -601,6 +601,19 @@ static struct tokenizer *open_json(const char *path, struct err *err) {
     return t;
 }
 
+struct tokenizer *tokenizer_of_model(const struct model_file *f, const char *pre, struct err *err) {
+    struct span json = {0};
+    struct text path = {0};
+    if (!meta_text(f, "lehr.tokenizer_json", false, &json, err)) return NULL;
+    if (!json.n) return tokenizer_from_file_as(f, pre, err);
+    text_add(&path, json.p, json.n);
+    struct tokenizer *t = open_json(path.data, err);
+    text_free(&path);
+    if (t && tokenizer_take_ends(t, f, err)) return t;
+    tokenizer_free(t);
+    return NULL;
+}
+
 struct tokenizer *tokenizer_open(const char *what, int64_t vocab, struct err *err) {
     if (!strcmp(what, "byte")) return tokenizer_byte();
     bool gguf = false, json = false;

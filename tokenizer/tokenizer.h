@@ -34,6 +34,8 @@ struct tokenizer *tokenizer_from_file(const struct model_file *f, struct err *er
 // The same with the pre-tokenizer of that name instead of the file's (NULL: the file's), for files that name none or a
 // name unknown here. Refused for kinds that have no pre-tokenizer.
 struct tokenizer *tokenizer_from_file_as(const struct model_file *f, const char *pre, struct err *err);
+// That of any model: from the file's own keys, or from the tokenizer.json beside it, with the ends its folder names.
+struct tokenizer *tokenizer_of_model(const struct model_file *f, const char *pre, struct err *err);
 // The names it may have, a line for each pre-tokenizer.
 void tokenizer_list_pre(struct text *out);
 // From tokenizer.json of a Hugging Face folder: byte-level BPE with known patterns, or BPE of characters or Unigram
