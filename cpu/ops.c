@@ -630,6 +630,27 @@ static void plain_add(const struct add_args *a) {
     pool_for(a->out.rows, grain_of_rows(a->out.cols), add_piece, (void *)a);
 }
 
+static void dropout_piece(void *arg, int64_t lo, int64_t hi, int thread) {
+    const struct dropout_args *a = arg;
+    (void)thread;
+    float kept = one_if_zero(a->scale) * dropout_factor(&a->drop);
+    for (int64_t i = lo; i < hi; i++) {
+        struct rng_row row = rng_row(a->drop.seed, a->drop.place, (uint64_t)(a->drop.row + i));
+        const float *b = row_f32(&a->b, i), *base = tensor_present(&a->a) ? row_f32(&a->a, i) : NULL;
+        float *out = row_f32(&a->out, i);
+        for (int64_t c = 0; c < a->out.cols; c++) {
+            float part = (rng_row_at(row, (uint32_t)c) < a->drop.below ? 0 : kept) * b[c];
+            out[c] = base ? base[c] + part : part;
+        }
+    }
+}
+
+static void plain_dropout(const struct dropout_args *a) {
+    assert(is_f32(&a->out) && is_f32(&a->b) && same_shape(&a->out, &a->b) && a->drop.below < 65536);
+    assert(!tensor_present(&a->a) || (is_f32(&a->a) && same_shape(&a->out, &a->a)));
+    pool_for(a->out.rows, grain_of_rows(8 * a->out.cols), dropout_piece, (void *)a);
+}
+
 // ---------------------------------------------------------------------------------------------------------------
 // Loss.
 
@@ -758,6 +779,7 @@ void cpu_fill_plain(struct backend *b) {
     b->glu = plain_glu;
     b->glu_back = plain_glu_back;
     b->add = plain_add;
+    b->dropout = plain_dropout;
     b->cross_entropy = plain_cross_entropy;
     b->head_loss = plain_head_loss;
     b->sum_squares = plain_sum_squares;

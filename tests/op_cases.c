@@ -696,6 +696,34 @@ static void add_reference(const struct op_run *r) {
         V(r, add_to(r))[i] = (r->s.mode == 3 ? 0 : V(r, ADD_A)[i]) + scale_of(r) * V(r, ADD_B)[i];
 }
 
+// Dropout. mode as in add; K of 65536 are dropped. Row i is number 2^32 - 2 + i, which the op learns of the first row.
+enum { DROP_A, DROP_B, DROP_ROW, DROP_OUT };
+static const int64_t drop_first = ((int64_t)1 << 32) - 2;
+static const uint64_t drop_seed = UINT64_C(0x123456789abcdef), drop_place = UINT64_C(7) << 32 | 5;
+static int drop_to(const struct op_run *r) { return r->s.mode == 1 ? DROP_A : r->s.mode == 2 ? DROP_B : DROP_OUT; }
+static void drop_declare(struct op_run *r) {
+    f32(r, "a", (r->s.mode == 1 ? BOTH : r->s.mode >= 2 ? IN | UNREAD : IN) | BY_ROW, r->s.n, r->s.C);
+    f32(r, "b", (r->s.mode == 2 ? BOTH : IN) | BY_ROW, r->s.n, r->s.C);
+    struct op_buf *row = below(r, "row", IN | BY_ROW | UNREAD, r->s.n, 1);
+    for (int64_t i = 0; i < r->s.n; i++) row->v[i] = (double)i;
+    if (r->s.mode == 0 || r->s.mode == 3) f32(r, "out", OUT | BY_ROW, r->s.n, r->s.C);
+}
+static void drop_call(const struct op_run *r, const struct backend *b) {
+    struct dropout_args a = {T(r, drop_to(r)), T(r, DROP_A), T(r, DROP_B), r->s.scale,
+                             {drop_seed, drop_place, drop_first + *(const int32_t *)P(r, DROP_ROW), (uint32_t)r->s.K}};
+    if (r->s.mode >= 2) a.a = (struct tensor){0};
+    b->dropout(&a);
+}
+static void drop_reference(const struct op_run *r) {
+    for (int64_t i = 0; i < r->s.n; i++) {
+        const struct rng_row row = rng_row(drop_seed, drop_place, (uint64_t)(drop_first + (int64_t)V(r, DROP_ROW)[i]));
+        for (int64_t c = 0, at = i * r->s.C; c < r->s.C; c++, at++) {
+            double f = rng_row_at(row, (uint32_t)c) < r->s.K ? 0 : 1 / (1 - (double)r->s.K * 0x1p-16);
+            V(r, drop_to(r))[at] = (r->s.mode >= 2 ? 0 : V(r, DROP_A)[at]) + scale_of(r) * f * V(r, DROP_B)[at];
+        }
+    }
+}
+
 // ---------------------------------------------------------------------------------------------------------------
 // Loss. K is the logit scale in tenths, scale the gradient's (0: loss only, and logits stay as they are), M how far
 // logits spread (0: 4).
@@ -1600,6 +1628,11 @@ const struct op_spec op_specs[] = {
             {.n = 5, .C = 65, .scale = -2, .mode = 2}, {.n = 19, .C = 257, .scale = .22f},
             {.n = 7, .C = 33, .scale = 3, .mode = 3}),
      add_declare, add_call, .reference = add_reference, .terms = terms_few, .unit = 1},
+    {OP_DROPOUT, "dropout", BIT(F32),
+     SHAPES({.n = 1, .C = 1, .K = 1}, {.n = 3, .C = 31, .K = 6554, .scale = .22f, .mode = 1},
+            {.n = 5, .C = 65, .K = 13107, .scale = -2, .mode = 2}, {.n = 19, .C = 257, .K = 32768, .scale = .22f},
+            {.n = 7, .C = 48, .K = 60000, .scale = 3, .mode = 3}),
+     drop_declare, drop_call, .reference = drop_reference, .terms = terms_few, .unit = 1},
     {OP_CROSS_ENTROPY, "cross_entropy", BIT(F32),
      SHAPES({.n = 1, .C = 1}, {.n = 3, .C = 31}, {.n = 5, .C = 257, .K = 5},
             {.n = 5, .C = 65, .M = 5000}),

@@ -146,6 +146,8 @@ Test(programs, every_rule_of_learning_keeps_the_promises) {
         "--no-save-aside --rollback 40 --batch-tokens 64",
         "--z-loss 0.01",
         "--depth-rule depth-mup --base-layers 1",
+        "--dropout 0.2",
+        "--family granitemoe --ffn 32 --experts 4 --dtype bf16 --dropout 0.1 --batch-rule ramp --batch-ramp 2000",
         "--family qwen3",
         "--family granitemoe --ffn 32 --experts 4 --dtype bf16",
         "--family granitemoe --ffn 32 --experts 6 --experts-used 3 --balance sequence --router-z 0.01 --optimizer muon",
