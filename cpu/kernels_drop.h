@@ -16,3 +16,14 @@ INLINE vu drop_words(struct rng_row row, uint32_t w) {
 // kept where a number is, 0 where it is dropped.
 INLINE vf drop_low(vu words, vu below, vf kept) { return (vf)((vu)((words & 0xFFFF) >= below) & (vu)kept); }
 INLINE vf drop_high(vu words, vu below, vf kept) { return (vf)((vu)(words >> 16 >= below) & (vu)kept); }
+
+// x[c] *= factor of number first + c, for c in [0, n) and some behind them; first a multiple of 32.
+INLINE void drop_run(struct rng_row row, vu below, vf kept, int64_t first, int64_t n, float *x) {
+    for (int64_t c = 0; c < n; c += 32)
+#pragma GCC unroll 4
+        for (int v = 0; v < 16; v += VW) {
+            const vu words = drop_words(row, (uint32_t)((first + c) / 2 + v));
+            v_store(x + c + v, v_mul(drop_low(words, below, kept), v_load(x + c + v)));
+            v_store(x + c + v + 16, v_mul(drop_high(words, below, kept), v_load(x + c + v + 16)));
+        }
+}

@@ -294,7 +294,7 @@ static void dropout_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const vf kept = v_set1(one_if_zero(a->scale) * dropout_factor(&a->drop));
     const vu below = (vu)v_set1_words((int32_t)a->drop.below);
     for (int64_t i = lo; i < hi; i++) {
-        const struct rng_row row = rng_row(a->drop.seed, a->drop.place, (uint64_t)(a->drop.row + i));
+        const struct rng_row row = dropout_row(&a->drop, i, 0);
         const float *x = tensor_present(&a->a) ? row_f32(&a->a, i) : NULL, *y = row_f32(&a->b, i);
         float *out = row_f32(&a->out, i);
         for (int64_t c = 0; c < C; c += 32)

@@ -194,7 +194,8 @@ static void back_attention(const struct model *m, const struct pass *p, const st
     back_weight(m, s, w->o, dbranch, attended, c->m_res, segment);
     back_input(m, w->o, dattended, dbranch, c->m_res, false);
     m->backend->attend_back(&(struct attend_back_args){dq, dk, dv, dattended, attended, q, k, v, p->lo, p->hi, y->lse,
-                                                       c->H, c->G, c->D, c->m_attn, segment, model_precision(m)});
+                                                       c->H, c->G, c->D, c->m_attn, segment, model_precision(m),
+                                                       pass_drop(p, l, DROP_PROBABILITIES)});
     rotate_back(m, dq, p->pos);
     rotate_back(m, dk, p->pos);
     dq = back_norm_heads(m, w->q_norm, s->dq_raw, dq, y->q_raw, segment);

@@ -212,7 +212,7 @@ static void forward_attention(const struct model *m, const struct pass *p, int64
     }
     const int32_t *lo = config_is_local(c, l) ? p->lo_local : p->lo;
     b->attend(&(struct attend_args){attended, q, keys, values, lo, p->hi, y->lse, c->H, c->G, c->D, c->m_attn,
-                                    c->score_cap, p->precision});
+                                    c->score_cap, p->precision, pass_drop(p, l, DROP_PROBABILITIES)});
     see(p, w->o, attended);
     if (w->sinks >= 0) b->sink(&(struct sink_args){attended, m->params[w->sinks].w, y->lse});
     add_to_stream(m, p, mid, x, attended, w->o, w->o_bias, w->attn_post, pass_drop(p, l, DROP_ATTENTION));
