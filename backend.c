@@ -40,6 +40,7 @@ const char *op_name(enum op op) {
         [OP_HEAD_LOSS] = "head_loss",
         [OP_PROJECT] = "project",
         [OP_FEED_FORWARD] = "feed_forward",
+        [OP_DROPOUT] = "dropout",
     };
     static_assert(COUNT_OF(names) == OP_COUNT, "every op has a name");
     assert(op >= 0 && op < OP_COUNT);

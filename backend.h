@@ -54,7 +54,7 @@ enum op {
     OP_EMBED, OP_EMBED_BACK, OP_RMSNORM, OP_RMSNORM_BACK, OP_MATMUL, OP_MATMUL_DX, OP_MATMUL_DW, OP_ROPE, OP_STORE_ROWS,
     OP_ATTEND, OP_ATTEND_BACK, OP_GLU, OP_GLU_BACK, OP_ADD, OP_CROSS_ENTROPY, OP_SUM_SQUARES, OP_UPDATE, OP_ADAFACTOR, OP_CAST,
     OP_LAYERNORM, OP_BIAS, OP_SOFTCAP, OP_ROUTE, OP_ROUTE_BACK, OP_GROUP, OP_MATMUL_EXPERTS, OP_MATMUL_EXPERTS_DX,
-    OP_MATMUL_EXPERTS_DW, OP_MIX, OP_MIX_BACK, OP_CLAMP, OP_SINK, OP_HEAD_LOSS, OP_PROJECT, OP_FEED_FORWARD,
+    OP_MATMUL_EXPERTS_DW, OP_MIX, OP_MIX_BACK, OP_CLAMP, OP_SINK, OP_HEAD_LOSS, OP_PROJECT, OP_FEED_FORWARD, OP_DROPOUT,
     OP_COUNT
 };
 const char *op_name(enum op op); // "matmul"
@@ -102,6 +102,16 @@ struct rope_args {
 enum cache_side { CACHE_KEYS, CACHE_VALUES };
 struct store_rows_args { struct tensor dst, src; const int32_t *rows; enum cache_side side; int64_t head_size; };
 
+// Dropout (Srivastava et al. 2014). Of 65536 numbers about `below` are dropped, and what is kept grows so that the mean stays.
+// Who is dropped is a function of names, so that no batch, thread or order shows, and backward asks again:
+//   f(i,c) = rng_row_at(rng_row(seed, place, row + i), c) < below ? 0 : 65536 / (65536 - below)
+// place: a part of the model. row: the number in the whole run of the first row at hand. below 0: nothing is dropped.
+struct dropout { uint64_t seed, place; int64_t row; uint32_t below; };
+static inline float dropout_factor(const struct dropout *d) { return 65536.f / (float)(65536 - d->below); } // of what is kept
+static inline struct rng_row dropout_row(const struct dropout *d, int64_t i, int64_t head) {
+    return rng_row(d->seed, d->place + (uint64_t)head, (uint64_t)(d->row + i));
+}
+
 // Softmax attention. Row i, head h sees key rows lo[i] <= j < hi[i] of k and v, kv head h / (H/G):
 //   p_j = softmax_j(scale * q[i,h] . k[j,g]) ; out[i,h] = sum_j p_j v[j,g]
 // One op for training (keys are the rows themselves, lo = start of the document), prompt reading and decoding
@@ -111,17 +121,20 @@ struct store_rows_args { struct tensor dst, src; const int32_t *rows; enum cache
 // lse (may be NULL) receives log-sum-exp of the scaled scores, [n,H], for attend_back.
 // precision BF16 permits rounding q, k, v and the p_j (not yet divided by their sum) to bf16; scores and sums stay f32.
 // softcap > 0: scores are softcap * tanh(scale * q . k / softcap) (Gemma 2, section 2); attend_back knows none.
+// drop, where keys are ROWS: out[i,h] = sum_j f p_j v_j, f = f(i, j - lo[i]) with place + h for the place.
 struct attend_args {
     struct tensor out, q, k, v; const int32_t *lo, *hi; float *lse;
     int64_t heads, kv_heads, head_size; float scale; // scale is used as given, never defaulted
     float softcap;
     enum precision precision;
+    struct dropout drop;
 };
 // dq, dk, dv overwritten. k, v f32; rows come in segments, the keys of a row lie inside its own segment.
 struct attend_back_args {
     struct tensor dq, dk, dv, dout, out, q, k, v; const int32_t *lo, *hi; const float *lse;
     int64_t heads, kv_heads, head_size; float scale; int64_t segment;
     enum precision precision; // BF16 permits rounding q, k, v, dout, p_j and the gradients of scores to bf16
+    struct dropout drop;      // as it was in attend
 };
 
 // out = act(gate) * up                                     [n,F]; out may be gate or up; up absent: act(gate).
@@ -158,6 +171,9 @@ struct feed_forward_args {
 
 // out = a + scale * b (a absent: scale * b)                out may be a or b
 struct add_args { struct tensor out, a, b; float scale; };
+
+// out = a + scale * f * b (a absent: scale * f * b)        out may be a or b
+struct dropout_args { struct tensor out, a, b; float scale; struct dropout drop; };
 
 // z = logit_scale * logits[i,:];  loss[i] = logsumexp(z) - z[target[i]], 0 where target is -1.
 // grad_scale != 0: logits[i,:] = grad_scale * logit_scale * (softmax(z) (1 + 2 z_loss logsumexp(z)) - onehot(target)), zeros
@@ -342,6 +358,7 @@ struct backend {
     void (*head_loss)(const struct head_loss_args *a);
     void (*project)(const struct project_args *a);
     void (*feed_forward)(const struct feed_forward_args *a);
+    void (*dropout)(const struct dropout_args *a);
 };
 
 // level: NULL for the best kernels here, else "plain", "avx2", "avx512", "amx", "neon", "dotprod" or "i8mm" (refused when not present).

@@ -53,7 +53,7 @@ static double projection(const struct project_args *a) {
     row(MATMUL_EXPERTS, matmul_experts, product(&a->x, a->out.cols))                                                   \
     row(MATMUL_EXPERTS_DX, matmul_experts_dx, product(&a->dout, a->dx.cols))                                           \
     row(MATMUL_EXPERTS_DW, matmul_experts_dw, product(&a->dout, a->x.cols))                                            \
-    row(MIX, mix, 0) row(MIX_BACK, mix_back, 0) row(CLAMP, clamp, 0) row(SINK, sink, 0)                                \
+    row(MIX, mix, 0) row(MIX_BACK, mix_back, 0) row(CLAMP, clamp, 0) row(SINK, sink, 0) row(DROPOUT, dropout, 0)       \
     row(HEAD_LOSS, head_loss, product(&a->x, a->w.rows) * (a->grad_scale != 0 ? 3 : 1))                                \
     row(PROJECT, project, projection(a))                                                                               \
     row(FEED_FORWARD, feed_forward,                                                                                    \

@@ -95,6 +95,7 @@ double loop_aside(struct run *r); // all of a run, without files; its validation
 void loop(struct run *r); // until the run is complete or stop_wanted
 bool finished(const struct run *r);
 void note_row(struct run *r, const struct log_row *row);     // into the log and the event file
+struct dropout dropout_of_run(const struct run *r, int64_t s); // of a training pass over its sequences from number s on
 double log_evaluation(struct run *r, int64_t tokens);        // nats per byte, also in the log
 
 // train_save.c

@@ -35,6 +35,7 @@ static bool find_in(struct run *r, struct search *s, int64_t sequence, struct te
     const struct observer watch = {look, s};
     mixture_sequence(&r->mixture, T, r->state.seed, sequence, 0, r->ids, r->targets, r->doc_start);
     train_observe(r->acts, &watch);
+    train_drop(r->acts, dropout_of_run(r, sequence));
     train_loss(r->acts, &(struct train_batch){T, T, r->ids, r->targets, r->doc_start}, 0, r->losses);
     train_observe(r->acts, NULL);
     for (int64_t i = 0; i < T && !s->found; i++) {

@@ -79,11 +79,17 @@ double log_evaluation(struct run *r, int64_t tokens) {
     return per_byte;
 }
 
+// By the number of the sequence in the run, so that no cut of a batch shows, and what is read once more has the same holes.
+struct dropout dropout_of_run(const struct run *r, int64_t s) {
+    return (struct dropout){.seed = r->state.seed, .row = s * opts.seq, .below = (uint32_t)(opts.dropout * 65536 + 0.5)};
+}
+
 // Adds one micro-batch to the gradient: n sequences of the run from number s on.
 static void add_micro_batch(struct run *r, int64_t s, int64_t n, double batch, double *sum, int64_t *scored) {
     int64_t T = opts.seq;
     for (int64_t i = 0; i < n; i++)
         mixture_sequence(&r->mixture, T, r->state.seed, s + i, (int32_t)(i * T), r->ids + i * T, r->targets + i * T, r->doc_start + i * T);
+    train_drop(r->acts, dropout_of_run(r, s));
     train_loss(r->acts, &(struct train_batch){n * T, T, r->ids, r->targets, r->doc_start}, 1 / (float)batch, r->losses);
     // Row by row, so that the split into micro-batches does not show in the last bits.
     for (int64_t i = 0; i < n * T; i++) *sum += r->losses[i], *scored += r->targets[i] >= 0;

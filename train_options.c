@@ -52,6 +52,7 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"--balance-coef", OPT_REAL, &opts.balance_coef, 0, 100, "X", "weight of that in the loss", 0},
     {"--router-z", OPT_REAL, &opts.router_z, 0, 100, "X", "weight of the squared log-sum-exp of router logits in the loss", 0},
     {"--z-loss", OPT_REAL, &opts.head_z, 0, 100, "X", "weight of the squared log-sum-exp of the logits (PaLM: 1e-4)", 0},
+    {"--dropout", OPT_REAL, &opts.dropout, 0, 0.95, "P", "share of the embeddings, of attention's probabilities and of what each branch adds that a training pass leaves out at random; 0.1 to 0.2 for a text that is read many times", 0},
     {"--tied", OPT_FLAG, &opts.tied, 0, 0, "", "the head is the embedding", 0},
     {"--embedding-scale", OPT_REAL, &opts.embedding_scale, 0, 1e4, "X", "multiplier of embeddings (granite); 0: 12", 0},
     {"--attention-scale", OPT_REAL, &opts.attention_scale, 0, 100, "X", "multiplier of q.k; 0: 1/head size (granite), 1/sqrt(head size) (llama)", 0},

@@ -326,6 +326,8 @@ void resolve_amounts(struct run *r, const struct model_config *c) {
 }
 
 // One line for each number that nobody gave: its rule, where that comes from, and whether it was fitted for such a run.
+enum { OFTEN = 4 }; // up to so many readings are worth about as much as new text (Muennighoff et al. 2023)
+
 void print_derived(const struct run *r) {
     const struct known *k = &r->known;
     const double factor = optimizer_find(opts.optimizer)->lr;
@@ -357,6 +359,8 @@ void print_derived(const struct run *r) {
                     rule_is_inside(rule, k) ? "inside" : "OUTSIDE", text_count(here, rule->of(k)));
         fputc('\n', stderr);
     }
+    if (opts.dropout == 0 && k->text > 0 && k->tokens > OFTEN * k->text)
+        fprintf(stderr, "hint: the text is read %.0f times; --dropout 0.1 may help [Xue et al. 2023, arXiv 2305.13230]\n", k->tokens / k->text);
 }
 
 struct optimizer_options optimizer_options_of_run(void) {

@@ -154,6 +154,10 @@ double rng_uniform(uint64_t seed, uint64_t stream, uint64_t counter); // in (0,1
 double rng_normal(uint64_t seed, uint64_t stream, uint64_t counter);  // Box-Muller, mean 0, variance 1
 double rng_gumbel(uint64_t seed, uint64_t stream, uint64_t counter);  // -log(-log(u))
 uint64_t rng_below(uint64_t seed, uint64_t stream, uint64_t counter, uint64_t n); // unbiased to 2^-64, n > 0
+// A row of numbers of 16 bits, each for the price of two multiplications: its key is a block, the rest is mixed from that.
+struct rng_row { uint32_t a, b; };
+struct rng_row rng_row(uint64_t seed, uint64_t stream, uint64_t counter);
+uint32_t rng_row_at(struct rng_row row, uint32_t i); // below 65536
 // A bijection of [0, n): where index goes under the permutation named by (seed, stream). Feistel with cycle walking.
 uint64_t rng_permute(uint64_t seed, uint64_t stream, uint64_t index, uint64_t n);
 

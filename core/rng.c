@@ -58,6 +58,25 @@ uint64_t rng_below(uint64_t seed, uint64_t stream, uint64_t counter, uint64_t n)
     return (uint64_t)((unsigned __int128)rng_u64(seed, stream, counter) * n >> 64);
 }
 
+struct rng_row rng_row(uint64_t seed, uint64_t stream, uint64_t counter) {
+    uint32_t w[4];
+    rng_block(seed, stream, counter, w);
+    return (struct rng_row){w[0], w[1]};
+}
+
+// Words of 32 bits by the mixer lowbias32 (Wellons 2018, "Prospecting for Hash Functions") with half of the key before it and
+// half inside, so that no row is a shifted piece of another. A word serves two numbers 16 apart, so that vectors of any
+// width up to 16 words make them side by side; cpu/kernels_drop.h has the same lines for these.
+uint32_t rng_row_at(struct rng_row row, uint32_t i) {
+    uint32_t x = row.a + (i / 32 * 16 + i % 16) * 0x9E3779B9u;
+    x ^= x >> 16;
+    x *= 0x7FEB352Du;
+    x ^= x >> 15 ^ row.b;
+    x *= 0x846CA68Bu;
+    x ^= x >> 16;
+    return i % 32 < 16 ? x & 0xFFFF : x >> 16;
+}
+
 uint64_t rng_permute(uint64_t seed, uint64_t stream, uint64_t index, uint64_t n) {
     assert(index < n);
     // A Feistel network permutes [0, 4^half); walking it until the value is below n permutes [0, n). 4^half < 4n, so

@@ -33,6 +33,7 @@
 #include "cpu/kernels_codes.h"
 #include "cpu/kernels_cache.h"
 #include "cpu/kernels_exp.h"
+#include "cpu/kernels_drop.h"
 #include "cpu/words_amx.h"
 
 enum {
@@ -291,17 +292,35 @@ static void scores_hide(const struct work *w, struct seen s, int64_t begin, int6
     for (int64_t c = s.limit; c < end; c++) x[c] = UNSEEN;
 }
 
-// Scores [begin, end) of a pair to numbers of bf16 at the beginning of its line; returns lanes of their sum.
-INLINE vf exponentials(float *x, int64_t begin, int64_t end, float c, float most) {
+// Numbers i to i + 32 of a row that are kept, as bits; i a multiple of 32.
+INLINE uint32_t drop_kept(struct rng_row row, vu least, int64_t i) {
+    const vu words = drop_words(row, (uint32_t)(i / 2));
+    return (uint32_t)_mm512_cmpge_epu32_mask((vi)(words & 0xFFFF), (vi)least) |
+           (uint32_t)_mm512_cmpge_epu32_mask((vi)(words >> 16), (vi)least) << 16;
+}
+
+// Scores [begin, end) of a pair to numbers of bf16 at the beginning of its line; returns lanes of their sum. Where something
+// drops, zeros for what is dropped, which is key `first` of the pair at the begin of the chunk; the sum is that of all.
+INLINE vf exponentials_as(const bool drops, float *x, int64_t begin, int64_t end, float c, float most,
+                          const struct dropout *d, struct rng_row row, int64_t first) {
+    const vu least = (vu)v_set1_words((int32_t)d->below);
     const vf by = v_set1(c), shift = v_set1(-c * most);
     vf sum = v_zero(), more = v_zero();
     uint16_t *to = (uint16_t *)(void *)x;
     for (int64_t j = begin; j < end; j += STEP) {
         const vf e = v_exp2(v_fma(by, v_load(x + j), shift)), f = v_exp2(v_fma(by, v_load(x + j + VW), shift));
         sum = v_add(sum, e), more = v_add(more, f);
-        _mm512_storeu_si512(to + j, in_row(e, f));
+        const uint32_t kept = drops ? drop_kept(row, least, first + j) : UINT32_MAX;
+        _mm512_storeu_si512(to + j, in_row(_mm512_maskz_mov_ps((__mmask16)kept, e), _mm512_maskz_mov_ps((__mmask16)(kept >> 16), f)));
     }
     return v_add(sum, more);
+}
+static vf exponentials(const struct work *w, int64_t pair, float *x, int64_t begin, int64_t end) {
+    const struct attend_args *a = w->a;
+    const int64_t group = a->heads / a->kv_heads, row = w->row + pair / group;
+    if (a->drop.below == 0) return exponentials_as(false, x, begin, end, w->c, w->m[pair], &a->drop, (struct rng_row){0, 0}, 0);
+    return exponentials_as(true, x, begin, end, w->c, w->m[pair], &a->drop,
+                           dropout_row(&a->drop, row, w->g * group + pair % group), w->from - a->lo[row]);
 }
 
 // Scores of `count` pairs from pair i on become p; m, l and o follow.
@@ -329,7 +348,7 @@ static void softmax(const struct work *w, int64_t i, int64_t count, int64_t begi
             memset((uint16_t *)(void *)x + begin, 0, (size_t)(end - begin) * sizeof(uint16_t));
             continue;
         }
-        const vf sum = exponentials(x, begin, end, w->c, w->m[i + r]), kept = v_set1(by[r]);
+        const vf sum = exponentials(w, i + r, x, begin, end), kept = v_set1(by[r]);
         v_store(l, v_fma(kept, v_load(l), sum));
         for (int64_t d = 0; d < D && by[r] != 1; d += VW) v_store(o + d, v_mul(kept, v_load(o + d)));
     }
@@ -367,7 +386,7 @@ static void piece_write(const struct work *w) {
         const float l = _mm512_reduce_add_ps(v_load(w->l + i * VW));
         float *out = row_f32(&a->out, row) + h * D;
         for (int64_t d = 0; d < D; d += VW)
-            v_store(out + d, none ? v_zero() : v_mul(v_set1(1 / l), v_load(w->o + i * D + d)));
+            v_store(out + d, none ? v_zero() : v_mul(v_set1(dropout_factor(&a->drop) / l), v_load(w->o + i * D + d)));
         if (a->lse)
             a->lse[row * a->heads + h] =
                 none ? -INFINITY : (float)((double)w->m[i] * (double)(w->c * ln2) + log((double)l));
@@ -421,6 +440,7 @@ static void attend(const struct attend_args *a) {
     assert(same_shape(&a->k, &a->v) && a->k.layout == a->v.layout);
     assert(a->q.cols == a->heads * D && a->k.cols == a->kv_heads * D);
     assert(is_cache(&a->k, D) && is_cache(&a->v, D));
+    assert(a->drop.below < 65536 && (a->drop.below == 0 || a->k.layout == LAYOUT_ROWS));
     const int64_t group = a->heads / a->kv_heads, rows_each = max_i64(1, PIECE_PAIRS / group);
     const bool cache = a->k.layout == LAYOUT_DEVICE;
     int32_t *first = cpu_scratch(0, SLOT_SHARED, (size_t)(n + 1) * sizeof *first);
@@ -461,11 +481,12 @@ struct back {
     float *s, *dp;             // [32][32]
     float *lse, *delta;        // [BATCH], lse times log2 e
     int32_t *lo, *hi;          // [BATCH], in keys of the chunk
+    uint32_t *kept;            // [KEYS / 32][BATCH], bit l: of 32 keys, the l-th is not dropped; NULL: all are kept
     int64_t start, g, from, count; // of the segment; kv head; the chunk
     int64_t pairs, pair;           // of the segment; where the batch begins
 };
 
-static size_t back_place(struct back *w, char *base, int64_t D) {
+static size_t back_place(struct back *w, char *base, int64_t D, bool drops) {
     size_t used = 0, two = sizeof(uint16_t), four = sizeof(float), D_ = (size_t)D;
     uint16_t **halves[] = {&w->k, &w->v, &w->turned, &w->q_cols, &w->do_cols, &w->q_terms, &w->do_terms};
     static_assert((int)KEYS == (int)BATCH, "these are of one size");
@@ -483,6 +504,7 @@ static size_t back_place(struct back *w, char *base, int64_t D) {
     w->delta = take(base, &used, BATCH * four);
     w->lo = take(base, &used, BATCH * four);
     w->hi = take(base, &used, BATCH * four);
+    w->kept = drops ? take(base, &used, KEYS / 32 * BATCH * four) : NULL;
     return used;
 }
 
@@ -515,6 +537,18 @@ static void back_columns(const struct back *w, const struct tensor *t, int64_t i
     rows_to_terms(w->rows, D, BATCH * PANEL, terms + i * PANEL);
 }
 
+// Which keys of the chunk pair i of the batch keeps; the first of them is its number `shift`, below 0 where it sees none yet.
+static void back_kept(const struct back *w, int64_t i, struct rng_row row, int64_t shift) {
+    const vu least = (vu)v_set1_words((int32_t)w->a->drop.below);
+    const int64_t begin = shift & ~(int64_t)31;
+    uint32_t low = drop_kept(row, least, begin);
+    for (int64_t j = 0; j < KEYS / 32; j++) {
+        const uint32_t high = drop_kept(row, least, begin + 32 * (j + 1));
+        w->kept[j * BATCH + i] = (uint32_t)(((uint64_t)high << 32 | low) >> (shift - begin));
+        low = high;
+    }
+}
+
 // The batch at hand; returns how many pairs it has, in whole strips.
 static int64_t back_batch(const struct back *w) {
     const struct attend_back_args *a = w->a;
@@ -531,6 +565,7 @@ static int64_t back_batch(const struct back *w) {
         w->lse[i] = a->lse[row * a->heads + h] * 1.44269504f;
         w->lo[i] = (int32_t)max_i64(0, a->lo[row] - w->from);
         w->hi[i] = (int32_t)min_i64(w->count, a->hi[row] - w->from);
+        if (w->kept) back_kept(w, i, dropout_row(&a->drop, row, h), w->from - a->lo[row]);
     }
     for (int64_t i = 0; i < count; i += STRIP) {
         back_columns(w, &a->q, i, w->q_cols, w->q_terms);
@@ -540,8 +575,8 @@ static int64_t back_batch(const struct back *w) {
 }
 
 // p and ds of 32 keys from j on and 32 pairs from i on.
-static void back_slopes(const struct back *w, int64_t j, int64_t i) {
-    const vf c = v_set1(w->a->scale * 1.44269504f), scale = v_set1(w->a->scale);
+INLINE void back_slopes_as(const bool drops, const struct back *w, int64_t j, int64_t i) {
+    const vf c = v_set1(w->a->scale * 1.44269504f), scale = v_set1(w->a->scale), factor = v_set1(dropout_factor(&w->a->drop));
     uint16_t *terms = w->ds_terms + i * KEYS + j * PANEL;
     for (int64_t l = 0; l < PANEL; l += 2) {
         vf p[2][2], ds[2][2];
@@ -552,8 +587,14 @@ static void back_slopes(const struct back *w, int64_t j, int64_t i) {
                 const __mmask16 seen = _mm512_cmple_epi32_mask(v_load_words(w->lo + pair), key) &
                                        _mm512_cmpgt_epi32_mask(v_load_words(w->hi + pair), key);
                 const vf e = v_exp2(v_sub(v_mul(c, v_load(w->s + at)), v_load(w->lse + pair)));
-                const vf slope = v_mul(v_mul(scale, e), v_sub(v_load(w->dp + at), v_load(w->delta + pair)));
-                p[odd][half] = _mm512_maskz_mov_ps(seen, e), ds[odd][half] = _mm512_maskz_mov_ps(seen, slope);
+                vf share = e, dp = v_load(w->dp + at);
+                if (drops) {
+                    const vi bit = _mm512_set1_epi32((int32_t)(UINT32_C(1) << (l + odd)));
+                    const __mmask16 kept = _mm512_test_epi32_mask(v_load_words(w->kept + j / 32 * BATCH + pair), bit);
+                    share = _mm512_maskz_mul_ps(kept, factor, e), dp = _mm512_maskz_mul_ps(kept, factor, dp);
+                }
+                const vf slope = v_mul(v_mul(scale, e), v_sub(dp, v_load(w->delta + pair)));
+                p[odd][half] = _mm512_maskz_mov_ps(seen, share), ds[odd][half] = _mm512_maskz_mov_ps(seen, slope);
             }
         for (int odd = 0; odd < 2; odd++) {
             _mm512_storeu_si512(w->p + (l + odd) * BATCH + i, in_row(p[odd][0], p[odd][1]));
@@ -562,6 +603,11 @@ static void back_slopes(const struct back *w, int64_t j, int64_t i) {
         for (int half = 0; half < 2; half++)
             _mm512_storeu_si512(terms + half * TILE + l * VW, in_pairs(ds[0][half], ds[1][half]));
     }
+}
+
+static void back_slopes(const struct back *w, int64_t j, int64_t i) {
+    if (w->kept) back_slopes_as(true, w, j, i);
+    else back_slopes_as(false, w, j, i);
 }
 
 // Keys that 32 pairs see, in whole steps.
@@ -619,8 +665,8 @@ static void attend_back_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const int64_t D = a->head_size, G = a->kv_heads, group = a->heads / G;
     const size_t head = (size_t)D * sizeof(float);
     struct back w = {.a = a};
-    const size_t bytes = back_place(&w, NULL, D);
-    back_place(&w, cpu_scratch(thread, SLOT_A, bytes), D);
+    const size_t bytes = back_place(&w, NULL, D, a->drop.below > 0);
+    back_place(&w, cpu_scratch(thread, SLOT_A, bytes), D, a->drop.below > 0);
     cpu_tiles_open();
     for (int64_t t = lo; t < hi; t++) {
         w.start = t / G * a->segment, w.g = t % G, w.pairs = a->segment * group;
@@ -655,9 +701,9 @@ static void attend_back(const struct attend_back_args *a) {
     assert(is_f32(&a->dk) && is_f32(&a->dv) && is_f32(&a->k) && is_f32(&a->v));
     assert(same_shape(&a->dk, &a->k) && same_shape(&a->dv, &a->v) && same_shape(&a->k, &a->v));
     assert(a->q.cols == a->heads * D && a->k.cols == a->kv_heads * D);
-    assert(a->k.rows == a->q.rows && a->segment > 0 && a->q.rows % a->segment == 0);
+    assert(a->k.rows == a->q.rows && a->segment > 0 && a->q.rows % a->segment == 0 && a->drop.below < 65536);
     struct back w;
-    cpu_scratch_reserve(SLOT_A, back_place(&w, NULL, D));
+    cpu_scratch_reserve(SLOT_A, back_place(&w, NULL, D, a->drop.below > 0));
     pool_for(a->q.rows / a->segment * a->kv_heads, 1, attend_back_piece, (void *)a);
 }
 

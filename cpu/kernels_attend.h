@@ -157,6 +157,13 @@ static void softmax_chunk(float *scores, int64_t next_panel, int64_t lo, int64_t
     *sum = fold_add(&s);
 }
 
+// Some of them are dropped: [lo, hi) of row i and head h of those of the chunk. Chunks of rows begin at the first key that a
+// row sees, so that its numbers lie as they are made. What is kept grows at the end, in attend_write.
+static void probabilities_drop(const struct attend_args *a, int64_t i, int64_t h, int64_t from, int64_t hi, float *p) {
+    assert(a->k.layout == LAYOUT_ROWS && a->lo[i] <= from && (from - a->lo[i]) % PANEL == 0);
+    drop_run(dropout_row(&a->drop, i, h), (vu)v_set1_words((int32_t)a->drop.below), v_set1(1), from - a->lo[i], hi, p);
+}
+
 // A tile's rows [row, row + rows) and kv head g against the chunk of keys that starts at `from`.
 struct attend_part {
     int64_t row, rows, g, from;
@@ -254,6 +261,8 @@ static void attend_chunk(const struct attend_args *a, const struct attend_room *
                 cap_numbers(scores + c * P, min_i64(PANEL, hi - c), a->scale, a->softcap);
         softmax_chunk(scores, P * PANEL, lo, hi, t->first[i / TILE_ROWS], t->limit[i / TILE_ROWS],
                       a->softcap > 0 ? 1 : a->scale, room->p + i * KEYS, &room->m[i], &room->l[i]);
+        if (a->drop.below > 0)
+            probabilities_drop(a, row, t->g * group + i % group, t->from, hi, room->p + i * KEYS);
     }
     attend_values(a, room, P, t);
 }
@@ -284,7 +293,7 @@ static void attend_join(float *sum_m, float *sum_l, float *sum_o, float m, float
 static void attend_write(const struct attend_args *a, int64_t i, int64_t h, float m, float l,
                          const float *o) {
     float *out = row_f32(&a->out, i) + h * a->head_size;
-    const vf by = v_set1(l > 0 || l != l ? 1 / l : 0);
+    const vf by = v_set1(l > 0 || l != l ? dropout_factor(&a->drop) / l : 0);
     for (int64_t d = 0; d < a->head_size; d += VW)
         v_store_n(out + d, l == 0 ? v_zero() : v_mul(by, v_load(o + d)), a->head_size - d);
     if (a->lse) a->lse[i * a->heads + h] = l == 0 ? -INFINITY : (float)((double)m + log((double)l));
@@ -422,6 +431,7 @@ static void attend(const struct attend_args *a) {
            same_shape(&a->k, &a->v) && a->k.layout == a->v.layout);
     assert(a->q.cols == a->heads * a->head_size && a->k.cols == a->kv_heads * a->head_size);
     assert(is_cache(&a->k, a->head_size) && is_cache(&a->v, a->head_size));
+    assert(a->drop.below < 65536 && (a->drop.below == 0 || a->k.layout == LAYOUT_ROWS));
     const int64_t n = a->q.rows, group = a->heads / a->kv_heads, D = a->head_size,
                   wide = round_up(D, PANEL);
     const int64_t rows_each = max_i64(1, TILE_PAIRS / group);
@@ -510,17 +520,32 @@ static void deltas(const struct attend_back_room *room, int64_t pairs, int64_t D
     }
 }
 
-// p and ds of one pair for keys [0, end) of a chunk, of which it sees [lo, hi).
+// What dropout makes of a pair's keys: the factor of key c of the chunk is at[c + first], for keys that the pair sees.
+struct factors {
+    float at[2 * PANEL + KEYS_WIDE];
+    int64_t first;
+};
+// shift: which of all its keys the pair has at the begin of the chunk, below 0 where it sees none yet.
+static void factors_make(struct factors *f, const struct dropout *d, struct rng_row row, int64_t shift) {
+    const int64_t begin = max_i64(0, shift) / PANEL * PANEL;
+    for (size_t c = 0; c < COUNT_OF(f->at); c++) f->at[c] = 1;
+    drop_run(row, (vu)v_set1_words((int32_t)d->below), v_set1(dropout_factor(d)), begin, KEYS + PANEL, f->at + PANEL);
+    f->first = PANEL + shift - begin;
+}
+
+// p and ds of one pair for keys [0, end) of a chunk, of which it sees [lo, hi). f may be NULL.
 static void slopes_chunk(const float *scores, const float *slopes, int64_t next_panel, int64_t lo,
-                         int64_t hi, int64_t end, float scale, float lse, float delta, float *p,
-                         float *ds) {
+                         int64_t hi, int64_t end, float scale, float lse, float delta, const struct factors *f,
+                         float *p, float *ds) {
     const vf k = v_set1(scale), shift = v_set1(lse), d = v_set1(delta);
     for (int64_t c = 0; c < end; c += VW) {
         vf e = v_zero(), s = v_zero();
         if (c + VW > lo && c < hi) {
             const int64_t at = c / PANEL * next_panel + c % PANEL;
             e = v_exp(v_sub(v_mul(k, v_load(scores + at)), shift));
-            s = v_mul(v_mul(k, e), v_sub(v_load(slopes + at), d));
+            const vf factor = f ? v_load(f->at + f->first + c) : v_set1(1), slope = v_load(slopes + at);
+            s = v_mul(v_mul(k, e), v_sub(f ? v_mul(factor, slope) : slope, d));
+            if (f) e = v_mul(factor, e);
             e = v_first_or(e, hi - c, 0), s = v_first_or(s, hi - c, 0);
             if (c < lo) {
                 float keep[2][VW];
@@ -563,10 +588,13 @@ static void attend_back_tile(const struct attend_back_args *a, const struct atte
                       room->slopes + j * P + i * PANEL);
         }
         for (int64_t r = i; r < i + some; r++) {
-            const int64_t at = row + r / group;
+            const int64_t at = row + r / group, h = g * group + r % group;
+            struct factors f;
+            const bool drops = a->drop.below > 0;
+            if (drops) factors_make(&f, &a->drop, dropout_row(&a->drop, at, h), from - a->lo[at]);
             slopes_chunk(room->scores + r * PANEL, room->slopes + r * PANEL, P * PANEL,
                          a->lo[at] - from, min_i64(end, a->hi[at] - from), stored, a->scale,
-                         a->lse[at * H + g * group + r % group], room->delta[r],
+                         a->lse[at * H + h], room->delta[r], drops ? &f : NULL,
                          room->p + r * KEYS_WIDE, room->ds + r * KEYS_WIDE);
         }
         const struct left ds = {room->ds, KEYS_WIDE, false};
@@ -645,7 +673,7 @@ static void attend_back(const struct attend_back_args *a) {
     assert(is_f32(&a->dk) && is_f32(&a->dv) && is_f32(&a->k) && is_f32(&a->v));
     assert(same_shape(&a->dk, &a->k) && same_shape(&a->dv, &a->v) && same_shape(&a->k, &a->v));
     assert(a->q.cols == a->heads * a->head_size && a->k.cols == a->kv_heads * a->head_size);
-    assert(a->k.rows == a->q.rows && a->segment > 0 && a->q.rows % a->segment == 0);
+    assert(a->k.rows == a->q.rows && a->segment > 0 && a->q.rows % a->segment == 0 && a->drop.below < 65536);
     const int64_t group = a->heads / a->kv_heads, rows_each = max_i64(1, TILE_PAIRS / group);
     struct attend_back_room room;
     cpu_scratch_reserve(

@@ -3,6 +3,7 @@
 // Element by element there is nothing to order, so any width gives the same bits. The sine is a polynomial of our own (Cody and Waite 1980 for the reduction), so that both levels,
 // and every libc, agree.
 #include "cpu/kernels_exp.h"
+#include "cpu/kernels_drop.h"
 #include "cpu/kernels_lanes.h"
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -275,6 +276,43 @@ static void add(const struct add_args *a) {
     pool_for(a->out.rows, grain_of_rows(a->out.cols, 1 << 15), add_piece, (void *)a);
 }
 
+// out = a + factor * b in columns [c, c + VW) of a row, or those below C.
+INLINE void drop_vector(float *out, const float *a, const float *b, vf factor, int64_t c, int64_t C) {
+    if (c + VW <= C) {
+        const vf part = v_mul(factor, v_load(b + c));
+        v_store(out + c, a ? v_add(v_load(a + c), part) : part);
+    } else if (c < C) {
+        const vf part = v_mul(factor, v_load_n(b + c, C - c));
+        v_store_n(out + c, a ? v_add(v_load_n(a + c, C - c), part) : part, C - c);
+    }
+}
+
+static void dropout_piece(void *arg, int64_t lo, int64_t hi, int thread) {
+    const struct dropout_args *a = arg;
+    (void)thread;
+    const int64_t C = a->out.cols;
+    const vf kept = v_set1(one_if_zero(a->scale) * dropout_factor(&a->drop));
+    const vu below = (vu)v_set1_words((int32_t)a->drop.below);
+    for (int64_t i = lo; i < hi; i++) {
+        const struct rng_row row = dropout_row(&a->drop, i, 0);
+        const float *x = tensor_present(&a->a) ? row_f32(&a->a, i) : NULL, *y = row_f32(&a->b, i);
+        float *out = row_f32(&a->out, i);
+        for (int64_t c = 0; c < C; c += 32)
+#pragma GCC unroll 4
+            for (int v = 0; v < 16; v += VW) {
+                const vu words = drop_words(row, (uint32_t)(c / 2 + v));
+                drop_vector(out, x, y, drop_low(words, below, kept), c + v, C);
+                drop_vector(out, x, y, drop_high(words, below, kept), c + v + 16, C);
+            }
+    }
+}
+
+static void dropout(const struct dropout_args *a) {
+    assert(is_f32(&a->out) && is_f32(&a->b) && same_shape(&a->out, &a->b) && a->drop.below < 65536);
+    assert(!tensor_present(&a->a) || (is_f32(&a->a) && same_shape(&a->out, &a->a)));
+    pool_for(a->out.rows, grain_of_rows(a->out.cols, 1 << 15), dropout_piece, (void *)a);
+}
+
 // ---------------------------------------------------------------------------------------------------------------
 // Loss. Exponentials are taken once: they wait in the row for their sum, when the row becomes a
 // gradient anyway.
@@ -391,6 +429,7 @@ static void fill_ops(struct backend *b) {
     b->glu = glu;
     b->glu_back = glu_back;
     b->add = add;
+    b->dropout = dropout;
     b->softcap = softcap;
     b->matmul_experts = matmul_experts;
     b->matmul_experts_dx = matmul_experts_dx;

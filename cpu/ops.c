@@ -474,14 +474,16 @@ static void attend_piece(void *arg, int64_t lo, int64_t hi, int thread) {
             most = fmaxf(most, scores[j]);
         }
         memset(out, 0, (size_t)D * sizeof(float));
+        struct rng_row row = a->drop.below > 0 ? dropout_row(&a->drop, i, h) : (struct rng_row){0, 0};
         for (int64_t j = 0; j < count; j++) {
             float e = expf(scores[j] - most);
             sum += e;
+            if (a->drop.below > 0 && rng_row_at(row, (uint32_t)j) < a->drop.below) continue;
             const float *v = row_read(&a->v, first + j, at, D, numbers);
             add_scaled(out, *taken(a->precision, &e, 1, &e), taken(a->precision, v, D, numbers), D);
         }
         if (count > 0)
-            for (int64_t d = 0; d < D; d++) out[d] /= sum;
+            for (int64_t d = 0; d < D; d++) out[d] = dropout_factor(&a->drop) * (out[d] / sum);
         if (a->lse) a->lse[p] = count > 0 ? most + logf(sum) : -INFINITY;
     }
 }
@@ -491,6 +493,7 @@ static void plain_attend(const struct attend_args *a) {
     assert(is_f32(&a->out) && is_f32(&a->q) && same_shape(&a->out, &a->q));
     assert(a->q.cols == a->heads * a->head_size && a->k.cols == a->kv_heads * a->head_size);
     assert(is_cache(&a->k, a->head_size) && is_cache(&a->v, a->head_size) && same_shape(&a->k, &a->v));
+    assert(a->drop.below < 65536 && (a->drop.below == 0 || a->k.layout == LAYOUT_ROWS));
     // By the capacity of the cache, not by what is in it: it stays the same while a text grows.
     cpu_scratch_reserve(SLOT_SCORES, (size_t)a->k.rows * sizeof(float));
     cpu_scratch_reserve(SLOT_KEY, (size_t)a->head_size * sizeof(float));
@@ -498,8 +501,8 @@ static void plain_attend(const struct attend_args *a) {
     pool_for(a->q.rows * a->heads, 1, attend_piece, (void *)a);
 }
 
-// With p_j = exp(score_j - lse) and delta = dout . out = sum_j p_j (dout . v_j):
-//   dv_j += p_j dout ; ds_j = scale p_j (dout . v_j - delta) ; dq += ds_j k_j ; dk_j += ds_j q
+// With p_j = exp(score_j - lse), f what dropout makes of it, and delta = dout . out = sum_j f p_j (dout . v_j):
+//   dv_j += f p_j dout ; ds_j = scale p_j (f dout . v_j - delta) ; dq += ds_j k_j ; dk_j += ds_j q
 // A piece is a range of (segment, kv head): its rows of dk and dv belong to nobody else.
 static void attend_back_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const struct attend_back_args *a = arg;
@@ -519,11 +522,14 @@ static void attend_back_piece(void *arg, int64_t lo, int64_t hi, int thread) {
                 float *dq = row_f32(&a->dq, i) + h * D;
                 memset(dq, 0, head_bytes);
                 float delta = dot(dout, row_f32(&a->out, i) + h * D, D);
+                struct rng_row row = a->drop.below > 0 ? dropout_row(&a->drop, i, h) : (struct rng_row){0, 0};
                 for (int64_t j = a->lo[i]; j < a->hi[i]; j++) {
                     const float *k = row_f32(&a->k, j) + g * D, *v = row_f32(&a->v, j) + g * D;
                     float weight = expf(a->scale * dot(q, k, D) - a->lse[i * H + h]);
-                    float slope = a->scale * weight * (dot(dout, v, D) - delta);
-                    add_scaled(row_f32(&a->dv, j) + g * D, weight, dout, D);
+                    bool dropped = a->drop.below > 0 && rng_row_at(row, (uint32_t)(j - a->lo[i])) < a->drop.below;
+                    float factor = dropped ? 0 : dropout_factor(&a->drop);
+                    float slope = a->scale * weight * (factor * dot(dout, v, D) - delta);
+                    add_scaled(row_f32(&a->dv, j) + g * D, factor * weight, dout, D);
                     add_scaled(dq, slope, k, D);
                     add_scaled(row_f32(&a->dk, j) + g * D, slope, q, D);
                 }
@@ -628,6 +634,27 @@ static void plain_add(const struct add_args *a) {
     assert(is_f32(&a->out) && is_f32(&a->b) && same_shape(&a->out, &a->b));
     assert(!tensor_present(&a->a) || (is_f32(&a->a) && same_shape(&a->out, &a->a)));
     pool_for(a->out.rows, grain_of_rows(a->out.cols), add_piece, (void *)a);
+}
+
+static void dropout_piece(void *arg, int64_t lo, int64_t hi, int thread) {
+    const struct dropout_args *a = arg;
+    (void)thread;
+    float kept = one_if_zero(a->scale) * dropout_factor(&a->drop);
+    for (int64_t i = lo; i < hi; i++) {
+        struct rng_row row = dropout_row(&a->drop, i, 0);
+        const float *b = row_f32(&a->b, i), *base = tensor_present(&a->a) ? row_f32(&a->a, i) : NULL;
+        float *out = row_f32(&a->out, i);
+        for (int64_t c = 0; c < a->out.cols; c++) {
+            float part = (rng_row_at(row, (uint32_t)c) < a->drop.below ? 0 : kept) * b[c];
+            out[c] = base ? base[c] + part : part;
+        }
+    }
+}
+
+static void plain_dropout(const struct dropout_args *a) {
+    assert(is_f32(&a->out) && is_f32(&a->b) && same_shape(&a->out, &a->b) && a->drop.below < 65536);
+    assert(!tensor_present(&a->a) || (is_f32(&a->a) && same_shape(&a->out, &a->a)));
+    pool_for(a->out.rows, grain_of_rows(8 * a->out.cols), dropout_piece, (void *)a);
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -758,6 +785,7 @@ void cpu_fill_plain(struct backend *b) {
     b->glu = plain_glu;
     b->glu_back = plain_glu_back;
     b->add = plain_add;
+    b->dropout = plain_dropout;
     b->cross_entropy = plain_cross_entropy;
     b->head_loss = plain_head_loss;
     b->sum_squares = plain_sum_squares;

@@ -19,6 +19,7 @@
 
 typedef float32x4_t vf;
 typedef int32x4_t vi;
+typedef uint32_t vu __attribute__((vector_size(16)));
 
 // ---------------------------------------------------------------------------------------------------------------
 // Floats.

@@ -87,6 +87,15 @@ static void back_input_experts(const struct model *m, const struct pass *p, cons
                                                                    acts_segments(p->acts, p->n), more, model_precision(m)});
 }
 
+// The gradient of a branch out of that of what it was added to: dx itself, or in `room` what was not dropped.
+static struct tensor back_drop(const struct model *m, const struct pass *p, int64_t l, enum drop_place what,
+                               struct tensor room, struct tensor dx) {
+    const struct dropout drop = pass_drop(p, l, what);
+    if (drop.below == 0) return dx;
+    m->backend->dropout(&(struct dropout_args){room, {0}, dx, 1, drop});
+    return room;
+}
+
 // The rows of balance that are layer l's.
 static struct tensor balance_of(const struct back *s, int64_t l) {
     if (s->balances == 0) return (struct tensor){0};
@@ -112,9 +121,10 @@ static void back_experts(const struct model *m, const struct pass *p, const stru
     struct tensor droutes = tensor_first(s->droutes, p->n); // [n,E]
     struct tensor normed = tensor_first(s->norm, p->n);     // [n,C]
     struct tensor dnorm = tensor_first(s->dnorm, p->n);     // [n,C]
+    struct tensor dbranch = back_drop(m, p, l, DROP_FEED_FORWARD, dnorm, dx); // [n,C]
 
     b->glu(&(struct glu_args){glu, gate, up, c->family->act});
-    b->mix_back(&(struct mix_back_args){sorted, dx, y->weight, c->used, y->place, c->m_res});
+    b->mix_back(&(struct mix_back_args){sorted, dbranch, y->weight, c->used, y->place, c->m_res});
     back_weight_experts(m, p, s, y->start, w->down_exps, sorted, glu);
     back_input_experts(m, p, y->start, w->down_exps, dglu, sorted, false);
     b->route_back(&(struct route_back_args){droutes, routes, glu, dglu, balance_of(s, l), y->chosen, y->place, y->weight,
@@ -146,10 +156,11 @@ static void back_feed_forward(const struct model *m, const struct pass *p, const
     struct tensor glu = tensor_first(s->glu, p->n);     // [n,F]
     struct tensor normed = tensor_first(s->norm, p->n); // [n,C]
     struct tensor dnorm = tensor_first(s->dnorm, p->n); // [n,C]
+    struct tensor dbranch = back_drop(m, p, l, DROP_FEED_FORWARD, dnorm, dx); // [n,C]
 
     m->backend->glu(&(struct glu_args){glu, gate, up, m->config.family->act});
-    back_weight(m, s, w->down, dx, glu, m_res, segment);
-    back_input(m, w->down, glu, dx, m_res, false); // glu is now its own gradient
+    back_weight(m, s, w->down, dbranch, glu, m_res, segment);
+    back_input(m, w->down, glu, dbranch, m_res, false); // glu is now its own gradient
     m->backend->glu_back(&(struct glu_back_args){gate, up, glu, gate, up, m->config.family->act});
     norm(m, normed, mid, w->ffn_norm);
     back_weight(m, s, w->gate, gate, normed, 1, segment);
@@ -178,11 +189,13 @@ static void back_attention(const struct model *m, const struct pass *p, const st
     struct tensor dv = tensor_first(s->dv, p->n);               // [n,G*D]
     struct tensor normed = tensor_first(s->norm, p->n);         // [n,C]
     struct tensor dnorm = tensor_first(s->dnorm, p->n);         // [n,C]
+    struct tensor dbranch = back_drop(m, p, l, DROP_ATTENTION, dnorm, dx); // [n,C]
 
-    back_weight(m, s, w->o, dx, attended, c->m_res, segment);
-    back_input(m, w->o, dattended, dx, c->m_res, false);
+    back_weight(m, s, w->o, dbranch, attended, c->m_res, segment);
+    back_input(m, w->o, dattended, dbranch, c->m_res, false);
     m->backend->attend_back(&(struct attend_back_args){dq, dk, dv, dattended, attended, q, k, v, p->lo, p->hi, y->lse,
-                                                       c->H, c->G, c->D, c->m_attn, segment, model_precision(m)});
+                                                       c->H, c->G, c->D, c->m_attn, segment, model_precision(m),
+                                                       pass_drop(p, l, DROP_PROBABILITIES)});
     rotate_back(m, dq, p->pos);
     rotate_back(m, dk, p->pos);
     dq = back_norm_heads(m, w->q_norm, s->dq_raw, dq, y->q_raw, segment);
@@ -205,4 +218,7 @@ void model_backward(const struct model *m, const struct pass *p, struct back *b,
         else back_feed_forward(m, p, b, l, segment);
         back_attention(m, p, b, l, segment);
     }
+    const struct dropout drop = pass_drop(p, 0, DROP_EMBEDDING);
+    struct tensor dx = tensor_first(b->dx, p->n); // [n,C]
+    if (drop.below > 0) m->backend->dropout(&(struct dropout_args){dx, {0}, dx, 1, drop});
 }

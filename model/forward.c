@@ -144,20 +144,24 @@ static void keep_side(const struct model *m, const struct pass *p, const struct 
     else m->backend->copy(side.data, normed.data, (size_t)p->n * side.row_bytes);
 }
 
-// out = x + m_res * branch, where branch may be normed before, in place; out may be x.
-static void add_branch(const struct model *m, struct tensor out, struct tensor x, struct tensor branch, int post) {
+// out = x + m_res * branch, where branch may be normed before, in place, and a part of it dropped; out may be x.
+static void add_branch(const struct model *m, struct tensor out, struct tensor x, struct tensor branch, int post,
+                       struct dropout drop) {
     branch = norm(m, branch, branch, post, -1);
-    m->backend->add(&(struct add_args){out, x, branch, m->config.m_res});
+    if (drop.below > 0) m->backend->dropout(&(struct dropout_args){out, x, branch, m->config.m_res, drop});
+    else m->backend->add(&(struct add_args){out, x, branch, m->config.m_res});
 }
 
-// out = x + m_res * (branch w^T + bias), where out may be x. Some families norm the product first.
+// out = x + m_res * (branch w^T + bias), where out may be x, but when something is dropped. Some families norm the product
+// first.
 static void add_to_stream(const struct model *m, const struct pass *p, struct tensor out, struct tensor x,
-                          struct tensor branch, int w, int bias, int post) {
+                          struct tensor branch, int w, int bias, int post, struct dropout drop) {
     const struct backend *b = m->backend;
-    if (post >= 0) {
-        struct tensor room = tensor_first(p->acts->norm, p->n); // [n,C]
+    if (post >= 0 || drop.below > 0) {
+        struct tensor room = drop.below > 0 ? out : tensor_first(p->acts->norm, p->n); // [n,C]
+        assert(room.data != x.data);
         project(m, p, room, branch, w, bias);
-        add_branch(m, out, x, room, post);
+        add_branch(m, out, x, room, post, drop);
         return;
     }
     if (out.data != x.data) b->copy(out.data, x.data, (size_t)x.rows * x.row_bytes);
@@ -208,10 +212,10 @@ static void forward_attention(const struct model *m, const struct pass *p, int64
     }
     const int32_t *lo = config_is_local(c, l) ? p->lo_local : p->lo;
     b->attend(&(struct attend_args){attended, q, keys, values, lo, p->hi, y->lse, c->H, c->G, c->D, c->m_attn,
-                                    c->score_cap, p->precision});
+                                    c->score_cap, p->precision, pass_drop(p, l, DROP_PROBABILITIES)});
     see(p, w->o, attended);
     if (w->sinks >= 0) b->sink(&(struct sink_args){attended, m->params[w->sinks].w, y->lse});
-    add_to_stream(m, p, mid, x, attended, w->o, w->o_bias, w->attn_post);
+    add_to_stream(m, p, mid, x, attended, w->o, w->o_bias, w->attn_post, pass_drop(p, l, DROP_ATTENTION));
 }
 
 // The shared expert of every row, in acts->shared, weighed by its own gate where it has one.
@@ -286,7 +290,7 @@ static void forward_experts(const struct model *m, const struct pass *p, int64_t
     if (c->FS > 0) forward_shared(m, p, w, normed);
     b->mix(&(struct mix_args){room, parts, y->weight, c->used, y->place});
     if (c->FS > 0) b->add(&(struct add_args){room, room, tensor_first(a->shared, p->n), 1});
-    add_branch(m, out, mid, room, w->ffn_post);
+    add_branch(m, out, mid, room, w->ffn_post, pass_drop(p, l, DROP_FEED_FORWARD));
 }
 
 // x += m_res * Wdown (silu(Wgate norm(x)) * Wup norm(x)), from y->mid to `out`, the stream that leaves the layer. Without
@@ -299,6 +303,7 @@ static void forward_feed_forward(const struct model *m, const struct pass *p, in
     struct tensor gate = tensor_first(y->gate, p->n);       // [n,F]
     struct tensor up = tensor_first(y->up, p->n);           // [n,F]
     struct tensor room = tensor_first(p->acts->norm, p->n); // [n,C]
+    const struct dropout drop = pass_drop(p, l, DROP_FEED_FORWARD);
 
     if (w->router >= 0) {
         forward_experts(m, p, l, out, mid, m->config.parallel ? tensor_first(p->acts->side, p->n)
@@ -324,22 +329,26 @@ static void forward_feed_forward(const struct model *m, const struct pass *p, in
         see(p, w->up, entered(&e));
         see(p, w->gate, entered(&e));
         see(p, w->down, a.product);
-        add_to_stream(m, p, out, mid, a.product, w->down, w->down_bias, w->ffn_post);
+        add_to_stream(m, p, out, mid, a.product, w->down, w->down_bias, w->ffn_post, drop);
         return;
     }
     a.down = model_product_weight(m, w->down);
-    a.out = w->ffn_post >= 0 ? room : out;
-    a.scale = w->ffn_post >= 0 ? 1 : m->config.m_res;
-    a.accumulate = w->ffn_post < 0;
+    const bool apart = w->ffn_post >= 0 || drop.below > 0;
+    if (drop.below > 0) room = out;
+    assert(!apart || room.data != mid.data);
+    a.out = apart ? room : out;
+    a.scale = apart ? 1 : m->config.m_res;
+    a.accumulate = !apart;
     if (a.accumulate && out.data != mid.data) b->copy(out.data, mid.data, (size_t)p->n * mid.row_bytes);
     b->feed_forward(&a);
     add_bias(m, a.out, w->down_bias, a.scale);
-    if (w->ffn_post >= 0) add_branch(m, out, mid, room, w->ffn_post);
+    if (apart) add_branch(m, out, mid, room, w->ffn_post, drop);
 }
 
 void model_forward(const struct model *m, const struct pass *p) {
     const struct model_config *c = &m->config;
     const struct backend *b = m->backend;
+    const struct dropout drop = pass_drop(p, 0, DROP_EMBEDDING);
     // x = m_emb * embed[id] (+ positions[pos])
     struct tensor x = tensor_first(acts_layer(p->acts, 0)->x, p->n);
     b->embed(&(struct embed_args){x, m->params[m->embed].w, p->ids, c->m_emb});
@@ -348,6 +357,7 @@ void model_forward(const struct model *m, const struct pass *p) {
         b->embed(&(struct embed_args){room, m->params[m->positions].w, p->pos, 1});
         b->add(&(struct add_args){x, x, room, 1});
     }
+    if (drop.below > 0) b->dropout(&(struct dropout_args){x, {0}, x, 1, drop});
     for (int64_t l = 0; l < c->L; l++) {
         struct tensor next = l + 1 < c->L ? acts_layer(p->acts, l + 1)->x : p->acts->out;
         forward_attention(m, p, l);

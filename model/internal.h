@@ -76,6 +76,7 @@ struct pass {
     struct acts *acts;
     enum precision precision; // of all products
     const struct observer *observer;  // NULL: nobody looks on
+    struct dropout drop;      // of a training pass; place is not set
 };
 // From ids to acts->out.
 void model_forward(const struct model *m, const struct pass *p);
@@ -116,6 +117,13 @@ static inline struct tensor model_product_weight(const struct model *m, int i) {
 // Of the products of a training step.
 static inline enum precision model_precision(const struct model *m) {
     return m->compute == DTYPE_BF16 ? PRECISION_BF16 : PRECISION_F32;
+}
+// What is dropped of the pass's rows: of the embedding, of the probabilities of layer l's attention, or of what a branch adds.
+enum drop_place { DROP_EMBEDDING, DROP_PROBABILITIES, DROP_ATTENTION, DROP_FEED_FORWARD, DROP_PLACES };
+static inline struct dropout pass_drop(const struct pass *p, int64_t l, enum drop_place what) {
+    struct dropout d = p->drop;
+    d.place = UINT64_C(0x64726f70) << 32 | (uint64_t)(l * DROP_PLACES + what) << 16; // heads below; no stream of the loader
+    return d;
 }
 static inline struct tensor tensor_first(struct tensor t, int64_t n) { return tensor_rows(t, 0, n); }
 

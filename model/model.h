@@ -445,6 +445,9 @@ MUST_USE bool train_state_fits(const struct model_config *c, int64_t T, size_t m
 struct train_state *train_state_new(struct model *m, int64_t max_rows, int64_t T, size_t memory, struct err *err);
 void train_state_free(struct train_state *t);
 void train_observe(struct train_state *t, const struct observer *o); // of the forward passes to come; borrowed, NULL ends it
+// What the next train_loss, and it alone, leaves out: of the embeddings, of attention's probabilities and of what each branch adds. row is that of the first
+// row of its batch; the model sets place.
+void train_drop(struct train_state *t, struct dropout drop);
 void train_zero_grads(struct train_state *t); // for the train_loss that follows: until then matrices keep what they have
 // Forward and backward: ADDS grad_scale * d(sum of losses)/dw to the gradients; returns the sum of losses (nats).
 // grad_scale 0: forward only (evaluation). losses (may be NULL): per row, host.

@@ -41,6 +41,7 @@ struct train_state {
     int64_t n_seen;
     const struct observer *observer;
     struct objective aim;
+    struct dropout drop;            // of the next train_loss
     int32_t *use;                   // [L*E] host: rows of this step that chose each expert
     double *other;                  // [L] host: of this step, what back.other sums up to
     int32_t *host_start;            // [E*sequences+1] host
@@ -206,6 +207,8 @@ void train_state_free(struct train_state *t) {
 
 void train_observe(struct train_state *t, const struct observer *o) { t->observer = o; }
 
+void train_drop(struct train_state *t, struct dropout drop) { t->drop = drop; }
+
 static void forget_seen(struct train_state *t) {
     memset(t->seen, 0, (size_t)t->m->config.V * sizeof *t->seen);
     t->n_seen = 0;
@@ -354,7 +357,8 @@ double train_loss(struct train_state *t, const struct train_batch *batch, float 
     for (int64_t at = 0; at < batch->rows; at += t->group_rows) {
         int64_t n = batch->rows - at < t->group_rows ? batch->rows - at : t->group_rows;
         struct pass p = {.n = n, .ids = t->ids, .pos = t->pos, .lo = t->lo, .hi = t->hi, .acts = &t->acts,
-                         .precision = model_precision(m), .observer = t->observer};
+                         .precision = model_precision(m), .observer = t->observer, .drop = t->drop};
+        p.drop.row += at;
         upload_group(t, batch, at, n, grad_scale != 0);
         b->begin();
         model_forward(m, &p);
@@ -374,6 +378,7 @@ double train_loss(struct train_state *t, const struct train_batch *batch, float 
             if (losses) losses[at + i] = t->host_losses[i];
         }
     }
+    t->drop = (struct dropout){0};
     return sum;
 }
 

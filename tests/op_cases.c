@@ -440,6 +440,23 @@ static void cast_reference(const struct op_run *r) {
 struct ranges {
     double *lo, *hi;
 };
+
+// Dropout. Row i is number 2^32 - 2 + i, which a call learns of the first number in the buffer `row`.
+static const int64_t drop_first = ((int64_t)1 << 32) - 2;
+static const uint64_t drop_seed = UINT64_C(0x123456789abcdef), drop_place = UINT64_C(7) << 32 | 5;
+static void drop_rows(struct op_run *r) {
+    struct op_buf *row = below(r, "row", IN | BY_ROW | UNREAD, r->s.n, 1);
+    for (int64_t i = 0; i < r->s.n; i++) row->v[i] = (double)i;
+}
+static struct dropout drop_of(const struct op_run *r, int rows) {
+    if (r->s.drop == 0) return (struct dropout){0};
+    return (struct dropout){drop_seed, drop_place, drop_first + *(const int32_t *)P(r, rows), (uint32_t)r->s.drop};
+}
+static double drop_factor(const struct op_run *r, int64_t i, int64_t h, int64_t c) {
+    const struct rng_row row = rng_row(drop_seed, drop_place + (uint64_t)h, (uint64_t)(drop_first + i));
+    if (r->s.drop == 0) return 1;
+    return rng_row_at(row, (uint32_t)c) < r->s.drop ? 0 : 1 / (1 - (double)r->s.drop * 0x1p-16);
+}
 static void ranges_fill(const struct op_run *r, struct ranges to, uint64_t stream) {
     int64_t n = r->s.n, K = r->s.K, segment = r->s.segment ? r->s.segment : n, document = 0;
     for (int64_t i = 0; i < n; i++) {
@@ -460,7 +477,7 @@ static void ranges_fill(const struct op_run *r, struct ranges to, uint64_t strea
 
 // Of row i, head h: probabilities of the keys in p; returns the log-sum-exp.
 static double attend_weights(const struct op_run *r, const double *q, const double *k, double lo,
-                             double hi, int64_t g, double *p) {
+                             double hi, int64_t g, double *p) { // before dropout
     int64_t D = r->s.D, width = r->s.G * D;
     double most = -INFINITY, sum = 0;
     for (int64_t j = (int64_t)lo; j < (int64_t)hi; j++) {
@@ -475,7 +492,7 @@ static double attend_weights(const struct op_run *r, const double *q, const doub
     return hi > lo ? most + log(sum) : -INFINITY;
 }
 
-enum { ATTEND_Q, ATTEND_K, ATTEND_V, ATTEND_LO, ATTEND_HI, ATTEND_OUT, ATTEND_LSE };
+enum { ATTEND_Q, ATTEND_K, ATTEND_V, ATTEND_LO, ATTEND_HI, ATTEND_OUT, ATTEND_LSE, ATTEND_ROW };
 static void attend_declare(struct op_run *r) {
     int64_t n = r->s.n, keys = r->s.K ? r->s.K : n;
     f32(r, "q", IN | BY_ROW, n, r->s.H * r->s.D);
@@ -486,6 +503,7 @@ static void attend_declare(struct op_run *r) {
     ranges_fill(r, (struct ranges){lo->v, hi->v}, 77);
     f32(r, "out", OUT | BY_ROW, n, r->s.H * r->s.D);
     if (!r->s.mode) f32(r, "lse", OUT | BY_ROW | FLAT, n, r->s.H);
+    if (r->s.drop) drop_rows(r);
 }
 static struct attend_args attend_args(const struct op_run *r) {
     return (struct attend_args){.out = T(r, ATTEND_OUT),
@@ -500,7 +518,8 @@ static struct attend_args attend_args(const struct op_run *r) {
                                 .head_size = r->s.D,
                                 .scale = r->s.scale,
                                 .softcap = r->s.softcap,
-                                .precision = precision_of(r)};
+                                .precision = precision_of(r),
+                                .drop = drop_of(r, ATTEND_ROW)};
 }
 static void attend_call(const struct op_run *r, const struct backend *b) {
     const struct attend_args a = attend_args(r);
@@ -551,7 +570,7 @@ static double attend_all(const struct op_run *r, const struct ranges *at, const 
             for (int64_t d = 0; d < D; d++) {
                 double sum = 0;
                 for (int64_t j = (int64_t)at->lo[i]; j < (int64_t)at->hi[i]; j++)
-                    sum += p[j] * v[j * width + g * D + d];
+                    sum += drop_factor(r, i, h, j - (int64_t)at->lo[i]) * p[j] * v[j * width + g * D + d];
                 if (out) out[(i * H + h) * D + d] = sum;
                 if (dout) loss += dout[(i * H + h) * D + d] * sum;
             }
@@ -566,7 +585,7 @@ static void attend_reference(const struct op_run *r) {
                r->s.mode ? NULL : V(r, ATTEND_LSE), NULL);
 }
 
-enum { AB_DQ, AB_DK, AB_DV, AB_DOUT, AB_OUT, AB_Q, AB_K, AB_V, AB_LO, AB_HI, AB_LSE };
+enum { AB_DQ, AB_DK, AB_DV, AB_DOUT, AB_OUT, AB_Q, AB_K, AB_V, AB_LO, AB_HI, AB_LSE, AB_ROW };
 static void attend_back_declare(struct op_run *r) {
     int64_t n = r->s.n, wide = r->s.H * r->s.D, narrow = r->s.G * r->s.D;
     f32(r, "dq", OUT | BY_ROW, n, wide);
@@ -580,6 +599,7 @@ static void attend_back_declare(struct op_run *r) {
     struct op_buf *lo = add(r, "lo", IN | BY_ROW | FLAT | ROW_INDEX, DTYPE_I32, n, 1);
     struct op_buf *hi = add(r, "hi", IN | BY_ROW | FLAT | ROW_INDEX, DTYPE_I32, n, 1);
     f32(r, "lse", IN | BY_ROW | FLAT, n, r->s.H);
+    if (r->s.drop) drop_rows(r);
     struct ranges at = {lo->v, hi->v};
     ranges_fill(r, at, 77);
     if (r->s.mode) hi->v[n - 1] = lo->v[n - 1]; // a row that sees nothing
@@ -601,7 +621,8 @@ static void attend_back_call(const struct op_run *r, const struct backend *b) {
                                               .kv_heads = r->s.G,
                                               .head_size = r->s.D,
                                               .scale = r->s.scale,
-                                              .segment = r->s.segment});
+                                              .segment = r->s.segment,
+                                              .drop = drop_of(r, AB_ROW)});
 }
 static double attend_back_loss(const struct op_run *r) {
     return attend_all(r, &(struct ranges){V(r, AB_LO), V(r, AB_HI)}, V(r, AB_Q), V(r, AB_K),
@@ -694,6 +715,27 @@ static void add_call(const struct op_run *r, const struct backend *b) {
 static void add_reference(const struct op_run *r) {
     for (int64_t i = 0; i < r->s.n * r->s.C; i++)
         V(r, add_to(r))[i] = (r->s.mode == 3 ? 0 : V(r, ADD_A)[i]) + scale_of(r) * V(r, ADD_B)[i];
+}
+
+// Dropout. mode as in add.
+enum { DROP_A, DROP_B, DROP_ROW, DROP_OUT };
+static int drop_to(const struct op_run *r) { return r->s.mode == 1 ? DROP_A : r->s.mode == 2 ? DROP_B : DROP_OUT; }
+static void drop_declare(struct op_run *r) {
+    f32(r, "a", (r->s.mode == 1 ? BOTH : r->s.mode >= 2 ? IN | UNREAD : IN) | BY_ROW, r->s.n, r->s.C);
+    f32(r, "b", (r->s.mode == 2 ? BOTH : IN) | BY_ROW, r->s.n, r->s.C);
+    drop_rows(r);
+    if (r->s.mode == 0 || r->s.mode == 3) f32(r, "out", OUT | BY_ROW, r->s.n, r->s.C);
+}
+static void drop_call(const struct op_run *r, const struct backend *b) {
+    struct dropout_args a = {T(r, drop_to(r)), T(r, DROP_A), T(r, DROP_B), r->s.scale, drop_of(r, DROP_ROW)};
+    if (r->s.mode >= 2) a.a = (struct tensor){0};
+    b->dropout(&a);
+}
+static void drop_reference(const struct op_run *r) {
+    for (int64_t i = 0; i < r->s.n; i++)
+        for (int64_t c = 0, at = i * r->s.C; c < r->s.C; c++, at++)
+            V(r, drop_to(r))[at] = (r->s.mode >= 2 ? 0 : V(r, DROP_A)[at]) +
+                                   scale_of(r) * drop_factor(r, i, 0, c) * V(r, DROP_B)[at];
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -1540,14 +1582,17 @@ const struct op_spec op_specs[] = {
     {OP_ATTEND, "attend rows", BIT(F32),
      SHAPES({.n = 1, .H = 1, .G = 1, .D = 4, .scale = .5f},
             {.n = 19, .H = 4, .G = 2, .D = 33, .scale = .17f},
-            {.n = 65, .H = 2, .G = 2, .D = 64, .segment = 13, .scale = .125f}),
+            {.n = 65, .H = 2, .G = 2, .D = 64, .segment = 13, .scale = .125f},
+            {.n = 19, .H = 4, .G = 2, .D = 33, .scale = .17f, .drop = 6554, .amplify = 2},
+            {.n = 300, .H = 2, .G = 1, .D = 16, .scale = .25f, .drop = 20000, .amplify = 2}),
      attend_declare, attend_call, .reference = attend_reference, .terms = terms_attend, .unit = 1},
     // A p_j is off by 2^-8 of itself at most, 0.41 of that on average, in either direction, so a sum of p_j v_j by 0.41
     // 2^-8 of what it is itself, on average over random v; none of some 10^5 by six times that.
     {OP_ATTEND, "attend rounded rows", FLOATS,
      SHAPES({.n = 1, .H = 1, .G = 1, .D = 32, .scale = .2f}, {.n = 19, .H = 4, .G = 2, .D = 96, .scale = .1f},
             {.n = 170, .H = 5, .G = 1, .D = 32, .segment = 85, .scale = .3f}, {.n = 70, .H = 2, .G = 2, .D = 256, .scale = .06f},
-            {.n = 300, .H = 2, .G = 1, .D = 64, .scale = .125f, .softcap = 2}),
+            {.n = 300, .H = 2, .G = 1, .D = 64, .scale = .125f, .softcap = 2},
+            {.n = 300, .H = 2, .G = 1, .D = 64, .scale = .125f, .drop = 13107}),
      attend_declare, attend_call, .reference = attend_reference, .terms = terms_attend, .rounds = true, .inner = 0x3p-8, .unit = 1},
     {OP_ATTEND, "attend rounded cache", FLOATS,
      SHAPES({.n = 1, .H = 6, .G = 2, .D = 64, .K = 700, .scale = .125f}, {.n = 5, .H = 6, .G = 3, .D = 32, .K = 65, .scale = .18f, .softcap = .7f},
@@ -1565,7 +1610,9 @@ const struct op_spec op_specs[] = {
          {.n = 3, .H = 2, .G = 1, .D = 5, .segment = 3, .scale = .4f, .amplify = 4},
          {.n = 18, .H = 4, .G = 2, .D = 33, .segment = 9, .scale = .17f, .mode = 1, .amplify = 4},
          {.n = 34, .H = 2, .G = 2, .D = 64, .segment = 17, .scale = .125f, .amplify = 4},
-         {.n = 130, .H = 2, .G = 1, .D = 16, .segment = 65, .scale = .25f, .amplify = 4}),
+         {.n = 130, .H = 2, .G = 1, .D = 16, .segment = 65, .scale = .25f, .amplify = 4},
+         {.n = 18, .H = 4, .G = 2, .D = 33, .segment = 9, .scale = .17f, .amplify = 4, .drop = 13107},
+         {.n = 130, .H = 2, .G = 1, .D = 16, .segment = 65, .scale = .25f, .amplify = 4, .drop = 6554}),
      attend_back_declare, attend_back_call, .loss = attend_back_loss,
      .pairs = {{AB_DQ, AB_Q, 0}, {AB_DK, AB_K, 0}, {AB_DV, AB_V, 0}}, .n_pairs = 3,
      .terms = terms_attend, .unit = -1},
@@ -1600,6 +1647,11 @@ const struct op_spec op_specs[] = {
             {.n = 5, .C = 65, .scale = -2, .mode = 2}, {.n = 19, .C = 257, .scale = .22f},
             {.n = 7, .C = 33, .scale = 3, .mode = 3}),
      add_declare, add_call, .reference = add_reference, .terms = terms_few, .unit = 1},
+    {OP_DROPOUT, "dropout", BIT(F32),
+     SHAPES({.n = 1, .C = 1, .drop = 1}, {.n = 3, .C = 31, .drop = 6554, .scale = .22f, .mode = 1},
+            {.n = 5, .C = 65, .drop = 13107, .scale = -2, .mode = 2}, {.n = 19, .C = 257, .drop = 32768, .scale = .22f},
+            {.n = 7, .C = 48, .drop = 60000, .scale = 3, .mode = 3}),
+     drop_declare, drop_call, .reference = drop_reference, .terms = terms_few, .unit = 1},
     {OP_CROSS_ENTROPY, "cross_entropy", BIT(F32),
      SHAPES({.n = 1, .C = 1}, {.n = 3, .C = 31}, {.n = 5, .C = 257, .K = 5},
             {.n = 5, .C = 65, .M = 5000}),

@@ -51,6 +51,7 @@ struct op_shape {
     bool accumulate, loaded;
     double amplify;
     float softcap, z_loss;
+    int64_t drop; // of 65536
 };
 
 struct op_run {

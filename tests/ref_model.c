@@ -56,7 +56,7 @@ static void turned(double *x, int64_t heads, int64_t D, int64_t t, double base, 
 
 // One head of one row: softmax(scale q.k) v over rows from .. t. Row j of k and v lies at j * stride.
 static void attended(const double *q, const double *k, const double *v, int64_t stride, int64_t D, int64_t from,
-                     int64_t t, double scale, double *out) {
+                     int64_t t, double scale, const struct dropout *drop, double *out) {
     double top = -INFINITY, total = 0;
     double *p = malloc((size_t)(t + 1) * sizeof *p);
     for (int64_t j = from; j <= t; j++) {
@@ -65,6 +65,9 @@ static void attended(const double *q, const double *k, const double *v, int64_t 
         if (p[j] > top) top = p[j];
     }
     for (int64_t j = from; j <= t; j++) total += p[j] = exp(p[j] - top);
+    const struct rng_row row = rng_row(drop->seed, drop->place, (uint64_t)(drop->row + t));
+    for (int64_t j = from; j <= t && drop->below > 0; j++)
+        p[j] = rng_row_at(row, (uint32_t)(j - from)) < drop->below ? 0 : p[j] / (1 - drop->below / 65536.0);
     for (int64_t d = 0; d < D; d++) {
         out[d] = 0;
         for (int64_t j = from; j <= t; j++) out[d] += p[j] / total * v[j * stride + d];
@@ -99,6 +102,13 @@ static double routed(const struct model_config *c, const double *router, const d
     }
     for (int64_t e = 0; e < c->E; e++) p[e] = exp(p[e]) / total;
     return log(total);
+}
+
+// What is left of branch `what` (0: the embedding) of layer l.
+static void dropped(const struct dropout *d, int64_t l, int what, int64_t t, int64_t C, double *x) {
+    if (d->below == 0) return;
+    const struct rng_row row = rng_row(d->seed, 0x64726f7000000000u + (uint64_t)(4 * l + what) * 65536, (uint64_t)(d->row + t));
+    for (int64_t i = 0; i < C; i++) x[i] = rng_row_at(row, (uint32_t)i) < d->below ? 0 : x[i] / (1 - d->below / 65536.0);
 }
 
 // Experts of the rows of a sequence. P [T,E] and count [E] are for the balance.
@@ -145,8 +155,10 @@ void ref_logits(const struct ref_model *r, const int32_t *ids, const int32_t *do
     double *k = malloc((size_t)(T * K) * sizeof *k), *v = malloc((size_t)(T * K) * sizeof *v);
     double *branch = malloc((size_t)C * sizeof *branch);
     if (aside) *aside = 0;
-    for (int64_t t = 0; t < T; t++)
+    for (int64_t t = 0; t < T; t++) {
         for (int64_t i = 0; i < C; i++) x[t * C + i] = (double)c->m_emb * r->w[0][ids[t] * C + i];
+        dropped(&r->drop, 0, 0, t, C, x + t * C);
+    }
     for (int64_t l = 0; l < c->L; l++) {
         const struct layer *w = &r->layers[l];
         struct mixture mixed = {calloc((size_t)(T * c->E + 1), sizeof(double)), calloc((size_t)c->E + 1, sizeof(double)), 0};
@@ -163,14 +175,18 @@ void ref_logits(const struct ref_model *r, const int32_t *ids, const int32_t *do
         for (int64_t t = 0; t < T; t++) {
             for (int64_t h = 0; h < c->H; h++) {
                 int64_t g = h / share;
+                struct dropout drop = r->drop;
+                drop.place = 0x64726f7000000000u + (uint64_t)(4 * l + 1) * 65536 + (uint64_t)h;
                 attended(q + t * Q + h * c->D, k + g * c->D, v + g * c->D, K, c->D, doc_start ? doc_start[t] : 0, t,
-                         (double)c->m_attn, a + h * c->D);
+                         (double)c->m_attn, &drop, a + h * c->D);
             }
             times(r->w[w->o], a, C, Q, branch);
+            dropped(&r->drop, l, 2, t, C, branch);
             for (int64_t i = 0; i < C; i++) x[t * C + i] += m_res * branch[i];
             normed(x + t * C, r->w[w->ffn_norm], C, eps, n);
             if (w->router >= 0) experts(r, l, n, t, &mixed, branch);
             else unit(r->w[w->gate], r->w[w->up], r->w[w->down], n, c->F, C, branch);
+            dropped(&r->drop, l, 3, t, C, branch);
             for (int64_t i = 0; i < C; i++) x[t * C + i] += m_res * branch[i];
         }
         if (aside) *aside += aside_of(r, l, T, &mixed);
@@ -192,7 +208,9 @@ double ref_loss(const struct ref_model *r, const int32_t *ids, const int32_t *ta
     int32_t *start = malloc((size_t)T * sizeof *start);
     for (int64_t s = 0; s < rows; s += T) {
         for (int64_t t = 0; t < T; t++) start[t] = doc_start ? (int32_t)(doc_start[s + t] - s) : 0;
-        ref_logits(r, ids + s, start, T, logits, &aside);
+        struct ref_model here = *r;
+        here.drop.row += s;
+        ref_logits(&here, ids + s, start, T, logits, &aside);
         sum += aside;
         for (int64_t t = 0; t < T; t++) {
             if (targets[s + t] < 0) continue;

@@ -14,6 +14,7 @@ struct ref_model {
     int out_norm, head;
     struct objective aim;
     const double *use; // [L*E] share of each expert, for BALANCE_GLOBAL
+    struct dropout drop; // of ref_loss: row is that of its first row
 };
 // Copies the weights of a trainable f32 model whose memory is host memory.
 struct ref_model *ref_new(const struct model *m);

@@ -378,10 +378,12 @@ static const struct attend_shape {
     int64_t n, heads, kv_heads, head_size,
         keys; // keys 0: training, the rows themselves in segments
     int64_t segment;
-} attend_shapes[] = {{1, 4, 2, 64, 40, 1},    {7, 3, 1, 16, 300, 7}, {33, 6, 2, 32, 600, 11},
-                     {200, 2, 2, 64, 0, 100}, {96, 8, 2, 24, 0, 96}, {5, 4, 1, 80, 1500, 5},
-                     {40, 40, 2, 10, 90, 40}, {3, 2, 1, 300, 20, 3}, {640, 2, 1, 32, 0, 320},
-                     {4, 200, 1, 8, 33, 4}};
+    uint32_t drop;
+} attend_shapes[] = {{1, 4, 2, 64, 40, 1, 0}, {7, 3, 1, 16, 300, 7, 0},
+                     {33, 6, 2, 32, 600, 11, 0}, {200, 2, 2, 64, 0, 100, 13107},
+                     {96, 8, 2, 24, 0, 96, 0}, {5, 4, 1, 80, 1500, 5, 0},
+                     {40, 40, 2, 10, 90, 40, 0}, {3, 2, 1, 300, 20, 3, 0},
+                     {640, 2, 1, 32, 0, 320, 6554}, {4, 200, 1, 8, 33, 4, 0}};
 
 static struct attend_args attend_case(const struct attend_shape *s, enum dtype dtype) {
     const int64_t keys = s->keys ? s->keys : s->n;
@@ -406,7 +408,8 @@ static struct attend_args attend_case(const struct attend_shape *s, enum dtype d
                             .heads = s->heads,
                             .kv_heads = s->kv_heads,
                             .head_size = s->head_size,
-                            .scale = 1.3f};
+                            .scale = 1.3f,
+                            .drop = {1, 2, 3, s->drop}};
     free(k.data), free(v.data);
     return a;
 }
@@ -439,7 +442,7 @@ Test(kernels, attention_has_equal_bits_alone_in_batches_and_on_both_levels) {
                 for (int64_t i = 0; i<n; i += n> 50 ? 17 : 1) {
                     struct attend_args one = a;
                     one.out = matrix(1, wide, 9), one.lse = numbers(shape->heads, 9);
-                    one.q = tensor_rows(a.q, i, 1), one.lo += i, one.hi += i;
+                    one.q = tensor_rows(a.q, i, 1), one.lo += i, one.hi += i, one.drop.row += i;
                     b->attend(&one);
                     SAME(one.out.data, (float *)a.out.data + i * wide, wide,
                          "%s row %lld of shape %zu %s", level_names[l], (long long)i, s,
@@ -586,7 +589,8 @@ static struct attend_back_args back_case(const struct attend_args *a, int64_t se
                                      .kv_heads = a->kv_heads,
                                      .head_size = a->head_size,
                                      .scale = a->scale,
-                                     .segment = segment};
+                                     .segment = segment,
+                                     .drop = a->drop};
 }
 static void back_case_free(struct attend_back_args *b) {
     free(b->dq.data), free(b->dk.data), free(b->dv.data), free(b->dout.data);
@@ -617,7 +621,7 @@ Test(kernels, attention_gradients_do_not_depend_on_the_split_or_the_level) {
                         *hi = malloc((size_t)segment * sizeof *hi);
                 for (int64_t i = 0; i < segment; i++)
                     lo[i] = a.lo[at + i] - (int32_t)at, hi[i] = a.hi[at + i] - (int32_t)at;
-                part.lo = lo, part.hi = hi, part.lse += at * shape->heads;
+                part.lo = lo, part.hi = hi, part.lse += at * shape->heads, part.drop.row += at;
                 b->attend_back(&part);
                 free(lo), free(hi);
             }
@@ -657,7 +661,9 @@ Test(kernels, rounded_attention_gradients_do_not_depend_on_the_split_or_the_thre
     static const struct attend_shape shapes[] = {
         {.n = 80, .heads = 6, .kv_heads = 2, .head_size = 32, .segment = 40},
         {.n = 600, .heads = 3, .kv_heads = 1, .head_size = 64, .segment = 300},
-        {.n = 140, .heads = 2, .kv_heads = 2, .head_size = 96, .segment = 70}};
+        {.n = 140, .heads = 2, .kv_heads = 2, .head_size = 96, .segment = 70},
+        {.n = 640, .heads = 3, .kv_heads = 1, .head_size = 64, .segment = 320, .drop = 13107},
+        {.n = 80, .heads = 6, .kv_heads = 2, .head_size = 32, .segment = 40, .drop = 6554}};
     struct err err;
     const struct backend *b = backend_cpu("amx", &err);
     if (!b) return;
@@ -679,7 +685,7 @@ Test(kernels, rounded_attention_gradients_do_not_depend_on_the_split_or_the_thre
                 for (size_t t = 0; t < COUNT_OF(views); t++) *views[t] = tensor_rows(*views[t], at, step);
                 int32_t *lo = malloc((size_t)step * sizeof *lo), *hi = malloc((size_t)step * sizeof *hi);
                 for (int64_t r = 0; r < step; r++) lo[r] = a.lo[at + r] - (int32_t)at, hi[r] = a.hi[at + r] - (int32_t)at;
-                part.lo = lo, part.hi = hi, part.lse += at * H, part.precision = PRECISION_BF16;
+                part.lo = lo, part.hi = hi, part.lse += at * H, part.precision = PRECISION_BF16, part.drop.row += at;
                 b->attend_back(&part);
                 free(lo), free(hi);
             }

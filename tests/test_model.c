@@ -94,6 +94,8 @@ static struct train_state *new_state(struct model *m, int64_t rows, int64_t T) {
     return new_state_within(m, rows, T, SIZE_MAX);
 }
 
+static struct dropout batch_drop; // of all rows of run_batch
+
 // Loss and gradients of a batch in micro-batches of `sequences`; doc_start counts from the start of each micro-batch.
 static double run_batch(struct train_state *t, const struct batch *b, int64_t sequences, float grad_scale,
                         float *losses) {
@@ -104,6 +106,7 @@ static double run_batch(struct train_state *t, const struct batch *b, int64_t se
         int64_t n = b->rows - at < sequences * b->T ? b->rows - at : sequences * b->T;
         for (int64_t i = 0; i < n; i++) start[i] = b->doc_start[at + i] - (int32_t)at;
         struct train_batch mb = {n, b->T, b->ids + at, b->targets + at, start};
+        train_drop(t, (struct dropout){batch_drop.seed, 0, batch_drop.row + at, batch_drop.below});
         sum += train_loss(t, &mb, grad_scale, losses ? losses + at : NULL);
     }
     train_close_grads(t);
@@ -274,6 +277,28 @@ Test(model, gradient_of_every_parameter_is_the_derivative) {
         cr_assert(fabs(loss - ref) < 1e-5 * ref, "%s: loss %.9g, in double %.9g", trained[f], loss, ref);
         check_elements(m, r, &b, (double)scale, trained[f]);
         check_direction(m, r, &b, (double)scale, trained[f]);
+        ref_free(r), train_state_free(t), free_batch(&b), model_free(m);
+    }
+}
+
+// The same with holes, in all families and with what the experts have besides: forward and backward have them at one place.
+Test(model, gradient_with_dropout_is_the_derivative) {
+    pool_start(2);
+    for (size_t f = 0; f < COUNT_OF(trained); f++) {
+        struct model_config c = tiny(trained[f]);
+        struct model *m = random_model(&c, DTYPE_F32, 21);
+        struct batch b = random_batch(2, 7, c.V, 22);
+        struct train_state *t = new_state(m, b.rows, b.T);
+        struct ref_model *r = ref_new(m);
+        double whole = ref_loss(r, b.ids, b.targets, b.doc_start, b.rows, b.T);
+        batch_drop = r->drop = (struct dropout){.seed = 23, .row = 1000, .below = 20000};
+        double loss = run_batch(t, &b, 1, .125f, NULL), ref = ref_loss(r, b.ids, b.targets, b.doc_start, b.rows, b.T);
+        cr_assert(fabs(loss - ref) < 1e-5 * ref, "%s: loss %.9g, in double %.9g", trained[f], loss, ref);
+        cr_assert(fabs(ref - whole) > 1e-3 * ref, "%s: nothing was dropped", trained[f]);
+        check_elements(m, r, &b, .125, trained[f]);
+        check_direction(m, r, &b, .125, trained[f]);
+        batch_drop = (struct dropout){0};
+        cr_assert(fabs(run_batch(t, &b, 1, 0, NULL) - whole) < 1e-5 * whole, "%s: evaluation has holes", trained[f]);
         ref_free(r), train_state_free(t), free_batch(&b), model_free(m);
     }
 }
@@ -499,6 +524,9 @@ Test(model, micro_batches_and_threads_change_no_bit) {
             struct model *m = random_model(&c, half ? DTYPE_BF16 : DTYPE_F32, 40);
             struct batch b = random_batch(8, 6, c.V, 41);
             same_gradients(m, &b, (int64_t[]){8, 1, 2, 3}, 4, 3);
+            batch_drop = (struct dropout){.seed = 42, .row = 5, .below = 13107};
+            same_gradients(m, &b, (int64_t[]){8, 1, 2, 3}, 4, 3);
+            batch_drop = (struct dropout){0};
             free_batch(&b), model_free(m);
         }
     }
@@ -571,6 +599,7 @@ Test(model, what_is_computed_again_changes_no_bit) {
         float *expected = malloc(m->grads_bytes);
         double sum = 0;
         size_t bytes = SIZE_MAX;
+        batch_drop = (struct dropout){.seed = 42, .below = 6554};
         for (int64_t step = 0; step <= 2 * (c.L - 1); step++) { // each takes the least bytes less than the one before
             struct recompute again;
             size_t allowed = step ? bytes - 1 : SIZE_MAX;
@@ -590,6 +619,7 @@ Test(model, what_is_computed_again_changes_no_bit) {
         struct recompute again;
         cr_assert(train_state_bytes(&c, b.rows, b.T, bytes - 1, &again) == bytes && again.wholes == c.L - 1);
         cr_assert(!train_state_new(m, b.rows, b.T, bytes - 1, &e) && strstr(e.text, "every layer computed again"), "%s", e.text);
+        batch_drop = (struct dropout){0};
         free(expected), free_batch(&b), model_free(m);
     }
 }
