@@ -69,9 +69,8 @@ const int decay_count = COUNT_OF(decays);
 // --- curves: the rate at n tokens, without warmup and decay --------------------------------------------------------
 
 // min(lr, beta a n^b): the rate that fits a run which would end at n tokens, whatever the batch. At n = 0 the power
-// is infinite and the cap holds. The paper's batches begin at 64k tokens; from there down beta falls by a power of its
-// own: with Adam's root (methods A.4) one a fits all, in proportion it does not (`make bench-sweep SHOW=power`).
-// A model that goes on with new text goes on with the law: the rate is the one at which a single run would be now.
+// is infinite and the cap holds. The paper's batches begin at 64k tokens. From there down the best rate falls more slowly
+// than the batch (Adam's root, methods A.4): 0.6 is what one amplitude for all batches asks for (bench/sweep-power.csv).
 static double curve_power(const struct schedule *s, double n) {
     double beta = s->batch / 4096, least = POWER_LEAST_BATCH / 4096.0;
     if (beta < least) beta = least * pow(beta / least, s->power_c);

@@ -3,7 +3,7 @@
 #   SHOW      mup: one best rate for all widths?   power: one base value for all batches and lengths?
 #             ladder: cool-downs of one wsd trunk beside cosine runs of their lengths   (mup)
 # and what that stands for, each of which can be given:
-#   SCHEDULES of ./train           WIDTHS    channels, multiples of 64     BATCHES  tokens of a step     TOKENS  of a run
+#   SCHEDULES of ./train, power:power-c=1:decay=0.5 with options of their own   WIDTHS    channels, multiples of 64     BATCHES  tokens of a step     TOKENS  of a run
 #   RATES     --lr of a run        AMPLITUDES for power instead: --power-a, under the cap of CAP (0.02)  SEEDS
 #   DATA      text (the stories)   VALID     text to judge by (a share of DATA)   LAYERS   SEQ (256)   TOKENIZER (bpe:2048)
 #   OPTIONS   more of ./train (--dtype bf16)  NAME     of the files, OUT/NAME.csv and OUT/NAME-SCHEDULE.svg (sweep-$SHOW), OUT (bench)
@@ -12,8 +12,8 @@
 #   PRUNE     leave out a rate when one between it and the best of its cell is already so many times worse, 1.03 (0: all);
 #             list the rates you expect to be best first
 #   DECAY     of the trunk, a share of each rung (0.08), by 1-sqrt
-# One line a run: schedule,width,batch,tokens,lr,seed,loss; lr is the amplitude for power, and a ladder has a line a rung. What is there is not run again,
-# so a sweep may be ended at any time and goes on when it is called again with the same OPTIONS, DATA and shape.
+# One line a run: schedule,width,batch,tokens,lr,seed,loss; lr is the amplitude for power, and a ladder has a line a rung.
+# What is there is not run again, so a sweep may be ended at any time and goes on when it is called again with the same OPTIONS, DATA and shape.
 set -u
 me=sweep show=${SHOW:-mup}
 # shellcheck source=tests/bench/runs.sh
@@ -32,7 +32,7 @@ name=${NAME:-sweep-$show}
 csv=$out/$name.csv
 [ -s "$csv" ] || echo "schedule,width,batch,tokens,lr,seed,loss" > "$csv"
 
-rates() { [ "$1" = power ] && echo "$AMPLITUDES" || echo "$RATES"; } # schedule
+rates() { [ "${1%%:*}" = power ] && echo "$AMPLITUDES" || echo "$RATES"; } # schedule
 
 # Calls "$@" schedule width batch tokens rate seed for every run of the sweep, the short ones first. A ladder is one run.
 for_all() {
@@ -78,12 +78,13 @@ estimate() {
 
 one_run() { # schedule width batch tokens rate seed
     [ "$PRUNE" != 0 ] && is_hopeless "$@" && return 0 # asked when a place is free: others have ended since
-    run=$work/$1-$2-$3-$4-$5-$6 rate="--schedule $1 --lr $5"
-    case $1 in
+    run=$work/$1-$2-$3-$4-$5-$6 rate="--schedule ${1%%:*} --lr $5"
+    case ${1%%:*} in
     power) rate="--schedule power --power-a $5 --lr $CAP" ;;
     ladder) rate="--schedule wsd --lr $5 --decay $DECAY --decay-shape 1-sqrt"
         for n in $TOKENS; do [ "$n" = "$4" ] || rate="$rate --ladder $(echo "$n $4" | awk '{ printf "%.9g", $1 / $2 }')"; done ;;
     esac
+    rate="$rate $(echo "$1" | sed 's/^[^:]*//; s/:/ --/g; s/=/ /g')"
     # shellcheck disable=SC2046,SC2086
     train_in "$run" $(options "$2" "$3" "$4" "$6") $rate || return 1
     if [ "$1" = ladder ]; then # rungs are counted in steps: the nearest of TOKENS is the one that was asked for
@@ -144,7 +145,7 @@ summary() {
     for s in $SCHEDULES; do
         { head -1 "$work/rows"; grep "^$s," "$work/rows"; } > "$work/one"
         [ "$(wc -l < "$work/one")" -gt 1 ] || continue
-        "$chart" "$s: loss of a cell by log2 of the base value, the best of each cell is 1" log2_lr ratio cell < "$work/one" > "$out/$name-$s.svg" && echo "  $out/$name-$s.svg"
+        "$chart" "$s: loss of a cell by log2 of the base value, the best of each cell is 1" log2_lr ratio cell < "$work/one" > "$out/$name-${s%%:*}.svg" && echo "  $out/$name-${s%%:*}.svg"
     done
 }
 
