@@ -145,19 +145,18 @@ def logits_of(model, ids):
     return model(input_ids=ids, attention_mask=mask, position_ids=row - first, use_cache=False).logits
 
 
-def balance_of(row, logits, before, k):
-    """Of one layer: E sum f P over the batch with the shares of the step before, or over each sequence with its own."""
+def balance_of(row, logits, k):
+    """Of one layer: E sum f P of each sequence, with the shares of the batch up to its end, or its own."""
     E = logits.shape[-1]
     P = logits.softmax(-1).reshape(-1, T, E)
     used = torch.zeros_like(P).scatter(2, logits.reshape(-1, T, E).topk(k, dim=-1).indices, 1.0)
-    share = used.mean((0, 1)).detach() / k
-    if row["balance"] == "global":
-        return (E * (before * P.mean((0, 1))).sum() if before is not None else 0), share
-    return (E * (used.mean(1).detach() / k * P.mean(1)).sum(1)).mean(), share
+    counts = used.sum(1).detach() / k
+    shares = counts.cumsum(0) / T / torch.arange(1, len(P) + 1)[:, None] if row["balance"] == "global" else counts / T
+    return (E * (shares * P.mean(1)).sum(1)).mean()
 
 
-def objective(model, row, batch, shares):
-    """The loss that is told, and what is made smaller. shares: by layer, the use of experts in the step before; replaced."""
+def objective(model, row, batch):
+    """The loss that is told, and what is made smaller."""
     routers = []
     hooks = [m.register_forward_hook(lambda m, x, y: routers.append(y[0]))
              for n, m in model.named_modules() if n.endswith(".router")]
@@ -168,8 +167,8 @@ def objective(model, row, batch, shares):
     told = torch.nn.functional.cross_entropy(out.flatten(0, 1), targets)
     all_ = told + row["z_loss"] * out.logsumexp(-1).square().mean()
     assert bool(routers) == ("experts" in row["shape"])
-    for layer, logits in enumerate(routers):
-        even, shares[layer] = balance_of(row, logits, shares.get(layer), model.config.num_experts_per_tok)
+    for logits in routers:
+        even = balance_of(row, logits, model.config.num_experts_per_tok)
         all_ = all_ + row["balance_coef"] * even + row["router_z"] * logits.logsumexp(-1).square().mean()
     return told, all_
 
@@ -215,9 +214,9 @@ def learn(row, folder, dtype, report):
     torch.manual_seed(0)
     model = load(folder, dtype)
     keep_precision(dtype)
-    tokens, held, made, losses, norms, shares = tokens_of("corpus.txt"), tokens_of("held.txt"), optimizers(model, row), [], [], {}
+    tokens, held, made, losses, norms = tokens_of("corpus.txt"), tokens_of("held.txt"), optimizers(model, row), [], []
     for step in range(STEPS):
-        told, all_ = objective(model, row, [sequence(tokens, step * B // T + i) for i in range(B // T)], shares)
+        told, all_ = objective(model, row, [sequence(tokens, step * B // T + i) for i in range(B // T)])
         model.zero_grad()
         all_.backward()
         norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), row["clip"])))
