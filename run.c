@@ -63,7 +63,7 @@ static struct opt table[] = {
     {"--json", OPT_FLAG, &o.json, 0, 0, "", "[Output] one JSON object per token, and one at the end", 0},
     {"--logprobs", OPT_INT, &o.logprobs, -1, 1e6, "N", "with the N likeliest tokens and their log-probabilities; implies --json", 0},
     {"-v --verbose", OPT_FLAG, &o.verbose, 0, 0, "", "print every key of the model file", 0},
-    {"--perplexity", OPT_TEXT, &o.perplexity, 0, 0, "FILE", "[Other modes] score a text in chunks of -c (512), second halves only, as llama.cpp does", 0},
+    {"--perplexity", OPT_TEXT, &o.perplexity, 0, 0, "FILE", "[Other modes] score a text in chunks of -c (512), second halves only, as llama.cpp does; with the use of experts, where there are any", 0},
     {"--stride", OPT_INT, &o.stride, 0, 1 << 24, "N", "instead: a window of -c every N tokens, each token scored once", 0},
     {"--chunks", OPT_INT, &o.chunks, 0, 1e12, "N", "stop after so many chunks", 0},
     {"--tokenize", OPT_FLAG, &o.tokenize, 0, 0, "", "print the ids of the prompt and stop", 0},
@@ -546,6 +546,36 @@ static void print_perplexity(void *arg, const struct perplexity *p) {
     progress_line(arg, false, "%lld tokens scored, perplexity %.4f", (long long)p->tokens, exp(p->nll / (double)p->tokens));
 }
 
+static void print_scores(const struct perplexity *p, const struct expert_use *use, int64_t ctx) {
+    double error, value = perplexity_of(p, &error);
+    printf("perplexity %.4f +- %.4f, %.4f nats per token, %.4f nats per byte, %lld tokens scored (%s, context %lld)\n", value, error,
+           p->nll / (double)p->tokens, p->bytes ? p->nll / (double)p->bytes : (double)NAN, (long long)p->tokens,
+           o.stride ? "sliding window" : "second halves of chunks", (long long)ctx);
+    if (!use) return;
+    struct expert_summary s = expert_use_summary(use);
+    printf("experts: the busiest of a layer has %.2f times an even share, entropy %.3f of %.3f bits, %lld of %lld unused\n", s.busiest,
+           s.entropy, log2((double)s.experts), (long long)s.unused, (long long)(s.layers * s.experts));
+}
+
+static void print_scores_json(const struct perplexity *p, const struct expert_use *use, int64_t ctx) {
+    struct text line = {0};
+    struct json_out j;
+    double error, value = perplexity_of(p, &error);
+    json_out_open(&j, &line);
+    json_out_object(&j, NULL);
+    json_out_number(&j, "perplexity", value);
+    json_out_number(&j, "error", error);
+    json_out_number(&j, "nats_per_token", p->nll / (double)p->tokens);
+    if (p->bytes) json_out_number(&j, "nats_per_byte", p->nll / (double)p->bytes);
+    json_out_integer(&j, "tokens", p->tokens);
+    json_out_integer(&j, "ctx", ctx);
+    json_out_integer(&j, "stride", o.stride);
+    if (use) expert_use_write(use, "experts", &j);
+    json_out_close(&j, '}');
+    puts(line.data);
+    text_free(&line);
+}
+
 static int run_perplexity(struct app *a) {
     struct err err;
     struct text text = {0};
@@ -557,20 +587,15 @@ static int run_perplexity(struct app *a) {
     if (!file_read_all(o.perplexity, (size_t)1 << 32, &text, &err)) fail(1, &err);
     tokenizer_encode(a->tokenizer, text.data, text.len, TOKENIZE_BOS, &ids);
     open_session(a, ctx, PERPLEXITY_ROWS, false);
+    struct expert_use *use = expert_use_new(a->model, a->session);
     progress_open(&progress, 5);
     struct scoring scoring = {.session = a->session, .tokenizer = a->tokenizer, .ids = ids.id, .n = ids.count, .ctx = ctx,
                               .stride = o.stride, .max_chunks = o.chunks, .each = print_perplexity, .arg = &progress};
     if (!perplexity_run(&scoring, &p, &err)) fail(1, &err);
     progress_close(&progress);
-    double mean = p.nll / (double)p.tokens, error;
-    perplexity_of(&p, &error);
-    double per_byte = p.bytes ? p.nll / (double)p.bytes : NAN;
-    if (o.json)
-        printf("{\"perplexity\":%.17g,\"error\":%.17g,\"nats_per_token\":%.17g,\"nats_per_byte\":%.17g,\"tokens\":%lld,\"ctx\":%lld,\"stride\":%lld}\n",
-               exp(mean), error, mean, per_byte, (long long)p.tokens, (long long)ctx, (long long)o.stride);
-    else
-        printf("perplexity %.4f +- %.4f, %.4f nats per token, %.4f nats per byte, %lld tokens scored (%s, context %lld)\n", exp(mean),
-               error, mean, per_byte, (long long)p.tokens, o.stride ? "sliding window" : "second halves of chunks", (long long)ctx);
+    if (o.json) print_scores_json(&p, use, ctx);
+    else print_scores(&p, use, ctx);
+    expert_use_free(use);
     text_free(&text);
     ids_free(&ids);
     return 0;

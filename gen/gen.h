@@ -140,6 +140,17 @@ struct scoring {
 };
 MUST_USE bool perplexity_run(const struct scoring *s, struct perplexity *out, struct err *err);
 
+// How often each expert of each layer is chosen by what the session reads, from new to free; it has no other observer then.
+struct expert_use;
+struct expert_use *expert_use_new(const struct model *m, struct session *s); // borrows both. NULL: a model without experts
+void expert_use_free(struct expert_use *u);                                  // NULL is fine
+struct expert_summary {
+    int64_t layers, experts, unused; // unused: of layers * experts
+    double busiest, entropy;         // means over layers: the largest share times E (1 is even), bits (log2 E is even)
+};
+struct expert_summary expert_use_summary(const struct expert_use *u);
+void expert_use_write(const struct expert_use *u, const char *key, struct json_out *to); // counts: a list for each layer
+
 // How far a model is from a reference, token by token over a text: both read the same chunks, and at every scored place
 // KL(reference || model) is that of their distributions. Both vocabularies have the same size. Of the logits only the rows
 // at hand are kept; of each token one number, for the quantiles.

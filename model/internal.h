@@ -95,7 +95,7 @@ struct back {
     struct tensor droutes;       // [n,E]
     float *other;                // [L][n] what balances experts and holds routers small, a loss (backend.h, route_back)
     struct tensor balance;       // [L*balances,E]: see route_back
-    int64_t balances;            // rows of it a layer: none, 1, or one for each segment
+    int64_t balances;            // rows of it a layer: none, or one for each segment
     float z_loss;
     struct tensor dattended, dq; // [n,H*D]
     struct tensor dk, dv;        // [n,G*D]

@@ -420,8 +420,9 @@ struct train_batch {
 //   balance_coef * E * sum over e of f[e] P[e] (Fedus et al. 2021, eq. 4), f a constant, counted
 //     SEQUENCE over the row's own sequence: uniform use within every text;
 //     GLOBAL   over the whole batch (Qiu et al. 2025, "Demons in the Detail"), so that experts may differ by text. The
-//              batch meant is that of the step before, model.expert_use: that of this one is not known before its last micro-batch is
-//              through, and what it would be known of so far depends on how the batch is cut, which must show in no bit.
+//              share is that over the batch up to the end of the row's sequence: what is known by then however the batch is
+//              cut, which must show in no bit. (The whole batch of the step before would be known too, but routers move
+//              faster than that: in short runs its experts are used less evenly, and losses are higher by up to 1 nat.)
 //   router_z * mean of logsumexp(router's logits)^2 (Zoph et al. 2022, eq. 5)
 //   head_z * mean of logsumexp(logits)^2 (Chowdhery et al. 2022, section 5), not in the losses that are told
 enum balance { BALANCE_NONE, BALANCE_GLOBAL, BALANCE_SEQUENCE };

@@ -326,15 +326,19 @@ static void balance_group(struct train_state *t, int64_t n, double grad_scale) {
     const int64_t E = c->E, S = n / t->T;
     struct back *s = &t->back;
     s->z_loss = (float)(t->aim.router_z * grad_scale);
-    s->balances = t->aim.balance == BALANCE_SEQUENCE ? S : t->aim.balance == BALANCE_GLOBAL ? 1 : 0;
+    s->balances = t->aim.balance == BALANCE_NONE ? 0 : S;
     for (int64_t l = 0; l < c->L; l++) {
         b->download(t->host_start, t->acts.layer[l].start, (size_t)(E * S + 1) * sizeof(int32_t));
-        for (int64_t e = 0; e < E; e++) t->use[l * E + e] += t->host_start[(e + 1) * S] - t->host_start[e * S];
+        int32_t *use = t->use + l * E; // by the sequences of this step before the group's
         for (int64_t i = 0; i < s->balances; i++) {
-            int32_t own[EXPERTS_MAX];
-            for (int64_t e = 0; e < E; e++) own[e] = t->host_start[e * S + i + 1] - t->host_start[e * S + i];
-            balance_row(t, t->aim.balance == BALANCE_GLOBAL ? t->m->expert_use + l * E : own, grad_scale, t->host_rows + i * E);
+            int32_t count[EXPERTS_MAX];
+            for (int64_t e = 0; e < E; e++) {
+                const int32_t *start = t->host_start + e * S;
+                count[e] = t->aim.balance == BALANCE_GLOBAL ? use[e] + start[i + 1] - start[0] : start[i + 1] - start[i];
+            }
+            balance_row(t, count, grad_scale, t->host_rows + i * E);
         }
+        for (int64_t e = 0; e < E; e++) use[e] += t->host_start[(e + 1) * S] - t->host_start[e * S];
         struct tensor to = tensor_rows(s->balance, l * s->balances, s->balances);
         if (s->balances) b->upload(to.data, t->host_rows, (size_t)s->balances * to.row_bytes);
     }

@@ -1,7 +1,7 @@
 """Writes tests/golden/experts.txt: loss and gradient of a tiny granitemoe by transformers and PyTorch's autograd.
 
-The authority is GraniteMoeForCausalLM; what is added to its loss (balance over experts, with shares that were counted before,
-router z-loss, z-loss of the head) is written from the papers over the logits it gives. Weights, ids and shares are formulas
+The authority is GraniteMoeForCausalLM; what is added to its loss (balance over experts, with shares over the sequences so far,
+router z-loss, z-loss of the head) is written from the papers over the logits it gives. Weights and ids are formulas
 that test_model.c repeats. Run with a Python that has torch and transformers. Each line: a name, then numbers: `loss` (mean
 over rows), `aux` (balance and router z-loss), then for every tensor, under its GGUF name, every 23rd element of the gradient.
 """
@@ -76,9 +76,10 @@ targets = torch.tensor([(5 * i + 3) % V for i in range(ROWS)])
 logits = model(ids).logits.reshape(-1, V)
 loss = torch.nn.functional.cross_entropy(logits, targets)
 aux = 0
-for n, z in enumerate(routers):
-    used = torch.tensor([1.0 + 3 * (n * E + e) % 7 for e in range(E)])
-    aux = aux + BALANCE * E * (used / used.sum() * torch.softmax(z, -1).mean(0)).sum() + ROUTER_Z * (torch.logsumexp(z, -1) ** 2).mean()
+for z in routers:
+    used = torch.zeros_like(z).scatter(1, z.topk(USED).indices, 1.0).reshape(-1, T, E).sum(1).cumsum(0)  # [sequences,E]
+    share = used / used.sum(1, keepdim=True)
+    aux = aux + BALANCE * E * (share[:, None] * torch.softmax(z, -1).reshape(-1, T, E)).sum(2).mean() + ROUTER_Z * (torch.logsumexp(z, -1) ** 2).mean()
 (loss + aux + HEAD_Z * (torch.logsumexp(logits, -1) ** 2).mean()).backward()
 path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "golden", "experts.txt")
 with open(path, "w") as f:

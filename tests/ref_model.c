@@ -17,12 +17,14 @@ struct ref_model *ref_new(const struct model *m) {
         r->w[i] = malloc((size_t)n * sizeof(double));
         for (int64_t k = 0; k < n; k++) r->w[i][k] = (double)((const float *)m->params[i].w.data)[k];
     }
+    r->use = calloc((size_t)(r->config.L * r->config.E) + 1, sizeof *r->use);
     return r;
 }
 
 void ref_free(struct ref_model *r) {
     for (int i = 0; i < r->n_params; i++) free(r->w[i]);
     free(r->w);
+    free(r->use);
     free(r);
 }
 
@@ -136,9 +138,10 @@ static void experts(const struct ref_model *r, int64_t l, const double *n, int64
 
 static double aside_of(const struct ref_model *r, int64_t l, int64_t T, const struct mixture *x) {
     const struct model_config *c = &r->config;
-    double sum = r->aim.router_z * x->lse;
+    double sum = r->aim.router_z * x->lse, *use = r->use + l * c->E, so_far = 0;
+    for (int64_t e = 0; e < c->E; e++) so_far += use[e] += x->count[e];
     for (int64_t e = 0; e < c->E && r->aim.balance != BALANCE_NONE; e++) {
-        double share = r->aim.balance == BALANCE_GLOBAL ? r->use[l * c->E + e] : x->count[e] / (double)(T * c->used);
+        double share = r->aim.balance == BALANCE_GLOBAL ? use[e] / so_far : x->count[e] / (double)(T * c->used);
         for (int64_t t = 0; t < T; t++) sum += r->aim.balance_coef * (double)c->E * share * x->P[t * c->E + e];
     }
     return sum;
@@ -206,6 +209,7 @@ double ref_loss(const struct ref_model *r, const int32_t *ids, const int32_t *ta
     int64_t V = r->config.V;
     double sum = 0, aside, *logits = malloc((size_t)(T * V) * sizeof *logits);
     int32_t *start = malloc((size_t)T * sizeof *start);
+    for (int64_t k = 0; k < r->config.L * r->config.E; k++) r->use[k] = 0;
     for (int64_t s = 0; s < rows; s += T) {
         for (int64_t t = 0; t < T; t++) start[t] = doc_start ? (int32_t)(doc_start[s + t] - s) : 0;
         struct ref_model here = *r;

@@ -13,7 +13,7 @@ struct ref_model {
     const struct layer *layers; // the model's, borrowed: which parameter is what
     int out_norm, head;
     struct objective aim;
-    const double *use; // [L*E] share of each expert, for BALANCE_GLOBAL
+    double *use; // [L*E] rows of each expert in the sequences of a batch so far, for BALANCE_GLOBAL
     struct dropout drop; // of ref_loss: row is that of its first row
 };
 // Copies the weights of a trainable f32 model whose memory is host memory.

@@ -303,7 +303,7 @@ Test(model, gradient_with_dropout_is_the_derivative) {
     }
 }
 
-// The same with all that may be in a step besides the loss. The use of the step before is no variable.
+// The same with all that may be in a step besides the loss. Counts of chosen experts are no variables.
 Test(model, gradient_of_an_objective_is_the_derivative) {
     static const struct {
         const char *family;
@@ -319,16 +319,9 @@ Test(model, gradient_of_an_objective_is_the_derivative) {
         struct model *m = random_model(&c, DTYPE_F32, 21);
         struct batch b = random_batch(2, 7, c.V, 22);
         struct train_state *t = new_state(m, b.rows, b.T);
-        double share[64], none = 0;
-        for (int64_t k = 0; k < c.L * c.E; k++) m->expert_use[k] = (int32_t)(1 + k * k % 7);
-        for (int64_t k = 0; k < c.L * c.E; k++) {
-            double all = 0;
-            for (int64_t e = 0; e < c.E; e++) all += m->expert_use[k / c.E * c.E + e];
-            share[k] = m->expert_use[k] / all;
-        }
         struct ref_model *r = ref_new(m);
-        none = ref_loss(r, b.ids, b.targets, b.doc_start, b.rows, b.T);
-        r->aim = rows[i].aim, r->use = share;
+        double none = ref_loss(r, b.ids, b.targets, b.doc_start, b.rows, b.T);
+        r->aim = rows[i].aim;
         double ref = ref_loss(r, b.ids, b.targets, b.doc_start, b.rows, b.T);
         cr_assert(ref > 1.01 * none, "%s: the objective adds nothing", rows[i].family);
         train_state_aim(t, &rows[i].aim);
@@ -368,7 +361,6 @@ Test(model, experts_learn_as_in_transformers) {
     struct model *m = model_new(&c, cpu(), DTYPE_F32, 1, &e);
     cr_assert(m, "%s", e.text);
     golden_weights(m);
-    for (int k = 0; k < c.L * c.E; k++) m->expert_use[k] = 1 + 3 * k % 7;
     int32_t ids[ROWS], targets[ROWS], start[ROWS];
     for (int i = 0; i < ROWS; i++) ids[i] = (7 * i + i * i) % (int)c.V, targets[i] = (5 * i + 3) % (int)c.V, start[i] = i / T * T;
     struct train_state *t = new_state(m, ROWS, T);
@@ -532,7 +524,7 @@ Test(model, micro_batches_and_threads_change_no_bit) {
     }
 }
 
-// So does what balances, and the use of experts, which the next step takes up; evaluation counts nothing.
+// So does what balances, and the use of experts; evaluation counts nothing.
 Test(model, micro_batches_show_neither_in_the_balance_nor_in_what_is_counted) {
     struct model_config c = tiny("granitemoe");
     struct batch b = random_batch(8, 6, c.V, 41);
@@ -543,7 +535,6 @@ Test(model, micro_batches_show_neither_in_the_balance_nor_in_what_is_counted) {
         for (int64_t size = 8; size > 0; size /= 2) {
             struct train_state *t = new_state(m, size * b.T, b.T);
             train_state_aim(t, &(struct objective){.balance = (enum balance)kind, .balance_coef = .5, .router_z = .01});
-            for (int64_t k = 0; k < c.L * c.E; k++) m->expert_use[k] = (int32_t)(1 + k % 3);
             run_batch(t, &b, size, 1.f / (float)b.rows, NULL);
             run_batch(t, &b, size, 1.f / (float)b.rows, NULL); // forgets what was counted before
             struct train_batch mb = {b.T, b.T, b.ids, b.targets, b.doc_start};

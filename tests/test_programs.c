@@ -220,6 +220,31 @@ Test(programs, experts_are_balanced_and_the_model_runs) {
     cr_expect(same_file("a", "b"));
 }
 
+// Two of eight experts for each token that is read, in each layer, whoever reads; a model without experts has none to tell of.
+Test(programs, scoring_a_text_counts_the_experts_it_goes_through) {
+    make_corpus();
+    cr_assert(shell("$TRAIN corpus.txt " TINY " --family granitemoe --ffn 32 --experts 8 --steps 20 -o out 2>log") == 0);
+    cr_assert(shell("$TRAIN corpus.txt " TINY " --steps 1 -o dense 2>log") == 0);
+    cr_assert(shell("$RUN -m out/model.gguf --perplexity corpus.txt -c 32 --stride 32 --chunks 5 --json -t 1 >a 2>err") == 0);
+    cr_assert(shell("$RUN -m out/model.gguf --perplexity corpus.txt -c 32 --stride 32 --chunks 5 --json -t 3 -ub 7 >b 2>err") == 0);
+    cr_expect(same_file("a", "b"));
+    struct text line = read_file("a");
+    char *at = strstr(line.data, "\"experts\":[[");
+    cr_assert(at, "%s", line.data);
+    for (int layer = 0; layer < 2; layer++) {
+        int64_t all = 0, n = 0;
+        for (at = strchr(at, layer ? ']' : '['); *at && strchr("[],", *at); at++) continue;
+        for (;; at++, n++) {
+            all += strtol(at, &at, 10);
+            if (*at != ',') break;
+        }
+        cr_expect(n == 7 && all == 2 * 5 * 31, "layer %d: %lld experts, %lld choices", layer, (long long)n + 1, (long long)all);
+    }
+    text_free(&line);
+    cr_expect(shell("$RUN -m out/model.gguf --perplexity corpus.txt -c 32 --chunks 5 2>err | grep -q '^experts: the busiest of a layer has .* of 3.000 bits, .* of 16 unused$'") == 0);
+    cr_expect(shell("$RUN -m dense/model.gguf --perplexity corpus.txt -c 32 --chunks 5 --json 2>err | grep experts") == 1);
+}
+
 Test(programs, text_is_the_same_for_threads_and_prompt_chunks) {
     make_corpus();
     cr_assert(shell("$TRAIN corpus.txt " TINY " --steps 30 -o out 2>log") == 0);
@@ -865,4 +890,21 @@ Test(programs, tokens_to_a_target_are_told_as_the_rows_say) {
     cr_expect(shell("cut -d, -f1-9 t.csv | sort | cmp - all") == 0);
     cr_expect(bench("target", "SHARES=0.45 " RACE) == 2 && bench("target", "SUBMISSIONS=adamx+wsd SMALL=1 NAME=other") == 2);
     cr_expect(shell("test $(wc -l <err) = 1 && grep -q adamx err") == 0);
+}
+
+// A ./run that tells uses whose divergence is known: (3/4, 1/4) against (1/4, 3/4) in one layer, the same in the other.
+Test(programs, experts_of_two_texts_are_compared_run_by_run) {
+    make_corpus();
+    cr_assert(shell("printf '#!/bin/sh\ncase $4 in */code) n=3,1 ;; *) n=1,3 ;; esac\necho \"{\\\"nats_per_token\\\":2.5,\\\"experts\\\":[[$n],[8,0]]}\"\n' >fake; chmod +x fake") == 0);
+    const char *call = "CODE=corpus.txt PROSE=corpus.txt CODE_VALID=corpus.txt PROSE_VALID=corpus.txt RUN=./fake CHART='%s/" PROGRAMS "/chart' ARMS='global none' "
+                       "COEFS='0.01 0.1' SEEDS=1 TOKENS=256 BATCH=64 SEQ=32 TOKENIZER=byte MODEL='--width 32 --layers 1 --heads 1 --ffn 32 --experts 2 --experts-used 1' "
+                       "JOBS=%d OUT=. TRAIN=$TRAIN sh '%s/tests/bench/experts.sh' >said 2>err";
+    cr_assert(shell(call, origin, 2, origin) == 0);
+    struct text csv = read_file("experts.csv"), said = read_file("said");
+    cr_expect(shell("test $(grep -c ',2.5,2.5,1.50000,0.50000,0.094361,1$' experts.csv) = 3") == 0, "%s", csv.data);
+    cr_expect(strstr(said.data, "3 runs to do") && strstr(said.data, " against none,0: loss ") && strstr(said.data, "apart +0.0000 bits"), "%s", said.data);
+    cr_expect(shell("test -s experts-loss.svg && test -s experts-apart.svg") == 0);
+    cr_expect(shell(call, origin, 1, origin) == 0 && shell("grep -q '^0 runs to do' said && test $(wc -l <experts.csv) = 4") == 0, "what is there is run again");
+    text_free(&csv), text_free(&said);
+    cr_expect(shell("CODE=nothing sh '%s/tests/bench/experts.sh' 2>err", origin) == 2 && shell("grep -q \"no file: 'nothing'\" err") == 0);
 }
