@@ -17,20 +17,15 @@
 # divergence in bits between the shares on code and on prose (0: the same experts for both, 1: none in common); and `dead`,
 # the experts of all layers with less than a hundredth of an even share. Runs that are there are not run again.
 set -u
-train=${TRAIN:-./train} run=${RUN:-./run} chart=${CHART:-build/release/chart}
-refuse() { echo "experts: $*" >&2; exit 2; }
+me=experts run=${RUN:-./run}
+# shellcheck source=tests/bench/runs.sh
+. "$(dirname "$0")/runs.sh"
 for file in "${CODE:-}" "${PROSE:-}" "${CODE_VALID:-}" "${PROSE_VALID:-}"; do [ -f "$file" ] || refuse "give texts by CODE, PROSE, CODE_VALID and PROSE_VALID; no file: '$file'"; done
-: "${ARMS:=global sequence none}" "${COEFS:=0.003 0.01 0.03 0.1}" "${SEEDS:=1 2 3}" "${TOKENS:=4000000}" "${BATCH:=4096}" "${SEQ:=256}" "${LR:=0.01}"
-: "${TOKENIZER:=bpe:2048}" "${MODEL:=--width 128 --layers 4 --heads 4 --kv-heads 2 --ffn 128 --experts 8 --experts-used 2}" "${OPTIONS:=--dtype bf16}"
-: "${BUDGET:=0}" "${PLAN:=}" "${THREADS:=1}" "${JOBS:=$(getconf _NPROCESSORS_ONLN)}"
-out=${OUT:-bench} name=${NAME:-experts}
+: "${ARMS:=global sequence none}" "${COEFS:=0.003 0.01 0.03 0.1}" "${SEEDS:=1 2 3}" "${TOKENS:=4000000}" "${BATCH:=4096}" "${LR:=0.01}"
+: "${MODEL:=--width 128 --layers 4 --heads 4 --kv-heads 2 --ffn 128 --experts 8 --experts-used 2}"
+DATA="$CODE $PROSE" name=${NAME:-experts}
 csv=$out/$name.csv
-mkdir -p "$out" || exit 1
-work=$(mktemp -d) || exit 1
-trap 'rm -rf "$work"' EXIT
-trap 'kill 0; exit 130' INT TERM
 [ -s "$csv" ] || echo "balance,coef,seed,loss,code,prose,busiest,entropy,apart,dead" > "$csv"
-begun=$(date +%s)
 
 # Calls "$@" balance coef seed for every run, seed by seed: what is there when the budget ends is a whole comparison.
 for_all() {
@@ -39,20 +34,14 @@ for_all() {
     done; done; done
 }
 
-options() { # balance coef seed
-    echo "$CODE $PROSE --valid $CODE_VALID --valid $PROSE_VALID --tokenizer $TOKENIZER --family granitemoe --size 1M $MODEL --seq $SEQ" \
+arm_options() { # balance coef seed
+    echo "$DATA --valid $CODE_VALID --valid $PROSE_VALID --family granitemoe --size 1M $MODEL --seq $SEQ" \
          "--batch-tokens $BATCH --tokens $TOKENS --schedule wsd --lr $LR --balance $1 --balance-coef $2 -s $3 -t $THREADS --samples 0" \
          "--save-seconds 1000000 --rollback 0 $OPTIONS"
 }
 
-# A tokenizer made once, and the held-out texts without marks.
-prepare() {
-    case $TOKENIZER in bpe:*)
-        "$train" "$CODE" "$PROSE" --tokenizer "$TOKENIZER" --width 32 --layers 1 --heads 1 --seq 32 --batch-tokens 32 --steps 1 --samples 0 \
-            --eval-tokens 32 -t 1 -o "$work/tok" 2>"$work/err" || refuse "$(tail -1 "$work/err")"
-        cp "$work/tok/model.gguf" "$work/tokenizer.gguf"
-        TOKENIZER=$work/tokenizer.gguf ;;
-    esac
+# The held-out texts without marks, for ./run.
+prepare_scores() {
     grep -vxF '<|endoftext|>' "$CODE_VALID" > "$work/code"
     grep -vxF '<|endoftext|>' "$PROSE_VALID" > "$work/prose"
 }
@@ -64,7 +53,7 @@ estimate() {
     : > "$work/runs"
     for_all note_run
     # shellcheck disable=SC2046
-    "$train" $(options global 0.01 1) --plan -o "$work/plan" 2>/dev/null | sed -n 's,^time .* at \(.*\) tokens/s.*,\1,p' |
+    "$train" $(arm_options global 0.01 1) --plan -o "$work/plan" 2>/dev/null | sed -n 's,^time .* at \(.*\) tokens/s.*,\1,p' |
         awk -v runs="$(wc -l < "$work/runs")" -v tokens="$TOKENS" -v jobs="$JOBS" -v load="$(cut -d" " -f1 /proc/loadavg 2>/dev/null)" '
         function number(x) { return x * (x ~ /k$/ ? 1e3 : x ~ /[mM]$/ ? 1e6 : 1) }
         { printf "%d runs to do, of %.1fM tokens at %.0f tokens/s: %.2f hours, %d at once, by a speed measured now at a load of %s\n", runs,
@@ -106,35 +95,20 @@ measure() {
 one_run() { # balance coef seed
     at=$work/run-$1-$2-$3
     # shellcheck disable=SC2046
-    "$train" $(options "$@") -o "$at" >/dev/null 2>"$at.err"
-    case $? in 0) ;; 130) return 1 ;; *) echo "experts: $*: $(tail -1 "$at.err")" >&2; return 0 ;; esac
-    loss=$(sed -n 's/.*"val_loss":\([-+.e0-9]*\).*/\1/p' "$at/log.jsonl" | tail -1)
-    row=$({ score "$at/model.gguf" code; score "$at/model.gguf" prose; } | measure) || { echo "experts: $*: its model could not be scored" >&2; return 0; }
+    train_in "$at" $(arm_options "$@") || return 1
+    row=$({ score "$at/model.gguf" code; score "$at/model.gguf" prose; } | measure) || { echo "$me: $*: its model could not be scored" >&2; return 0; }
     rm -rf "$at" "$at.err"
     echo "$1,$2,$3,$loss,$row" >> "$csv"
     echo "  $1 $2, seed $3: $loss,$row" | tr ',' ' '
 }
 
-# Begins a run when one of the JOBS places is free: a place is a line in a pipe, taken before a run and put back after it.
-begin() {
-    done_already "$@" && return 0
-    read -r place <&3
-    [ "$BUDGET" -gt 0 ] && [ $(($(date +%s) - begun)) -ge "$BUDGET" ] && { echo "experts: the budget is spent; call again to go on"; return 1; }
-    { one_run "$@"; echo "$place" >&3; } &
-}
-
-all_runs() {
-    mkfifo "$work/places"
-    exec 3<>"$work/places"
-    i=0; while [ $i -lt "$JOBS" ]; do echo place >&3; i=$((i + 1)); done
-    for_all begin
-    wait
-}
+begin() { done_already "$@" || in_place one_run "$@" || { say_spent; return 1; }; }
 
 # Per arm and coefficient the mean over seeds and, in brackets, their range; then the best coefficient of each arm, and the arms at theirs,
 # seed by seed, so that a seed's own luck falls out of the difference.
 summary() {
-    awk -F, -v to="$work" '
+    awk -F, -v to="$work" -v asked="$ARMS" '
+    BEGIN { n_asked = split(asked, a, " "); for (i = 1; i <= n_asked; i++) { seen[a[i]] = 1; order[++arms] = a[i] } }
     NR == 1 { for (i = 4; i <= NF; i++) title[i] = $i; n_fields = NF; next }
     {
         cell = $1 "," $2
@@ -163,7 +137,7 @@ summary() {
             print ""
             if (!(arm[k] in best) || mean(c, 4) < mean(best[arm[k]], 4)) best[arm[k]] = c
         }
-        for (i = 1; i <= arms; i++) printf "%s: best at %s, loss %.4f, apart %.4f bits\n", order[i], best[order[i]], mean(best[order[i]], 4), mean(best[order[i]], 9)
+        for (i = 1; i <= arms; i++) if (order[i] in best) printf "%s: best at %s, loss %.4f, apart %.4f bits\n", order[i], best[order[i]], mean(best[order[i]], 4), mean(best[order[i]], 9)
         for (i = 2; i <= arms; i++) against(best[order[1]], best[order[i]])
         for (k = 1; k <= cells; k++) if (arm[k] != order[1] && ((order[1] "," coef[k]) in n)) against(order[1] "," coef[k], name[k])
         print "balance,log2_coef,loss,apart" > (to "/rows")
@@ -179,8 +153,11 @@ summary() {
     "$chart" "bits between the experts of code and of prose" log2_coef apart balance < "$work/rows" > "$out/$name-apart.svg" && echo "  $out/$name-apart.svg"
 }
 
-prepare
+prepare_tokenizer
+prepare_scores
 estimate
 [ -n "$PLAN" ] && exit 0
-all_runs
+open_places
+for_all begin
+wait
 summary

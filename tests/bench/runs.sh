@@ -1,4 +1,4 @@
-# runs.sh: what the benches share that train many small models (sweep.sh, target.sh); they read it with `.` and set $me.
+# runs.sh: what the benches share that train many small models (sweep.sh, target.sh, experts.sh); they read it with `.` and set $me.
 # A folder for what is passing, text and tokenizer made once, several runs at once, an end by the clock.
 # shellcheck shell=sh disable=SC2034,SC2154
 train=${TRAIN:-./train} chart=${CHART:-build/release/chart} out=${OUT:-bench}
@@ -27,7 +27,8 @@ prepare_text() {
 # A tokenizer made once: the text decides it, so that runs of another day have the same.
 prepare_tokenizer() {
     case $TOKENIZER in bpe:*)
-        "$train" "$DATA" --tokenizer "$TOKENIZER" --width 32 --layers 1 --heads 1 --seq 32 --batch-tokens 32 --steps 1 --samples 0 --eval-tokens 32 -o "$work/tok" 2>"$work/err" ||
+        # shellcheck disable=SC2086
+        "$train" $DATA --tokenizer "$TOKENIZER" --width 32 --layers 1 --heads 1 --seq 32 --batch-tokens 32 --steps 1 --samples 0 --eval-tokens 32 -o "$work/tok" 2>"$work/err" ||
             refuse "$(tail -1 "$work/err")"
         cp "$work/tok/model.gguf" "$work/tokenizer.gguf"
         TOKENIZER=$work/tokenizer.gguf ;;
