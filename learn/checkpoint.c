@@ -4,7 +4,7 @@
 // optimizer and the keys train.*. Numbers that must come back bit for bit are kept as such: 64-bit unsigned ones as
 // hexadecimal text, the guard's doubles as pairs of 32-bit integers (low half first), everything else fits its key.
 //
-//   train.version 2          train.step, train.tokens, train.batch_tokens, train.sequence       u64
+//   train.version 3          train.step, train.tokens, train.batch_tokens, train.sequence       u64
 //   train.seed, train.data_hash  16 hexadecimal digits      train.seconds  f64     train.options  text
 //   train.batch.now u64, .judged f64               train.noise.signal, .trace, .steps  f64 (absent: at the start)
 //   train.rollback.good (absent: none), .count, .again, .passed  u64
@@ -26,7 +26,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { VERSION = 2, SLACK_BYTES = 1 << 20 };
+enum { VERSION = 3, SLACK_BYTES = 1 << 20 };
 
 static char *path_in(const char *folder, const char *name) {
     struct text t = {0};

@@ -19,7 +19,7 @@ struct schedule {
     const struct decay_row *shape;
     double final;         // floor as a fraction of the peak or, of a decay, of the rate it began at
     double power_a, power_b; // 4, -0.51 (Shen et al. 2024)
-    double power_c;       // exponent of batches below POWER_LEAST_BATCH tokens, 0.6; 1: in proportion, as above it
+    double power_c;       // exponent of batches below POWER_LEAST_BATCH tokens, 0.67; 1: in proportion, as above it
     double phi;           // uba: 2 is the cosine, below it falls later
     double cool, hold;    // infinite: tokens of its first fall, and the share of lr that it falls to
     double batch;         // tokens per step; beta = batch / 4096

@@ -70,7 +70,7 @@ const int decay_count = COUNT_OF(decays);
 
 // min(lr, beta a n^b): the rate that fits a run which would end at n tokens, whatever the batch. At n = 0 the power
 // is infinite and the cap holds. The paper's batches begin at 64k tokens. From there down the best rate falls more slowly
-// than the batch (Adam's root, methods A.4): 0.6 is what one amplitude for all batches asks for (bench/sweep-power.csv).
+// than the batch (Adam's root, methods A.4): 0.67 is what one amplitude for all batches asks for (bench/sweep-power.csv).
 static double curve_power(const struct schedule *s, double n) {
     double beta = s->batch / 4096, least = POWER_LEAST_BATCH / 4096.0;
     if (beta < least) beta = least * pow(beta / least, s->power_c);

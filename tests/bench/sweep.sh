@@ -3,31 +3,36 @@
 #   SHOW      mup: one best rate for all widths?   power: one base value for all batches and lengths?
 #             ladder: cool-downs of one wsd trunk beside cosine runs of their lengths   (mup)
 # and what that stands for, each of which can be given:
-#   SCHEDULES of ./train, power:power-c=1:decay=0.5 with options of their own   WIDTHS    channels, multiples of 64     BATCHES  tokens of a step     TOKENS  of a run
-#   RATES     --lr of a run        AMPLITUDES for power instead: --power-a, under the cap of CAP (0.02)  SEEDS
+#   SCHEDULES of ./train, with options of their own: power:power-c=1:decay=0.5
+#   WIDTHS    channels, multiples of 64     BATCHES  tokens of a step     TOKENS  of a run
+#   RATES     --lr of a run        AMPLITUDES for power instead: --power-a, under the cap of CAP (0.01)  SEEDS
 #   DATA      text (the stories)   VALID     text to judge by (a share of DATA)   LAYERS   SEQ (256)   TOKENIZER (bpe:2048)
-#   OPTIONS   more of ./train (--dtype bf16)  NAME     of the files, OUT/NAME.csv and OUT/NAME-SCHEDULE.svg (sweep-$SHOW), OUT (bench)
+#   OPTIONS   more of ./train (below)     NAME     of the files, OUT/NAME.csv and OUT/NAME-SCHEDULE.svg (sweep-$SHOW), OUT (bench)
 #   BUDGET    seconds, after which no run is begun (0: no end)             PLAN=1   say how long it takes, and stop
 #   JOBS      runs at once, of THREADS each (the processors by one thread: small models use them better so)
-#   PRUNE     leave out a rate when one between it and the best of its cell is already so many times worse, 1.03 (0: all);
+#   PRUNE     leave out a rate when one between it and the best of its cell is already so many times worse (1.03, mup 1.015; 0: all);
 #             list the rates you expect to be best first
 #   DECAY     of the trunk, a share of each rung (0.08), by 1-sqrt
 # One line a run: schedule,width,batch,tokens,lr,seed,loss; lr is the amplitude for power, and a ladder has a line a rung.
-# What is there is not run again, so a sweep may be ended at any time and goes on when it is called again with the same OPTIONS, DATA and shape.
+# What is there is not run again, so a sweep may be ended at any time and goes on when it is called again with the same
+# OPTIONS, DATA and shape.
 set -u
 me=sweep show=${SHOW:-mup}
+usual="--dtype bf16 --decay 0.2 --warmup 0.1 --eval-tokens 8192 --eval-every 1000000 --peak -1"
+[ "$show" = mup ] || usual="$usual --micro-batch 1" # what a narrow model computes at once stays in the cache
+: "${OPTIONS:=$usual}"
 # shellcheck source=tests/bench/runs.sh
 . "$(dirname "$0")/runs.sh"
 case $show in
-mup) : "${SCHEDULES:=wsd}" "${WIDTHS:=64 128 256 512 1024}" "${BATCHES:=4096}" "${TOKENS:=1048576}"
-     : "${RATES:=0.002 0.0028 0.004 0.0057 0.008 0.0113 0.016}" "${LAYERS:=3}" ;;
-power) : "${SCHEDULES:=power wsd cosine}" "${WIDTHS:=128}" "${BATCHES:=1024 4096 16384}" "${TOKENS:=1048576 4194304 16777216}"
-     : "${RATES:=0.001 0.002 0.004 0.008 0.016 0.032 0.064}" "${LAYERS:=4}" ;;
-ladder) : "${SCHEDULES:=ladder cosine}" "${WIDTHS:=128}" "${BATCHES:=2048}" "${TOKENS:=1048576 2097152 3145728 4194304}"
-     : "${RATES:=0.002 0.004 0.008}" "${LAYERS:=4}" ;;
+mup) : "${SCHEDULES:=wsd}" "${WIDTHS:=64 128 256 512 1024}" "${BATCHES:=2048}" "${TOKENS:=524288}" "${LAYERS:=2}" "${PRUNE:=1.015}"
+     : "${RATES:=0.008 0.0057 0.0113 0.004 0.016 0.0028 0.0226}" ;;
+power) : "${SCHEDULES:=power wsd cosine}" "${WIDTHS:=128}" "${BATCHES:=256 1024 4096}" "${TOKENS:=262144 1048576 4194304}" "${LAYERS:=4}"
+     : "${AMPLITUDES:=4 2 8 1 16 0.5 32}" ;;
+ladder) : "${SCHEDULES:=ladder cosine}" "${WIDTHS:=128}" "${BATCHES:=1024}" "${TOKENS:=1048576 2097152 3145728 4194304}" "${LAYERS:=4}"
+     : "${RATES:=0.004 0.002 0.008}" ;;
 *) refuse "SHOW is mup, power or ladder, not $show" ;;
 esac
-: "${AMPLITUDES:=1 2 4 8 16 32 64}" "${SEEDS:=1}" "${PRUNE:=0}" "${CAP:=0.02}" "${DECAY:=0.08}"
+: "${AMPLITUDES:=4 2 8 1 16}" "${RATES:=0.004 0.002 0.008 0.001 0.016 0.0005 0.032}" "${SEEDS:=1}" "${PRUNE:=1.03}" "${CAP:=0.01}" "${DECAY:=0.08}"
 name=${NAME:-sweep-$show}
 csv=$out/$name.csv
 [ -s "$csv" ] || echo "schedule,width,batch,tokens,lr,seed,loss" > "$csv"
