@@ -27,7 +27,7 @@ void draw_log(const struct log_rows *rows, FILE *to) {
     }
     for (int k = 0; k < KINDS; k++)
         if (k == 0 || n[k]) series[shown++] = (struct series){names[k], x[k], y[k], n[k], k ? LOOK_POINTS : LOOK_LINE};
-    struct plot plot = {"loss in nats per token", "tokens", "", series, shown, false};
+    struct plot plot = {"loss in nats per token", "tokens", "", series, shown, false, plot_top(y[0], n[0])};
     int width = term_width();
     plot_terminal(&plot, width > 100 ? 100 : width, 16, to);
     for (int k = 0; k < KINDS; k++) {

@@ -163,7 +163,7 @@ static void draw(const struct sweep *s) {
     for (int i = 0; i < s->n; i++) x[i] = log10(s->trial[i].value), y[i] = s->trial[i].loss;
     snprintf(label, sizeof label, "log10 of %s", s->knob->name);
     struct series series[] = {{"proxy's validation loss", x, y, (size_t)s->n, LOOK_LINE}, {"runs", x, y, (size_t)s->n, LOOK_POINTS}};
-    struct plot plot = {"nats per token", label, "", series, 2, false};
+    struct plot plot = {"nats per token", label, "", series, 2, false, 0};
     int width = term_width();
     plot_terminal(&plot, width > 80 ? 80 : width, 14, stdout);
 }

@@ -356,7 +356,11 @@ struct plot {
     const struct series *series;
     size_t n_series;
     bool y_log;
+    double top; // what lies above it is left out, though not its place on the x axis; 0: nothing is
 };
+// A top for a loss, which begins so high that the rest of its curve would be flat: the highest after the first twentieth
+// (n is 40 and more; else 0). Takes NaN as it is.
+double plot_top(const double *y, size_t n);
 void plot_terminal(const struct plot *p, int width, int height, FILE *to); // braille or ASCII by locale; legend below
 void plot_svg(const struct plot *p, int width, int height, struct text *to); // a self-contained <svg>, CSS variables for color
 // A map of values over x: one column for each x, rows from below; lighter is less. Columns beyond the room are thinned.

@@ -139,6 +139,15 @@ static void widen(struct axis *a, double by) {
     }
 }
 
+static bool above_top(const struct plot *p, double y) { return p->top > 0 && y > (p->y_log ? log10(p->top) : p->top); }
+
+double plot_top(const double *y, size_t n) {
+    double top = 0;
+    for (size_t i = n / 20; n >= 40 && i < n; i++)
+        if (y[i] < HUGEST) top = fmax(top, y[i]);
+    return top;
+}
+
 // False when there is no point to draw; the axes are then 0 to 1.
 static bool axes_make(const struct plot *p, struct axis *x, struct axis *y) {
     *x = (struct axis){.lo = INFINITY, .hi = -INFINITY};
@@ -149,11 +158,12 @@ static bool axes_make(const struct plot *p, struct axis *x, struct axis *y) {
             if (!point_at(p, &p->series[s], i, &px, &py)) continue;
             x->lo = fmin(x->lo, px);
             x->hi = fmax(x->hi, px);
+            if (above_top(p, py)) continue;
             y->lo = fmin(y->lo, py);
             y->hi = fmax(y->hi, py);
         }
     }
-    bool any = x->lo <= x->hi;
+    bool any = y->lo <= y->hi;
     if (!any) x->lo = y->lo = 0, x->hi = y->hi = 1;
     widen(x, 0);
     widen(y, 0.04);
@@ -234,7 +244,7 @@ static void canvas_series(struct canvas *c, const struct plot *p, size_t s, cons
     size_t *count = mem_array((size_t)width, sizeof *count, "plot columns");
     bool *gap = mem_array((size_t)width, sizeof *gap, "plot columns"), pending = false;
     for (size_t i = 0; i < series->n; i++) {
-        if (!point_at(p, series, i, &x, &y)) {
+        if (!point_at(p, series, i, &x, &y) || above_top(p, y)) {
             pending = true;
             continue;
         }
@@ -581,7 +591,7 @@ static void svg_series(struct text *to, const struct plot *p, size_t s, const st
     size_t run = 0; // points since the last gap: a lone one would be an invisible line
     double x, y, last_x = 0, last_y = 0;
     for (size_t i = 0; i <= series->n; i++) {
-        bool there = i < series->n && point_at(p, series, i, &x, &y);
+        bool there = i < series->n && point_at(p, series, i, &x, &y) && !above_top(p, y);
         if (there) {
             last_x = frame_x(f, x);
             last_y = frame_y(f, y);

@@ -174,7 +174,7 @@ static void add_loss(struct text *to, const struct log_rows *rows) {
     size_t n = 2;
     if (valid.n) series[n++] = (struct series){"validation", valid.x, valid.y, valid.n, LOOK_POINTS};
     if (cooled.n) series[n++] = (struct series){"had it been cooled down", cooled.x, cooled.y, cooled.n, LOOK_POINTS};
-    add_card(to, &(struct plot){"Loss", "tokens", "nats per token", series, n, false});
+    add_card(to, &(struct plot){"Loss", "tokens", "nats per token", series, n, false, plot_top(loss.y, loss.n)});
     column_free(&loss);
     column_free(&valid);
     column_free(&cooled);
@@ -188,7 +188,7 @@ static void add_old_and_new(struct text *to, const struct log_rows *rows) {
         {"the new text", new.x, new.y, new.n, LOOK_POINTS},
         {"the old text", old.x, old.y, old.n, LOOK_POINTS},
     };
-    if (old.n) add_card(to, &(struct plot){"Validation on the new and the old text", "tokens", "nats per token", series, COUNT_OF(series), false});
+    if (old.n) add_card(to, &(struct plot){"Validation on the new and the old text", "tokens", "nats per token", series, COUNT_OF(series), false, 0});
     column_free(&new);
     column_free(&old);
 }
@@ -201,7 +201,7 @@ static void add_guard(struct text *to, const struct log_rows *rows) {
         {"skipped", skipped.x, skipped.y, skipped.n, LOOK_POINTS},
     };
     if (column_any(&skipped) || undone.n)
-        add_card(to, &(struct plot){"Skipped and undone steps", "tokens", "nats per token", series, COUNT_OF(series), true});
+        add_card(to, &(struct plot){"Skipped and undone steps", "tokens", "nats per token", series, COUNT_OF(series), true, 0});
     column_free(&skipped);
     column_free(&undone);
 }
@@ -215,7 +215,7 @@ static void add_nats_per_byte(struct text *to, const struct log_rows *rows, doub
             {"entropy of the source", x, y, 2, LOOK_DASHED},
         };
         add_card(to, &(struct plot){"Validation", "tokens", "nats per byte", series,
-                                    isfinite(floor) ? 2 : 1, false});
+                                    isfinite(floor) ? 2 : 1, false, 0});
     }
     column_free(&valid);
 }

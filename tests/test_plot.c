@@ -184,7 +184,7 @@ static int lines_within(const char *text, int width) {
 Test(plot, the_terminal_gets_its_size_and_its_alphabet) {
     curve_make();
     const struct series series[] = {CURVE, EVALS, FLOOR};
-    struct plot plot = {"Loss", "tokens", "nats", series, 3, false};
+    struct plot plot = {"Loss", "tokens", "nats", series, 3, false, 0};
     static const int sizes[][2] = {{80, 20}, {120, 40}, {50, 12}, {60, 8}};
     for (size_t i = 0; i < COUNT_OF(sizes); i++) {
         char *plain = drawn("C", plot, sizes[i][0], sizes[i][1]),
@@ -210,7 +210,7 @@ Test(plot, the_terminal_gets_its_size_and_its_alphabet) {
 Test(plot, the_terminal_shows_the_curve) {
     curve_make();
     const struct series series[] = {CURVE};
-    char *text = drawn("C", (struct plot){"Loss", "", "", series, 1, false}, 87, 24), *line[24];
+    char *text = drawn("C", (struct plot){"Loss", "", "", series, 1, false, 0}, 87, 24), *line[24];
     int n = 0;
     for (char *at = strtok(text, "\n"); at && n < 24; at = strtok(NULL, "\n")) line[n++] = at;
     int first = -1, last = -1, gap = 0;
@@ -262,7 +262,7 @@ Test(plot, svg_is_whole_and_small) {
     curve_make();
     const struct series series[] = {CURVE, EVALS, FLOOR};
     struct text t = {0};
-    plot_svg(&(struct plot){"Loss <1>", "tokens", "nats", series, 3, false}, 480, 280, &t);
+    plot_svg(&(struct plot){"Loss <1>", "tokens", "nats", series, 3, false, 0}, 480, 280, &t);
     expect_xml(t.data);
     cr_assert_eq(times_in(t.data, "<svg"), 1);
     cr_assert_not_null(strstr(t.data, "viewBox=\"0 0 480 280\""));
@@ -287,7 +287,7 @@ Test(plot, svg_keeps_the_extremes_of_many_points) {
     }
     const struct series series[] = {{"many", x, y, MANY, LOOK_LINE}};
     struct text t = {0};
-    plot_svg(&(struct plot){"", "", "", series, 1, false}, 480, 280, &t);
+    plot_svg(&(struct plot){"", "", "", series, 1, false, 0}, 480, 280, &t);
     cr_assert_leq(svg_points(t.data), 2 * 410);
     cr_assert_lt(t.len, 30000);
     double top = 1e9;
@@ -320,7 +320,7 @@ Test(plot, odd_data_is_drawn_or_left_out_but_never_breaks, .timeout = 10) {
                 const struct series series[] = {
                     {"odd", odd[b], odd[a], n, (enum series_look)(n % 4)},
                     {NULL, odd[a], odd[b], n, LOOK_LINE}};
-                struct plot plot = {NULL, NULL, NULL, series, 2, (a + n) % 2 == 0};
+                struct plot plot = {NULL, NULL, NULL, series, 2, (a + n) % 2 == 0, 0};
                 struct text t = {0};
                 plot_svg(&plot, 480, 280, &t);
                 expect_xml(t.data);
@@ -333,11 +333,34 @@ Test(plot, odd_data_is_drawn_or_left_out_but_never_breaks, .timeout = 10) {
         }
     }
     struct text t = {0};
-    plot_svg(&(struct plot){"empty", "x", "y", NULL, 0, true}, 480, 280, &t);
+    plot_svg(&(struct plot){"empty", "x", "y", NULL, 0, true, 0}, 480, 280, &t);
     cr_assert_not_null(strstr(t.data, "no data"));
-    plot_svg(&(struct plot){"tiny", "x", "y", NULL, 0, true}, 1, 1, &t);
-    free(drawn("C", (struct plot){"empty", "x", "y", NULL, 0, true}, 0, 0));
+    plot_svg(&(struct plot){"tiny", "x", "y", NULL, 0, true, 0}, 1, 1, &t);
+    free(drawn("C", (struct plot){"empty", "x", "y", NULL, 0, true, 0}, 0, 0));
     text_free(&t);
+}
+
+// A loss that begins at 100 and ends at 2: the frame is that of what comes after the first twentieth, over the whole x axis.
+Test(plot, a_high_beginning_leaves_room_for_the_rest) {
+    double x[200], y[200];
+    for (int i = 0; i < 200; i++) x[i] = i, y[i] = i < 5 ? 100 - i : 4 - i / 100.;
+    const double top = plot_top(y, 200);
+    cr_expect_float_eq(top, 3.9, 1e-12, "%g", top);
+    cr_expect(plot_top(y, 39) == 0);
+    struct series s = {"loss", x, y, 200, LOOK_LINE};
+    struct plot cut = {"t", "x", "y", &s, 1, false, top};
+    struct text svg = {0};
+    plot_svg(&cut, 300, 200, &svg);
+    cr_expect(strstr(svg.data, ">0<") && strstr(svg.data, ">2<") && !strstr(svg.data, "end\">100<") && !strstr(svg.data, "nan"), "%s", svg.data);
+    text_clear(&svg);
+    cut.top = 0;
+    plot_svg(&cut, 300, 200, &svg);
+    cr_expect(strstr(svg.data, "end\">100<"), "%s", svg.data);
+    text_clear(&svg);
+    cut.top = 1; // everything is above
+    plot_svg(&cut, 300, 200, &svg);
+    cr_expect(strstr(svg.data, "no data"));
+    text_free(&svg);
 }
 
 Test(plot, ticks_are_round_numbers) {
@@ -360,7 +383,7 @@ Test(plot, ticks_are_round_numbers) {
         double x[2] = {0.1, 0.2}, y[2] = {known[i].lo, known[i].hi};
         const struct series series[] = {{"s", x, y, 2, LOOK_LINE}};
         struct text t = {0};
-        plot_svg(&(struct plot){"", "", "", series, 1, known[i].log}, 480, 280, &t);
+        plot_svg(&(struct plot){"", "", "", series, 1, known[i].log, 0}, 480, 280, &t);
         for (int k = 0; k < 3; k++)
             cr_assert(strstr(t.data, known[i].labels[k]), "%s is missing in\n%s",
                       known[i].labels[k], t.data);

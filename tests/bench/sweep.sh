@@ -150,7 +150,7 @@ summary() {
     for s in $SCHEDULES; do
         { head -1 "$work/rows"; grep "^$s," "$work/rows"; } > "$work/one"
         [ "$(wc -l < "$work/one")" -gt 1 ] || continue
-        "$chart" "$s: loss of a cell by log2 of the base value, the best of each cell is 1" log2_lr ratio cell < "$work/one" > "$out/$name-${s%%:*}.svg" && echo "  $out/$name-${s%%:*}.svg"
+        "$chart" "$s: loss over the best of its cell, by log2 of the base value" log2_lr ratio cell < "$work/one" > "$out/$name-${s%%:*}.svg" && echo "  $out/$name-${s%%:*}.svg"
     done
 }
 
