@@ -43,7 +43,7 @@ rates() { [ "${1%%:*}" = power ] && echo "$AMPLITUDES" || echo "$RATES"; } # sch
 for_all() {
     longest=${TOKENS##* }
     for n in $TOKENS; do for w in $WIDTHS; do for b in $BATCHES; do for seed in $SEEDS; do for s in $SCHEDULES; do
-        [ "$s" = ladder ] && [ "$n" != "$longest" ] && continue
+        [ "${s%%:*}" = ladder ] && [ "$n" != "$longest" ] && continue
         for lr in $(rates "$s"); do
             "$@" "$s" "$w" "$b" "$n" "$lr" "$seed" || return 1
         done
@@ -92,7 +92,7 @@ one_run() { # schedule width batch tokens rate seed
     rate="$rate $(echo "$1" | sed 's/^[^:]*//; s/:/ --/g; s/=/ /g')"
     # shellcheck disable=SC2046,SC2086
     train_in "$run" $(options "$2" "$3" "$4" "$6") $rate || return 1
-    if [ "$1" = ladder ]; then # rungs are counted in steps: the nearest of TOKENS is the one that was asked for
+    if [ "${1%%:*}" = ladder ]; then # rungs are counted in steps: the nearest of TOKENS is the one that was asked for
         sed -n 's/.*"cooled_tokens":\([0-9]*\),"cooled_loss":\([-+.e0-9]*\).*/\1 \2/p' "$run/log.jsonl" |
             awk -v all="$TOKENS" -v head="$1,$2,$3" -v tail="$5,$6" '
                 { n = split(all, t, " "); m = 1; for (i = 2; i <= n; i++) if (($1 - t[i]) ^ 2 < ($1 - t[m]) ^ 2) m = i; print head "," t[m] "," tail "," $2 }' >> "$csv"
@@ -135,19 +135,22 @@ summary() {
             for (s in count) { b = 1; for (i = 2; i <= rates[s]; i++) if (worst[s, i] < worst[s, b]) b = i
                 printf "%s: best values of %d cells lie within a factor of %.2f; one value for all, %s: at most %.2f%% above the best loss of a cell\n", s, count[s], 2 ^ (high[s] - low[s]), rate[s, b], worst[s, b] }
         }' "$csv"
-    [ "$show" = ladder ] && awk -F, -v decay="$DECAY" '
+    [ "$show" = ladder ] && awk -F, -v decay="$DECAY" -v to="$work/ladder" '
         NR == 1 { next }
-        { at = $1 "," $4; if (!(at in best) || $7 + 0 < best[at]) { best[at] = $7 + 0; rate[at] = $5 } if (!($4 in seen)) { seen[$4] = 1; t[++n] = $4 + 0 } }
-        $1 == "ladder" { sum[$5] += $7 }
-        $1 == "ladder" { rung[$5, $4] = $7 }
+        { if (!($4 in seen)) { seen[$4] = 1; t[++n] = $4 + 0 } }
+        $1 ~ /^ladder/ { trunk = $1 "," $5; sum[trunk] += $7; rung[trunk, $4] = $7; next }
+        { if (!($4 in best) || $7 + 0 < best[$4]) { best[$4] = $7 + 0; rate[$4] = $5 } }
         END {
+            for (r in sum) if (sum[r] < sum[trunk]) trunk = r
             for (i = 2; i <= n; i++) for (j = i; j > 1 && t[j] < t[j - 1]; j--) { v = t[j]; t[j] = t[j - 1]; t[j - 1] = v }
-            for (r in sum) if (trunk == "" || sum[r] < sum[trunk]) trunk = r
+            print "kind,tokens,loss" > to
+            for (i = 1; i <= n; i++) printf "rungs of one trunk,%d,%s\ncosine runs of that length,%d,%s\n", t[i], rung[trunk, t[i]], t[i], best[t[i]] > to
             for (i = 1; i <= n; i++) { c += t[i]; l += (i < n ? decay : 1) * t[i]
-                printf "  %9d tokens: rung %.4f (lr %s), cosine %.4f (the best of its rates, %s): %+.2f%%\n", t[i], rung[trunk, t[i]], trunk, best["cosine," t[i]], rate["cosine," t[i]], 100 * (rung[trunk, t[i]] / best["cosine," t[i]] - 1) }
+                printf "  %9d tokens: rung %.4f (%s), cosine %.4f (the best of its rates, %s): %+.2f%%\n", t[i], rung[trunk, t[i]], trunk, best[t[i]], rate[t[i]], 100 * (rung[trunk, t[i]] / best[t[i]] - 1) }
             printf "tokens trained: %.1fM for the ladder, %.1fM for the cosines: %.1f%%\n", l / 1e6, c / 1e6, 100 * l / c
         }' "$csv"
-    for s in $SCHEDULES; do
+    [ "$show" = ladder ] && "$chart" "one trunk with cool-downs, and runs of their own" tokens loss kind < "$work/ladder" > "$out/$name.svg" && echo "  $out/$name.svg"
+    [ "$show" = ladder ] || for s in $SCHEDULES; do
         { head -1 "$work/rows"; grep "^$s," "$work/rows"; } > "$work/one"
         [ "$(wc -l < "$work/one")" -gt 1 ] || continue
         "$chart" "$s: loss over the best of its cell, by log2 of the base value" log2_lr ratio cell < "$work/one" > "$out/$name-${s%%:*}.svg" && echo "  $out/$name-${s%%:*}.svg"
