@@ -94,7 +94,7 @@ static void write_state(struct gguf_out *o, const struct run_state *r) {
     gguf_out_u64(o, "train.before.steps", (uint64_t)r->steps_before);
 }
 
-// Who was chosen in the last step weighs on the next: the balance is over a whole batch (model.h, objective).
+// Whom the last step chose is told by the evaluation behind it, which a resumed run may still have to make.
 static const char use_key[] = "train.expert_use";
 
 static void write_use(struct gguf_out *o, const struct model *m) {

@@ -8,48 +8,23 @@
 // Controls: one number a little wrong makes a difference that would be seen.
 #include "core/core.h"
 #include "learn/learn.h"
+#include "tests/scratch.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#ifndef PROGRAMS
-#define PROGRAMS "build/test"
-#endif
 
 enum { STEPS = 50 };
 
-static char scratch[64], origin[4096];
-
-static int shell(const char *format, ...) PRINTF_LIKE(1, 2);
-static int shell(const char *format, ...) {
-    struct text command = {0};
-    char body[2048];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(body, sizeof body, format, args);
-    va_end(args);
-    text_fmt(&command, "cd '%s' && TRAIN='%s/" PROGRAMS "/train' STORIES='%s/" PROGRAMS "/stories'; %s", scratch, origin, origin, body);
-    int status = system(command.data);
-    text_free(&command);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-}
-
 // The texts of make_training_goldens.py: stories whose paragraphs are documents.
-static void make_scratch(void) {
-    strcpy(scratch, "/tmp/lehr-agree-XXXXXX");
-    cr_assert(mkdtemp(scratch) != NULL);
-    cr_assert(getcwd(origin, sizeof origin) != NULL);
+static void make_texts(void) {
+    make_scratch();
     cr_assert(shell("for w in '20000 -s 5 corpus' '3000 -s 6 held'; do set -- $w; $STORIES --bytes $1 $2 $3 --out a 2>/dev/null && "
                     "sed 's/^$/<|endoftext|>/' a >$4.txt || exit 1; done") == 0);
 }
 
-static void drop_scratch(void) { cr_assert(shell("rm -rf '%s'", scratch) == 0); }
-
-TestSuite(agree, .init = make_scratch, .fini = drop_scratch, .timeout = 200);
+TestSuite(agree, .init = make_texts, .fini = drop_scratch, .timeout = 200);
 
 // ---- the golden ---------------------------------------------------------------------------------------------------
 

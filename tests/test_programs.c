@@ -8,6 +8,7 @@
 #include "learn/learn.h"
 #include "model/model.h"
 #include "tests/hostile.h"
+#include "tests/scratch.h"
 
 #include <criterion/criterion.h>
 #include <fcntl.h>
@@ -18,50 +19,6 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#ifndef PROGRAMS
-#define PROGRAMS "build/test"
-#endif
-
-static char scratch[64], origin[4096];
-
-static void make_scratch(void) {
-    strcpy(scratch, "/tmp/lehr-test-XXXXXX");
-    cr_assert(mkdtemp(scratch) != NULL);
-    cr_assert(getcwd(origin, sizeof origin) != NULL);
-}
-
-static void drop_scratch(void) {
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf '%s'", scratch);
-    cr_assert(system(command) == 0);
-}
-
-// Runs a shell command in the scratch folder; $TRAIN, $RUN and $STORIES are the programs. Returns the exit code, or
-// 128 + signal.
-static int shell(const char *format, ...) PRINTF_LIKE(1, 2);
-static int shell(const char *format, ...) {
-    struct text command = {0};
-    char body[4096];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(body, sizeof body, format, args);
-    va_end(args);
-    text_fmt(&command, "cd '%s' && TRAIN='%s/" PROGRAMS "/train' RUN='%s/" PROGRAMS "/run' STORIES='%s/" PROGRAMS "/stories'; %s",
-             scratch, origin, origin, origin, body);
-    int status = system(command.data);
-    text_free(&command);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-}
-
-static struct text read_file(const char *name) {
-    char path[256];
-    struct text t = {0};
-    struct err err = {""};
-    snprintf(path, sizeof path, "%s/%s", scratch, name);
-    cr_assert(file_read_all(path, (size_t)1 << 30, &t, &err), "%s", err.text);
-    return t;
-}
 
 static bool same_file(const char *a, const char *b) {
     struct text x = read_file(a), y = read_file(b);

@@ -1,50 +1,14 @@
 // test_tune.c: numbers that nobody gave: each by its formula, each overridden by its option.
 #include "core/core.h"
 #include "learn/learn.h"
+#include "tests/scratch.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#ifndef PROGRAMS
-#define PROGRAMS "build/test"
-#endif
-
-static char scratch[64], origin[4096];
-
-static void make_scratch(void) {
-    strcpy(scratch, "/tmp/lehr-tune-XXXXXX");
-    cr_assert(mkdtemp(scratch) != NULL);
-    cr_assert(getcwd(origin, sizeof origin) != NULL);
-}
-
-static int shell(const char *format, ...) PRINTF_LIKE(1, 2);
-static int shell(const char *format, ...) {
-    struct text command = {0};
-    char body[2048];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(body, sizeof body, format, args);
-    va_end(args);
-    text_fmt(&command, "cd '%s' && TRAIN='%s/" PROGRAMS "/train' STORIES='%s/" PROGRAMS "/stories'; %s", scratch, origin, origin, body);
-    int status = system(command.data);
-    text_free(&command);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-}
-
-static void drop_scratch(void) { cr_assert(shell("rm -rf '%s'", scratch) == 0); }
-
-static char *read_text(const char *name) { // the caller frees
-    char path[256];
-    struct text t = {0};
-    struct err err = {""};
-    snprintf(path, sizeof path, "%s/%s", scratch, name);
-    cr_assert(file_read_all(path, (size_t)1 << 24, &t, &err), "%s", err.text);
-    return t.data;
-}
+static char *read_text(const char *name) { return read_file(name).data; } // the caller frees
 
 // ---- formulas -----------------------------------------------------------------------------------------------------
 

@@ -155,9 +155,4 @@ summary() {
 
 prepare_tokenizer
 prepare_scores
-estimate
-[ -n "$PLAN" ] && exit 0
-open_places
-for_all begin
-wait
-summary
+run_all

@@ -64,3 +64,13 @@ in_place() {
 
 spent() { [ "$BUDGET" -gt 0 ] && [ $(($(date +%s) - begun)) -ge "$BUDGET" ]; }
 say_spent() { echo "$me: the budget is spent; call again to go on"; }
+
+# All of a bench that has estimate, summary, and for_all, which calls its command for every run.
+run_all() {
+    estimate
+    [ -n "$PLAN" ] && exit 0
+    open_places
+    for_all begin
+    wait
+    summary
+}

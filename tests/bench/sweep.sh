@@ -7,7 +7,7 @@
 #   WIDTHS    channels, multiples of 64     BATCHES  tokens of a step     TOKENS  of a run
 #   RATES     --lr of a run        AMPLITUDES for power instead: --power-a, under the cap of CAP (0.01)  SEEDS
 #   DATA      text (the stories)   VALID     text to judge by (a share of DATA)   LAYERS   SEQ (256)   TOKENIZER (bpe:2048)
-#   OPTIONS   more of ./train (below)     NAME     of the files, OUT/NAME.csv and OUT/NAME-SCHEDULE.svg (sweep-$SHOW), OUT (bench)
+#   OPTIONS   more of ./train (below)     NAME     of the files, OUT/NAME.csv and OUT/NAME-SCHEDULE.svg or, of a ladder, OUT/NAME.svg (sweep-$SHOW), OUT (bench)
 #   BUDGET    seconds, after which no run is begun (0: no end)             PLAN=1   say how long it takes, and stop
 #   JOBS      runs at once, of THREADS each (the processors by one thread: small models use them better so)
 #   PRUNE     leave out a rate when one between it and the best of its cell is already so many times worse (1.03, mup 1.015; 0: all);
@@ -109,7 +109,7 @@ begin() { done_already "$@" || in_place one_run "$@" || { say_spent; return 1; }
 summary() {
     awk -F, -v to="$work" '
         NR == 1 { next }
-        { cell = $1 "," $2 "," $3 "," $4; key = cell "," $5; sum[key] += $7; n[key]++
+        { cell = $1 "," $2 "," $3 "," $4; key = cell "," $5; sum[key] += $7 == "inf" ? 1e9 : $7; n[key]++
           if (!((cell) in seen)) { seen[cell] = ++cells; name[cells] = cell }
           if (!(($1, $5) in known)) { known[$1, $5] = 1; rate[$1, ++rates[$1]] = $5 } }
         function loss(c, r) { return ((c "," r) in sum) ? sum[c "," r] / n[c "," r] : "" }
@@ -119,7 +119,7 @@ summary() {
             print "schedule,width,batch,tokens,cell,lr,log2_lr,loss,ratio" > (to "/rows")
             for (k = 1; k <= cells; k++) {
                 c = name[k]; split(c, f, ","); s = f[1]; m = 0; at = 0
-                for (i = 1; i <= rates[s]; i++) { y = loss(c, rate[s, i]); if (y != "" && y != "inf" && y == y + 0) { m++; x[m] = log(rate[s, i]) / log(2); z[m] = y; if (!at || y < z[at]) at = m } }
+                for (i = 1; i <= rates[s]; i++) { y = loss(c, rate[s, i]); if (y != "" && y < 1e8) { m++; x[m] = log(rate[s, i]) / log(2); z[m] = y; if (!at || y < z[at]) at = m } }
                 if (!at) continue
                 best = x[at]
                 if (at > 1 && at < m) { d1 = x[at] - x[at-1]; d2 = x[at+1] - x[at]; g1 = (z[at] - z[at-1]) / d1; g2 = (z[at+1] - z[at]) / d2
@@ -130,16 +130,19 @@ summary() {
                 for (i = 1; i <= m; i++) { r = 2 ^ x[i]; e = z[i] / z[at]
                     printf "%s,%s,%s,%s,%s,%.6g,%.4f,%.5f,%.5f\n", s, f[2], f[3], f[4], "w" f[2] " b" f[3] " t" f[4], r, x[i], z[i], e > (to "/rows") }
                 count[s]++
-                for (i = 1; i <= rates[s]; i++) { y = loss(c, rate[s, i]); e = (y == "" || y == "inf") ? 1e9 : 100 * (y / z[at] - 1); if (e > worst[s, i]) worst[s, i] = e }
+                for (i = 1; i <= rates[s]; i++) { y = loss(c, rate[s, i]); e = y == "" ? 1e9 : 100 * (y / z[at] - 1); if (e > worst[s, i]) worst[s, i] = e }
+                place = f[2] "," f[3] "," f[4]; if (!(place in least) || z[at] < least[place]) least[place] = z[at]
             }
             for (s in count) { b = 1; for (i = 2; i <= rates[s]; i++) if (worst[s, i] < worst[s, b]) b = i
-                printf "%s: best values of %d cells lie within a factor of %.2f; one value for all, %s: at most %.2f%% above the best loss of a cell\n", s, count[s], 2 ^ (high[s] - low[s]), rate[s, b], worst[s, b] }
+                any = 0
+                for (k = 1; k <= cells; k++) { split(name[k], f, ","); if (f[1] == s) { e = 100 * (loss(name[k], rate[s, b]) / least[f[2] "," f[3] "," f[4]] - 1); if (e > any) any = e } }
+                printf "%s: best values of %d cells lie within a factor of %.2f; one value for all, %s: at most %.2f%% above the best loss of a cell, %.2f%% above that of any schedule\n", s, count[s], 2 ^ (high[s] - low[s]), rate[s, b], worst[s, b], any }
         }' "$csv"
     [ "$show" = ladder ] && awk -F, -v decay="$DECAY" -v to="$work/ladder" '
         NR == 1 { next }
         { if (!($4 in seen)) { seen[$4] = 1; t[++n] = $4 + 0 } }
-        $1 ~ /^ladder/ { trunk = $1 "," $5; sum[trunk] += $7; rung[trunk, $4] = $7; next }
-        { if (!($4 in best) || $7 + 0 < best[$4]) { best[$4] = $7 + 0; rate[$4] = $5 } }
+        $1 ~ /^ladder/ { trunk = $1 "," $5; sum[trunk] += $7 == "inf" ? 1e9 : $7; rung[trunk, $4] = $7; next }
+        { y = $7 == "inf" ? 1e9 : $7 + 0; if (!($4 in best) || y < best[$4]) { best[$4] = y; rate[$4] = $5 } }
         END {
             for (r in sum) if (sum[r] < sum[trunk]) trunk = r
             for (i = 2; i <= n; i++) for (j = i; j > 1 && t[j] < t[j - 1]; j--) { v = t[j]; t[j] = t[j - 1]; t[j - 1] = v }
@@ -159,9 +162,4 @@ summary() {
 
 prepare_text
 prepare_tokenizer
-estimate
-[ -n "$PLAN" ] && exit 0
-open_places
-for_all begin
-wait
-summary
+run_all
