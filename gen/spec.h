@@ -89,7 +89,8 @@ struct ngram *ngram_new(void);
 void ngram_free(struct ngram *g);
 // The text is these n ids now. Costs what is new where it goes on from what was read, else all of it.
 void ngram_read(struct ngram *g, const int32_t *ids, size_t n);
-// What followed the latest earlier place of the longest end that has one: up to `most` ids; how many. *match: length of that end, 0: none.
+// What followed a late earlier place of the longest end that has one (the latest, but deep inside long repetitions): `most`
+// ids, which run into the guess itself where the text ends; how many. *match: length of that end, 0: none, and no guess.
 size_t ngram_guess(const struct ngram *g, size_t most, int32_t *out, size_t *match);
 
 // --- drafters (drafters.c) -------------------------------------------------------------------------------------------
