@@ -60,7 +60,9 @@ static char *draft_beside(const char *model) {
 
 static bool load_draft(struct app *a, struct speculation *s, const struct speculation_options *o, const char *path, int64_t rows, struct err *err) {
     struct text line = {0};
-    struct session_options so = {.ctx = o->ctx, .all_logits = rows, .tree = rows, .kv = DTYPE_F16};
+    struct session_options so = {.ctx = o->ctx, .kv = DTYPE_F16};
+    if (is(o, "staged") && rows < STAGED_ROWS) rows = STAGED_ROWS;
+    so.all_logits = so.tree = rows;
     if (!(s->file = model_file_open(path, err))) return false;
     if (!(s->tokenizer = tokenizer_of_model(s->file, NULL, err))) return false;
     if (!(s->map = vocab_map_new(s->tokenizer, a->tokenizer, LEAST_SHARED, err))) return false;
@@ -96,7 +98,8 @@ static void add_drafters(struct app *a, struct speculation *s, const struct spec
         drop_draft(s);
         return;
     }
-    struct draft_model m = {.session = s->session, .tokenizer = s->tokenizer, .target_tokenizer = a->tokenizer, .map = s->map, .staged = is(o, "staged")};
+    struct draft_model m = {.session = s->session, .tokenizer = s->tokenizer, .target_tokenizer = a->tokenizer, .map = s->map, .staged = is(o, "staged"),
+                            .cost = (double)config_params_active(&s->model->config) / (double)config_params_active(&a->model->config)};
     s->drafters[s->n++] = drafter_model(&m);
     char params[32];
     text_fmt(notes, "draft: %s, %s, %s parameters, %.1f%% of the vocabulary\n", draft, s->model->config.family->name,

@@ -73,7 +73,7 @@ static void ngram_drafter_free(struct drafter *self) {
 
 struct drafter *drafter_ngram(void) {
     struct ngram_drafter *g = mem_alloc(sizeof *g, "n-gram drafter");
-    g->base = (struct drafter){"ngram", false, ngram_draft, ngram_drafter_free};
+    g->base = (struct drafter){"ngram", 0, ngram_draft, ngram_drafter_free};
     g->ngram = ngram_new();
     return &g->base;
 }
@@ -309,7 +309,7 @@ static void model_drafter_free(struct drafter *self) {
 
 struct drafter *drafter_model(const struct draft_model *o) {
     struct model_drafter *m = mem_alloc(sizeof *m, "model drafter");
-    m->base = (struct drafter){o->staged ? "staged" : "model", true, model_draft, model_drafter_free};
+    m->base = (struct drafter){o->staged ? "staged" : "model", o->cost, model_draft, model_drafter_free};
     m->o = *o;
     m->q = mem_array(DRAFT_ROWS * SAMPLER_ROUGH, sizeof *m->q, "distributions of guesses");
     m->work = mem_array(SAMPLER_ROUGH, sizeof *m->work, "draws of guesses");
@@ -317,6 +317,6 @@ struct drafter *drafter_model(const struct draft_model *o) {
     if (!o->staged) return &m->base;
     m->inner_drafter = drafter_ngram();
     m->inner = spec_new(&(struct spec_options){.session = o->session, .tokenizer = o->tokenizer, .drafters = {m->inner_drafter}, .n_drafters = 1,
-                                               .verifier = &verifiers[0], .rows = 8, .most = 7, .wide = 1});
+                                               .verifier = &verifiers[0], .rows = STAGED_ROWS, .most = STAGED_ROWS - 1, .wide = 1});
     return &m->base;
 }

@@ -34,6 +34,7 @@ struct spec {
     double plain_s, ratio[DRAFT_ROWS + 1]; // T(1); T(n) / T(1), 0: not known
     double late_tokens, late_s;            // of late, both forgotten alike
     double account;                        // seconds won by guesses, as far as it is remembered
+    double draft_start;                    // of the draft under way
     int64_t since_plain, drafts;
     struct spec_stats stats;
     double entered;           // when spec_feed was called last; 0: not in this text
@@ -131,14 +132,21 @@ static double chances(const struct spec *s, const struct arm *a, const struct dr
     return sum;
 }
 
+// Seconds of a guess: as measured, in this draft too, or as the sizes of both models say.
+static double cost_of_guess(const struct spec *s, int32_t made) {
+    const struct arm *a = &s->arm[s->by];
+    double before = a->guess_s > 0 ? a->guess_s : s->o.drafters[s->by]->cost * s->plain_s;
+    return made > 0 && s->draft_start > 0 ? fmax(before, 0.5 * (time_now() - s->draft_start) / made) : before;
+}
+
 // The best that a chain of k guesses, whose last is reached with this chance, may still become: tokens less the price of time.
 static double best_ahead(const struct spec *s, const struct arm *a, int32_t k, double sum, double reach, bool *more) {
-    double best = sum - price_of_rows(s, k + 1), usual = usual_chance(a), spent = 0;
+    double best = sum - price_of_rows(s, k + 1), usual = usual_chance(a), spent = 0, guess = price(s) * cost_of_guess(s, k);
     *more = false;
     for (int32_t i = k + 1; i <= s->o.most && i < s->o.rows; i++) {
         reach *= usual;
         sum += reach;
-        spent += price(s) * a->guess_s;
+        spent += guess;
         double value = sum - spent - price_of_rows(s, i + 1);
         if (value > best) best = value, *more = true;
     }
@@ -194,15 +202,15 @@ static double cut(struct spec *s, const struct arm *a, struct draft *d) {
 
 static void ask_drafter(struct spec *s, int i, struct draft *d, const struct draft_ask *ask) {
     struct err err;
-    double start = time_now();
     struct arm *a = &s->arm[i];
-    s->by = i;
+    s->draft_start = time_now();
     if (!s->o.drafters[i]->draft(s->o.drafters[i], ask, d, &err)) {
         d->n = 1;
         a->given_up = true;
         err_set(&s->trouble, "guessing by %s ends here, the text goes on without: %s", s->o.drafters[i]->name, err.text);
     }
-    double took = time_now() - start;
+    double took = time_now() - s->draft_start;
+    s->draft_start = 0;
     if (d->n > 1) drift(&a->guess_s, took / (d->n - 1), 0.2);
     s->stats.draft_s += took;
     s->account -= took;
@@ -219,10 +227,10 @@ static void make_draft(struct spec *s, struct draft *d) {
     if (ask.deepest < 1 || !worth_a_try(s)) return;
     for (int i = 0; i < s->o.n_drafters; i++) {
         struct arm *a = &s->arm[i];
-        bool costs = s->o.drafters[i]->costs, more = true;
+        bool costs = s->o.drafters[i]->cost > 0, more = true;
+        s->by = i;
         if (a->given_up || (s->o.fixed && by >= 0)) continue;
-        if (costs && !s->o.fixed && a->guess_s > 0 && !(best_ahead(s, a, 0, 0, 1, &more) > have)) continue;
-        if (costs && !more) continue;
+        if (costs && !s->o.fixed && !(best_ahead(s, a, 0, 0, 1, &more) > have && more)) continue;
         struct draft one = {.n = 1, .id = {d->id[0]}, .parent = {-1}, .p = {1}};
         ask.go_on = costs ? another : NULL;
         ask.arg = s;

@@ -111,7 +111,7 @@ struct draft_ask {
 };
 struct drafter {
     const char *name;
-    bool costs; // has a model to ask
+    double cost; // of a guess, in passes of the target: a first estimate; 0: no model is asked
     // Grows d, which holds node 0, to any size, or not at all. False with a sentence: this drafter is of no more use.
     bool (*draft)(struct drafter *self, const struct draft_ask *ask, struct draft *d, struct err *err);
     void (*free)(struct drafter *self);
@@ -125,14 +125,16 @@ extern const int drafter_row_count;
 
 // What followed here before; no model, no tree.
 struct drafter *drafter_ngram(void);
-// A small model. Its session has a tree of DRAFT_ROWS and as many rows of logits where ask.wide is ever above 1. Keys and values follow the text that was
+// A small model. Its session has a tree of as many nodes as ask.most + 1, STAGED_ROWS at the least when staged, and as many rows of logits. Keys and values follow the text that was
 // taken; a text longer than its context is read from its middle. staged: n-grams of the text guess for the draft model, which
 // judges them as the target judges its own (Spector & Re 2023).
+enum { STAGED_ROWS = 8 };
 struct draft_model {
     struct session *session;
     const struct tokenizer *tokenizer, *target_tokenizer;
     const struct vocab_map *map;
     bool staged;
+    double cost; // as in struct drafter
 };
 struct drafter *drafter_model(const struct draft_model *m); // borrows all that m points to
 
