@@ -148,7 +148,9 @@ static void one_position(const struct verifier *v, enum kind kind, int n, long d
     long seen[V_MOST] = {0};
     make_pair(&a, kind, 9, (uint64_t)kind);
     struct rule r = {v->name, v->draw, v->choose, NULL};
+    mem_freeze(true); // nothing is allocated in a step
     long taken = play(&r, &a, (size_t)n, draws, seen);
+    mem_freeze(false);
     double t = surprise(seen, a.dense_p, a.V, draws), share = (double)taken / (double)draws;
     cr_expect(t > false_alarm, "%s, %s, %d guesses, seed %d: tail probability %g", v->name, kind_names[kind], n, SEED, t);
     double formula = transport_taken(v, a.dense_p, a.dense_q, a.V, n), best = transport_best(v->draw, a.dense_p, a.dense_q, a.V, n);
@@ -391,4 +393,328 @@ Test(verify, mistakes_are_found_at_one_position) {
         play(&fine[i], &a, 4, draws, seen);
         cr_expect(surprise(seen, a.dense_p, a.V, draws) > false_alarm, "%s: %s", fine[i].of, fine[i].name);
     }
+}
+
+// ---- the best
+
+enum { SMALL = 6, SETS = 1 << SMALL };
+
+// Probability of every set of guesses, by going through all draws.
+static void outcomes(enum draw draw, const double *q, int V, int n, int set, double chance, double *out) {
+    double left = 0;
+    for (int i = 0; i < V; i++) left += draw == DRAW_REPLACE || !(set >> i & 1) ? q[i] : 0;
+    if (n == 0 || left <= 0) {
+        out[set] += chance;
+        return;
+    }
+    for (int i = 0; i < V; i++)
+        if (q[i] > 0 && (draw == DRAW_REPLACE || !(set >> i & 1))) outcomes(draw, q, V, n - 1, set | 1 << i, chance * q[i] / left, out);
+}
+
+static void outcomes_of(enum draw draw, const double *q, int V, int n, double *out) {
+    int set = 0;
+    for (int k = 1; draw == DRAW_TOP_ONE && k < n; k++) {
+        int best = -1;
+        for (int i = 0; i < V; i++)
+            if (!(set >> i & 1) && q[i] > 0 && (best < 0 || q[i] > q[best])) best = i;
+        if (best >= 0) set |= 1 << best;
+    }
+    memset(out, 0, SETS * sizeof *out);
+    outcomes(draw, q, V, draw == DRAW_TOP_ONE ? 1 : n, set, 1, out);
+}
+
+static double best_of_all_sets(const double *p, const double *chance, int V) {
+    double least = 0;
+    for (int h = 0; h < 1 << V; h++) {
+        double sum = 0;
+        for (int i = 0; i < V; i++) sum += h >> i & 1 ? p[i] : 0;
+        for (int s = 0; s < 1 << V; s++) sum -= (s & ~h) == 0 ? chance[s] : 0;
+        least = fmin(least, sum);
+    }
+    return 1 + least;
+}
+
+// What flows from sets to the tokens in them, by shortest augmenting paths: sent[s][i] of set s becomes token i. A path goes
+// from a set with something left to a token, back to a set that sent there, on to another token, to one that has room.
+static double most_flow(const double *p, const double *chance, int V) {
+    double sent[SETS][SMALL] = {{0}}, left[SETS], room[SMALL], total = 0;
+    memcpy(left, chance, sizeof left);
+    memcpy(room, p, (size_t)V * sizeof *room);
+    for (;;) {
+        int queue[SETS + SMALL], from[SETS + SMALL], head = 0, end = 0, found = -1; // node SETS + i is token i
+        for (int s = 0; s < SETS + SMALL; s++) from[s] = -1;
+        for (int s = 1; s < SETS; s++)
+            if (left[s] > 1e-13) from[s] = s, queue[end++] = s;
+        while (head < end && found < 0) {
+            int at = queue[head++];
+            for (int i = 0; at < SETS && i < V; i++)
+                if (at >> i & 1 && from[SETS + i] < 0) from[SETS + i] = at, queue[end++] = SETS + i;
+            for (int s = 1; at >= SETS && s < SETS; s++)
+                if (from[s] < 0 && sent[s][at - SETS] > 1e-13) from[s] = at, queue[end++] = s;
+            if (at >= SETS && room[at - SETS] > 1e-13) found = at;
+        }
+        if (found < 0) return total;
+        double flow = room[found - SETS];
+        int at = found;
+        for (; from[at] != at; at = from[at])
+            if (at < SETS) flow = fmin(flow, sent[at][from[at] - SETS]);
+        flow = fmin(flow, left[at]);
+        room[found - SETS] -= flow;
+        left[at] -= flow;
+        for (at = found; from[at] != at; at = from[at])
+            if (at >= SETS) sent[from[at]][at - SETS] += flow;
+            else sent[at][from[at] - SETS] -= flow;
+        total += flow;
+    }
+}
+
+Test(verify, the_best_is_that_of_all_sets_and_of_a_flow) {
+    const enum draw draws[] = {DRAW_REPLACE, DRAW_WITHOUT, DRAW_TOP_ONE};
+    double chance[SETS];
+    for (int round = 0; round < 60; round++) {
+        struct pair a;
+        make_pair(&a, (enum kind)(round % KINDS), 3 + round / KINDS % 4, (uint64_t)round);
+        const double *p = a.dense_p, *q = a.dense_q;
+        for (int k = 0; k < 9; k++) {
+            int n = 1 + k / 3;
+            outcomes_of(draws[k % 3], q, a.V, n, chance);
+            double best = transport_best(draws[k % 3], p, q, a.V, n), all = best_of_all_sets(p, chance, a.V);
+            double flow = most_flow(p, chance, a.V);
+            cr_expect(fabs(best - all) < 1e-11 && fabs(flow - all) < 1e-10, "round %d, %s, draw %d of %d: %.12f, all sets %.12f, flow %.12f",
+                      round, kind_names[round % KINDS], k % 3, n, best, all, flow);
+        }
+    }
+}
+
+// No rule beats the best of its draw, greedy-multi reaches it, and so do the others with one guess.
+Test(verify, no_rule_beats_the_best_of_its_draw) {
+    for (int round = 0; round < 200; round++) {
+        struct pair a;
+        make_pair(&a, (enum kind)(round % KINDS), 4 + round % 9, 1000 + (uint64_t)round);
+        for (int k = 1; k < verifier_count; k++)
+            for (int n = 1; n <= 4; n++) {
+                const struct verifier *v = &verifiers[k];
+                double taken = transport_taken(v, a.dense_p, a.dense_q, a.V, n);
+                double best = transport_best(v->draw, a.dense_p, a.dense_q, a.V, n);
+                cr_expect(taken <= best + 1e-9, "round %d, %s of %d: %.12f, best %.12f", round, v->name, n, taken, best);
+                if (n == 1) cr_expect(fabs(taken - best) < 1e-9, "round %d, %s of one: %.12f, best %.12f", round, v->name, taken, best);
+            }
+    }
+}
+
+// ---- texts through trees
+
+// Distributions for every pair of tokens before; -1 stands before the first.
+struct world {
+    int V;
+    struct pair *at;
+};
+
+static int state_of(const struct world *w, int before, int last) { return (before + 1) * (w->V + 1) + last + 1; }
+static int state_after(const struct world *w, int state, int token) { return state_of(w, state % (w->V + 1) - 1, token); }
+
+static struct world make_world(int V, uint64_t seed) {
+    int states = (V + 1) * (V + 1);
+    struct world w = {V, mem_array((size_t)states, sizeof *w.at, "toy distributions")};
+    for (int s = 0; s < states; s++) {
+        struct pair *a = &w.at[s];
+        a->V = V;
+        for (int i = 0; i < V; i++) {
+            double x = 1.2 * rng_normal(seed, (uint64_t)(2 * s), (uint64_t)i);
+            double y = .6 * x + .8 * rng_normal(seed, (uint64_t)(2 * s + 1), (uint64_t)i);
+            a->dense_p[i] = (s + i) % 7 ? exp(x) : 0;
+            a->dense_q[i] = (s + i) % 5 ? exp(y) : 0;
+        }
+        a->n_p = list_of(a->dense_p, V, 1, a->p);
+        a->n_q = list_of(a->dense_q, V, 1, a->q);
+    }
+    return w;
+}
+
+enum { NODES_MOST = 24 };
+struct tree {
+    int n, id[NODES_MOST], depth[NODES_MOST], state[NODES_MOST];
+    int children[NODES_MOST], child[NODES_MOST][CHILDREN_MOST]; // in the order of their drawing
+};
+
+static int add_node(const struct world *w, struct tree *t, int parent, int id) {
+    int at = t->n++;
+    assert(at < NODES_MOST);
+    t->id[at] = id;
+    t->depth[at] = t->depth[parent] + 1;
+    t->state[at] = state_after(w, t->state[parent], id);
+    t->children[at] = 0;
+    t->child[parent][t->children[parent]++] = at;
+    return at;
+}
+
+// What a text is made with: a rule, a shape, and what may go wrong.
+struct scheme {
+    struct rule rule;
+    int width, deep;  // of every node; width 0: a tree that grows where it is likeliest to be entered
+    int budget;       // nodes of the latter
+    bool stale;       // mistake: every draft of a text draws with the numbers of the first
+    bool choosy;      // mistake: a drawn guess of little weight is not shown
+};
+
+static void draw_children(const struct world *w, const struct scheme *c, int state, int n, uint64_t address, int32_t *child) {
+    double work[V_MOST];
+    const struct pair *a = &w->at[state];
+    size_t have = verifier_draw(c->rule.draw, a->q, a->n_q, (size_t)n, SEED, STREAM, address, work, child);
+    for (size_t i = 0; i < (size_t)n; i++) child[i] = i < have ? index_of(child[i]) : -1;
+}
+
+static void grow_fixed(const struct world *w, const struct scheme *c, struct tree *t, uint64_t draft) {
+    int32_t child[CHILDREN_MOST];
+    for (int at = 0; at < t->n; at++) {
+        if (t->depth[at] == c->deep) continue;
+        draw_children(w, c, t->state[at], c->width, draft * NODES_MOST + (uint64_t)at, child);
+        for (int i = 0; i < c->width && child[i] >= 0; i++) add_node(w, t, at, child[i]);
+    }
+}
+
+// DySpec (Xiong et al. 2024): each node has a slot for its next child; its value is the drafter's probability that the walk comes to
+// where that child is tested. The likeliest slot is filled next. So a second child is drawn only when that is worth more than
+// going on below the first.
+static void grow_adaptive(const struct world *w, const struct scheme *c, struct tree *t, uint64_t draft) {
+    double reach[NODES_MOST] = {1}, left[NODES_MOST] = {1}; // of the node by q; of q behind the children it has
+    int32_t child[CHILDREN_MOST];
+    for (int drawn = 1; drawn < c->budget; drawn++) {
+        int at = -1;
+        for (int i = 0; i < t->n; i++)
+            if (t->depth[i] < c->deep && t->children[i] < CHILDREN_MOST && left[i] > 1e-9 && (at < 0 || reach[i] * left[i] > reach[at] * left[at])) at = i;
+        if (at < 0) return;
+        int n = t->children[at] + 1;
+        draw_children(w, c, t->state[at], n, draft * NODES_MOST + (uint64_t)at, child);
+        double weight = w->at[t->state[at]].dense_q[child[n - 1]];
+        left[at] -= weight;
+        if (c->choosy && weight < .2) {
+            left[at] = 0;
+            continue;
+        }
+        int fresh = add_node(w, t, at, child[n - 1]);
+        reach[fresh] = reach[at] * weight;
+        left[fresh] = 1;
+    }
+}
+
+static int choose_at(const struct world *w, const struct scheme *c, const struct tree *t, int at, uint64_t address) {
+    double work[2 * V_MOST];
+    int32_t child[CHILDREN_MOST];
+    const struct pair *a = &w->at[t->state[at]];
+    for (int i = 0; i < t->children[at]; i++) child[i] = id_of(t->id[t->child[at][i]]);
+    struct judgement j = {.p = a->p, .q = a->q, .n_p = a->n_p, .n_q = a->n_q, .child = child, .n = (size_t)t->children[at],
+                          .seed = SEED, .stream = STREAM + 1, .counter = address, .work = work};
+    return index_of(c->rule.choose(&j));
+}
+
+// One text: drafts and walks, until it is long enough. *passes: how many drafts that took.
+static void write_text(const struct world *w, const struct scheme *c, uint64_t number, int *text, int length, long *passes) {
+    int state = 0, position = 0;
+    for (uint64_t draft = number * 8; position < length; draft += !c->stale) {
+        struct tree t = {.n = 1, .state = {state}};
+        (c->width ? grow_fixed : grow_adaptive)(w, c, &t, draft);
+        ++*passes;
+        for (int at = 0; at >= 0 && position < length; position++) {
+            int token = choose_at(w, c, &t, at, number * 8 + (uint64_t)position), next = -1;
+            for (int i = 0; i < t.children[at] && next < 0; i++)
+                if (t.id[t.child[at][i]] == token) next = t.child[at][i];
+            text[position] = token;
+            state = state_after(w, state, token);
+            at = next;
+        }
+    }
+}
+
+// Tail probability of `texts` texts of a length against the product of the target's distributions.
+static double texts_surprise(const struct world *w, const struct scheme *c, int length, long texts, double *per_pass) {
+    int cells = 1, text[3] = {0};
+    long passes = 0;
+    for (int i = 0; i < length; i++) cells *= w->V;
+    long *seen = mem_array((size_t)cells, sizeof *seen, "texts seen");
+    double *p = mem_array((size_t)cells, sizeof *p, "texts expected");
+    for (int cell = 0; cell < cells; cell++) {
+        int state = 0;
+        p[cell] = 1;
+        for (int i = 0, rest = cell, scale = cells / w->V; i < length; i++, rest %= scale, scale /= w->V) {
+            int token = rest / scale;
+            p[cell] *= w->at[state].dense_p[token];
+            state = state_after(w, state, token);
+            if (scale == 1) break;
+        }
+    }
+    for (long n = 0; n < texts; n++) {
+        int cell = 0;
+        write_text(w, c, (uint64_t)n, text, length, &passes);
+        for (int i = 0; i < length; i++) cell = cell * w->V + text[i];
+        seen[cell]++;
+    }
+    double t = surprise(seen, p, cells, texts);
+    *per_pass = (double)length * (double)texts / (double)passes;
+    mem_free(seen);
+    mem_free(p);
+    return t;
+}
+
+static struct rule rule_of(const char *name) {
+    const struct verifier *v = verifier_find(name);
+    return (struct rule){v->name, v->draw, v->choose, NULL};
+}
+
+Test(verify, texts_through_trees_are_the_targets) {
+    struct world w = make_world(8, 1), wide = make_world(64, 2);
+    double per_pass;
+    for (int k = 1; k < verifier_count; k++)
+        for (int width = 1; width <= 3; width++) {
+            struct scheme c = {.rule = rule_of(verifiers[k].name), .width = width, .deep = 2};
+            double t = texts_surprise(&w, &c, 3, 60000, &per_pass);
+            cr_expect(t > false_alarm, "%s, %d children: tail probability %g", c.rule.name, width, t);
+            cr_expect(per_pass > 1.2, "%s, %d children: %.3f tokens a pass", c.rule.name, width, per_pass);
+            if (width != 2) continue;
+            t = texts_surprise(&wide, &c, 2, 40000, &per_pass);
+            cr_expect(t > false_alarm, "%s of 64 tokens: tail probability %g", c.rule.name, t);
+        }
+    mem_free(w.at);
+    mem_free(wide.at);
+}
+
+Test(verify, texts_through_trees_that_grow_by_chance_are_the_targets) {
+    struct world w = make_world(8, 1), wide = make_world(64, 2);
+    const char *const names[] = {"without-replacement", "rejection"};
+    double per_pass;
+    for (size_t k = 0; k < COUNT_OF(names); k++)
+        for (int budget = 4; budget <= 16; budget *= 4) {
+            struct scheme c = {.rule = rule_of(names[k]), .deep = 4, .budget = budget};
+            double t = texts_surprise(&w, &c, 3, 60000, &per_pass);
+            cr_expect(t > false_alarm, "%s, %d nodes: tail probability %g", c.rule.name, budget, t);
+            t = texts_surprise(&wide, &c, 2, 40000, &per_pass);
+            cr_expect(t > false_alarm, "%s, %d nodes, 64 tokens: tail probability %g", c.rule.name, budget, t);
+        }
+    mem_free(w.at);
+    mem_free(wide.at);
+}
+
+Test(verify, mistakes_are_found_in_texts) {
+    const struct rule without = rule_of("without-replacement"), k_seq = rule_of("k-seq"), greedy = rule_of("greedy-multi");
+    const struct {
+        const char *mistake;
+        struct scheme scheme;
+    } wrong[] = {
+        {"drafts share their numbers", {.rule = without, .width = 2, .deep = 2, .stale = true}},
+        {"drafts share their numbers", {.rule = k_seq, .width = 2, .deep = 2, .stale = true}},
+        {"drafts share their numbers", {.rule = greedy, .width = 2, .deep = 2, .stale = true}},
+        {"unlikely guesses are not shown", {.rule = without, .deep = 4, .budget = 8, .choosy = true}},
+        {"children in sorted order", {.rule = {"sorted", DRAW_WITHOUT, sorted_without, ""}, .deep = 4, .budget = 8}},
+        {"refused tokens stay in q", {.rule = {"stay", DRAW_WITHOUT, refused_stay, ""}, .deep = 4, .budget = 8}},
+        {"the rest from p", {.rule = {"rest", DRAW_REPLACE, rest_from_p_rejection, ""}, .width = 2, .deep = 2}},
+        {"the rest from p", {.rule = {"rest", DRAW_REPLACE, rest_from_p_k_seq, ""}, .width = 2, .deep = 2}},
+        {"the rest from p", {.rule = {"rest", DRAW_TOP_ONE, rest_from_p_greedy, ""}, .width = 2, .deep = 2}},
+        {"k-seq in a tree that grows by chance", {.rule = k_seq, .deep = 4, .budget = 8}},
+    };
+    struct world w = make_world(8, 1);
+    for (size_t i = 0; i < COUNT_OF(wrong); i++) {
+        double per_pass, t = texts_surprise(&w, &wrong[i].scheme, 3, 60000, &per_pass);
+        cr_expect(t < false_alarm, "%s, %s: passed as right, tail probability %g", wrong[i].scheme.rule.name, wrong[i].mistake, t);
+    }
+    mem_free(w.at);
 }
