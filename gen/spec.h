@@ -47,21 +47,23 @@ struct judgement {
     const int32_t *child;
     size_t n;
     uint64_t seed, stream, counter; // where its random numbers lie: those of `counter` and no others
-    float *work; // room for 2 * (n_p + n_q) numbers
+    double *work; // room for n_p + n_q numbers
 };
 struct verifier {
     const char *name, *help, *source;
     enum draw draw;
+    bool at_once; // how many children a node has is settled before the first of them is drawn; else whenever one is, by what came before
     // The token for this position, a child or not; distributed as p whatever was drafted. NULL: the sampler's own choice.
     int32_t (*choose)(const struct judgement *j);
 };
 extern const struct verifier verifiers[]; // the first, coupled, is the default
 extern const int verifier_count;
 const struct verifier *verifier_find(const char *name); // NULL when unknown
-// Draws up to n children for such a verifier from q (sorted by id) into child; how many there are: fewer where q has no more.
-// work: room for n_q numbers.
+// Draws up to n children for such a verifier from q (sorted by id) into child; how many there are: fewer where q has no more. DRAW_ANY
+// takes the likeliest. Each node of each draft has a (stream, counter) of its own. Unless at_once, the first ones of n are those of
+// any smaller n, so a further child of a node is the last of one more. work: room for n_q numbers.
 size_t verifier_draw(enum draw draw, const struct candidate *q, size_t n_q, size_t n, uint64_t seed, uint64_t stream,
-                     uint64_t counter, float *work, int32_t *child);
+                     uint64_t counter, double *work, int32_t *child);
 
 // --- vocabularies (vocab_map.c) --------------------------------------------------------------------------------------
 
