@@ -89,7 +89,7 @@ struct model_drafter {
     size_t skip;                    // of spelled, what lies before the draft's context
     float *mapped;                  // [target_n] logits by the target's ids, where they are others
     struct candidate *q;            // [DRAFT_ROWS][SAMPLER_ROUGH]
-    float *work;                    // [SAMPLER_ROUGH]
+    double *work;                   // [SAMPLER_ROUGH]
 };
 
 static int by_id(const void *a, const void *b) {
@@ -157,7 +157,8 @@ static size_t candidates(struct model_drafter *m, const struct draft_ask *ask, s
     d->n_q[node] = sampler_rough(ask->sampler, logits, q);
     qsort(q, d->n_q[node], sizeof *q, by_id);
     d->q[node] = q;
-    n = verifier_draw(ask->verifier->draw, q, d->n_q[node], n, ask->seed, (uint64_t)position, ask->draws, m->work, child);
+    // A stream for each node: what is drawn at one must not tell what is drawn at another.
+    n = verifier_draw(ask->verifier->draw, q, d->n_q[node], n, ask->seed, (uint64_t)node << 48 | (uint64_t)position, ask->draws, m->work, child);
     for (size_t i = 0; i < n; i++) {
         struct candidate key = {.id = child[i]}, *found = bsearch(&key, q, d->n_q[node], sizeof *q, by_id);
         assert(found);
@@ -212,10 +213,11 @@ static void take_slot(struct layers *t, int32_t node) {
     s->left -= (double)c.p;
 }
 
-// Adds the slots that are worth it, best first; whether any was added. Verifiers that go by how many were drawn get all of a node.
+// Adds the slots that are worth it, best first; whether any was added. A node of a verifier that has to know how many there are gets all of
+// its children or none.
 static bool add_layer(struct layers *t, const struct draft_ask *ask) {
     int32_t before = t->d.n;
-    bool whole = ask->verifier->draw == DRAW_REPLACE || ask->verifier->draw == DRAW_TOP_ONE;
+    bool whole = ask->verifier->at_once;
     for (;;) {
         int32_t best = -1;
         double most = ask->least;

@@ -41,7 +41,7 @@ struct spec {
     bool was_plain;
     struct ids text;
     struct candidate *p;      // room for verifiers
-    float *room;
+    double *room;
     struct err trouble;
 };
 
@@ -53,7 +53,7 @@ struct spec *spec_new(const struct spec_options *o) {
     if (!o->verifier->choose) return s;
     size_t V = (size_t)tokenizer_vocab(o->tokenizer);
     s->p = mem_array(V, sizeof *s->p, "a distribution to judge by");
-    s->room = mem_array(2 * (V + SAMPLER_ROUGH), sizeof *s->room, "room of a verifier");
+    s->room = mem_array(V + SAMPLER_ROUGH, sizeof *s->room, "room of a verifier");
     return s;
 }
 
@@ -122,7 +122,7 @@ static double price(const struct spec *s) {
 static double price_of_rows(const struct spec *s, int32_t n) { return price(s) * s->plain_s * cost_of_rows(s, n); }
 
 // Nodes' chances that the walk comes to them; their sum is what the pass brings besides the one token.
-static double chances(const struct spec *s, const struct arm *a, const struct draft *d, double *reach) {
+static double chances(const struct arm *a, const struct draft *d, double *reach) {
     double sum = 0;
     reach[0] = 1;
     for (int32_t i = 1; i < d->n; i++) {
@@ -160,7 +160,7 @@ static bool another(void *arg, const struct draft *d) {
     bool more;
     if (d->p[d->n - 1] < s->o.p_min) return false;
     if (s->o.fixed || d->n - 1 < s->o.least) return true;
-    double sum = chances(s, a, d, reach);
+    double sum = chances(a, d, reach);
     best_ahead(s, a, d->n - 1, sum, reach[d->n - 1], &more);
     return more;
 }
@@ -188,7 +188,7 @@ static bool worth_a_try(const struct spec *s) {
 static double cut(struct spec *s, const struct arm *a, struct draft *d) {
     double reach[DRAFT_ROWS], sum = 0, best = -price_of_rows(s, 1);
     int32_t keep = 1;
-    chances(s, a, d, reach);
+    chances(a, d, reach);
     for (int32_t i = 1; i < d->n; i++) {
         sum += reach[i];
         double value = sum - price_of_rows(s, i + 1);
@@ -237,7 +237,7 @@ static void make_draft(struct spec *s, struct draft *d) {
         ask_drafter(s, i, &one, &ask);
         if (one.n < 2) continue;
         double reach[DRAFT_ROWS];
-        double value = s->o.fixed ? 1 : chances(s, a, &one, reach) - price_of_rows(s, one.n);
+        double value = s->o.fixed ? 1 : chances(a, &one, reach) - price_of_rows(s, one.n);
         if (by >= 0 && value <= have) continue;
         have = value;
         best = one;
