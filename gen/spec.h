@@ -69,9 +69,9 @@ size_t verifier_draw(enum draw draw, const struct candidate *q, size_t n_q, size
 
 // Which tokens of two vocabularies are the same: by their bytes and kind, never by number or count; padding does not matter.
 struct vocab_map {
-    bool same;           // every id means the same in both
+    bool same;           // every id means the same in both; padding aside, which neither list has
     int64_t draft_n, target_n; // ids of either
-    int32_t *to_target;  // [draft_n], -1: the target has no such token, so it is never drafted
+    int32_t *to_target;  // [draft_n], -1: the target has no such token, so it is never drafted; no id comes twice
     int32_t *to_draft;   // [target_n], -1: the draft reads it spelled out
     int64_t shared;      // tokens of the target that the draft can guess
     double share;        // of the target's tokens that stand for text
