@@ -19,7 +19,7 @@
 
 static struct {
     const char *model, *prompt, *file, *tokenizer, *tokenizer_pre, *device, *cpu, *kv, *kv_values, *perplexity, *export, *quantize,
-        *imatrix, *report_text, *kl_against, *out, *dtype, *system, *chat_template;
+        *imatrix, *report_text, *kl_against, *out, *dtype, *system, *chat_template, *bench_texts;
     int64_t n, ctx, threads, threads_batch, chunk, logprobs, stride, chunks, bench_prompt, bench_new, bench_depth, bench_rows, repeats;
     struct opt_words stop;
     struct sampler_options sampler;
@@ -86,6 +86,7 @@ static struct opt table[] = {
     {"--bench-depth -d --n-depth", OPT_INT, &o.bench_depth, 0, 1 << 24, "N", "measure behind so many tokens that are in the cache already", 0},
     {"--profile", OPT_FLAG, &o.profile, 0, 0, "", "with --bench: what each op cost", 0},
     {"--bench-rows", OPT_INT, &o.bench_rows, 1, 4096, "N", "tokens of a pass when generating, as a draft is verified", 0},
+    {"--bench-texts", OPT_TEXT, &o.bench_texts, 0, 0, "PATH", "what guesses are worth: a file of prompts with lines of %% between, or a folder of such, each gone on with plainly and with guesses in turns; with --chat as turns", 0},
     {"--ceiling", OPT_FLAG, &o.ceiling, 0, 0, "", "measure what this machine can do: reading memory and every unit, for 1 to -t threads", 0},
     {"--repeats", OPT_INT, &o.repeats, 1, 1000, "N", "runs of each; the median is told", 0},
     {"--check", OPT_FLAG, &o.check, 0, 0, "", "examine the file: structure, every weight finite, seal, hash; exit code 3 when it fails", 0},
@@ -317,6 +318,14 @@ static void print_summary(struct printer *p, const struct generate_stats *s) {
     speculation_tell(p->app->guesses);
 }
 
+static int check_guesses(struct app *a, const struct ids *ids, const struct generate_options *g) {
+    struct err err;
+    if (!a->guesses) refuse(2, "--spec-check compares with guesses, and there is nobody to guess");
+    int code = speculation_compare(a, ids, &o.sampler, g, &err);
+    if (code == 1) fail(1, &err);
+    return code;
+}
+
 static int run_generate(struct app *a) {
     struct err err;
     struct text prompt = {0};
@@ -340,6 +349,7 @@ static int run_generate(struct app *a) {
     struct printer p = {.app = a};
     catch_signals(true);
     if (o.echo && !o.json) put_text(&p, prompt.data, prompt.len);
+    if (o.spec_check) return check_guesses(a, &ids, &g);
     if (o.n != 0 && !generate(a->session, a->tokenizer, sampler, ids.id, ids.count, &g, print_token, &p, &stats, &err)) fail(1, &err);
     if (o.n == 0) stats = (struct generate_stats){.prompt_tokens = (int64_t)ids.count};
     print_summary(&p, &stats);
@@ -640,6 +650,36 @@ static int run_bench(struct app *a) {
     return 0;
 }
 
+static bool encode_prompt(struct app *a, const char *text, size_t n, struct ids *ids, struct err *err) {
+    static struct chat_template *template; // of the one model of this program
+    if (!o.chat) {
+        tokenizer_encode(a->tokenizer, text, n, TOKENIZE_BOS, ids);
+        return true;
+    }
+    if (!template) template = o.chat_template ? chat_template_named(o.chat_template, err) : chat_template_from_model(a->file, err);
+    if (!template) return false;
+    struct rendering r = {{0}, {0}};
+    time_t clock_now = time(NULL);
+    struct tm now;
+    localtime_r(&clock_now, &now);
+    struct chat_message turn = {"user", {text, n}};
+    bool good = chat_render(template, a->tokenizer, &turn, 1, true, &now, &r, err);
+    if (good) chat_encode(a->tokenizer, &r, ids);
+    rendering_free(&r);
+    return good;
+}
+
+static int run_bench_texts(struct app *a) {
+    struct err err;
+    struct generate_options g = {.ignore_eos = true, .logprobs = -1, .prompt_threads = o.threads_batch};
+    struct texts_options t = {.path = o.bench_texts, .n = o.n < 0 ? o.bench_new : o.n, .repeats = o.repeats, .most = o.chunks, .json = o.json,
+                              .sampler = &o.sampler, .generate = &g, .encode = encode_prompt};
+    open_writing(a);
+    int code = bench_texts(a, &t, &err);
+    if (code == 1) fail(1, &err);
+    return code;
+}
+
 static void print_key(void *arg, const char *key, const char *value) {
     (void)arg;
     fprintf(stderr, "  %s = %s\n", key, value);
@@ -794,6 +834,7 @@ int main(int argc, char **argv) {
     if (rest.count) o.model = rest.word[0];
     if (!o.chat && (o.system || o.chat_template || o.show_prompt || o.context_shift))
         refuse(2, "--system, --chat-template, --show-prompt and --context-shift belong to --chat");
+    if (o.spec_check && (o.chat || o.json)) refuse(2, "--spec-check goes with plain text: leave --chat and --json out");
     if (strcmp(o.device, "auto") && strcmp(o.device, "cpu")) refuse(1, "--device %s: this build computes on the CPU only", o.device);
     if (o.logprobs >= 0) o.json = true;
     if (o.sampler.seed < 0) o.sampler.seed = (int64_t)time(NULL) ^ (int64_t)getpid() << 32;
@@ -827,6 +868,7 @@ int main(int argc, char **argv) {
                : o.kl_against ? run_compare(&a)
                : o.check      ? run_check(&a)
                : o.tokenize   ? run_tokenize(&a)
+               : o.bench_texts ? run_bench_texts(&a)
                : o.bench      ? run_bench(&a)
                : o.perplexity ? run_perplexity(&a)
                : o.chat       ? run_chat(&a)

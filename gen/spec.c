@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BUCKETS = 16, PLAIN_EVERY = 32, WARM_PASSES = 2 };
+enum { BUCKETS = 16, PLAIN_EVERY = 32, WARM_PASSES = 3 };
 
 struct arm { // what is known of a drafter
     double tried[BUCKETS], held[BUCKETS]; // of late, by the drafter's own chance
@@ -69,7 +69,7 @@ void spec_free(struct spec *s) {
 
 static void drift(double *x, double to, double share) { *x = *x > 0 ? *x + share * (to - *x) : to; }
 
-// T(n) / T(1): measured, or on the line between its neighbours; beyond the last, each row is taken to cost an eighth.
+// T(n) / T(1): measured, or on the line between its neighbours; beyond the last, each row is taken to cost a quarter.
 static double cost_of_rows(const struct spec *s, int32_t n) {
     if (n <= 1) return 1;
     if (s->ratio[n] > 0) return s->ratio[n];
@@ -77,7 +77,7 @@ static double cost_of_rows(const struct spec *s, int32_t n) {
     while (below > 1 && s->ratio[below] <= 0) below--;
     while (above <= DRAFT_ROWS && s->ratio[above] <= 0) above++;
     double low = below == 1 ? 1 : s->ratio[below];
-    if (above > DRAFT_ROWS) return low + 0.125 * (n - below);
+    if (above > DRAFT_ROWS) return low + 0.25 * (n - below);
     return low + (s->ratio[above] - low) * (n - below) / (above - below);
 }
 
@@ -88,7 +88,7 @@ static int bucket_of(float p) {
 
 // The chance that a guess holds once all before it did.
 static double chance(const struct arm *a, float p) {
-    enum { PRIOR = 2 }; // guesses that the drafter's own word weighs
+    enum { PRIOR = 4 }; // guesses that the drafter's own word weighs
     int b = bucket_of(p);
     return (a->held[b] + PRIOR * (double)p) / (a->tried[b] + PRIOR);
 }
@@ -253,7 +253,7 @@ static const float *plain_pass(struct spec *s, int32_t id, struct err *err) {
     double start = time_now();
     const float *logits = session_feed(s->o.session, &id, 1, FEED_GENERATED, LOGITS_LAST, err);
     double took = time_now() - start;
-    if (s->stats.plain_passes++ >= WARM_PASSES - 1) drift(&s->plain_s, took, 0.3); // the first may pack weights
+    if (s->stats.plain_passes++ > 0) drift(&s->plain_s, took, took < s->plain_s ? 0.5 : 0.1); // the first may pack weights; others only wait longer
     s->account = fmin(s->account + 0.01 * s->plain_s, 4 * s->plain_s);
     s->since_plain = 0;
     s->was_plain = true;
