@@ -18,6 +18,7 @@ static const int widths[WIDTHS] = {1, 2, 4, WIDEST};
 static struct {
     int64_t places, window, draws, threads;
     struct sampler_options sampler;
+    bool open;
 } o = {.places = 200, .window = 256, .draws = 1000, .threads = 1};
 
 static struct opt table[] = {
@@ -28,6 +29,7 @@ static struct opt table[] = {
     {"--top-k", OPT_INT, &o.sampler.top_k, 0, 1e9, "N", "filter; 0: off", false},
     {"--top-p", OPT_REAL, &o.sampler.top_p, 0, 1, "X", "filter; 1: off", false},
     {"--min-p", OPT_REAL, &o.sampler.min_p, 0, 1, "X", "filter; 0: off", false},
+    {"--open", OPT_FLAG, &o.open, 0, 0, NULL, "the draft's distribution by its temperature alone, not behind the filters", false},
     {"-t --threads", OPT_INT, &o.threads, 0, 1024, "N", "0: all", false},
 };
 
@@ -160,7 +162,9 @@ static int64_t read_places(struct side *target, struct side *draft, const struct
     struct place at = {.p = mem_array((size_t)V, sizeof *at.p, "target's list"), .q = mem_array((size_t)V, sizeof *at.q, "draft's list"),
                        .id = mem_array(n, sizeof *at.id, "ids"), .dense_p = mem_array(n, sizeof(double), "target"),
                        .dense_q = mem_array(n, sizeof(double), "draft"), .work = mem_array(n, sizeof(double), "work")};
-    struct sampler *sampler = sampler_new(&o.sampler, V);
+    struct sampler_options open = o.sampler;
+    if (o.open) open.top_k = 0, open.top_p = 1, open.min_p = 0;
+    struct sampler *sampler = sampler_new(&o.sampler, V), *drafts = sampler_new(&open, V);
     for (int64_t k = 0; k < windows; k++) {
         const int32_t *from = ids->id + ((int64_t)ids->count - o.window) * k / (windows > 1 ? windows - 1 : 1);
         session_rewind(target->session, 0);
@@ -171,12 +175,13 @@ static int64_t read_places(struct side *target, struct side *draft, const struct
         for (int i = 0; i < PLACES_PER_WINDOW; i++, done++) {
             int64_t row = o.window / 2 + o.window / 2 * i / PLACES_PER_WINDOW;
             at.n_p = read_list(sampler, x + row * V, at.p);
-            at.n_q = read_list(sampler, y + row * V, at.q);
+            at.n_q = read_list(drafts, y + row * V, at.q);
             make_dense(&at);
             add_place(&at, (uint64_t)done, cells);
         }
     }
     sampler_free(sampler);
+    sampler_free(drafts);
     mem_free(at.p), mem_free(at.q), mem_free(at.id), mem_free(at.dense_p), mem_free(at.dense_q), mem_free(at.work);
     return done;
 }
