@@ -36,11 +36,11 @@ int32_t draft_child(const struct draft *d, int32_t node, int32_t id); // the chi
 // How the children of a node must have been drawn, for a verifier to be right.
 enum draw {
     DRAW_ANY,     // in any way, q unknown: coupled
-    DRAW_REPLACE, // independently from q, so that one may come twice
+    DRAW_REPLACE, // independently from q, so that one may come twice, and then counts twice
     DRAW_WITHOUT, // from q without replacement
     DRAW_TOP_ONE, // the n - 1 likeliest of q, then one drawn from the rest of q
 };
-// One position: n children in draw order. Lists are sorted by id, p > 0, sums 1 up to rounding.
+// One position: n children in draw order. Lists are sorted by id, p > 0, sums 1 up to rounding; without children there need be no q.
 struct judgement {
     const struct candidate *p, *q;
     size_t n_p, n_q;
