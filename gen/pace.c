@@ -15,7 +15,7 @@
 #include <string.h>
 
 enum { WARM = 3, PLAIN_EVERY = 32 }; // plain passes before the first guess; passes between two plain ones, which keep T(1) known
-static const double floor_passes = 2, roof_passes = 4, earned = 0.01, unknown_row = 0.25;
+static const double floor_passes = 1.6, roof_passes = 4, earned = 0.01, unknown_row = 0.2;
 
 void pace_open(struct pace *p, int arms, const double *cost) {
     assert(arms <= PACE_ARMS);
@@ -27,8 +27,8 @@ void pace_open(struct pace *p, int arms, const double *cost) {
 // measured in a bad moment. Something much dearer than is believed counts little the first time and much the second.
 static double settle(struct pace_cost *c, double took, double belief) {
     bool over = took > 1.25 * belief, again = over && c->over;
-    if (over && !again) took = 1.25 * belief;
-    c->x = c->x > 0 ? c->x + (again ? 0.5 : took < c->x ? 0.3 : 0.1) * (took - c->x) : took;
+    if (over) took = fmin(took, (again ? 2 : 1.25) * belief);
+    c->x = c->x > 0 ? c->x + (again ? 0.3 : took < c->x ? 0.3 : 0.1) * (took - c->x) : took;
     c->over = over;
     return c->x;
 }
@@ -39,7 +39,7 @@ bool pace_may_guess(const struct pace *p) {
     return p->plain_passes >= WARM && p->since_plain < PLAIN_EVERY && p->account > -floor_passes * p->plain.x;
 }
 
-// Between two that were measured on the line; beyond the last each row is taken to cost a quarter.
+// Between two that were measured on the line; beyond the last each row is taken to cost a fifth, or most of what rows cost so far.
 double pace_rows(const struct pace *p, int32_t n) {
     if (n <= 1) return 1;
     if (p->ratio[n].x > 0) return p->ratio[n].x;
@@ -47,7 +47,7 @@ double pace_rows(const struct pace *p, int32_t n) {
     while (below > 1 && p->ratio[below].x <= 0) below--;
     while (above <= DRAFT_ROWS && p->ratio[above].x <= 0) above++;
     double low = below == 1 ? 1 : p->ratio[below].x;
-    if (above > DRAFT_ROWS) return low + unknown_row * (n - below);
+    if (above > DRAFT_ROWS) return low + fmax(unknown_row, below == 1 ? 0 : 0.8 * (low - 1) / (below - 1)) * (n - below);
     return low + (p->ratio[above].x - low) * (n - below) / (above - below);
 }
 
@@ -63,7 +63,7 @@ double pace_chance(const struct pace *p, int arm, float own) {
     return (a->held[b] + word * (double)own) / (a->tried[b] + word);
 }
 
-static double usual_chance(const struct pace_arm *a) { return (a->all_held + 2 * 0.6) / (a->all_tried + 2); }
+static double usual_chance(const struct pace_arm *a) { return (a->chances + 2 * 0.6) / (a->made + 2); }
 
 // Tokens a second: what a second must bring to be well spent.
 static double price(const struct pace *p) {
@@ -71,7 +71,11 @@ static double price(const struct pace *p) {
     return late > plain ? late : plain;
 }
 
-double pace_value(const struct pace *p, double tokens, int32_t rows) { return tokens - price(p) * p->plain.x * pace_rows(p, rows); }
+double pace_value(const struct pace *p, double tokens, int32_t rows) {
+    double cost = pace_rows(p, rows);
+    if (rows > 1 && p->account < (cost - 1 - floor_passes) * p->plain.x) return -INFINITY; // more than may be lost
+    return tokens - price(p) * p->plain.x * cost;
+}
 
 double pace_ahead(const struct pace *p, int arm, const struct pace_chain *c, bool *more) {
     const struct pace_arm *a = &p->arm[arm];
@@ -101,8 +105,10 @@ static void forget(struct pace *p) {
     for (int i = 0; i < p->arms; i++) {
         struct pace_arm *a = &p->arm[i];
         for (int b = 0; b < PACE_BUCKETS; b++) a->tried[b] *= keep, a->held[b] *= keep;
-        a->all_tried *= keep, a->all_held *= keep;
+        a->made *= keep, a->chances *= keep;
     }
+    // What is too dear is not tried, so that it would never be known to have become cheaper.
+    for (int n = 2; n <= DRAFT_ROWS; n++) p->ratio[n].x -= fmax(0, 0.002 * (p->ratio[n].x - 1 - unknown_row * (n - 1)));
     p->late_tokens *= late, p->late_s *= late;
 }
 
@@ -132,14 +138,20 @@ void pace_drafted(struct pace *p, int arm, int32_t guesses, double took) {
     enter(p, -about);
 }
 
+// All that were made, not those alone that were judged, or the usual guess would look as good as the best.
+void pace_made(struct pace *p, int arm, float own) {
+    const double keep = 0.97;
+    struct pace_arm *a = &p->arm[arm];
+    a->made = keep * a->made + 1;
+    a->chances = keep * a->chances + pace_chance(p, arm, own);
+}
+
 void pace_told(struct pace *p, int arm, float own, bool held) {
     const double keep = 0.97;
     struct pace_arm *a = &p->arm[arm];
     int b = bucket_of(own);
     a->tried[b] = keep * a->tried[b] + 1;
     a->held[b] = keep * a->held[b] + held;
-    a->all_tried = keep * a->all_tried + 1;
-    a->all_held = keep * a->all_held + held;
 }
 
 void pace_token(struct pace *p, bool guessed) {

@@ -118,6 +118,7 @@ static void ask_drafter(struct spec *s, const struct draft_ask *ask, struct draf
     double took = time_now() - s->draft_start;
     s->stats.draft_s += took;
     pace_drafted(&s->pace, s->by, d->n - 1, took);
+    for (int32_t i = 1; i < d->n; i++) pace_made(&s->pace, s->by, d->p[i]);
     cut(s, d);
 }
 

@@ -150,7 +150,8 @@ struct pace_cost { // measured again and again; x 0: not known
     bool over; // the last time it was much more
 };
 struct pace_arm { // a drafter
-    double tried[PACE_BUCKETS], held[PACE_BUCKETS], all_tried, all_held; // guesses of late, by the drafter's own word
+    double tried[PACE_BUCKETS], held[PACE_BUCKETS]; // guesses judged of late, by the drafter's own word
+    double made, chances; // all guesses of late, and their chances
     struct pace_cost guess; // seconds of one
     double cost;            // what is taken for it, in T(1), while that is not known
 };
@@ -176,6 +177,7 @@ double pace_row_share(const struct pace *p);                                    
 void pace_plain(struct pace *p, double took);
 void pace_judged(struct pace *p, int32_t rows, double took);
 void pace_drafted(struct pace *p, int arm, int32_t guesses, double took);
+void pace_made(struct pace *p, int arm, float own);
 void pace_told(struct pace *p, int arm, float own, bool held); // of a guess all before which held
 void pace_token(struct pace *p, bool guessed);                 // one more in the text
 

@@ -5,7 +5,6 @@
 #include "gen/spec.h"
 
 #include <criterion/criterion.h>
-#include <math.h>
 
 enum { LONGEST = 15 };
 
@@ -88,6 +87,7 @@ static void step(struct sim *s, struct pace *p) {
         if (w->guess > 0) pace_ahead(p, 0, &c, &more);
     }
     if (c.n) pace_drafted(p, 0, c.n, s->now - start);
+    for (int i = 0; i < c.n; i++) pace_made(p, 0, (float)own[i]);
     int keep = 0;
     double best = c.n || pace_may_guess(p) ? pace_value(p, 0, 1) : 0, sum = 0, reach = 1;
     for (int i = 0; i < c.n; i++) {
@@ -129,16 +129,14 @@ Test(pace, comes_near_the_best_fixed_length_of_every_world) {
             double speed = mean_speed(&worlds[i], lengths[k], 0, 3000, 6);
             if (speed > best) best = speed, at = lengths[k];
         }
-        printf("%s: best %.3f at %d, paced %.3f = %.3f\n", worlds[i].name, best, at, paced, paced / best);
-        cr_expect(paced > 0.96 * best, "%s: %.3f, the best fixed length, %d, %.3f", worlds[i].name, paced, at, best);
+        cr_expect(paced > 0.95 * best, "%s: %.3f, the best fixed length, %d, %.3f", worlds[i].name, paced, at, best);
     }
 }
 
 Test(pace, a_short_text_loses_little_to_trying) {
     for (size_t i = 0; i < COUNT_OF(worlds); i++) {
         double plain = mean_speed(&worlds[i], 0, 0, 128, 60), paced = mean_speed(&worlds[i], -1, 0, 128, 60);
-        printf("%s: %.3f of plain\n", worlds[i].name, paced / plain);
-        cr_expect(paced > 0.97 * plain, "%s: 128 tokens at %.3f of plain", worlds[i].name, paced / plain);
+        cr_expect(paced > 0.94 * plain, "%s: 128 tokens at %.3f of plain", worlds[i].name, paced / plain);
     }
 }
 
@@ -146,6 +144,5 @@ Test(pace, what_turns_bad_is_dropped) {
     struct world w = worlds[2];
     w.turns = 600;
     double plain = mean_speed(&w, 0, 0, 128, 60), after = mean_speed(&w, -1, 600, 800, 60);
-    printf("after the turn %.3f of plain\n", after / plain);
-    cr_expect(after > 0.94 * plain, "200 tokens behind the turn at %.3f of plain", after / plain);
+    cr_expect(after > 0.95 * plain, "200 tokens behind the turn at %.3f of plain", after / plain);
 }

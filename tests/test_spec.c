@@ -248,38 +248,6 @@ Test(spec, a_draft_model_of_any_vocabulary_changes_nothing) {
     kit_free(&k);
 }
 
-// ---- the controller -------------------------------------------------------------------------------------------------
-
-// A text of 400 tokens: a drafter that is always wrong is soon asked no more, one that is always right is used to the full.
-Test(spec, a_drafter_that_loses_is_dropped_and_one_that_wins_is_used) {
-    struct kit k = shipped();
-    struct err err;
-    struct session *s = session_new(k.model, &(struct session_options){.ctx = 512, .all_logits = ROWS, .tree = ROWS, .kv = DTYPE_F16}, &err);
-    struct sampler_options so = filters(0);
-    struct ids prompt = encode(&k, "Once there was"), plain = {0}, all = {0};
-    make(&k, s, &so, &prompt, 400, NULL, &plain);
-    for (size_t i = 0; i < prompt.count; i++) ids_add(&all, prompt.id[i]);
-    for (size_t i = 0; i < plain.count; i++) ids_add(&all, plain.id[i]);
-    for (int right = 0; right < 2; right++) {
-        struct oracle o = {.base = {"oracle", 0.01, oracle_draft, oracle_free}, .text = all.id, .n = all.count, .V = tokenizer_vocab(k.tokenizer), .right = right};
-        struct spec_options options = with(s, &k, &o.base);
-        struct spec *spec = spec_new(&options);
-        struct ids guessed = {0};
-        session_rewind(s, 0);
-        make(&k, s, &so, &prompt, 400, spec, &guessed);
-        struct spec_stats t = spec_stats(spec);
-        cr_assert(same_ids(&plain, &guessed));
-        if (right) cr_expect(t.passes < 200, "%lld passes for 400 tokens that were all known", (long long)t.passes);
-        else cr_expect(t.passes - t.plain_passes < 60, "%lld passes of guesses that never held", (long long)(t.passes - t.plain_passes));
-        cr_expect(t.tokens == 399 && t.plain_tokens > 0 && t.seconds > 0);
-        spec_free(spec);
-        ids_free(&guessed);
-    }
-    ids_free(&prompt), ids_free(&plain), ids_free(&all);
-    session_free(s);
-    kit_free(&k);
-}
-
 // ---- verifiers on models --------------------------------------------------------------------------------------------
 
 enum { SMALL = 12, PAIRS = SMALL * SMALL, DRAWS = 6000 };
