@@ -53,7 +53,7 @@ train run: %: $(B)/%
 	@cp -f $< $@
 $(B)/train: $(B)/train.o $(B)/train_setup.o $(B)/train_from.o $(B)/train_loop.o $(B)/train_save.o $(B)/train_find.o $(B)/train_check.o $(B)/train_tune.o $(B)/train_end.o \
     $(B)/train_options.o $(B)/data/stories.o $(OBJ)
-$(B)/run: $(B)/run.o $(B)/run_models.o $(B)/run_bench.o $(OBJ)
+$(B)/run: $(B)/run.o $(B)/run_models.o $(B)/run_bench.o $(B)/run_spec.o $(OBJ)
 $(B)/stories: $(B)/data/stories_main.o $(B)/data/stories.o
 $(B)/suites: $(TESTOBJ) $(OBJ)
 $(B)/suites: LDLIBS += -lcriterion
