@@ -67,9 +67,9 @@ size_t verifier_draw(enum draw draw, const struct candidate *q, size_t n_q, size
 
 // Which tokens of two vocabularies are the same: by their bytes and kind, never by number or count; padding does not matter.
 struct vocab_map {
-    bool same;           // every id means the same in both
+    bool same;           // every id means the same in both; padding aside, which neither list has
     int64_t draft_n, target_n; // ids of either
-    int32_t *to_target;  // [draft_n], -1: the target has no such token, so it is never drafted
+    int32_t *to_target;  // [draft_n], -1: the target has no such token, so it is never drafted; no id comes twice
     int32_t *to_draft;   // [target_n], -1: the draft reads it spelled out
     int64_t shared;      // tokens of the target that the draft can guess
     double share;        // of the target's tokens that stand for text
@@ -89,7 +89,8 @@ struct ngram *ngram_new(void);
 void ngram_free(struct ngram *g);
 // The text is these n ids now. Costs what is new where it goes on from what was read, else all of it.
 void ngram_read(struct ngram *g, const int32_t *ids, size_t n);
-// What followed the latest earlier place of the longest end that has one: up to `most` ids; how many. *match: length of that end, 0: none.
+// What followed a late earlier place of the longest end that has one (the latest, but deep inside long repetitions): `most`
+// ids, which run into the guess itself where the text ends; how many. *match: length of that end, 0: none, and no guess.
 size_t ngram_guess(const struct ngram *g, size_t most, int32_t *out, size_t *match);
 
 // --- drafters (drafters.c) -------------------------------------------------------------------------------------------

@@ -123,7 +123,7 @@ static bool begins_with_space(const struct part *p) {
 static void encode_marked_part(struct encoder *e, const struct part *p) {
     const struct tokenizer *t = e->t;
     bool prefix = t->prefix == PREFIX_ALWAYS || (t->prefix == PREFIX_FIRST && p->first);
-    encode_words(e, p->text, p->n, prefix && !p->marked && !(t->metaspace && begins_with_space(p)));
+    encode_words(e, p->text, p->n, prefix && !(p->first && e->inside) && !p->marked && !(t->metaspace && begins_with_space(p)));
 }
 
 // The white space between words is dropped, and each begins anew.
@@ -278,7 +278,7 @@ static void encode_stretch(struct encoder *e, const struct part *whole) {
     struct part p = *whole;
     if (t->n_steps && !(t->nfc && nfc_prefix(p.text, p.n) == p.n)) {
         struct span normal;
-        if (normalize_all(t, p.text, p.n, e->buffer, &normal)) p.first = false;
+        if (normalize_all(t, p.text, p.n, e->inside && p.first, e->buffer, &normal)) p.first = false;
         p.text = keep(e, normal.p, normal.n);
         p.n = normal.n;
         p.marked = t->spaces_done;
@@ -286,7 +286,7 @@ static void encode_stretch(struct encoder *e, const struct part *whole) {
     if (marks_early(e) && p.n) {
         struct text *marked = &e->buffer[0];
         text_clear(marked);
-        if (t->prefix != PREFIX_NEVER) text_add(marked, WORD_MARK, 3);
+        if (t->prefix != PREFIX_NEVER && !(p.first && e->inside)) text_add(marked, WORD_MARK, 3);
         for (size_t i = 0; i < p.n; i++) {
             bool space = p.text[i] == ' ';
             text_add(marked, space ? WORD_MARK : p.text + i, space ? 3 : 1);
@@ -306,7 +306,7 @@ void tokenizer_encode_marked(const struct tokenizer *t, const char *text, const 
     size_t before = out->count;
     bool bos = (flags & TOKENIZE_BOS) && t->adds_bos, eos = (flags & TOKENIZE_EOS) && t->adds_eos;
     if (bos) ids_add(out, t->bos);
-    struct encoder e = {.t = t, .out = out, .special = (flags & TOKENIZE_SPECIAL) && !marks, .marks = marks, .base = text};
+    struct encoder e = {.t = t, .out = out, .special = (flags & TOKENIZE_SPECIAL) && !marks, .inside = flags & TOKENIZE_INSIDE, .marks = marks, .base = text};
     // Fused unknown tokens of SPM depend on what stands before a piece, so such pieces are not remembered.
     if (n >= KNOWN_TEXT && (!t->fuses_unknown || t->all_bytes || t->kind == TOKENIZER_UNIGRAM)) {
         size_t slots = 512;

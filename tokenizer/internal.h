@@ -122,8 +122,9 @@ MUST_USE bool charsmap_make(struct charsmap *m, struct span blob, struct err *er
 void charsmap_free(struct charsmap *m);
 // False where steps would make texts absurdly long.
 MUST_USE bool steps_growth(const struct normalize_step *step, size_t n, const struct charsmap *map, struct err *err);
-// The text after all steps, in one of the buffers (or as it was). True: what stood first in the text is gone.
-bool normalize_all(const struct tokenizer *t, const char *text, size_t n, struct text buffer[2], struct span *out);
+// The text after all steps, in one of the buffers (or as it was); inside: it goes on from another. True: what stood first in
+// the text is gone.
+bool normalize_all(const struct tokenizer *t, const char *text, size_t n, bool inside, struct text buffer[2], struct span *out);
 
 // ---- pretokenize.c, pretokenizers.c
 
@@ -329,8 +330,7 @@ struct recipe {
     enum space_prefix prefix;                     // PREFIX_NEVER with space_prefix: PREFIX_ALWAYS
 };
 struct tokenizer *tokenizer_make(const struct recipe *r, struct err *err); // NULL on failure
-int32_t tokenizer_find(const struct tokenizer *t, const char *spelling, size_t n); // -1 when absent
-// The same in steps, for many spellings at a time: what a look-up reads, one place after the other, is asked from memory
+// tokenizer_find in steps, for many spellings at a time: what a look-up reads, one place after the other, is asked from memory
 // before it is needed.
 uint64_t token_hash(struct span spelling);
 enum token_expect_step { EXPECT_SLOT, EXPECT_TOKEN, EXPECT_BYTES };
@@ -368,6 +368,7 @@ struct encoder {
     struct known_piece *known; // NULL for short texts
     size_t symbol_cap, heap_count, heap_cap, known_mask;
     bool special;       // spellings of control tokens count
+    bool inside;        // the text goes on from another: no space in front
     const char *marks, *base; // a rendered chat: which bytes of the text at base a user wrote; NULL otherwise
     bool after_unknown; // the piece ended with the unknown token
     struct text escaped; // SPM: the piece with U+2581 for spaces; BPE: the piece as spelled

@@ -162,8 +162,8 @@ static bool blanks(const char *text, size_t n, struct span to, struct text *out)
     return front;
 }
 
-static void spaces(const char *text, size_t n, unsigned flags, struct text *out) {
-    bool in_word = false, prefixed = false, merge = flags & SPACES_MERGE;
+static void spaces(const char *text, size_t n, unsigned flags, bool inside, struct text *out) {
+    bool in_word = inside, prefixed = inside, merge = flags & SPACES_MERGE;
     for (size_t at = 0; at < n; at++) {
         if (text[at] == ' ') {
             in_word = false;
@@ -211,7 +211,7 @@ bool steps_growth(const struct normalize_step *step, size_t n, const struct char
     return growth <= GROWTH_MAX || err_set(err, "the normalizers would make a text more than %d times as long", GROWTH_MAX);
 }
 
-bool normalize_all(const struct tokenizer *t, const char *text, size_t n, struct text buffer[2], struct span *out) {
+bool normalize_all(const struct tokenizer *t, const char *text, size_t n, bool inside, struct text buffer[2], struct span *out) {
     bool front_lost = false;
     *out = (struct span){text, n};
     for (size_t i = 0; i < t->n_steps; i++) {
@@ -234,7 +234,7 @@ bool normalize_all(const struct tokenizer *t, const char *text, size_t n, struct
         else if (s->kind == NORMALIZE_LONGEST)
             charsmap_longest(&t->map, out->p, out->n, to);
         else
-            spaces(out->p, out->n, s->flags, to);
+            spaces(out->p, out->n, s->flags, inside && !front_lost, to);
         *out = (struct span){to->data, to->len};
     }
     return front_lost;

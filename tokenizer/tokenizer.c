@@ -256,7 +256,7 @@ static void special_list_make(const struct tokenizer *t, bool control, struct sp
 static void late_spelling(const struct tokenizer *t, struct span s, struct text *out) {
     struct text buffer[2] = {{0}, {0}};
     struct span normal;
-    normalize_all(t, s.p, s.n, buffer, &normal);
+    normalize_all(t, s.p, s.n, false, buffer, &normal);
     bool marks = marks_spaces(t) && !t->metaspace;
     if (marks && t->prefix != PREFIX_NEVER && normal.n) text_str(out, WORD_MARK);
     for (size_t i = 0; i < normal.n; i++) {

@@ -72,14 +72,16 @@ bool tokenizer_is_end(const struct tokenizer *t, int32_t id);
 // is shared, where it came from elsewhere. False for an id that there is not.
 MUST_USE bool tokenizer_take_ends(struct tokenizer *t, const struct model_file *f, struct err *err);
 enum token_type tokenizer_type(const struct tokenizer *t, int32_t id);
+int32_t tokenizer_find(const struct tokenizer *t, const char *spelling, size_t n); // as it stands in the vocabulary; -1 when absent
 // The token as it stands in the vocabulary (for listings), and as bytes of text (control tokens: empty).
 struct span tokenizer_token(const struct tokenizer *t, int32_t id);
 struct span tokenizer_piece(const struct tokenizer *t, int32_t id);
 // SPM prints no space for the very first token of a text; first says it is that one.
 struct span tokenizer_piece_at(const struct tokenizer *t, int32_t id, bool first);
 
-// Add BOS if the model wants one; control spellings count; add EOS if the model wants one.
-enum tokenize_flags { TOKENIZE_BOS = 1, TOKENIZE_SPECIAL = 2, TOKENIZE_EOS = 4 };
+// Add BOS if the model wants one; control spellings count; add EOS if the model wants one; the text goes on from another,
+// so that no space is put in front.
+enum tokenize_flags { TOKENIZE_BOS = 1, TOKENIZE_SPECIAL = 2, TOKENIZE_EOS = 4, TOKENIZE_INSIDE = 8 };
 // Appends the ids of n bytes to out. Never fails: every byte string has ids. Where the text itself begins with a
 // spelling of BOS that counts (chat templates do that), there is one BOS, not two; EOS at the end likewise.
 void tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, unsigned flags, struct ids *out);
