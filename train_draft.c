@@ -8,8 +8,10 @@
 #include "train.h"
 
 #include "gen/samples.h"
+#include "gen/spec.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -17,7 +19,7 @@
 static_assert((int)SAMPLE_TOP == (int)SOFT_TOP, "what is written is what is learned");
 enum { AT_ONCE = 16, DRAFT_SEQ = 256, TOKENS_USUAL = 1000000, TOKENS_LEAST = 65536 };
 
-struct draft {
+struct apprentice {
     struct model_config config; // of the target
     struct tokenizer *target;
     struct samples samples;
@@ -101,7 +103,7 @@ static int64_t resolve_goal(const struct sampling *s, struct writing *w, struct 
     return goal;
 }
 
-static void write_texts(struct run *r, const struct model_file *f, const struct draft *d, const struct corpus *text, const char *path, int64_t *windows) {
+static void write_texts(struct run *r, const struct model_file *f, const struct apprentice *d, const struct corpus *text, const char *path, int64_t *windows) {
     struct err err;
     struct model *m = NULL;
     struct chat_template *chat = chat_template_from_model(f, &err);
@@ -137,10 +139,11 @@ static void write_texts(struct run *r, const struct model_file *f, const struct 
 
 // ---- vocabulary ---------------------------------------------------------------------------------------------------
 
-static struct tokenizer *draft_tokenizer(const struct draft *d) {
+static struct tokenizer *draft_tokenizer(const struct apprentice *d, const struct model_file *f) {
     struct err err;
     const int64_t n = tokenizer_vocab(d->target);
-    if (n <= 2 * opts.draft_vocab) return tokenizer_of_target();
+    struct tokenizer *all = n <= 2 * opts.draft_vocab ? tokenizer_of_model(f, NULL, &err) : NULL;
+    if (all) return all;
     bool *keep = mem_array((size_t)n, sizeof *keep, "tokens to keep");
     distil_vocabulary(&d->samples, d->target, opts.draft_vocab, keep);
     struct tokenizer *t = tokenizer_part(d->target, keep, &err);
@@ -149,39 +152,39 @@ static struct tokenizer *draft_tokenizer(const struct draft *d) {
     return t;
 }
 
-// What stands for bytes that no token of the draft has: its byte tokens.
-static void spell(const struct tokenizer *draft, struct span bytes, struct ids *to) {
-    for (size_t i = 0; i < bytes.n; i++) {
-        for (int32_t v = 0; v < tokenizer_vocab(draft); v++) {
-            const struct span s = tokenizer_piece(draft, v);
-            if (s.n != 1 || *s.p != bytes.p[i]) continue;
-            ids_add(to, v);
-            break;
-        }
-    }
-}
-
-// A part keeps the order, so that one walk over both finds every token.
-static void make_words(struct draft *d, const struct tokenizer *draft) {
-    const int64_t n = tokenizer_vocab(d->target), m = tokenizer_vocab(draft);
+// What ./run will make of every token of the target.
+static void make_words(struct apprentice *d, const struct tokenizer *draft) {
+    struct err err;
     struct draft_words *w = &d->words;
-    w->n = (int32_t)n;
-    w->guess = mem_array((size_t)n, sizeof *w->guess, "map of vocabularies");
-    w->at = mem_array((size_t)n + 1, sizeof *w->at, "map of vocabularies");
-    for (int64_t v = 0, k = 0; v < n; v++) {
-        const struct span a = tokenizer_token(d->target, (int32_t)v), b = tokenizer_token(draft, (int32_t)k);
-        const bool same = k < m && a.n == b.n && !memcmp(a.p, b.p, a.n) && tokenizer_type(d->target, (int32_t)v) == tokenizer_type(draft, (int32_t)k);
-        w->guess[v] = same ? (int32_t)k++ : -1;
-        if (same) ids_add(&w->read, w->guess[v]);
-        else if (tokenizer_type(d->target, (int32_t)v) == TOKEN_NORMAL) tokenizer_encode(draft, tokenizer_piece(d->target, (int32_t)v).p, tokenizer_piece(d->target, (int32_t)v).n, 0, &w->read);
+    struct vocab_map *m = vocab_map_new(draft, d->target, 0, &err);
+    if (!m) fail(1, &err);
+    w->n = (int32_t)tokenizer_vocab(d->target);
+    w->guess = mem_array((size_t)w->n, sizeof *w->guess, "map of vocabularies");
+    w->at = mem_array((size_t)w->n + 1, sizeof *w->at, "map of vocabularies");
+    for (int32_t v = 0; v < w->n; v++) {
+        const int32_t twin = m->to_draft[v];
+        w->guess[v] = twin >= 0 && m->to_target[twin] == v ? twin : -1;
+        vocab_map_read(m, draft, d->target, v, &w->read);
         w->at[v + 1] = w->read.count;
     }
+    vocab_map_free(m);
+}
+
+static void print_vocabulary(const struct apprentice *d, const struct tokenizer *draft) {
+    int64_t whole = 0, all = d->samples.windows * d->samples.head.length;
+    for (int64_t w = 0; w < d->samples.windows; w++)
+        for (int64_t i = 0; i < d->samples.head.length; i++) {
+            const int32_t id = samples_id(&d->samples, w, i);
+            whole += id < d->words.n && d->words.guess[id] >= 0;
+        }
+    fprintf(stderr, "vocabulary: %lld of the %lld tokens, which were %.2f%% of what was written\n", (long long)tokenizer_vocab(draft),
+            (long long)tokenizer_vocab(d->target), 100 * (double)whole / (double)all);
 }
 
 void make_draft_data(struct run *r, const struct model_file *checkpoint) {
     struct err err;
     struct corpus text = {0};
-    struct draft *d = r->draft = mem_alloc(sizeof *d, "draft");
+    struct apprentice *d = r->draft = mem_alloc(sizeof *d, "draft");
     struct model_file *f = model_file_open(opts.draft_for, &err);
     if (!f || !config_read(&d->config, f, &err) || !(d->target = tokenizer_of_model(f, NULL, &err))) fail(1, &err);
     if (opts.data.count && !corpus_read(&text, opts.data.word, opts.data.count, &err)) fail(1, &err);
@@ -191,13 +194,111 @@ void make_draft_data(struct run *r, const struct model_file *checkpoint) {
     int64_t windows = 0;
     write_texts(r, f, d, &text, path, &windows);
     if (!samples_open(&d->samples, path, windows, &err)) fail(1, &err);
-    r->tokenizer = checkpoint ? tokenizer_of_model(checkpoint, NULL, &err) : draft_tokenizer(d);
+    r->tokenizer = checkpoint ? tokenizer_of_model(checkpoint, NULL, &err) : draft_tokenizer(d, f);
     if (!r->tokenizer) fail(1, &err);
     make_words(d, r->tokenizer);
     distil_tokens(&d->samples, d->target, r->tokenizer, &d->words, opts.valid_share, &r->train, &r->valid);
     r->mixture = (struct mixture){1, {&r->train}, {1}};
-    print_draft_data(r);
+    print_vocabulary(d, r->tokenizer);
+    print_tokens("training", &r->train);
+    print_tokens("validation", &r->valid);
+    need_a_sequence("text of the target", &r->train);
     corpus_free(&text);
     mem_free(path);
     model_file_close(f);
+}
+
+// ---- shape --------------------------------------------------------------------------------------------------------
+
+// A guess costs the draft's blocks and head, and is worth it while that is little of what a token of the target costs: the widest
+// whose weights, which is what decoding reads, are so small a share. The head counts, which is most of it.
+void draft_shape(const struct run *r) {
+    enum { STEP = 64, WIDEST = 512 };
+    static const double share = 0.03;
+    if (*opts.size || opts.width || opts.layers) return;
+    const double room = share * (double)config_params_active(&r->draft->config), V = (double)tokenizer_vocab(r->tokenizer);
+    char count[32];
+    opts.layers = 2, opts.width = STEP;
+    for (int64_t C = STEP; C <= WIDEST; C += STEP) // 11 C^2 a block: queries to output 3, feed-forward 8
+        if ((double)C * (V + 11.0 * (double)C * (double)opts.layers) <= room) opts.width = C;
+    fprintf(stderr, "derived: --width %lld --layers %lld: the widest draft of at most %g%% of the target's %s parameters, and at most %d\n",
+            (long long)opts.width, (long long)opts.layers, 100 * share, text_count(count, (double)config_params_active(&r->draft->config)), WIDEST);
+}
+
+// ---- how good it is -----------------------------------------------------------------------------------------------
+
+static struct distil_score judge(struct model *m, const struct tokens *valid, int64_t tokens) {
+    struct err err;
+    struct distil_score score = {NAN, NAN, 0};
+    struct session *s = session_new(m, &(struct session_options){.ctx = opts.seq, .all_logits = DISTIL_ROWS, .exact = true}, &err);
+    if (!s || !distil_judge(valid, s, tokens, &score, &err)) fail(1, &err);
+    session_free(s);
+    return score;
+}
+
+// A quarter of the tokens of a validation: what is looked at is a mean of shares, which needs fewer than a loss.
+struct distil_score draft_score(const struct run *r, int64_t tokens) { return judge(r->model, &r->valid, tokens / 4); }
+
+// ---- what is left behind ------------------------------------------------------------------------------------------
+
+// The target's name without its folder and ending.
+static void target_name(struct text *name) {
+    const char *slash = strrchr(opts.draft_for, '/'), *base = slash && slash[1] ? slash + 1 : opts.draft_for;
+    text_str(name, base);
+    while (name->len && name->data[name->len - 1] == '/') name->data[--name->len] = '\0';
+    if (name->len > 5 && strcmp(name->data + name->len - 5, ".gguf") == 0) name->data[name->len -= 5] = '\0';
+}
+
+struct keys {
+    const struct run *r;
+    const char *name;
+    double acceptance;
+};
+static void write_keys(void *arg, struct gguf_out *o) {
+    const struct keys *k = arg;
+    tokenizer_write(k->r->tokenizer, o);
+    gguf_out_text(o, "lehr.draft_for", k->name, strlen(k->name));
+    gguf_out_f32(o, "lehr.draft_acceptance", (float)k->acceptance);
+}
+
+static bool is_there(const char *path, const struct stat *what) {
+    struct stat st;
+    return stat(path, &st) == 0 && st.st_dev == what->st_dev && st.st_ino == what->st_ino;
+}
+
+// The target under its name beside the draft, without a second copy where that can be.
+static void link_target(const char *name) {
+    struct stat st;
+    struct text to = {0};
+    char *whole = realpath(opts.draft_for, NULL);
+    text_fmt(&to, "%s/%s%s", opts.out, name, whole && stat(whole, &st) == 0 && S_ISDIR(st.st_mode) ? "" : ".gguf");
+    bool there = whole && stat(whole, &st) == 0 && is_there(to.data, &st);
+    if (whole && !there && (!file_exists(to.data) || unlink(to.data) == 0)) there = link(whole, to.data) == 0 || symlink(whole, to.data) == 0;
+    if (there) fprintf(stderr, "target: %s is %s; try  ./run -m %s\n", to.data, opts.draft_for, to.data);
+    else fprintf(stderr, "note: %s could not be linked; copy %s there, so that ./run finds the draft beside it\n", to.data, opts.draft_for);
+    free(whole);
+    text_free(&to);
+}
+
+void write_draft(const struct run *r, const char *model) {
+    struct err err;
+    struct text name = {0}, path = {0}, notes = {0};
+    target_name(&name);
+    text_fmt(&path, "%s/%s.draft.gguf", opts.out, name.data);
+    const struct keys keys = {r, name.data, r->score.acceptance};
+    const struct export_options eo = {.mix = train_option_given("export-dtype") ? NULL : mix_find("Q8_0"), .tokenizer = write_keys, .arg = (void *)&keys};
+    struct model_file *f = model_file_open(model, &err);
+    if (!f || !model_export_gguf(f, path.data, &eo, &notes, &err)) fail(1, &err);
+    print_notes(&notes);
+    model_file_close(f);
+    struct model *m = (f = model_file_open(path.data, &err)) ? model_load(f, r->backend, &err) : NULL;
+    if (!m) fail(1, &err);
+    const struct distil_score written = judge(m, &r->valid, 4 * opts.eval_tokens);
+    fprintf(stderr, "draft: %s, %.1f MB; of its guesses %.1f%% are accepted at temperature 1 (before it was rounded %.1f%%), %.1f%% when greedy\n", path.data,
+            (double)model_file_bytes(f) * 1e-6, 100 * written.acceptance, 100 * r->score.acceptance, 100 * written.agreement);
+    model_free(m);
+    model_file_close(f);
+    link_target(name.data);
+    text_free(&name);
+    text_free(&path);
 }
