@@ -110,7 +110,7 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"--floor", OPT_REAL, &opts.floor, 0, 100, "X", "entropy of the source in nats per byte, 0 when unknown: drawn and compared", 0},
     {"--draft-for", OPT_TEXT, &opts.draft_for, 0, 0, "MODEL", "[Draft] make a small model that guesses what this one says, for ./run --draft: the model writes texts itself, which begin with pieces of PATH if one is given, and the draft learns them; OUT/NAME.draft.gguf, and the model beside it as OUT/NAME.gguf", 0},
     {"--draft-tokens", OPT_INT, &opts.draft_tokens, 0, 1e12, "N", "how much the model writes; 0: as much as it can in --time, else 1m", 0},
-    {"--draft-vocab", OPT_INT, &opts.draft_vocab, 300, 1 << 20, "N", "tokens of the draft, the likeliest of what was written; all, where the model has no more than twice as many", 0},
+    {"--draft-vocab", OPT_INT, &opts.draft_vocab, 1, 1 << 20, "N", "tokens of the draft, the likeliest of what was written; all, where the model has no more than twice as many", 0},
     {"-t --threads", OPT_INT, &opts.threads, 0, 256, "N", "[Machine] 0: physical cores that this process may use", 0},
     {"--device", OPT_TEXT, &opts.device, 0, 0, "NAME", "auto or cpu", 0},
     {"--cpu", OPT_TEXT, &opts.cpu, 0, 0, "LEVEL", "plain, avx2, avx512, amx, neon, dotprod or i8mm instead of the best present", 0},

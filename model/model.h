@@ -407,7 +407,7 @@ struct observer {
 void session_observe(struct session *s, const struct observer *o); // borrowed
 
 // Several texts at once (streams.c): `count` of them, each with room for `length` tokens, one token of each in a pass. The f32
-// logits of a text have the bits that session_feed gives when the text is fed as FEED_GENERATED token by token.
+// logits of a text have the bits that session_feed with a cache of F16 gives when it is fed as FEED_GENERATED, token by token.
 struct streams;
 struct streams *streams_new(struct model *m, int64_t count, int64_t length, struct err *err); // settles the model; NULL on failure
 void streams_free(struct streams *s);

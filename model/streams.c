@@ -4,7 +4,8 @@
 // one cache, and a row sees its own stretch alone (lo, hi of a pass), so that so many texts cost little more than one.
 // Stretches begin at multiples of CACHE_ROWS: a row's sums over keys are cut as in a session that holds its text alone, and
 // since no row's result depends on the rows beside it, its logits have the bits that session_feed gives for the
-// same text, token by token.
+// same text, token by token. The caches are F16, as in ./run: those of 16 texts do not stay near the processor, and what is
+// read of them for a step is as much as the weights (135M parameters).
 #include "model/internal.h"
 
 #include <math.h>
@@ -28,8 +29,8 @@ struct streams {
 static void place(struct streams *s, struct slab *slab) {
     const struct model_config *c = &s->m->config;
     for (int64_t l = 0; l < c->L; l++) {
-        s->cache_k[l] = slab_tensor(slab, DTYPE_F32, s->count * s->stretch, c->G * c->D);
-        s->cache_v[l] = slab_tensor(slab, DTYPE_F32, s->count * s->stretch, c->G * c->D);
+        s->cache_k[l] = slab_tensor(slab, DTYPE_F16, s->count * s->stretch, c->G * c->D);
+        s->cache_v[l] = slab_tensor(slab, DTYPE_F16, s->count * s->stretch, c->G * c->D);
         s->cache_k[l].layout = s->cache_v[l].layout = LAYOUT_DEVICE;
     }
     acts_place(&s->acts, c, s->count, false, slab);
