@@ -51,7 +51,7 @@ TESTOBJ := $(patsubst %.c,$(B)/%.o,$(wildcard tests/*.c))
 all: train run ## build ./train and ./run
 train run: %: $(B)/%
 	@cp -f $< $@
-$(B)/train: $(B)/train.o $(B)/train_setup.o $(B)/train_from.o $(B)/train_loop.o $(B)/train_save.o $(B)/train_find.o $(B)/train_check.o $(B)/train_tune.o $(B)/train_end.o \
+$(B)/train: $(B)/train.o $(B)/train_setup.o $(B)/train_from.o $(B)/train_draft.o $(B)/train_loop.o $(B)/train_save.o $(B)/train_find.o $(B)/train_check.o $(B)/train_tune.o $(B)/train_end.o \
     $(B)/train_options.o $(B)/data/stories.o $(OBJ)
 $(B)/run: $(B)/run.o $(B)/run_models.o $(B)/run_bench.o $(B)/run_spec.o $(OBJ)
 $(B)/stories: $(B)/data/stories_main.o $(B)/data/stories.o

@@ -9,7 +9,7 @@
 enum { EXPERTS_MOST = 1024 };
 
 struct train_options opts = {
-    .out = "out", .from = "", .from_tokens = -1, .replay_share = -1, .family = "granite", .size = "", .ratio = 20, .tokenizer = "bpe:4096", .schedule = "power",
+    .out = "out", .from = "", .draft_for = "", .draft_vocab = 8192, .from_tokens = -1, .replay_share = -1, .family = "granite", .size = "", .ratio = 20, .tokenizer = "bpe:4096", .schedule = "power",
     .decay_shape = "linear", .dtype = "f32", .device = "auto", .batch_rule = "constant", .batch_lr = "", .batch_ramp = 0.1, .batch_theta = 0.5, .export_dtype = "f32",
     .save_aside = true, .rollback = 500, .seq = 1024, .seed = 1, .keep = 2, .eval_every = 0, .eval_tokens = 65536, .samples = 3, .tune_time = 600, .check_widths = "64,128,256,512",
     .story_bytes = 20000000, .decay = -1, .power_b = -0.51, .power_c = 0.67, .phi = 1, .probe_share = 0.1, .hold = 0.55, .cool = 0.5, .beta1 = -1, .beta2 = -1, .momentum = 0.95, .optimizer = "adamw", .eps = 1e-8, .weight_decay = 0.1,
@@ -108,6 +108,9 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"-p --prompt", OPT_TEXT, &opts.prompt, 0, 0, "TEXT", "how the samples begin", 0},
     {"--tensorboard", OPT_TEXT, &opts.tensorboard, 0, 0, "FOLDER", "write the log for TensorBoard too", 0},
     {"--floor", OPT_REAL, &opts.floor, 0, 100, "X", "entropy of the source in nats per byte, 0 when unknown: drawn and compared", 0},
+    {"--draft-for", OPT_TEXT, &opts.draft_for, 0, 0, "MODEL", "[Draft] make a small model that guesses what this one says, for ./run --draft: the model writes texts itself, which begin with pieces of PATH if one is given, and the draft learns them; OUT/NAME.draft.gguf, and the model beside it as OUT/NAME.gguf", 0},
+    {"--draft-tokens", OPT_INT, &opts.draft_tokens, 0, 1e12, "N", "how much the model writes; 0: as much as it can in --time, else 1m", 0},
+    {"--draft-vocab", OPT_INT, &opts.draft_vocab, 1, 1 << 20, "N", "tokens of the draft, the likeliest of what was written; all, where the model has no more than twice as many", 0},
     {"-t --threads", OPT_INT, &opts.threads, 0, 256, "N", "[Machine] 0: physical cores that this process may use", 0},
     {"--device", OPT_TEXT, &opts.device, 0, 0, "NAME", "auto or cpu", 0},
     {"--cpu", OPT_TEXT, &opts.cpu, 0, 0, "LEVEL", "plain, avx2, avx512, amx, neon, dotprod or i8mm instead of the best present", 0},
