@@ -52,7 +52,7 @@ struct ngram_drafter {
 };
 
 // How likely a guess is whose last `match` tokens stood there before; only the order matters, the rest is learned (spec.c).
-static float chance_of(size_t match) { return (float)match / ((float)match + 3); }
+static float chance_of(size_t match) { return (float)match / ((float)match + 4); }
 
 static bool ngram_draft(struct drafter *self, const struct draft_ask *ask, struct draft *d, struct err *err) {
     struct ngram_drafter *g = (struct ngram_drafter *)self;

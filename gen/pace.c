@@ -15,7 +15,7 @@
 #include <string.h>
 
 enum { WARM = 3, PLAIN_EVERY = 32 }; // plain passes before the first guess; passes between two plain ones, which keep T(1) known
-static const double floor_passes = 1.6, roof_passes = 4, earned = 0.01, unknown_row = 0.2;
+static const double floor_passes = 1.2, roof_passes = 4, earned = 0.01, unknown_row = 0.2;
 
 void pace_open(struct pace *p, int arms, const double *cost) {
     assert(arms <= PACE_ARMS);
