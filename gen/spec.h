@@ -79,7 +79,8 @@ struct vocab_map {
 // Borrows both. NULL with a sentence when fewer than `least` (a share) are the same.
 struct vocab_map *vocab_map_new(const struct tokenizer *draft, const struct tokenizer *target, double least, struct err *err);
 void vocab_map_free(struct vocab_map *m);
-// Appends what the draft reads for a token of the target: the same token, or, where it has none, its bytes by the draft's tokenizer.
+// Appends what the draft reads for a token of the target: the same token, or, where it has none, its bytes by the draft's
+// tokenizer; nothing for a control token without a twin. An empty `out` is the beginning of a text and gets the draft's BOS.
 void vocab_map_read(const struct vocab_map *m, const struct tokenizer *draft, const struct tokenizer *target, int32_t id, struct ids *out);
 
 // --- n-grams (ngram.c) -----------------------------------------------------------------------------------------------
