@@ -196,7 +196,7 @@ bool distil_judge(const struct tokens *valid, struct session *s, int64_t tokens,
     *j = (struct judging){.soft = valid->soft, .V = session_vocab(s)};
     for (int64_t from = 0, to; good && from < valid->count; from = to, text++) {
         for (to = from + 1; to < valid->count && !valid->soft->begins[to]; to++) continue;
-        if (floor((double)(text + 1) * share) > floor((double)text * share)) good = judge_text(j, valid, s, from, to, score, err);
+        if (ceil((double)(text + 1) * share) > ceil((double)text * share)) good = judge_text(j, valid, s, from, to, score, err);
     }
     if (score->places) score->acceptance /= (double)score->places, score->agreement /= (double)score->places;
     session_rewind(s, 0);

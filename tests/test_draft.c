@@ -15,7 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
-TestSuite(draft, .init = make_scratch, .fini = drop_scratch, .timeout = 60);
+TestSuite(draft, .init = make_scratch, .fini = drop_scratch, .timeout = 200);
 
 static const char stories[] = "data/stories-1m.gguf";
 
@@ -486,12 +486,14 @@ Test(draft, a_draft_gets_better_and_goes_on_where_it_was_ended) {
     static const char run[] = "ln -sf '%s/data/stories-1m.gguf' target.gguf; $TRAIN --draft-for target.gguf " SMALL
                               " --draft-tokens 24k --steps 60 --eval-every 20 --save-every 30 %s -o %s 2>log";
     cr_assert(shell(run, origin, "-t 1", "a") == 0);
-    // The second one was ended while its target wrote, and again while it learned.
     cr_assert(shell(run, origin, "-t 2", "b") == 0);
+    // Ended while it learned.
     cr_assert(shell("cd b && rm -rf ckpt-6* *.gguf~ target.* model.gguf report.html && mv ckpt-30720.gguf keep && rm -f ckpt-* && mv keep ckpt-30720.gguf") == 0);
     cr_assert(shell(run, origin, "-t 2 --micro-batch 3", "b") == 0);
     cr_expect(shell("grep -q '^resume' log") == 0);
-    cr_expect(same_bytes("a/model.gguf", "b/model.gguf") && same_bytes("a/target.draft.gguf", "b/target.draft.gguf"));
+    cr_expect(same_bytes("a/model.gguf", "b/model.gguf"));
+    cr_expect(same_bytes("a/target.draft.gguf", "b/target.draft.gguf"));
+    // Ended while its target wrote.
     cr_assert(shell("mkdir c && head -c 1000000 a/samples.lehr >c/samples.lehr") == 0);
     cr_assert(shell(run, origin, "-t 1", "c") == 0);
     cr_expect(same_bytes("a/samples.lehr", "c/samples.lehr") && same_bytes("a/model.gguf", "c/model.gguf"));
