@@ -33,8 +33,9 @@ void draft_options(void) {
     if (*opts.from) refuse(2, "--draft-for makes a model of its own and --from goes on with another: give one of them");
     if (opts.tune || opts.coord_check) refuse(2, "--tune and --coord-check are for texts: leave out --draft-for");
     if (opts.replay.count || opts.valid.count) refuse(2, "a draft learns from its target's own texts and is validated on them: leave out --replay and --valid");
-    if (train_option_given("tokenizer")) refuse(2, "--tokenizer: a draft has a part of its target's vocabulary; --draft-vocab says how much of it");
+    if (strcmp(opts.tokenizer, "bpe:4096") != 0) refuse(2, "--tokenizer: a draft has a part of its target's vocabulary; --draft-vocab says how much of it");
     if (!train_option_given("seq")) opts.seq = DRAFT_SEQ;
+    if (!train_option_given("export-dtype")) opts.export_dtype = "q8_0";
 }
 
 // ---- samples ------------------------------------------------------------------------------------------------------
@@ -286,7 +287,7 @@ void write_draft(const struct run *r, const char *model) {
     target_name(&name);
     text_fmt(&path, "%s/%s.draft.gguf", opts.out, name.data);
     const struct keys keys = {r, name.data, r->score.acceptance};
-    const struct export_options eo = {.mix = train_option_given("export-dtype") ? NULL : mix_find("Q8_0"), .tokenizer = write_keys, .arg = (void *)&keys};
+    const struct export_options eo = {.tokenizer = write_keys, .arg = (void *)&keys};
     struct model_file *f = model_file_open(model, &err);
     if (!f || !model_export_gguf(f, path.data, &eo, &notes, &err)) fail(1, &err);
     print_notes(&notes);

@@ -37,7 +37,7 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"--keep", OPT_INT, &opts.keep, 1, 1e6, "N", "how many checkpoints to keep", 0},
     {"--resume --auto-resume", OPT_FLAG, &opts.resume, 0, 0, "", "continue from the newest whole checkpoint in the folder", 0},
     {"--override", OPT_FLAG, &opts.override, 0, 0, "", "let the command line change what a checkpoint was started with", 0},
-    {"--export-dtype", OPT_TEXT, &opts.export_dtype, 0, 0, "TYPE", "matrices of model.gguf: f32, f16, bf16, q8_0, q4_0", 0},
+    {"--export-dtype", OPT_TEXT, &opts.export_dtype, 0, 0, "TYPE", "matrices of model.gguf: f32, f16, bf16, q8_0, q4_0; f32 and, of a draft, q8_0, when not given", 0},
     {"--family", OPT_TEXT, &opts.family, 0, 0, "NAME", "[Model] granite (muP, four multipliers), granitemoe (with experts), llama, qwen3 (norms of queries and keys); --list names all", 0},
     {"--size", OPT_TEXT, &opts.size, 0, 0, "SIZE", "1M 3M 10M 30M 70M 125M 350M 1B 3B; one of size, tokens and time is enough, the rest follows and is printed with its rule", 0},
     {"--width --n-embd", OPT_INT, &opts.width, 0, 65536, "N", "channels, instead of the size's", 0},
