@@ -159,6 +159,7 @@ static void parse_options(int argc, char **argv) {
     if (!family_find(opts.family)) refuse(2, "--family %s is unknown; --list names them", opts.family);
     if (*opts.from && opts.decay_from) refuse(2, "--from begins a new run and --decay-from ends an old one: give one of them");
     if (*opts.from && (opts.tune || opts.coord_check)) refuse(2, "--tune and --coord-check make models of their own: leave out --from");
+    draft_options();
     if (strcmp(opts.device, "auto") && strcmp(opts.device, "cpu"))
         refuse(1, "--device %s: this build computes on the CPU only", opts.device);
 }
@@ -280,8 +281,10 @@ int main(int argc, char **argv) {
     if (!file_make_folder(opts.out, &err)) fail(1, &err);
     struct model_file *checkpoint = opts.tune || opts.coord_check ? NULL : find_checkpoint(&r); // those begin anew
     if (*opts.from && !checkpoint) open_source(&r);
-    if (!opts.data.count) make_stories(&r);
-    make_data(&r, checkpoint ? checkpoint : r.source);
+    learning = *opts.draft_for != '\0'; // samples are kept as they come
+    if (*opts.draft_for) make_draft_data(&r, checkpoint);
+    else if (!opts.data.count) make_stories(&r);
+    if (!r.draft) make_data(&r, checkpoint ? checkpoint : r.source);
     if (r.source) check_source_tokenizer(&r);
     if (opts.tune) return tune(&r);
     if (opts.coord_check) {

@@ -1,12 +1,12 @@
 // train.h: what the files of ./train share. train.c reads the options, resumes and has the small modes; train_setup.c makes
-// data and numbers of them, train_from.c takes over a model, train_loop.c learns, train_save.c saves and goes back, train_find.c
+// data and numbers of them, train_from.c takes over a model, train_draft.c makes a draft for one, train_loop.c learns, train_save.c saves and goes back, train_find.c
 // finds what is not finite, train_end.c writes what is left behind. Each may end the program with a
 // sentence.
 #ifndef LEHR_TRAIN_H
 #define LEHR_TRAIN_H
 
 #include "gen/gen.h"
-#include "learn/learn.h"
+#include "learn/distil.h"
 #include "train_options.h"
 
 #include <signal.h>
@@ -22,6 +22,8 @@ struct run {
     struct model_config source_config;
     struct run_state source_state; // of a checkpoint
     bool source_optimizer;         // its optimizer is ours
+    struct apprentice *draft;        // of --draft-for, else NULL
+    struct distil_score score;  // of its last evaluation
     struct model *model;
     struct optimizer *optimizer;
     struct train_state *acts;
@@ -60,7 +62,16 @@ void check_source_tokenizer(const struct run *r);
 void begin_from_source(struct run *r);               // in the state, before the first step
 void read_source(struct run *r);                     // weights, and the optimizer's state; closes it
 
+// train_draft.c
+void draft_options(void);                            // refuses what is against --draft-for
+void make_draft_data(struct run *r, const struct model_file *checkpoint); // has the target write, or go on with it; NULL: a new run
+void draft_shape(const struct run *r);               // into the options, where these say nothing of it
+struct distil_score draft_score(const struct run *r, int64_t tokens); // of the model as it is now, for a validation of so many
+void write_draft(const struct run *r, const char *model); // OUT/NAME.draft.gguf from the model that was written, and OUT/NAME.gguf
+
 // train_setup.c
+void print_tokens(const char *name, const struct tokens *t);
+void need_a_sequence(const char *what, const struct tokens *t); // refuses less
 void make_data(struct run *r, const struct model_file *from); // from: a model, whose tokenizer is taken, or NULL
 void make_stories(struct run *r); // the text, when none was named
 void print_notes(struct text *notes); // to standard error, and clears them

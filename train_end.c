@@ -132,8 +132,10 @@ static void write_report(struct run *r, char **samples, double final_per_byte) {
     r->backend->report(&facts[5]);
     if (*opts.from) text_fmt(&facts[6], "%s, at %lld tokens", opts.from, (long long)r->state.tokens_before);
     if (opts.replay.count) text_fmt(&facts[7], "%g%% of the tokens, from a text of %lld", 100 * opts.replay_share, (long long)r->replay.count);
+    const char *quality = r->draft ? "accepted, at temperature 1 and greedy" : "validation, nats per byte";
+    if (r->draft) text_clear(&facts[4]), text_fmt(&facts[4], "%.1f%%, %.1f%%", 100 * r->score.acceptance, 100 * r->score.agreement);
     const char *pairs[] = {"model", facts[0].data, "tokens", facts[1].data, "learning rate", facts[2].data, "training time",
-                           facts[3].data, "validation, nats per byte", facts[4].data, "machine", facts[5].data, NULL, NULL, NULL, NULL};
+                           facts[3].data, quality, facts[4].data, "machine", facts[5].data, NULL, NULL, NULL, NULL};
     size_t n_facts = COUNT_OF(pairs) / 2 - 2;
     if (*opts.from) pairs[2 * n_facts] = "began with", pairs[2 * n_facts++ + 1] = facts[6].data;
     if (opts.replay.count) pairs[2 * n_facts] = "replayed", pairs[2 * n_facts++ + 1] = facts[7].data;
@@ -168,6 +170,7 @@ void finish(struct run *r) {
     if (!checkpoint_export(path.data, r->model, r->tokenizer, dtype, &r->notes, &err)) fail(1, &err);
     print_notes(&r->notes);
     fprintf(stderr, "model: %s written, read back and compared; try  ./run -m %s\n", path.data, path.data);
+    if (r->draft) write_draft(r, path.data);
     char **samples = write_samples(r);
     write_report(r, samples, per_byte);
     text_free(&path);

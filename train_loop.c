@@ -51,14 +51,22 @@ static void sample_now(struct run *r, struct text *to) {
     if (swapped) optimizer_swap(r->optimizer);
 }
 
+static void take_score(struct run *r, int64_t tokens, struct log_row *row) {
+    bool swapped = optimizer_swap(r->optimizer);
+    r->score = draft_score(r, tokens);
+    if (swapped) optimizer_swap(r->optimizer);
+    row->acceptance = r->score.acceptance, row->agreement = r->score.agreement;
+}
+
 // Adds an evaluation to the log and tells it; returns nats per byte.
 double log_evaluation(struct run *r, int64_t tokens) {
     if (loader_windows(&r->valid, opts.seq) < 1) return NAN;
-    double loss = evaluate(r, &r->valid, tokens), per_byte = loss * (double)r->valid.count / r->valid.bytes;
+    double loss = evaluate(r, &r->valid, tokens), per_byte = r->draft ? NAN : loss * (double)r->valid.count / r->valid.bytes; // only some are scored
     double old = r->replay_valid.count ? evaluate(r, &r->replay_valid, tokens) : NAN;
     if (stop_wanted) return NAN;
     struct log_row row = log_row_at(r->state.step, r->state.tokens);
     row.val_loss = loss, row.val_nats_per_byte = per_byte, row.val_loss_replay = old;
+    if (r->draft) take_score(r, tokens, &row);
     if (train_imbalance(r->model) > 0)
         row.use = r->model->expert_use, row.layers = r->model->config.L, row.experts = r->model->config.E;
     // A run that was killed after this evaluation has it in its log already.
@@ -72,7 +80,10 @@ double log_evaluation(struct run *r, int64_t tokens) {
     char count[32], beside[48] = "";
     text_count(count, (double)r->state.tokens);
     if (isfinite(old)) snprintf(beside, sizeof beside, "; of the old text %.4f", old);
-    if (isfinite(r->floor))
+    if (r->draft)
+        progress_note(&r->progress, "%s tokens: validation loss %.4f, %.2f%% accepted at temperature 1, %.2f%% when greedy", count, loss,
+                      100 * row.acceptance, 100 * row.agreement);
+    else if (isfinite(r->floor))
         progress_note(&r->progress, "%s tokens: validation loss %.4f, %.4f nats per byte, %+.1f%% of the best possible %.4f%s",
                       count, loss, per_byte, 100 * (per_byte / r->floor - 1), r->floor, beside);
     else progress_note(&r->progress, "%s tokens: validation loss %.4f, %.4f nats per byte%s", count, loss, per_byte, beside);

@@ -9,7 +9,7 @@
 enum { EXPERTS_MOST = 1024 };
 
 struct train_options opts = {
-    .out = "out", .from = "", .from_tokens = -1, .replay_share = -1, .family = "granite", .size = "", .ratio = 20, .tokenizer = "bpe:4096", .schedule = "power",
+    .out = "out", .from = "", .draft_for = "", .draft_vocab = 8192, .from_tokens = -1, .replay_share = -1, .family = "granite", .size = "", .ratio = 20, .tokenizer = "bpe:4096", .schedule = "power",
     .decay_shape = "linear", .dtype = "f32", .device = "auto", .batch_rule = "constant", .batch_lr = "", .batch_ramp = 0.1, .batch_theta = 0.5, .export_dtype = "f32",
     .save_aside = true, .rollback = 500, .seq = 1024, .seed = 1, .keep = 2, .eval_every = 0, .eval_tokens = 65536, .samples = 3, .tune_time = 600, .check_widths = "64,128,256,512",
     .story_bytes = 20000000, .decay = -1, .power_b = -0.51, .power_c = 0.67, .phi = 1, .probe_share = 0.1, .hold = 0.55, .cool = 0.5, .beta1 = -1, .beta2 = -1, .momentum = 0.95, .optimizer = "adamw", .eps = 1e-8, .weight_decay = 0.1,
@@ -37,7 +37,7 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"--keep", OPT_INT, &opts.keep, 1, 1e6, "N", "how many checkpoints to keep", 0},
     {"--resume --auto-resume", OPT_FLAG, &opts.resume, 0, 0, "", "continue from the newest whole checkpoint in the folder", 0},
     {"--override", OPT_FLAG, &opts.override, 0, 0, "", "let the command line change what a checkpoint was started with", 0},
-    {"--export-dtype", OPT_TEXT, &opts.export_dtype, 0, 0, "TYPE", "matrices of model.gguf: f32, f16, bf16, q8_0, q4_0", 0},
+    {"--export-dtype", OPT_TEXT, &opts.export_dtype, 0, 0, "TYPE", "matrices of model.gguf: f32, f16, bf16, q8_0, q4_0; f32 and, of a draft, q8_0, when not given", 0},
     {"--family", OPT_TEXT, &opts.family, 0, 0, "NAME", "[Model] granite (muP, four multipliers), granitemoe (with experts), llama, qwen3 (norms of queries and keys); --list names all", 0},
     {"--size", OPT_TEXT, &opts.size, 0, 0, "SIZE", "1M 3M 10M 30M 70M 125M 350M 1B 3B; one of size, tokens and time is enough, the rest follows and is printed with its rule", 0},
     {"--width --n-embd", OPT_INT, &opts.width, 0, 65536, "N", "channels, instead of the size's", 0},
@@ -108,6 +108,9 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"-p --prompt", OPT_TEXT, &opts.prompt, 0, 0, "TEXT", "how the samples begin", 0},
     {"--tensorboard", OPT_TEXT, &opts.tensorboard, 0, 0, "FOLDER", "write the log for TensorBoard too", 0},
     {"--floor", OPT_REAL, &opts.floor, 0, 100, "X", "entropy of the source in nats per byte, 0 when unknown: drawn and compared", 0},
+    {"--draft-for", OPT_TEXT, &opts.draft_for, 0, 0, "MODEL", "[Draft] make a small model that guesses what this one says, for ./run --draft: the model writes texts itself, which begin with pieces of PATH if one is given, and the draft learns them; OUT/NAME.draft.gguf, and the model beside it as OUT/NAME.gguf", 0},
+    {"--draft-tokens", OPT_INT, &opts.draft_tokens, 0, 1e12, "N", "how much the model writes; 0: as much as it can in --time, else 1m", 0},
+    {"--draft-vocab", OPT_INT, &opts.draft_vocab, 1, 1 << 20, "N", "tokens of the draft, the likeliest of what was written; all, where the model has no more than twice as many", 0},
     {"-t --threads", OPT_INT, &opts.threads, 0, 256, "N", "[Machine] 0: physical cores that this process may use", 0},
     {"--device", OPT_TEXT, &opts.device, 0, 0, "NAME", "auto or cpu", 0},
     {"--cpu", OPT_TEXT, &opts.cpu, 0, 0, "LEVEL", "plain, avx2, avx512, amx, neon, dotprod or i8mm instead of the best present", 0},

@@ -61,7 +61,7 @@ static struct tokenizer *make_tokenizer(const struct corpus *c) {
     return t;
 }
 
-static void print_tokens(const char *name, const struct tokens *t) {
+void print_tokens(const char *name, const struct tokens *t) {
     char count[32], bytes[32];
     fprintf(stderr, "%s: %s tokens, %s, %.3f bytes per token, %lld documents, hash %016llx\n", name,
             text_count(count, (double)t->count), text_bytes(bytes, t->bytes), t->count ? t->bytes / (double)t->count : 0,
@@ -79,7 +79,7 @@ static void make_tokens(struct run *r, const struct corpus *c, double share, str
     if (!opts.doc_mask) train->start = valid->start = -1;
 }
 
-static void need_a_sequence(const char *what, const struct tokens *t) {
+void need_a_sequence(const char *what, const struct tokens *t) {
     if (t->count < opts.seq + 1)
         refuse(1, "the %s has %lld tokens, but one sequence needs %lld: add text or lower --seq", what, (long long)t->count, (long long)opts.seq + 1);
 }
@@ -216,6 +216,7 @@ void set_depth(struct model_config *c) {
 
 struct model_config make_config(struct run *r) {
     struct err err;
+    if (r->draft) draft_shape(r);
     choose_size(r);
     struct model_config c = sized_config(r, opts.size);
     if (opts.width) c.C = opts.width;

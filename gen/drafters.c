@@ -52,7 +52,7 @@ struct ngram_drafter {
 };
 
 // How likely a guess is whose last `match` tokens stood there before; only the order matters, the rest is learned (spec.c).
-static float chance_of(size_t match) { return (float)match / ((float)match + 3); }
+static float chance_of(size_t match) { return (float)match / ((float)match + 4); }
 
 static bool ngram_draft(struct drafter *self, const struct draft_ask *ask, struct draft *d, struct err *err) {
     struct ngram_drafter *g = (struct ngram_drafter *)self;
@@ -115,15 +115,16 @@ static const float *feed(struct model_drafter *m, int32_t id, struct err *err) {
 }
 
 // Reads what the draft has not read yet of all but the last token, then that one. *room: tokens that fit behind it.
-static const float *catch_up(struct model_drafter *m, int32_t *room, struct err *err) {
+static const float *catch_up(struct model_drafter *m, const struct draft_ask *ask, int32_t *room, struct err *err) {
     struct session *s = m->o.session;
     size_t capacity = (size_t)session_capacity(s), n = m->spelled.count, same = 0;
-    if (m->skip >= n) m->skip = 0;
-    if (n - m->skip + DRAFT_ROWS > capacity) m->skip = n > capacity / 2 ? n - capacity / 2 : 0;
-    if (n - m->skip + DRAFT_ROWS > capacity) {
+    size_t ahead = (size_t)ask->deepest + 2;
+    if (capacity < 2 * ahead) {
         err_set(err, "the draft's context of %zu tokens is too small to guess with", capacity);
         return NULL;
     }
+    if (m->skip >= n) m->skip = 0;
+    if (n - m->skip + ahead > capacity) m->skip = n - (capacity - ahead) / 2;
     const int32_t *want = m->spelled.id + m->skip, *have = session_ids(s);
     n -= m->skip;
     while (same + 1 < n && same < (size_t)session_length(s) && want[same] == have[same]) same++;
@@ -289,7 +290,7 @@ static bool model_draft(struct drafter *self, const struct draft_ask *ask, struc
     struct model_drafter *m = (struct model_drafter *)self;
     int32_t room;
     spell(m, ask);
-    const float *logits = catch_up(m, &room, err);
+    const float *logits = catch_up(m, ask, &room, err);
     if (!logits) return false;
     bool good = ask->wide > 1 && !m->inner ? grow_tree(m, ask, room, logits, d, err) : grow_chain(m, ask, room, logits, d, err);
     if (m->inner) spec_end(m->inner);

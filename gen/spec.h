@@ -36,11 +36,11 @@ int32_t draft_child(const struct draft *d, int32_t node, int32_t id); // the chi
 // How the children of a node must have been drawn, for a verifier to be right.
 enum draw {
     DRAW_ANY,     // in any way, q unknown: coupled
-    DRAW_REPLACE, // independently from q, so that one may come twice
+    DRAW_REPLACE, // independently from q, so that one may come twice, and then counts twice
     DRAW_WITHOUT, // from q without replacement
     DRAW_TOP_ONE, // the n - 1 likeliest of q, then one drawn from the rest of q
 };
-// One position: n children in draw order. Lists are sorted by id, p > 0, sums 1 up to rounding.
+// One position: n children in draw order. Lists are sorted by id, p > 0, sums 1 up to rounding; without children there need be no q.
 struct judgement {
     const struct candidate *p, *q;
     size_t n_p, n_q;
@@ -141,12 +141,49 @@ struct draft_model {
 };
 struct drafter *drafter_model(const struct draft_model *m); // borrows all that m points to
 
+// --- the pace (pace.c) -----------------------------------------------------------------------------------------------
+
+// When and how much to guess, by measuring (SmartSpec, Liu et al. 2024, with seconds for its model of a server). Knows no models, only
+// seconds, rows and what held. Plain passes cost T(1), a pass of n rows T(n).
+enum { PACE_ARMS = 3, PACE_BUCKETS = 16 };
+struct pace_cost { // measured again and again; x 0: not known
+    double x;
+    bool over; // the last time it was much more
+};
+struct pace_arm { // a drafter
+    double tried[PACE_BUCKETS], held[PACE_BUCKETS]; // guesses judged of late, by the drafter's own word
+    double made, chances; // all guesses of late, and their chances
+    struct pace_cost guess; // seconds of one
+    double cost;            // what is taken for it, in T(1), while that is not known
+};
+struct pace {
+    int arms;
+    struct pace_arm arm[PACE_ARMS];
+    struct pace_cost plain, ratio[DRAFT_ROWS + 1]; // T(1); T(n) / T(1)
+    double late_tokens, late_s;            // of late, both forgotten alike
+    double account;                        // seconds won by guesses, as far as it is remembered
+    int64_t plain_passes, since_plain;
+};
+struct pace_chain { // guesses in a row: how many, the sum of the chances that each is reached and holds, that of the last
+    int32_t n, most;
+    double sum, reach, seconds; // seconds: that they took
+};
+void pace_open(struct pace *p, int arms, const double *cost);
+bool pace_may_guess(const struct pace *p);
+double pace_rows(const struct pace *p, int32_t n);                                     // T(n) / T(1)
+double pace_chance(const struct pace *p, int arm, float own);                          // that a guess holds, once all before it did
+double pace_value(const struct pace *p, double tokens, int32_t rows);                  // of a pass, less the one token that all bring
+double pace_ahead(const struct pace *p, int arm, const struct pace_chain *c, bool *more); // the best it may become; more: with further guesses
+double pace_row_share(const struct pace *p);                                           // tokens that a further row must bring
+void pace_plain(struct pace *p, double took);
+void pace_judged(struct pace *p, int32_t rows, double took);
+void pace_drafted(struct pace *p, int arm, int32_t guesses, double took);
+void pace_made(struct pace *p, int arm, float own);
+void pace_told(struct pace *p, int arm, float own, bool held); // of a guess all before which held
+void pace_token(struct pace *p, bool guessed);                 // one more in the text
+
 // --- the loop (spec.c) -----------------------------------------------------------------------------------------------
 
-// When and how much to guess is decided by measuring (SmartSpec, Liu et al. 2024, with seconds for its model of a server):
-// what a pass of n rows costs here, what a guess costs, how often guesses of such a likelihood held. Each pass takes the drafter
-// and the length with the most tokens for its time, judged at the speed of late, or none. What was lost on guesses is
-// kept account of, and beyond a hundredth of the time nothing more is guessed until plain passes have paid for it.
 struct spec_options {
     struct session *session;       // the target's, with a tree of rows >= 2
     const struct tokenizer *tokenizer;

@@ -228,7 +228,8 @@ struct tokens {
     double bytes;        // bytes of text these tokens stand for, plus 1 per end mark: nats per byte are over both
     int64_t documents;
     uint64_t hash;       // of the ids: the identity of the data in checkpoints and logs
-    const char *split;   // how it was cut, a literal: "whole", "by document", "by position"
+    const char *split;   // how it was cut, a literal: "whole", "by document", "by position", "by window"
+    struct soft *soft;   // of a draft's tokens: where targets come from (distil.h), and where texts begin; else NULL. Owned
     struct file_map map; // when mapped
     void *owned;
 };
@@ -255,7 +256,8 @@ void tokens_free(struct tokens *t);
 // epoch, in an order drawn for the epoch; so each token is an input at most once per epoch, fewer than T are left
 // out, others each time. The target of a row is the next token: a document's last row predicts its EOS; EOS as input
 // begins the next document, as its BOS. A separate BOS is never a target (-1: nothing is learned from it). doc_start:
-// base + the row of this sequence where the row's document begins. Needs t->count > T, which callers check.
+// base + the row of this sequence where the row's document begins. Needs t->count > T, which callers check. With t->soft targets
+// are drawn, anew in each epoch.
 int64_t loader_epoch(const struct tokens *t, int64_t T); // sequences per epoch
 void loader_sequence(const struct tokens *t, int64_t T, uint64_t seed, int64_t s, int32_t base, int32_t *ids,
                      int32_t *targets, int32_t *doc_start);
@@ -275,7 +277,7 @@ void mixture_sequence(const struct mixture *m, int64_t T, uint64_t seed, int64_t
 uint64_t mixture_hash(const struct mixture *m); // of one text: that text's
 // Validation windows in order, no shuffling: row r of window w predicts token w T + r from what stands before it in
 // the window, so every token is scored exactly once. The very first is predicted from t->start (not scored when there
-// is none); the last window is filled up with rows of target -1. T may exceed t->count.
+// is none); the last window is filled up with rows of target -1. T may exceed t->count. With t->soft: one draw, always the same.
 int64_t loader_windows(const struct tokens *t, int64_t T);
 void loader_window(const struct tokens *t, int64_t T, int64_t w, int32_t base, int32_t *ids, int32_t *targets,
                    int32_t *doc_start);
@@ -347,6 +349,7 @@ MUST_USE bool checkpoint_export(const char *path, struct model *m, const struct 
 //   (reason, only then), and with experts aux_loss (balance and router_z of the objective, not in loss), imbalance
 //   (train_imbalance);
 //   evaluations: step, tokens, val_loss (nats per token), val_nats_per_byte; with --replay val_loss_replay, of that text;
+//     of a draft acceptance and agreement (distil.h);
 //     and with experts: experts, for each layer how many rows of the last step chose each;
 //   cool-downs aside: step, tokens, cooled_tokens, cooled_loss, cooled_nats_per_byte;
 //   returns: step and tokens of the state gone back to, rollback (how many there were), back_from (tokens), why,
@@ -363,6 +366,7 @@ struct log_row {
     double loss, lr, grad_norm, dt_ms, tok_per_s;
     double val_loss, val_nats_per_byte; // NaN when this row is no evaluation, as the five above when it is one
     double val_loss_replay;             // of held-out old text; NaN: there is none
+    double acceptance, agreement;       // of a draft with its target (distil.h); NaN: it is none
     const char *skipped;                // NULL when kept
     double batch, noise;                // tokens of the step, noise scale in tokens; 0: not known
     // A row of its own: what the run would be worth had it been cooled down from here until cooled_tokens; else 0.

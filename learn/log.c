@@ -42,6 +42,8 @@ static const struct member {
     {"val_loss", REAL, AT(val_loss)},
     {"val_nats_per_byte", REAL, AT(val_nats_per_byte)},
     {"val_loss_replay", REAL, AT(val_loss_replay)},
+    {"acceptance", REAL, AT(acceptance)},
+    {"agreement", REAL, AT(agreement)},
     {"sample", WORDS, AT(sample)},
     {"cooled_tokens", COUNT, AT(cooled_tokens)},
     {"cooled_loss", POSITIVE, AT(cooled_loss)},

@@ -9,7 +9,7 @@
 //
 // Loading: a training sequence is a pure function of its number and the seed. Nothing is drawn from a generator with
 // state, so there is no position to save but the number of tokens done.
-#include "learn/learn.h"
+#include "learn/distil.h"
 
 #include <math.h>
 #include <string.h>
@@ -330,6 +330,7 @@ bool tokens_make(const struct corpus *c, const struct tokenizer *t, double valid
 
 void tokens_free(struct tokens *t) {
     mem_free(t->owned);
+    soft_free(t->soft);
     file_map_close(&t->map);
     *t = (struct tokens){0};
 }
@@ -474,6 +475,12 @@ static int32_t as_target(const struct tokens *t, int32_t id) {
     return id == t->start && id != t->eos ? -1 : id;
 }
 
+// Whether a document begins with the token at that place.
+static bool begins(const struct tokens *t, int64_t at) {
+    if (t->soft) return t->soft->begins[at];
+    return t->start < 0 ? at == 0 : tokens_at(t, at) == t->start;
+}
+
 int64_t loader_epoch(const struct tokens *t, int64_t T) { return t->count / T; }
 
 void loader_sequence(const struct tokens *t, int64_t T, uint64_t seed, int64_t s, int32_t base,
@@ -488,10 +495,12 @@ void loader_sequence(const struct tokens *t, int64_t T, uint64_t seed, int64_t s
     for (int64_t i = 0; i < T; i++) {
         ids[i] = tokens_at(t, at);
         // Without start marks only the seam of the ring is known to part documents.
-        if (ids[i] == t->start || (t->start < 0 && at == 0)) doc = (int32_t)i;
+        if (begins(t, at)) doc = (int32_t)i;
         doc_start[i] = base + doc;
-        at = at + 1 == t->count ? 0 : at + 1;
-        targets[i] = t->start < 0 && at == 0 ? -1 : as_target(t, tokens_at(t, at));
+        const int64_t next = at + 1 == t->count ? 0 : at + 1;
+        if (t->soft) targets[i] = soft_draw(t->soft, at, seed, epoch);
+        else targets[i] = t->start < 0 && next == 0 ? -1 : as_target(t, tokens_at(t, next));
+        at = next;
     }
 }
 
@@ -504,9 +513,10 @@ void loader_window(const struct tokens *t, int64_t T, int64_t w, int32_t base, i
     for (int64_t i = 0; i < T; i++) {
         int64_t at = w * T + i; // the token this row predicts
         int32_t before = at == 0 ? t->start : at < t->count ? tokens_at(t, at - 1) : -1;
-        if (before < 0 || before == t->start || (at == 1 && t->start < 0)) doc = (int32_t)i;
+        if (before < 0 || at == 0 || begins(t, at - 1)) doc = (int32_t)i;
         ids[i] = before < 0 ? 0 : before; // rows that are not scored are documents of their own
-        targets[i] = before < 0 ? -1 : as_target(t, tokens_at(t, at));
+        if (t->soft) targets[i] = before < 0 ? -1 : soft_draw(t->soft, at - 1, 0, 0);
+        else targets[i] = before < 0 ? -1 : as_target(t, tokens_at(t, at));
         doc_start[i] = base + doc;
     }
 }

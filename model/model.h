@@ -418,6 +418,17 @@ struct observer {
 };
 void session_observe(struct session *s, const struct observer *o); // borrowed
 
+// Several texts at once (streams.c): `count` of them, each with room for `length` tokens, one token of each in a pass. The f32
+// logits of a text have the bits that session_feed with a cache of F16 gives when it is fed as FEED_GENERATED, token by token.
+struct streams;
+struct streams *streams_new(struct model *m, int64_t count, int64_t length, struct err *err); // settles the model; NULL on failure
+void streams_free(struct streams *s);
+void streams_clear(struct streams *s);               // all texts are empty again
+void streams_begin(struct streams *s, int64_t text); // what was read of this text is forgotten; its room is not regained
+// The next token of every text, each of the vocabulary and with room left. What comes next, host, [count,V], valid until the next
+// call: logits or, with `chances`, their softmax.
+const float *streams_feed(struct streams *s, const int32_t *ids, bool chances);
+
 // --- training ----------------------------------------------------------------------------------------------------
 
 // A micro-batch: `rows` = sequences * T. Host arrays of rows entries. targets: -1 is not scored. doc_start[i]: first row

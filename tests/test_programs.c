@@ -38,11 +38,11 @@ static struct text learned_columns(const char *log) {
     cr_assert(log_read(path, &rows, &err), "%s", err.text);
     for (size_t i = 0; i < rows.count; i++)
         if (!rows.row[i].cooled_tokens)
-            text_fmt(&t, "%lld %lld %.17g %.17g %.17g %.17g %.17g %.17g %.17g %s %lld %lld %lld %lld %.17g %.17g\n", (long long)rows.row[i].step,
+            text_fmt(&t, "%lld %lld %.17g %.17g %.17g %.17g %.17g %.17g %.17g %s %lld %lld %lld %lld %.17g %.17g %.17g %.17g\n", (long long)rows.row[i].step,
                      (long long)rows.row[i].tokens, rows.row[i].loss, rows.row[i].lr, rows.row[i].grad_norm, rows.row[i].val_loss,
                      rows.row[i].val_loss_replay, rows.row[i].batch, rows.row[i].noise, rows.row[i].skipped ? rows.row[i].skipped : "", (long long)rows.row[i].rollback,
                      (long long)rows.row[i].back_from, (long long)rows.row[i].passed_from, (long long)rows.row[i].passed_to,
-                     rows.row[i].aux_loss, rows.row[i].imbalance);
+                     rows.row[i].aux_loss, rows.row[i].imbalance, rows.row[i].acceptance, rows.row[i].agreement);
     log_rows_free(&rows);
     return t;
 }
@@ -61,6 +61,7 @@ static void make_corpus(void) {
     cr_assert(shell("$STORIES --bytes 60000 -s 5 --out corpus.txt 2>/dev/null") == 0);
 }
 
+#define DRAFT "--width 32 --layers 2 --heads 2 --kv-heads 1 --ffn 64 --seq 32 --batch-tokens 256 --samples 0 --draft-for source/model.gguf "
 #define FROM "--seq 32 --batch-tokens 256 --samples 0 --from source/"
 
 // The same stories in other letters: as far from them as a text can be that has the same statistics.
@@ -122,13 +123,14 @@ Test(programs, every_rule_of_learning_keeps_the_promises) {
         FROM "model.gguf --replay other.txt --schedule infinite --cool 2048 --warmup -1 --optimizer muon --eval-every 5",
         FROM "ckpt-2048.gguf --replay other.txt --replay-share 0.5 --schedule wsd --ladder 0.5",
         FROM "ckpt-2048.gguf --replay other.txt --replay-share 0.3 " UNSTEADY " --lr 0.27 --tokens 8192 --save-every 50",
+        DRAFT "--draft-tokens 6k --draft-vocab 100",
     };
     make_corpus();
     make_other_corpus();
     cr_assert(shell("$TRAIN corpus.txt " TINY " --steps 8 --cpu plain -o source 2>log") == 0);
     for (size_t i = 0; i < COUNT_OF(rows); i++) {
         const char *run = "rm -rf %s; $TRAIN corpus.txt %s --tokens 6144 --save-every 7 --keep 99 %s %s -o %s 2>log";
-        const char *shape = strstr(rows[i], "--from") ? "" : TINY;
+        const char *shape = strstr(rows[i], "--from") || strstr(rows[i], "--draft-for") ? "" : TINY;
         cr_assert(shell(run, "base", shape, rows[i], "-t 1 --micro-batch 1", "base") == 0, "%s", rows[i]);
         cr_assert(shell(run, "other", shape, rows[i], "-t 2 --micro-batch 8", "other") == 0, "%s", rows[i]);
         cr_expect(same_learning("base/log.jsonl", "other/log.jsonl"), "threads or micro-batch: %s", rows[i]);

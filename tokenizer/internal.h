@@ -12,6 +12,7 @@
 //   bpe.c, spm.c      one piece -> ids: merging, and what a merge is for each kind
 //   unigram.c         one piece -> ids: the most probable segmentation
 //   train.c           documents -> recipe
+//   part.c            tokenizer -> recipe of a part of it
 //   utf8.c, spell.c   characters and the streaming hold; bytes as spelled
 //   unicode.c, unicode_more.c   classes and normal forms; words and clusters
 #ifndef LEHR_TOKENIZER_INTERNAL_H

@@ -100,6 +100,13 @@ struct utf8_hold {
 void utf8_hold_feed(struct utf8_hold *h, const char *bytes, size_t n, struct text *out);
 void utf8_hold_flush(struct utf8_hold *h, struct text *out);
 
+// A part of a vocabulary as a tokenizer of its own (part.c). keep: one for each token. What every part needs: bytes, control
+// tokens (named ones alone where there are many), and a token with all that it is merged from; both tell how many are new.
+size_t tokenizer_part_least(const struct tokenizer *t, bool *keep);
+size_t tokenizer_part_add(const struct tokenizer *t, int32_t id, bool *keep);
+// The tokens that were marked by these two, in their order. A text whose tokens by t are all kept has the same ones by the part.
+struct tokenizer *tokenizer_part(const struct tokenizer *t, const bool *keep, struct err *err); // NULL on failure
+
 // Training. documents are n spans; vocab >= 257: 256 bytes, merges, and the last id is "<|endoftext|>" (control, EOS and BOS). Uses
 // the pool; the result depends only on the multiset of pre-tokens (ties: the smaller pair of ids). If the text
 // runs out of pairs that occur twice, the vocabulary is smaller than asked. max_bytes: train on about that many bytes, 0
