@@ -141,7 +141,9 @@ static const float *by_target(struct model_drafter *m, const struct draft_ask *a
     const float *by = logits;
     if (!map->same) {
         by = m->mapped;
-        for (int64_t v = 0; v < map->target_n; v++) m->mapped[v] = map->to_draft[v] < 0 ? -INFINITY : logits[map->to_draft[v]];
+        for (int64_t v = 0; v < map->target_n; v++) m->mapped[v] = -INFINITY;
+        for (int64_t v = 0; v < map->draft_n; v++)
+            if (map->to_target[v] >= 0) m->mapped[map->to_target[v]] = logits[v];
     }
     if (sampler_sees(ask->sampler, by, 0, NULL)) return by;
     err_set(err, "the draft model's output is not a number: its weights are damaged, try --check");
@@ -290,6 +292,7 @@ static bool model_draft(struct drafter *self, const struct draft_ask *ask, struc
     struct model_drafter *m = (struct model_drafter *)self;
     int32_t room;
     spell(m, ask);
+    if (!m->spelled.count) return true; // control tokens that it knows nothing like
     const float *logits = catch_up(m, ask, &room, err);
     if (!logits) return false;
     bool good = ask->wide > 1 && !m->inner ? grow_tree(m, ask, room, logits, d, err) : grow_chain(m, ask, room, logits, d, err);

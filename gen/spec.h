@@ -75,8 +75,9 @@ struct vocab_map {
     int32_t *to_draft;   // [target_n], -1: the draft reads it spelled out
     int64_t shared;      // tokens of the target that the draft can guess
     double share;        // of the target's tokens that stand for text
+    double share_of_draft; // of the draft's; a part of the target's vocabulary has all of them
 };
-// Borrows both. NULL with a sentence when fewer than `least` (a share) are the same.
+// Borrows both. NULL with a sentence when fewer than `least` (a share) of either are the same.
 struct vocab_map *vocab_map_new(const struct tokenizer *draft, const struct tokenizer *target, double least, struct err *err);
 void vocab_map_free(struct vocab_map *m);
 // Appends what the draft reads for a token of the target: the same token, or, where it has none, its bytes by the draft's

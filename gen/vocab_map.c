@@ -116,7 +116,7 @@ static int likeness(const struct finder *f, int32_t draft, int32_t target) {
 
 // The way back, and what both ways come to.
 static void invert(struct vocab_map *m, const struct finder *f) {
-    int64_t texts = 0, shared_texts = 0;
+    int64_t texts = 0, shared_texts = 0, own = 0;
     for (int64_t d = 0; d < m->draft_n; d++) m->to_target[d] = -1;
     for (int32_t t = 0; t < m->target_n; t++) {
         int32_t d = m->to_draft[t];
@@ -133,7 +133,9 @@ static void invert(struct vocab_map *m, const struct finder *f) {
         m->same &= k.sort == SORT_NOTHING || d == t;
     }
     for (int32_t d = 0; d < m->draft_n; d++) m->same &= m->to_target[d] == d || token_of(f->draft, d).sort == SORT_NOTHING;
+    for (int32_t d = 0; d < m->draft_n; d++) own += is_text(token_of(f->draft, d));
     m->share = texts ? (double)shared_texts / (double)texts : 0;
+    m->share_of_draft = own ? (double)shared_texts / (double)own : 0;
 }
 
 struct vocab_map *vocab_map_new(const struct tokenizer *draft, const struct tokenizer *target, double least, struct err *err) {
@@ -147,9 +149,10 @@ struct vocab_map *vocab_map_new(const struct tokenizer *draft, const struct toke
     for (int32_t t = 0; t < m->target_n; t++) m->to_draft[t] = find(&f, t);
     invert(m, &f);
     mem_free(f.slot);
-    if (m->share >= least) return m;
-    err_set(err, "the draft's vocabulary has only %d%% of the target's tokens (of %lld), at least %.0f%% are needed",
-            (int)(100 * m->share), (long long)m->target_n, 100 * least);
+    if (m->share >= least || m->share_of_draft >= least) return m;
+    err_set(err, "the draft's vocabulary has only %d%% of the target's tokens (of %lld), and the target's %d%% of the draft's (of %lld):"
+                 " at least %.0f%% of one are needed", (int)(100 * m->share), (long long)m->target_n, (int)(100 * m->share_of_draft),
+            (long long)m->draft_n, 100 * least);
     vocab_map_free(m);
     return NULL;
 }

@@ -23,8 +23,6 @@ Test(spec_programs, a_draft_that_is_of_no_use_costs_one_line_and_no_byte) {
         {"cp good.gguf nan.gguf; size=$(stat -c %%s nan.gguf); head -c 300000 /dev/zero | tr '\\0' '\\377' | dd of=nan.gguf bs=1 seek=$((size - 600000)) conv=notrunc 2>/dev/null",
          "--draft nan.gguf --spec model --no-spec-adapt", "not a number"},
         {"true", "--draft good.gguf --draft-ctx 8 --spec model --no-spec-adapt", "too small to guess with"},
-        {"echo 'the cat sat on the mat, the dog sat on the log' | $TRAIN - --tokenizer byte --valid-share 0 --width 64 --layers 1 --seq 16 --batch-tokens 32 --steps 2 --samples 0 -o bytes 2>/dev/null",
-         "--draft bytes/model.gguf", "% of the target's tokens"},
     };
     cr_assert(shell("cp '%s/data/stories-1m.gguf' good.gguf", origin) == 0);
     cr_assert(shell("$RUN -m good.gguf -p 'Once there was' -n 40 --temp 0.9 -s 3 --spec none >plain 2>err") == 0);
