@@ -73,7 +73,7 @@ static bool load_draft(struct app *a, struct speculation *s, const struct specul
     if (!so.ctx && ctx < s->model->config.ctx) so.ctx = ctx;
     bool good = session_choose_context(s->model, &so, mem_available_bytes(), &line, err);
     text_free(&line);
-    return good && (s->session = session_new(s->model, &so, err)) != NULL;
+    return good && (s->session = session_new(s->model, &so, err)) != NULL && session_settle(s->session, err);
 }
 
 static void drop_draft(struct speculation *s) {

@@ -115,8 +115,9 @@ static const float *feed(struct model_drafter *m, int32_t id, struct err *err) {
 }
 
 // Reads what the draft has not read yet of all but the last token, then that one. *room: tokens that fit behind it.
-static const float *catch_up(struct model_drafter *m, const struct draft_ask *ask, int32_t *room, struct err *err) {
+static const float *catch_up(struct model_drafter *m, const struct draft_ask *ask, struct draft *d, int32_t *room, struct err *err) {
     struct session *s = m->o.session;
+    double start = time_now();
     size_t capacity = (size_t)session_capacity(s), n = m->spelled.count, same = 0;
     size_t ahead = (size_t)ask->deepest + 2;
     if (capacity < 2 * ahead) {
@@ -131,6 +132,7 @@ static const float *catch_up(struct model_drafter *m, const struct draft_ask *as
     session_rewind(s, (int64_t)same);
     *room = (int32_t)(capacity - n);
     if (same + 1 < n && !session_feed(s, want + same, (int64_t)(n - same - 1), FEED_PROMPT, LOGITS_NONE, err)) return NULL;
+    d->reading_s = time_now() - start;
     if (m->inner) spec_begin(m->inner, NULL);
     return feed(m, want[n - 1], err);
 }
@@ -293,7 +295,7 @@ static bool model_draft(struct drafter *self, const struct draft_ask *ask, struc
     int32_t room;
     spell(m, ask);
     if (!m->spelled.count) return true; // control tokens that it knows nothing like
-    const float *logits = catch_up(m, ask, &room, err);
+    const float *logits = catch_up(m, ask, d, &room, err);
     if (!logits) return false;
     bool good = ask->wide > 1 && !m->inner ? grow_tree(m, ask, room, logits, d, err) : grow_chain(m, ask, room, logits, d, err);
     if (m->inner) spec_end(m->inner);

@@ -21,6 +21,7 @@
 enum { DRAFT_MOST = 63, DRAFT_ROWS = DRAFT_MOST + 1 };
 struct draft {
     int32_t n; // nodes, at least 1
+    double reading_s; // what it took to read what is new of the text, before the first guess
     int32_t id[DRAFT_ROWS], parent[DRAFT_ROWS], depth[DRAFT_ROWS];
     float p[DRAFT_ROWS];      // the drafter's own estimate that the target chooses this node, given its parent; 1 for node 0
     // Verifiers that need q: of the children of node i, lists by id owned by the drafter and valid until its next draft; NULL: guesses without one.
