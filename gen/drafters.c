@@ -87,7 +87,6 @@ struct model_drafter {
     struct drafter *inner_drafter;
     struct ids text, spelled, upto; // the target's text; as the draft reads it; how much of that belongs to the first i + 1 of text
     size_t skip;                    // of spelled, what lies before the draft's context
-    float *mapped;                  // [target_n] logits by the target's ids, where they are others
     struct candidate *q;            // [DRAFT_ROWS][SAMPLER_ROUGH]
     double *work;                   // [SAMPLER_ROUGH]
 };
@@ -137,29 +136,21 @@ static const float *catch_up(struct model_drafter *m, const struct draft_ask *as
     return feed(m, want[n - 1], err);
 }
 
-// The draft's logits by the ids of the target; NULL with a sentence when they are no numbers.
-static const float *by_target(struct model_drafter *m, const struct draft_ask *ask, const float *logits, struct err *err) {
-    const struct vocab_map *map = m->o.map;
-    const float *by = logits;
-    if (!map->same) {
-        by = m->mapped;
-        for (int64_t v = 0; v < map->target_n; v++) m->mapped[v] = -INFINITY;
-        for (int64_t v = 0; v < map->draft_n; v++)
-            if (map->to_target[v] >= 0) m->mapped[map->to_target[v]] = logits[v];
-    }
-    if (sampler_sees(ask->sampler, by, 0, NULL)) return by;
-    err_set(err, "the draft model's output is not a number: its weights are damaged, try --check");
-    return NULL;
+// False with a sentence when the draft's logits are no numbers.
+static bool sound(const struct model_drafter *m, const float *logits, struct err *err) {
+    if (sampler_sees(logits, m->o.map->draft_n, 0, NULL)) return true;
+    return err_set(err, "the draft model's output is not a number: its weights are damaged, try --check");
 }
 
 // Candidates for what follows a node at a position, up to n, into out: p is how likely each is.
 static size_t candidates(struct model_drafter *m, const struct draft_ask *ask, struct draft *d, int32_t node, const float *logits,
                          size_t n, struct candidate *out) {
     int64_t position = (int64_t)ask->n + d->depth[node]; // of the token that is guessed
-    if (ask->verifier->draw == DRAW_ANY) return sampler_guess(ask->sampler, logits, position, n, out);
+    const struct guess_logits z = {logits, m->o.map->same ? NULL : m->o.map->to_target, m->o.map->same ? m->o.map->target_n : m->o.map->draft_n};
+    if (ask->verifier->draw == DRAW_ANY) return sampler_guess(ask->sampler, &z, position, n, out);
     struct candidate *q = m->q + (size_t)node * SAMPLER_ROUGH;
     int32_t child[DRAFT_MOST];
-    d->n_q[node] = sampler_rough(ask->sampler, logits, q);
+    d->n_q[node] = sampler_rough(ask->sampler, &z, q);
     qsort(q, d->n_q[node], sizeof *q, by_id);
     d->q[node] = q;
     // A stream for each node: what is drawn at one must not tell what is drawn at another.
@@ -177,9 +168,8 @@ static bool grow_chain(struct model_drafter *m, const struct draft_ask *ask, int
     if (most > room) most = room;
     while (d->n <= most) {
         struct candidate guess;
-        const float *by = by_target(m, ask, logits, err);
-        if (!by) return false;
-        if (!candidates(m, ask, d, d->n - 1, by, 1, &guess)) break;
+        if (!sound(m, logits, err)) return false;
+        if (!candidates(m, ask, d, d->n - 1, logits, 1, &guess)) break;
         int32_t node = draft_add(d, d->n - 1, guess.id, guess.p), id = m->o.map->to_draft[guess.id];
         if (tokenizer_is_end(m->o.target_tokenizer, guess.id) || d->n > most || (ask->go_on && !ask->go_on(ask->arg, d))) break;
         assert(id >= 0 && node == d->n - 1);
@@ -258,11 +248,10 @@ static int32_t rows_of(const struct layers *t, const struct vocab_map *map, int3
 }
 
 static bool open_slots(struct model_drafter *m, const struct draft_ask *ask, struct layers *t, int32_t node, const float *logits, struct err *err) {
-    const float *by = by_target(m, ask, logits, err);
-    if (!by) return false;
+    if (!sound(m, logits, err)) return false;
     size_t n = (size_t)(ask->wide < DRAFT_MOST ? ask->wide : DRAFT_MOST);
     bool end = node && tokenizer_is_end(m->o.target_tokenizer, t->d.id[node]);
-    t->slots[node].n = end ? 0 : (int32_t)candidates(m, ask, &t->d, node, by, n, t->slots[node].next);
+    t->slots[node].n = end ? 0 : (int32_t)candidates(m, ask, &t->d, node, logits, n, t->slots[node].next);
     t->slots[node].used = 0;
     t->slots[node].left = 1;
     return true;
@@ -309,7 +298,6 @@ static void model_drafter_free(struct drafter *self) {
     ids_free(&m->text);
     ids_free(&m->spelled);
     ids_free(&m->upto);
-    mem_free(m->mapped);
     mem_free(m->q);
     mem_free(m->work);
     mem_free(m);
@@ -321,7 +309,6 @@ struct drafter *drafter_model(const struct draft_model *o) {
     m->o = *o;
     m->q = mem_array(DRAFT_ROWS * SAMPLER_ROUGH, sizeof *m->q, "distributions of guesses");
     m->work = mem_array(SAMPLER_ROUGH, sizeof *m->work, "draws of guesses");
-    if (!o->map->same) m->mapped = mem_array((size_t)o->map->target_n, sizeof *m->mapped, "logits of a draft");
     if (!o->staged) return &m->base;
     m->inner_drafter = drafter_ngram();
     m->inner = spec_new(&(struct spec_options){.session = o->session, .tokenizer = o->tokenizer, .drafters = {m->inner_drafter}, .n_drafters = 1,

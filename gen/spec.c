@@ -255,7 +255,7 @@ int32_t spec_pick(struct spec *s, const float *logits, int64_t position, struct 
     for (int32_t i = node + 1; i < s->d.n; i++)
         if (s->d.parent[i] == node) child[n++] = s->d.id[i];
     if (!s->o.verifier->choose || n == 0) return sampler_pick(s->sampler, logits, position, err);
-    if (!sampler_sees(s->sampler, logits, position, err)) return -1;
+    if (!sampler_sees(logits, tokenizer_vocab(s->o.tokenizer), position, err)) return -1;
     struct judgement j = {.p = s->p, .n_p = sampler_distribution(s->sampler, logits, s->p), .q = s->d.q[node], .n_q = s->d.n_q[node],
                           .child = child, .n = n, .seed = s->o.seed, .stream = (uint64_t)position, .counter = (uint64_t)s->drafts, .work = s->room};
     qsort(s->p, j.n_p, sizeof *s->p, by_id);
