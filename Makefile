@@ -53,7 +53,7 @@ train run: %: $(B)/%
 	@cp -f $< $@
 $(B)/train: $(B)/train.o $(B)/train_setup.o $(B)/train_from.o $(B)/train_draft.o $(B)/train_loop.o $(B)/train_save.o $(B)/train_find.o $(B)/train_check.o $(B)/train_tune.o $(B)/train_end.o \
     $(B)/train_options.o $(B)/data/stories.o $(OBJ)
-$(B)/run: $(B)/run.o $(B)/run_models.o $(B)/run_bench.o $(OBJ)
+$(B)/run: $(B)/run.o $(B)/run_models.o $(B)/run_bench.o $(B)/run_spec.o $(OBJ)
 $(B)/stories: $(B)/data/stories_main.o $(B)/data/stories.o
 $(B)/suites: $(TESTOBJ) $(OBJ)
 $(B)/suites: LDLIBS += -lcriterion
@@ -62,7 +62,8 @@ $(B)/render_chat: $(B)/tests/tools/render_chat.o $(OBJ)
 $(B)/tokenize_texts: $(B)/tests/bench/tokenize_texts.o $(OBJ)
 $(B)/random_model: $(B)/tests/bench/random_model.o $(OBJ)
 $(B)/chart: $(B)/tests/bench/chart.o $(OBJ)
-$(B)/train $(B)/run $(B)/stories $(B)/suites $(B)/bench_ops $(B)/render_chat $(B)/tokenize_texts $(B)/random_model $(B)/chart:
+$(B)/acceptance: $(B)/tests/bench/acceptance.o $(B)/tests/transport.o $(OBJ)
+$(B)/train $(B)/run $(B)/stories $(B)/suites $(B)/bench_ops $(B)/render_chat $(B)/tokenize_texts $(B)/random_model $(B)/chart $(B)/acceptance:
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 ifeq ($(CONFIG),fuzz)
@@ -136,6 +137,12 @@ bench-sweep: train $(B)/stories $(B)/chart ## loss over base rates: SHOW=mup ove
 bench-experts: train run $(B)/chart ## experts that learn code and prose under each kind of balancing; CODE= PROSE= CODE_VALID= PROSE_VALID= texts; PLAN=1 says how long
 	@sh tests/bench/experts.sh
 
+bench-acceptance: $(B)/acceptance ## how often each verifier of speculation takes a guess, beside the best; TARGET= DRAFT= models, TEXT= a text
+	@sh tests/bench/acceptance.sh
+
+spec-exact: run ## texts with guesses against plain ones, byte for byte; MODEL= DRAFTERS="ngram model:FILE"; PLAN=1 says how long
+	@sh tests/bench/spec_exact.sh
+
 tidy: ## layers, long functions, words: taste that a machine can check
 	@sh tests/tidy.sh
 
@@ -145,5 +152,5 @@ clean: ## remove everything built
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' Makefile
 
-.PHONY: all programs demo deps test check-arm check-arm-long check-peers asan fuzz bench bench-growth bench-train bench-train-peers bench-sweep bench-experts tidy clean help
+.PHONY: all programs demo deps test check-arm check-arm-long check-peers asan fuzz bench bench-growth bench-train bench-train-peers bench-sweep bench-experts bench-acceptance spec-exact tidy clean help
 -include $(OBJ:.o=.d) $(TESTOBJ:.o=.d) $(wildcard $(B)/*.d $(B)/small/*.d $(B)/data/*.d $(B)/tests/bench/*.d $(B)/tests/tools/*.d $(B)/tests/fuzz/*.d)

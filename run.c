@@ -19,12 +19,15 @@
 
 static struct {
     const char *model, *prompt, *file, *tokenizer, *tokenizer_pre, *device, *cpu, *kv, *kv_values, *perplexity, *export, *quantize,
-        *imatrix, *report_text, *kl_against, *out, *dtype, *system, *chat_template;
+        *imatrix, *report_text, *kl_against, *out, *dtype, *system, *chat_template, *bench_texts;
     int64_t n, ctx, threads, threads_batch, chunk, logprobs, stride, chunks, bench_prompt, bench_new, bench_depth, bench_rows, repeats;
     struct opt_words stop;
     struct sampler_options sampler;
+    struct speculation_options spec;
+    bool spec_check;
     bool pure, ignore_eos, json, special, parse_special, echo, chat, show_prompt, context_shift, bench, ceiling, profile, exact, tokenize, check, list, version, help, verbose;
-} o = {.device = "auto", .kv = "f16", .n = -1, .logprobs = -1, .echo = true, .bench_prompt = 512, .bench_new = 128, .bench_rows = 1, .repeats = 5};
+} o = {.device = "auto", .kv = "f16", .n = -1, .logprobs = -1, .echo = true, .bench_prompt = 512, .bench_new = 128, .bench_rows = 1, .repeats = 5,
+     .spec = {.name = "auto", .accept = "coupled", .adapt = true}};
 
 // clang-format off
 static struct opt table[] = {
@@ -60,6 +63,16 @@ static struct opt table[] = {
     {"--mirostat-tau --mirostat-ent", OPT_REAL, &o.sampler.mirostat_tau, 0, 100, "X", "bits", 0},
     {"--mirostat-eta --mirostat-lr", OPT_REAL, &o.sampler.mirostat_eta, 0, 10, "X", "learning rate", 0},
     {"-s --seed", OPT_INT, &o.sampler.seed, -1, 9e18, "N", "-1: from the clock, and printed; the same seed gives the same bytes", 0},
+    {"--spec", OPT_TEXT, &o.spec.name, 0, 0, "NAME", "[Speculation, which changes nothing but speed] who guesses tokens ahead: auto, none, ngram, model, staged, tree; --list explains", 0},
+    {"--draft -md --model-draft", OPT_TEXT, &o.spec.draft, 0, 0, "FILE", "a small model that guesses, of any vocabulary that is much the same; without it NAME.draft.gguf beside NAME.gguf", 0},
+    {"--draft-max --draft-n", OPT_INT, &o.spec.most, 0, DRAFT_MOST, "N", "guesses in a row, at most; 0: 15, of a tree 8", 0},
+    {"--draft-min --draft-n-min", OPT_INT, &o.spec.least, 0, DRAFT_MOST, "N", "fewer are not judged", 0},
+    {"--draft-p-min", OPT_REAL, &o.spec.p_min, 0, 1, "X", "a guess that the draft itself holds less likely is the last of its row", 0},
+    {"--draft-ctx -cd --ctx-size-draft", OPT_INT, &o.spec.ctx, 0, 1 << 24, "N", "context of the draft; 0: its own, or the target's when that is less", 0},
+    {"--spec-nodes", OPT_INT, &o.spec.nodes, 0, DRAFT_MOST, "N", "guesses of a tree, at most; 0: 24", 0},
+    {"--spec-adapt", OPT_FLAG, &o.spec.adapt, 0, 0, "", "measure, and guess only where it pays; without it always --draft-max", 0},
+    {"--spec-accept", OPT_TEXT, &o.spec.accept, 0, 0, "NAME", "coupled: the same bytes as without; others of --list keep the distribution only", 0},
+    {"--spec-check", OPT_FLAG, &o.spec_check, 0, 0, "", "make the text without and with guesses, and compare; exit code 3 when they differ", 0},
     {"--json", OPT_FLAG, &o.json, 0, 0, "", "[Output] one JSON object per token, and one at the end", 0},
     {"--logprobs", OPT_INT, &o.logprobs, -1, 1e6, "N", "with the N likeliest tokens and their log-probabilities; implies --json", 0},
     {"-v --verbose", OPT_FLAG, &o.verbose, 0, 0, "", "print every key of the model file", 0},
@@ -73,6 +86,7 @@ static struct opt table[] = {
     {"--bench-depth -d --n-depth", OPT_INT, &o.bench_depth, 0, 1 << 24, "N", "measure behind so many tokens that are in the cache already", 0},
     {"--profile", OPT_FLAG, &o.profile, 0, 0, "", "with --bench: what each op cost", 0},
     {"--bench-rows", OPT_INT, &o.bench_rows, 1, 4096, "N", "tokens of a pass when generating, as a draft is verified", 0},
+    {"--bench-texts", OPT_TEXT, &o.bench_texts, 0, 0, "PATH", "what guesses are worth: a file of prompts with lines of %% between, or a folder of such, each gone on with plainly and with guesses in turns; with --chat as turns", 0},
     {"--ceiling", OPT_FLAG, &o.ceiling, 0, 0, "", "measure what this machine can do: reading memory and every unit, for 1 to -t threads", 0},
     {"--repeats", OPT_INT, &o.repeats, 1, 1000, "N", "runs of each; the median is told", 0},
     {"--check", OPT_FLAG, &o.check, 0, 0, "", "examine the file: structure, every weight finite, seal, hash; exit code 3 when it fails", 0},
@@ -191,11 +205,11 @@ static enum dtype cache_dtype(const char *option, const char *name) {
 }
 
 // ctx 0: as long as the model and the memory allow; the choice is told when somebody may want to change it.
-static void open_session(struct app *a, int64_t ctx, int64_t all_logits, bool tell) {
+static void open_session(struct app *a, int64_t ctx, int64_t all_logits, int64_t tree, bool tell) {
     struct err err;
     struct text line = {0};
     enum dtype values = DTYPE_F32;
-    struct session_options so = {.ctx = ctx, .chunk = o.chunk, .all_logits = all_logits, .kv = cache_dtype("--kv", o.kv), .exact = o.exact};
+    struct session_options so = {.ctx = ctx, .chunk = o.chunk, .all_logits = all_logits, .tree = tree, .kv = cache_dtype("--kv", o.kv), .exact = o.exact};
     if (o.kv_values) values = cache_dtype("--kv-values", o.kv_values), so.values = &values;
     if (!session_choose_context(a->model, &so, mem_available_bytes(), &line, &err)) fail(1, &err);
     a->session = session_new(a->model, &so, &err);
@@ -204,6 +218,18 @@ static void open_session(struct app *a, int64_t ctx, int64_t all_logits, bool te
     text_clear(&line);
     if (config_rope_note(&a->model->config, session_capacity(a->session), &line)) fprintf(stderr, "%s\n", line.data);
     text_free(&line);
+}
+
+// A session to make text with, and what guesses ahead in it.
+static void open_writing(struct app *a) {
+    struct text notes = {0};
+    int64_t rows = speculation_rows(&o.spec);
+    open_session(a, o.ctx, rows, rows, true);
+    o.spec.model = o.model;
+    o.spec.seed = (uint64_t)o.sampler.seed;
+    a->guesses = speculation_open(a, &o.spec, &notes);
+    if (notes.len) fputs(notes.data, stderr);
+    text_free(&notes);
 }
 
 static void read_prompt(struct text *prompt) {
@@ -278,6 +304,7 @@ static void print_summary(struct printer *p, const struct generate_stats *s) {
         json_out_number(&j, "first_token_s", s->first_s);
         json_out_number(&j, "prompt_tok_per_s", prompt_speed);
         json_out_number(&j, "tok_per_s", speed);
+        speculation_json(p->app->guesses, &j);
         json_out_close(&j, '}');
         text_add(&p->line, "\n", 1);
         put_text(p, p->line.data, p->line.len);
@@ -288,6 +315,16 @@ static void print_summary(struct printer *p, const struct generate_stats *s) {
     if (s->settle_s > 1e-3) fprintf(stderr, "weights packed in %.2f s, ", s->settle_s);
     fprintf(stderr, "%lld new at %.1f/s, stopped by %s, seed %lld\n", (long long)s->new_tokens, speed, stop_reason_name(s->why),
             (long long)o.sampler.seed);
+    speculation_tell(p->app->guesses);
+}
+
+static int check_guesses(struct app *a, const struct ids *ids, const struct generate_options *g) {
+    struct err err;
+    if (!a->guesses) refuse(2, "--spec-check compares with guesses, and there is nobody to guess");
+    if (verifier_find(o.spec.accept)->choose) refuse(2, "--spec-check goes with --spec-accept coupled: the others keep the distribution, not the bytes");
+    int code = speculation_compare(a, ids, &o.sampler, g, &err);
+    if (code == 1) fail(1, &err);
+    return code;
 }
 
 static int run_generate(struct app *a) {
@@ -302,16 +339,17 @@ static int run_generate(struct app *a) {
         if (begin < 0) refuse(2, "this model has no token that begins a text: give a prompt with -p");
         ids_add(&ids, begin);
     }
-    open_session(a, o.ctx, 0, true);
+    open_writing(a);
     int64_t ctx = session_capacity(a->session);
     if ((int64_t)ids.count > ctx)
         refuse(1, "the prompt has %zu tokens, the context holds %lld: give a larger -c or a shorter prompt", ids.count, (long long)ctx);
     struct sampler *sampler = sampler_new(&o.sampler, tokenizer_vocab(a->tokenizer));
     struct generate_options g = {.n = o.n, .ignore_eos = o.ignore_eos, .stop = &o.stop, .logprobs = o.logprobs, .special = o.special,
-                                 .prompt_threads = o.threads_batch};
+                                 .prompt_threads = o.threads_batch, .spec = speculation_spec(a->guesses)};
     struct generate_stats stats;
     struct printer p = {.app = a};
     catch_signals(true);
+    if (o.spec_check) return check_guesses(a, &ids, &g);
     if (o.echo && !o.json) put_text(&p, prompt.data, prompt.len);
     if (o.n != 0 && !generate(a->session, a->tokenizer, sampler, ids.id, ids.count, &g, print_token, &p, &stats, &err)) fail(1, &err);
     if (o.n == 0) stats = (struct generate_stats){.prompt_tokens = (int64_t)ids.count};
@@ -485,12 +523,12 @@ static int run_chat(struct app *a) {
     struct chat_template *t = o.chat_template ? chat_template_named(o.chat_template, &err) : chat_template_from_model(a->file, &err);
     if (!t) fail(o.chat_template ? 2 : 1, &err);
     if (once) read_prompt(&turn);
-    open_session(a, o.ctx, 0, true);
+    open_writing(a);
     time_t clock_now = time(NULL);
     struct chat_options co = {.template = t, .tokenizer = a->tokenizer, .session = a->session, .sampler = &o.sampler,
                               .system = o.system, .shift = o.context_shift,
                               .generate = {.n = o.n, .ignore_eos = o.ignore_eos, .stop = &o.stop, .logprobs = o.logprobs,
-                                           .special = o.special, .prompt_threads = o.threads_batch}};
+                                           .special = o.special, .prompt_threads = o.threads_batch, .spec = speculation_spec(a->guesses)}};
     localtime_r(&clock_now, &co.now);
     struct chat *chat = chat_new(&co, &err);
     if (!chat) fail(1, &err);
@@ -586,7 +624,7 @@ static int run_perplexity(struct app *a) {
     if (ctx < 4) refuse(2, "-c %lld is too small to score a text", (long long)ctx);
     if (!file_read_all(o.perplexity, (size_t)1 << 32, &text, &err)) fail(1, &err);
     tokenizer_encode(a->tokenizer, text.data, text.len, TOKENIZE_BOS, &ids);
-    open_session(a, ctx, PERPLEXITY_ROWS, false);
+    open_session(a, ctx, PERPLEXITY_ROWS, 0, false);
     struct expert_use *use = expert_use_new(a->model, a->session);
     progress_open(&progress, 5);
     struct scoring scoring = {.session = a->session, .tokenizer = a->tokenizer, .ids = ids.id, .n = ids.count, .ctx = ctx,
@@ -607,10 +645,40 @@ static int run_bench(struct app *a) {
                               .json = o.json, .keys = dtype_from_name(o.kv), .values = dtype_from_name(o.kv_values ? o.kv_values : o.kv)};
     if (b.prompt + b.fresh < 1) refuse(2, "--bench needs --bench-prompt or --bench-new above 0");
     b.fresh = (b.fresh + b.rows - 1) / b.rows * b.rows; // whole passes
-    open_session(a, b.depth + (b.prompt > b.fresh ? b.prompt : b.fresh), b.rows > 1 ? b.rows : 0, false);
+    open_session(a, b.depth + (b.prompt > b.fresh ? b.prompt : b.fresh), b.rows > 1 ? b.rows : 0, 0, false);
     int code = bench_model(a, &b, &err);
     if (code) fail(code, &err);
     return 0;
+}
+
+static bool encode_prompt(struct app *a, const char *text, size_t n, struct ids *ids, struct err *err) {
+    static struct chat_template *template; // of the one model of this program
+    if (!o.chat) {
+        tokenizer_encode(a->tokenizer, text, n, TOKENIZE_BOS, ids);
+        return true;
+    }
+    if (!template) template = o.chat_template ? chat_template_named(o.chat_template, err) : chat_template_from_model(a->file, err);
+    if (!template) return false;
+    struct rendering r = {{0}, {0}};
+    time_t clock_now = time(NULL);
+    struct tm now;
+    localtime_r(&clock_now, &now);
+    struct chat_message turn = {"user", {text, n}};
+    bool good = chat_render(template, a->tokenizer, &turn, 1, true, &now, &r, err);
+    if (good) chat_encode(a->tokenizer, &r, ids);
+    rendering_free(&r);
+    return good;
+}
+
+static int run_bench_texts(struct app *a) {
+    struct err err;
+    struct generate_options g = {.ignore_eos = true, .logprobs = -1, .prompt_threads = o.threads_batch};
+    struct texts_options t = {.path = o.bench_texts, .n = o.n < 0 ? o.bench_new : o.n, .repeats = o.repeats, .most = o.chunks, .json = o.json,
+                              .sampler = &o.sampler, .generate = &g, .encode = encode_prompt};
+    open_writing(a);
+    int code = bench_texts(a, &t, &err);
+    if (code == 1) fail(1, &err);
+    return code;
 }
 
 static void print_key(void *arg, const char *key, const char *value) {
@@ -660,7 +728,7 @@ static int run_check(struct app *a) {
            (unsigned long long)tokenizer_hash(a->tokenizer));
     // A first forward pass: a model that loads but cannot say a number is not fine.
     o.kv = "f32", o.kv_values = NULL; // a fingerprint does not depend on options
-    open_session(a, 8, 0, false);
+    open_session(a, 8, 0, 0, false);
     int32_t first = tokenizer_bos(a->tokenizer) >= 0 ? tokenizer_bos(a->tokenizer) : 0;
     const float *logits = session_feed(a->session, &first, 1, FEED_GENERATED, LOGITS_LAST, &err);
     if (!logits) fail(1, &err);
@@ -735,6 +803,10 @@ static void print_list(void) {
     for (int i = 0; i < family_count; i++) printf("  %-12s %s\n", families[i].name, families[i].help);
     puts("filters, in the order they apply");
     for (int i = 0; i < sampler_filter_count; i++) printf("  %-12s %s\n", sampler_filters[i].name, sampler_filters[i].help);
+    puts("who guesses ahead (--spec)");
+    for (int i = 0; i < drafter_row_count; i++) printf("  %-12s %s\n", drafter_rows[i].name, drafter_rows[i].help);
+    puts("how guesses are judged (--spec-accept)");
+    for (int i = 0; i < verifier_count; i++) printf("  %-12s %s [%s]\n", verifiers[i].name, verifiers[i].help, verifiers[i].source);
     puts("chat templates");
     for (int i = 0; i < chat_template_count; i++) printf("  %-18s %s\n", chat_templates[i].name, chat_templates[i].help);
     puts("mixes of --quantize");
@@ -763,10 +835,12 @@ int main(int argc, char **argv) {
     if (rest.count) o.model = rest.word[0];
     if (!o.chat && (o.system || o.chat_template || o.show_prompt || o.context_shift))
         refuse(2, "--system, --chat-template, --show-prompt and --context-shift belong to --chat");
+    if (o.spec_check && (o.chat || o.json)) refuse(2, "--spec-check goes with plain text: leave --chat and --json out");
     if (strcmp(o.device, "auto") && strcmp(o.device, "cpu")) refuse(1, "--device %s: this build computes on the CPU only", o.device);
     if (o.logprobs >= 0) o.json = true;
     if (o.sampler.seed < 0) o.sampler.seed = (int64_t)time(NULL) ^ (int64_t)getpid() << 32;
-    if (!sampler_check(&o.sampler, &err)) fail(2, &err);
+    if (!sampler_check(&o.sampler, &err) || !speculation_check(&o.spec, &err)) fail(2, &err);
+    if (verifier_find(o.spec.accept)->choose && o.sampler.mirostat) refuse(2, "--mirostat goes with --spec-accept coupled only: it steers by what was chosen");
     pool_start((int)o.threads);
     file_guard_sigbus();
     signal(SIGPIPE, SIG_IGN);
@@ -795,10 +869,12 @@ int main(int argc, char **argv) {
                : o.kl_against ? run_compare(&a)
                : o.check      ? run_check(&a)
                : o.tokenize   ? run_tokenize(&a)
+               : o.bench_texts ? run_bench_texts(&a)
                : o.bench      ? run_bench(&a)
                : o.perplexity ? run_perplexity(&a)
                : o.chat       ? run_chat(&a)
                               : run_generate(&a);
+    speculation_close(a.guesses);
     session_free(a.session);
     model_free(a.model);
     tokenizer_free(a.tokenizer);

@@ -49,11 +49,20 @@ struct candidate {
 };
 size_t sampler_distribution(struct sampler *s, const float *logits, struct candidate *out); // out: room for V
 
+MUST_USE bool sampler_sees(const struct sampler *s, const float *logits, int64_t position, struct err *err); // what sampler_pick refuses
+// Guesses, from logits that another model made: only the SAMPLER_ROUGH likeliest are looked at; the state stays.
+// Guess: what sampler_pick would choose with them, and what comes next by logit / temp + noise: up to n, best first, p the softmax
+// of that sum (of the logits at temperature 0): how sure the choice is. Rough: their distribution behind the filters, as sampler_distribution.
+enum { SAMPLER_ROUGH = 256 };
+size_t sampler_guess(struct sampler *s, const float *logits, int64_t position, size_t n, struct candidate *out);
+size_t sampler_rough(struct sampler *s, const float *logits, struct candidate *out);
+
 // log(sum(exp(logits))) over V values, in double: what turns a logit into a log-probability.
 double logits_log_sum_exp(const float *logits, int64_t V);
 
 // --- generating ----------------------------------------------------------------------------------------------------
 
+struct spec;
 struct generate_options {
     int64_t n;                 // tokens to make; -1: until the end token or the context is full
     bool ignore_eos;
@@ -63,6 +72,7 @@ struct generate_options {
     int64_t prompt_threads;    // threads for reading the prompt; 0: those of the pool
     const int32_t *ends;       // n_ends more tokens that end the text
     size_t n_ends;
+    struct spec *spec;         // guesses ahead (spec.h); NULL: plain decoding
     // Called with the session full: shortens it and tells what is fed next to go on; false: the text ends. NULL: it always does.
     bool (*make_room)(void *arg, struct ids *next);
 };

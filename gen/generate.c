@@ -2,7 +2,7 @@
 //
 // Three things may hold bytes back before they are shown: a character whose UTF-8 is not complete (utf8_hold), and a tail
 // that could still become a stop text. Both are resolved in the order of the stream, so what is shown never has to be taken back.
-#include "gen/gen.h"
+#include "gen/spec.h"
 
 #include <math.h>
 #include <string.h>
@@ -83,6 +83,8 @@ static const float *read_ids(struct session *s, const struct generate_options *o
 static const float *feed_chosen(struct session *s, const struct generate_options *o, void *arg, int32_t id, bool *full, struct err *err) {
     struct ids next = {0};
     const float *logits = NULL;
+    if (o->spec && spec_length(o->spec) < session_capacity(s)) return spec_feed(o->spec, id, err);
+    if (o->spec) spec_end(o->spec);
     if (session_length(s) < session_capacity(s)) return session_feed(s, &id, 1, FEED_GENERATED, LOGITS_LAST, err);
     *full = !o->make_room || !o->make_room(arg, &next);
     if (!*full) logits = read_ids(s, o, next.id, next.count, err);
@@ -106,9 +108,10 @@ bool generate(struct session *s, const struct tokenizer *t, struct sampler *samp
     fine = logits != NULL;
     for (size_t i = 0; fine && i < n_prompt; i++) sampler_accept(sampler, prompt[i]);
     stats->prompt_s = time_now() - start;
+    if (fine && o->spec) spec_begin(o->spec, sampler);
     while (fine && (o->n < 0 || stats->new_tokens < o->n)) {
-        int64_t position = session_length(s);
-        int32_t id = sampler_pick(sampler, logits, position, err);
+        int64_t position = o->spec ? spec_length(o->spec) : session_length(s);
+        int32_t id = o->spec ? spec_pick(o->spec, logits, position, err) : sampler_pick(sampler, logits, position, err);
         if (id < 0) {
             fine = false;
             break;
@@ -150,6 +153,7 @@ bool generate(struct session *s, const struct tokenizer *t, struct sampler *samp
         }
         fine = logits != NULL;
     }
+    if (o->spec) spec_end(o->spec);
     if (fine && stats->why != STOP_TEXT && stats->why != STOP_CALLER) { // what was held back is text after all
         utf8_hold_flush(&out.hold, &out.pending);
         if (out.pending.len)

@@ -257,13 +257,16 @@ static int32_t best_of(const struct list *l) {
     return best.id;
 }
 
-// Fills the list and runs the chain; greedy stops after the penalties.
-static void run_chain(struct sampler *s, const float *logits) {
+static void fill_list(struct sampler *s, const float *logits) {
     struct list *l = &s->list;
     l->n = (size_t)s->vocab;
     l->sorted = false;
     for (int64_t i = 0; i < s->vocab; i++) l->c[i] = (struct candidate){(int32_t)i, logits[i], 0};
     penalties(s, l);
+}
+
+static void cut_list(struct sampler *s) {
+    struct list *l = &s->list;
     if (s->o.temp == 0) {
         l->c[0].id = best_of(l);
         l->c[0].logit = 0;
@@ -274,20 +277,26 @@ static void run_chain(struct sampler *s, const float *logits) {
         if (!s->o.mirostat || i < FIRST_CUT || i > LAST_CUT) chain[i](s, l);
 }
 
-int32_t sampler_pick(struct sampler *s, const float *logits, int64_t position, struct err *err) {
+// Fills the list and runs the chain; greedy stops after the penalties.
+static void run_chain(struct sampler *s, const float *logits) {
+    fill_list(s, logits);
+    cut_list(s);
+}
+
+bool sampler_sees(const struct sampler *s, const float *logits, int64_t position, struct err *err) {
     bool any_finite = false;
     for (int64_t i = 0; i < s->vocab; i++) {
-        if (logits[i] != logits[i] || logits[i] == INFINITY) {
-            err_set(err, "the model's output at position %lld is not a number (token %lld): its weights are damaged, try --check",
-                    (long long)position, (long long)i);
-            return -1;
-        }
+        if (logits[i] != logits[i] || logits[i] == INFINITY)
+            return err_set(err, "the model's output at position %lld is not a number (token %lld): its weights are damaged, try --check",
+                           (long long)position, (long long)i);
         any_finite = any_finite || logits[i] > -INFINITY;
     }
-    if (!any_finite) {
-        err_set(err, "the model allows no token at position %lld: every logit is minus infinity", (long long)position);
-        return -1;
-    }
+    if (any_finite) return true;
+    return err_set(err, "the model allows no token at position %lld: every logit is minus infinity", (long long)position);
+}
+
+int32_t sampler_pick(struct sampler *s, const float *logits, int64_t position, struct err *err) {
+    if (!sampler_sees(s, logits, position, err)) return -1;
     run_chain(s, logits);
     struct list *l = &s->list;
     size_t chosen = 0;
@@ -303,6 +312,29 @@ int32_t sampler_pick(struct sampler *s, const float *logits, int64_t position, s
 
 size_t sampler_distribution(struct sampler *s, const float *logits, struct candidate *out) {
     run_chain(s, logits);
+    softmax(&s->list);
+    memcpy(out, s->list.c, s->list.n * sizeof *out);
+    return s->list.n;
+}
+
+size_t sampler_guess(struct sampler *s, const float *logits, int64_t position, size_t n, struct candidate *out) {
+    struct list *l = &s->list;
+    fill_list(s, logits);
+    keep_best(l, SAMPLER_ROUGH);
+    if (s->o.temp > 0) cut_list(s);
+    for (size_t i = 0; i < l->n && s->o.temp > 0; i++)
+        l->c[i].logit += (float)rng_gumbel((uint64_t)s->o.seed, (uint64_t)position, (uint64_t)l->c[i].id);
+    l->sorted = false;
+    softmax(l);
+    if (n > l->n) n = l->n;
+    memcpy(out, l->c, n * sizeof *out);
+    return n;
+}
+
+size_t sampler_rough(struct sampler *s, const float *logits, struct candidate *out) {
+    fill_list(s, logits);
+    keep_best(&s->list, SAMPLER_ROUGH);
+    cut_list(s);
     softmax(&s->list);
     memcpy(out, s->list.c, s->list.n * sizeof *out);
     return s->list.n;

@@ -14,6 +14,8 @@
 //
 // The space that SentencePiece writes in front of a text belongs to the text's beginning, not to a token: pieces are compared
 // as they stand inside a text, and what is spelled out for the draft goes on from what it has read.
+//
+// A map takes 2 ms for 49 thousand tokens of one vocabulary, 0.2 s for 262 thousand of unlike ones (2026-11), once.
 #include "gen/spec.h"
 
 #include <string.h>

@@ -170,6 +170,31 @@ static void add_to_stream(const struct model *m, const struct pass *p, struct te
     add_bias(m, out, bias, m->config.m_res);
 }
 
+// What each row mixes from the values it sees, into y->attended. A run's keys enter the cache just before its rows attend.
+static void attend(const struct model *m, const struct pass *p, int64_t l) {
+    const struct model_config *c = &m->config;
+    const struct backend *b = m->backend;
+    const struct layer_acts *y = acts_layer(p->acts, l);
+    const int32_t *lo = config_is_local(c, l) ? p->lo_local : p->lo;
+    if (p->beside_k) {
+        b->copy(p->beside_k[l].data, y->k.data, (size_t)p->n * y->k.row_bytes);
+        b->copy(p->beside_v[l].data, y->v.data, (size_t)p->n * y->v.row_bytes);
+    }
+    const int64_t *run = p->runs ? p->runs : &p->n;
+    for (int64_t at = 0; at < p->n; at += *run++) {
+        struct tensor keys = tensor_rows(y->k, at, *run), values = tensor_rows(y->v, at, *run);
+        if (p->cache_k) {
+            b->store_rows(&(struct store_rows_args){p->cache_k[l], keys, p->kv_rows + at, CACHE_KEYS, c->D});
+            b->store_rows(&(struct store_rows_args){p->cache_v[l], values, p->kv_rows + at, CACHE_VALUES, c->D});
+            keys = p->cache_k[l];
+            values = p->cache_v[l];
+        }
+        b->attend(&(struct attend_args){tensor_rows(y->attended, at, *run), tensor_rows(y->q, at, *run), keys, values, lo + at,
+                                        p->hi + at, y->lse ? y->lse + at * c->H : NULL, c->H, c->G, c->D, c->m_attn,
+                                        c->score_cap, p->precision, pass_drop(p, l, DROP_PROBABILITIES)});
+    }
+}
+
 // x += m_res * Wo attend(rope(Wq norm(x)), rope(Wk norm(x)), Wv norm(x))
 static void forward_attention(const struct model *m, const struct pass *p, int64_t l) {
     const struct model_config *c = &m->config;
@@ -203,16 +228,7 @@ static void forward_attention(const struct model *m, const struct pass *p, int64
     rotate(m, p, l, q);
     rotate(m, p, l, k);
     if (p->q_scale) b->mix(&(struct mix_args){q, q, p->q_scale, 1, NULL});
-    struct tensor keys = k, values = v;
-    if (p->cache_k) {
-        keys = p->cache_k[l];
-        values = p->cache_v[l];
-        b->store_rows(&(struct store_rows_args){keys, k, p->kv_rows, CACHE_KEYS, c->D});
-        b->store_rows(&(struct store_rows_args){values, v, p->kv_rows, CACHE_VALUES, c->D});
-    }
-    const int32_t *lo = config_is_local(c, l) ? p->lo_local : p->lo;
-    b->attend(&(struct attend_args){attended, q, keys, values, lo, p->hi, y->lse, c->H, c->G, c->D, c->m_attn,
-                                    c->score_cap, p->precision, pass_drop(p, l, DROP_PROBABILITIES)});
+    attend(m, p, l);
     see(p, w->o, attended);
     if (w->sinks >= 0) b->sink(&(struct sink_args){attended, m->params[w->sinks].w, y->lse});
     add_to_stream(m, p, mid, x, attended, w->o, w->o_bias, w->attn_post, pass_drop(p, l, DROP_ATTENTION));

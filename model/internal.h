@@ -71,6 +71,10 @@ struct pass {
     const int32_t *lo_local;  // lo of layers with a window; NULL when the model has none
     const int32_t *kv_rows;   // where the rows' keys go in the cache
     struct tensor *cache_k, *cache_v; // [L] of [any,G*D]; NULL: the keys are those of the rows themselves
+    // Host: how many rows each run of the pass has; NULL: all rows are one run. Runs are stored and attended one after the
+    // other, so that a run may put its keys where an earlier one had its own.
+    const int64_t *runs;
+    struct tensor *beside_k, *beside_v; // [L] of [any,G*D] f32, which receive the rows' keys and values, too; or NULL
     const float *q_scale;     // [n] what the queries of a row are multiplied by; NULL: nothing
     const float *rope_freq;   // instead of the model's, where they depend on the context; else NULL
     struct acts *acts;

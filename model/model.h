@@ -368,6 +368,7 @@ struct session_options {
     int64_t ctx;        // capacity in tokens; 0: the model's
     int64_t chunk;      // rows per forward pass when reading a prompt; 0: 512 to 2048, by what they take
     int64_t all_logits; // rows of logits kept for LOGITS_ALL; 0: only the last row is ever asked for
+    int64_t tree;       // most nodes of a tree of session_feed_tree; 0: none is ever fed
     enum dtype kv;      // of the cache: F32 (0), F16, BF16, Q8_0 or Q4_0
     const enum dtype *values; // of the cache's values, when not that of its keys; NULL: the same
     bool exact;               // every product in f32, those of a prompt too
@@ -398,6 +399,17 @@ enum logits_wanted { LOGITS_NONE, LOGITS_LAST, LOGITS_ALL }; // NONE returns a n
 enum feed { FEED_PROMPT, FEED_GENERATED };
 const float *session_feed(struct session *s, const int32_t *ids, int64_t n, enum feed feed, enum logits_wanted want,
                           struct err *err);
+// The ids of the text in the cache, session_length of them; valid as long as the session, and may be fed again.
+const int32_t *session_ids(const struct session *s);
+
+// A tree of texts that might follow. ids[0] follows the text and parent[0] is -1; ids[i] follows node parent[i] < i, which is
+// i - 1 or one of its ancestors (preorder). Returns host logits [n,V], valid until the next feed: row i has the bits that
+// session_feed of the path from the root to i, as FEED_GENERATED, would have given. The text stays as it is. NULL with a
+// sentence when the deepest path does not fit in the context, n is beyond `tree`, or an id outside the vocabulary.
+const float *session_feed_tree(struct session *s, const int32_t *ids, const int32_t *parent, int64_t n, struct err *err);
+// node[0] = 0, node[1], ..., each a child of the one before, becomes part of the text. The tree is that of the
+// session_feed_tree just before: any other feed, rewinding and taking forget it.
+void session_take(struct session *s, const int32_t *node, int64_t n);
 // Shows what enters every product with a matrix of a layer, until called with NULL: x [rows,cols] and chosen (NULL, or
 // n_chosen expert numbers, n_chosen / rows for each row) lie on the device and are valid during the call.
 struct observer {

@@ -5,11 +5,18 @@
 // row's result depends on the rows beside it, any cut gives the same bits. Prompt and generated tokens may differ in the
 // precision of products, so which is which is the caller's word, not a matter of how many come at once.
 //
+// A tree of guesses is one pass, too. Its nodes come in preorder, and a node is stored in row length + depth, where a sibling or a
+// cousin may have been before it: so what leads to a node lies in the rows before its own, as it does for a text, if
+// nodes are stored and attended in turn. Everything but that is done for all nodes at once, and that for a run of nodes, each the
+// child of the one before, at a time. Keys and values are kept beside the cache, unrounded, so that a path that later
+// runs have overwritten can be stored again when it becomes the text. A tree that is one run is a plain pass.
+//
 // All device memory is one block: cache, activations of one layer for `chunk` rows, logits. Nothing is allocated by a
 // feed, and what a feed never reaches of the cache is never touched: a long context costs memory as it fills.
 #include "model/internal.h"
 
 #include <math.h>
+#include <string.h>
 
 struct session {
     const struct model *m;
@@ -27,6 +34,12 @@ struct session {
     float *q_scale, *host_q_scale;   // [chunk], where queries grow with the position; else NULL
     int32_t *host_pos, *host_hi, *host_lo; // [chunk] host
     float *host_logits;              // [logit_rows,V] host
+    int32_t *text;                   // [ctx] host: the ids in the cache
+    int64_t tree;                    // nodes there is room for
+    struct tensor *beside_k, *beside_v; // [L] of [tree,G*D] f32
+    int32_t *node_id, *node_parent;  // [tree] host: the tree fed last, while host_pos holds its positions
+    int64_t *runs;                   // [tree] host: rows of its runs
+    int64_t nodes;                   // 0: no tree can be taken
     const struct observer *observer; // NULL most of the time
 };
 
@@ -51,6 +64,9 @@ static void plan(struct session *s, const struct model *m, const struct session_
     s->chunk = o->chunk ? o->chunk : rows_of_pass(s, &m->config);
     if (s->chunk > s->ctx) s->chunk = s->ctx;
     s->logit_rows = o->all_logits > 1 ? o->all_logits : 1;
+    s->tree = o->tree;
+    if (s->chunk < s->tree) s->chunk = s->tree;
+    if (s->logit_rows < s->tree) s->logit_rows = s->tree;
     s->exact = o->exact;
 }
 
@@ -70,6 +86,10 @@ static void place(struct session *s, const struct session_options *o, struct sla
         s->cache_k[l] = cache_tensor(s, o->kv, slab);
         s->cache_v[l] = cache_tensor(s, values_dtype(o), slab);
     }
+    for (int64_t l = 0; l < c->L && s->tree > 0; l++) {
+        s->beside_k[l] = slab_tensor(slab, DTYPE_F32, s->tree, c->G * c->D);
+        s->beside_v[l] = slab_tensor(slab, DTYPE_F32, s->tree, c->G * c->D);
+    }
     acts_place(&s->acts, c, s->chunk, false, slab);
     s->logits = slab_tensor(slab, DTYPE_F32, s->logit_rows, c->V);
     int32_t **ints[] = {&s->ids, &s->pos, &s->lo, &s->hi, &s->lo_local};
@@ -79,9 +99,15 @@ static void place(struct session *s, const struct session_options *o, struct sla
 }
 
 static void take_tables(struct session *s) {
-    size_t L = (size_t)s->m->config.L;
-    s->cache_k = mem_array(L, sizeof *s->cache_k, "cache table");
-    s->cache_v = mem_array(L, sizeof *s->cache_v, "cache table");
+    struct tensor **tables[] = {&s->cache_k, &s->cache_v, &s->beside_k, &s->beside_v};
+    for (size_t i = 0; i < COUNT_OF(tables); i++)
+        *tables[i] = mem_array((size_t)s->m->config.L, sizeof **tables[i], "cache table");
+}
+static void free_tables(struct session *s) {
+    mem_free(s->cache_k);
+    mem_free(s->cache_v);
+    mem_free(s->beside_k);
+    mem_free(s->beside_v);
 }
 
 size_t session_cache_bytes(const struct model *m, const struct session_options *o) {
@@ -101,9 +127,8 @@ size_t session_bytes(const struct model *m, const struct session_options *o) {
     plan(&s, m, o);
     take_tables(&s);
     place(&s, o, &slab);
-    mem_free(s.cache_k);
-    mem_free(s.cache_v);
-    size_t host = 4 * sizeof(int32_t) * (size_t)s.chunk, logits, bytes;
+    free_tables(&s);
+    size_t host = sizeof(int32_t) * (4 * (size_t)s.chunk + (size_t)s.ctx + 4 * (size_t)s.tree), logits, bytes;
     if (slab.too_big || !size_mul((size_t)s.logit_rows * sizeof(float), (size_t)m->config.V, &logits) ||
         !size_add(slab.used, host, &bytes) || !size_add(bytes, logits, &bytes))
         return SIZE_MAX;
@@ -124,9 +149,10 @@ static bool check_cache(const struct model *m, enum dtype kv, struct err *err) {
 static bool check_options(const struct model *m, const struct session_options *o, struct err *err) {
     if (o->ctx < 0 || o->ctx > 1 << 30)
         return err_set(err, "a context of %lld tokens is out of range", (long long)o->ctx);
-    if (o->chunk < 0 || o->chunk > 1 << 24 || o->all_logits < 0 || o->all_logits > 1 << 24)
-        return err_set(err, "chunks of %lld rows with %lld rows of logits are out of range", (long long)o->chunk,
-                       (long long)o->all_logits);
+    enum { MOST = 1 << 24 };
+    if (o->chunk < 0 || o->chunk > MOST || o->all_logits < 0 || o->all_logits > MOST || o->tree < 0 || o->tree > MOST)
+        return err_set(err, "chunks of %lld rows with %lld rows of logits and trees of %lld nodes are out of range",
+                       (long long)o->chunk, (long long)o->all_logits, (long long)o->tree);
     if (!check_cache(m, o->kv, err) || !check_cache(m, values_dtype(o), err)) return false;
     if (m->positions >= 0 && o->ctx > m->config.ctx)
         return err_set(err, "a context of %lld tokens is not possible: this model has learned %lld positions",
@@ -168,25 +194,33 @@ struct session *session_new(struct model *m, const struct session_options *o, st
     s->host_lo = mem_array((size_t)s->chunk, sizeof *s->host_lo, "row ranges");
     if (m->config.temperature > 0) s->host_q_scale = mem_array((size_t)s->chunk, sizeof(float), "scales of queries");
     s->host_logits = mem_array((size_t)(s->logit_rows * m->config.V), sizeof *s->host_logits, "logits");
+    s->text = mem_array((size_t)s->ctx, sizeof *s->text, "text"); // zeros, which take no memory before they are written
+    s->node_id = mem_array((size_t)s->tree, sizeof *s->node_id, "tree");
+    s->node_parent = mem_array((size_t)s->tree, sizeof *s->node_parent, "tree");
+    s->runs = mem_array((size_t)s->tree, sizeof *s->runs, "tree");
     return s;
 }
 
 void session_free(struct session *s) {
     if (!s) return;
     if (s->block) s->m->backend->free(s->block);
-    mem_free(s->cache_k);
-    mem_free(s->cache_v);
+    free_tables(s);
     mem_free(s->host_pos);
     mem_free(s->host_hi);
     mem_free(s->host_lo);
     mem_free(s->host_q_scale);
     mem_free(s->host_logits);
+    mem_free(s->text);
+    mem_free(s->node_id);
+    mem_free(s->node_parent);
+    mem_free(s->runs);
     mem_free(s);
 }
 
 int64_t session_length(const struct session *s) { return s->length; }
 int64_t session_capacity(const struct session *s) { return s->ctx; }
 int64_t session_vocab(const struct session *s) { return s->m->config.V; }
+const int32_t *session_ids(const struct session *s) { return s->text; }
 
 void session_observe(struct session *s, const struct observer *o) { s->observer = o; }
 
@@ -195,6 +229,7 @@ bool session_settle(struct session *s, struct err *err) { return model_settle(s-
 void session_rewind(struct session *s, int64_t length) {
     assert(length >= 0 && length <= s->length);
     s->length = length;
+    s->nodes = 0;
 }
 
 // Rows first .. first + count of the pass to rows `to` .. of the logits. They are exact for prompts too: a choice hangs
@@ -205,16 +240,17 @@ static void logits_of(struct session *s, int64_t first, int64_t count, int64_t t
                PRECISION_F32);
 }
 
-static void feed_chunk(struct session *s, const int32_t *ids, int64_t n, enum precision precision) {
+// One pass of n rows, whose positions host_pos holds, in one run or `runs`.
+static void feed_rows(struct session *s, const int32_t *ids, int64_t n, enum precision precision, const int64_t *runs) {
     const struct backend *b = s->m->backend;
     int64_t window = s->m->config.window;
     for (int64_t i = 0; i < n; i++) {
-        s->host_pos[i] = (int32_t)(s->length + i);
-        s->host_hi[i] = (int32_t)(s->length + i + 1);
-        s->host_lo[i] = (int32_t)(window > 0 && s->length + i + 1 > window ? s->length + i + 1 - window : 0);
+        int64_t end = s->host_pos[i] + 1;
+        s->host_hi[i] = (int32_t)end;
+        s->host_lo[i] = (int32_t)(window > 0 && end > window ? end - window : 0);
     }
     for (int64_t i = 0; i < n && s->q_scale; i++)
-        s->host_q_scale[i] = 1 + s->m->config.temperature * logf(1 + (float)((s->length + i) / s->m->config.rope_ctx));
+        s->host_q_scale[i] = 1 + s->m->config.temperature * logf(1 + (float)(s->host_pos[i] / s->m->config.rope_ctx));
     size_t bytes = (size_t)n * sizeof(int32_t);
     if (s->q_scale) b->upload(s->q_scale, s->host_q_scale, (size_t)n * sizeof(float));
     b->upload(s->ids, ids, bytes);
@@ -223,8 +259,17 @@ static void feed_chunk(struct session *s, const int32_t *ids, int64_t n, enum pr
     b->upload(s->lo_local, s->host_lo, bytes);
     model_forward(s->m, &(struct pass){.n = n, .ids = s->ids, .pos = s->pos, .lo = s->lo, .hi = s->hi,
                                        .lo_local = s->lo_local, .rope_freq = s->rope_freq, .q_scale = s->q_scale,
-                                       .kv_rows = s->pos, .cache_k = s->cache_k, .cache_v = s->cache_v,
+                                       .kv_rows = s->pos, .cache_k = s->cache_k, .cache_v = s->cache_v, .runs = runs,
+                                       .beside_k = runs ? s->beside_k : NULL, .beside_v = runs ? s->beside_v : NULL,
                                        .acts = &s->acts, .precision = precision, .observer = s->observer});
+}
+
+static bool check_ids(const struct session *s, const int32_t *ids, int64_t n, struct err *err) {
+    for (int64_t i = 0; i < n; i++)
+        if (ids[i] < 0 || ids[i] >= s->m->config.V)
+            return err_set(err, "token %lld is %d, outside the vocabulary of %lld", (long long)i, ids[i],
+                           (long long)s->m->config.V);
+    return true;
 }
 
 static bool check_feed(const struct session *s, const int32_t *ids, int64_t n, enum logits_wanted want,
@@ -236,11 +281,7 @@ static bool check_feed(const struct session *s, const int32_t *ids, int64_t n, e
     if (want == LOGITS_ALL && n > s->logit_rows)
         return err_set(err, "logits of %lld tokens asked for, but the session keeps %lld rows", (long long)n,
                        (long long)s->logit_rows);
-    for (int64_t i = 0; i < n; i++)
-        if (ids[i] < 0 || ids[i] >= s->m->config.V)
-            return err_set(err, "token %lld is %d, outside the vocabulary of %lld", (long long)i, ids[i],
-                           (long long)s->m->config.V);
-    return true;
+    return check_ids(s, ids, n, err);
 }
 
 const float *session_feed(struct session *s, const int32_t *ids, int64_t n, enum feed feed, enum logits_wanted want,
@@ -249,18 +290,96 @@ const float *session_feed(struct session *s, const int32_t *ids, int64_t n, enum
     // Weights in the file are packed for every pass that reads them so: once is less than packing them for good.
     if ((s->fed || n > s->chunk) && !session_settle(s, err)) return NULL;
     s->fed = true;
+    s->nodes = 0;
     enum precision precision = feed == FEED_PROMPT && !s->exact ? PRECISION_BF16 : PRECISION_F32;
     const struct backend *b = s->m->backend;
     for (int64_t at = 0; at < n; at += s->chunk) {
         int64_t rows = n - at < s->chunk ? n - at : s->chunk;
         if (!s->observer) b->begin(); // what is looked at in between cannot be captured and replayed
-        feed_chunk(s, ids + at, rows, precision);
+        for (int64_t i = 0; i < rows; i++) s->host_pos[i] = (int32_t)(s->length + i);
+        feed_rows(s, ids + at, rows, precision, NULL);
         if (want == LOGITS_ALL) logits_of(s, 0, rows, at);
         if (want == LOGITS_LAST && at + rows == n) logits_of(s, rows - 1, 1, 0);
         if (!s->observer) b->end();
+        memmove(s->text + s->length, ids + at, (size_t)rows * sizeof *ids); // ids may be a part of text
         s->length += rows;
     }
     int64_t kept = want == LOGITS_ALL ? n : want == LOGITS_LAST ? 1 : 0;
     if (kept) b->download(s->host_logits, s->logits.data, (size_t)kept * s->logits.row_bytes);
     return s->host_logits;
+}
+
+// Depths to host_pos, rows of runs to runs; how many runs there are. False when the deepest path is too long.
+static bool tree_plan(struct session *s, const int32_t *parent, int64_t n, int64_t *run_count, struct err *err) {
+    *run_count = 0;
+    for (int64_t i = 0; i < n; i++) {
+        int64_t before = i - 1; // an ancestor of i - 1, or itself
+        while (before > parent[i]) before = parent[before];
+        assert(before == parent[i] && (i == 0 || before >= 0)); // preorder
+        int64_t position = i == 0 ? s->length : s->host_pos[parent[i]] + 1;
+        if (position >= s->ctx)
+            return err_set(err, "the context is full: a path of %lld tokens after %lld, but it holds %lld; use a larger context",
+                           (long long)(position - s->length + 1), (long long)s->length, (long long)s->ctx);
+        s->host_pos[i] = (int32_t)position;
+        if (i == 0 || parent[i] != i - 1) s->runs[(*run_count)++] = 0;
+        s->runs[*run_count - 1]++;
+    }
+    return true;
+}
+
+const float *session_feed_tree(struct session *s, const int32_t *ids, const int32_t *parent, int64_t n, struct err *err) {
+    const struct backend *b = s->m->backend;
+    int64_t runs;
+    s->nodes = 0;
+    if (n < 1 || n > s->tree) {
+        err_set(err, "a tree of %lld nodes, but the session has room for 1 to %lld", (long long)n, (long long)s->tree);
+        return NULL;
+    }
+    if (!check_ids(s, ids, n, err) || !tree_plan(s, parent, n, &runs, err)) return NULL;
+    if (s->fed && !session_settle(s, err)) return NULL;
+    s->fed = true;
+    if (!s->observer) b->begin();
+    feed_rows(s, ids, n, PRECISION_F32, runs > 1 ? s->runs : NULL);
+    logits_of(s, 0, n, 0);
+    if (!s->observer) b->end();
+    b->download(s->host_logits, s->logits.data, (size_t)n * s->logits.row_bytes);
+    memcpy(s->node_id, ids, (size_t)n * sizeof *ids);
+    memcpy(s->node_parent, parent, (size_t)n * sizeof *parent);
+    s->nodes = n;
+    return s->host_logits;
+}
+
+// The cache's row of node i went to a later node.
+static bool node_lost(const struct session *s, int64_t i) {
+    for (int64_t j = i + 1; j < s->nodes; j++)
+        if (s->host_pos[j] == s->host_pos[i]) return true;
+    return false;
+}
+
+static void store_again(struct session *s, int64_t node, int64_t n) {
+    const struct backend *b = s->m->backend;
+    const struct model_config *c = &s->m->config;
+    const int32_t *rows = s->pos + node;
+    for (int64_t l = 0; l < c->L; l++) {
+        struct tensor k = tensor_rows(s->beside_k[l], node, n), v = tensor_rows(s->beside_v[l], node, n);
+        b->store_rows(&(struct store_rows_args){s->cache_k[l], k, rows, CACHE_KEYS, c->D});
+        b->store_rows(&(struct store_rows_args){s->cache_v[l], v, rows, CACHE_VALUES, c->D});
+    }
+}
+
+void session_take(struct session *s, const int32_t *node, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        assert(node[i] >= 0 && node[i] < s->nodes && s->node_parent[node[i]] == (i ? node[i - 1] : -1));
+        s->text[s->length + i] = s->node_id[node[i]];
+    }
+    s->m->backend->begin();
+    for (int64_t i = 0, end; i < n; i = end) { // nodes in a row that were lost are stored together
+        end = i + 1;
+        if (!node_lost(s, node[i])) continue;
+        while (end < n && node[end] == node[end - 1] + 1 && node_lost(s, node[end])) end++;
+        store_again(s, node[i], end - i);
+    }
+    s->m->backend->end();
+    s->length += n;
+    s->nodes = 0;
 }

@@ -69,6 +69,39 @@ Test(tokenizer_unigram, a_gguf_file_reads_as_sentencepiece_does) {
     tokenizer_free(t);
 }
 
+// ---- a text that goes on from another
+
+static struct text written(const struct tokenizer *t, const char *text, unsigned flags) {
+    struct ids ids = tk_encode(t, text, strlen(text), flags);
+    struct text out = {0};
+    for (size_t i = 0; i < ids.count; i++) text_add(&out, tokenizer_piece(t, ids.id[i]).p, tokenizer_piece(t, ids.id[i]).n);
+    ids_free(&ids);
+    return out;
+}
+
+// Whoever puts the space in front: the vocabulary's kind, a step of the normalizer, Metaspace.
+Test(tokenizer, no_space_comes_in_front_of_what_goes_on) {
+    static const char *const names[] = {"unigram_sp.gguf", "unigram_t5.json", "unigram_bytes.json", "pretok_spm.json"};
+    struct err err;
+    struct tk_made *m = tk_made_spm(true);
+    tk_made_str(m, WORD_MARK, TOKEN_NORMAL, 0);
+    tk_made_str(m, WORD_MARK "a", TOKEN_NORMAL, 0);
+    tk_made_str(m, "a", TOKEN_NORMAL, 0);
+    for (size_t i = 0; i <= COUNT_OF(names); i++) {
+        struct tokenizer *t = i ? golden(names[i - 1], &err) : tk_made_open(m, &err);
+        cr_assert(t, "%s", err.text);
+        struct text begins = written(t, "a", 0), goes_on = written(t, "a", TOKENIZE_INSIDE), word = written(t, " a", TOKENIZE_INSIDE);
+        cr_expect_str_eq(begins.data, " a", "tokenizer %zu", i);
+        cr_expect_str_eq(goes_on.data, "a", "tokenizer %zu", i);
+        cr_expect_str_eq(word.data, " a", "tokenizer %zu", i);
+        text_free(&begins);
+        text_free(&goes_on);
+        text_free(&word);
+        tokenizer_free(t);
+    }
+    tk_made_free(m);
+}
+
 // ---- Viterbi against all segmentations
 
 #define LETTERS "abc"

@@ -6,6 +6,7 @@
 // GGUF that is written of it.
 #include "model/internal.h"
 #include "tests/hand.h"
+#include "tests/variant_kit.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -16,20 +17,6 @@
 
 // Logits of size 1 to 10 from two f32 engines whose sums, exponentials and angles round differently.
 static const double tolerance = 5e-5;
-static const struct variant {
-    const char *name;
-    int64_t ctx; // of the session, 0: the model's. It decides where rope depends on the length
-} variants[] = {
-    {"mistral3", 0},      {"gpt_oss", 0},          {"exaone4_whole", 0},
-    {"qwen2moe", 0},      {"granitemoeshared", 0}, {"smollm3", 0},        {"arcee", 0},
-    {"seed_oss", 0},      {"exaone4", 0},          {"olmo", 0},           {"olmo3", 0},
-    {"phi2", 0},          {"gptneox", 0},          {"gptneox_serial", 0}, {"stablelm", 0},
-    {"starcoder2", 0},    {"stablelm_parallel", 0}, {"nemotron", 0},      {"command_r", 0},
-    {"cohere2", 0},       {"phi3_long", 0},        {"phi3_short", 16},    {"phi3_factor", 0},
-    {"llama_dynamic", 40}, {"llama_llama3", 0},    {"llama_yarn", 0},     {"qwen2_yarn", 0},
-    {"llama_linear", 0},  {"mistral", 0},          {"ministral", 0},      {"gemma3_layers", 0},
-};
-
 struct expected {
     struct text bytes;
     int32_t ids_count, rows, V;
@@ -56,57 +43,8 @@ static void remove_folder(void) {
 }
 TestSuite(variants, .init = make_folder, .fini = remove_folder);
 
-static struct text golden(const char *name, const char *end) {
-    char path[96];
-    struct err e = {{0}};
-    struct text t = {0};
-    snprintf(path, sizeof path, "tests/golden/variants/%s.%s", name, end);
-    cr_assert(file_read_all(path, 1 << 20, &t, &e), "%s", e.text);
-    return t;
-}
-
-static void put(const char *name, const struct text *t) {
-    char path[160];
-    path_in(path, name);
-    FILE *f = fopen(path, "wb");
-    cr_assert(f && fwrite(t->data, 1, t->len, f) == t->len && !fclose(f));
-}
-
-// Multiples of 1/64 from -1 to 1.
-static float weight(uint32_t i) {
-    uint32_t h = i * UINT32_C(2654435761);
-    h ^= h >> 15;
-    h *= UINT32_C(2246822519);
-    h ^= h >> 13;
-    return (float)((int)((h >> 16) % 129) - 64) / 64;
-}
-
-// Writes the folder of a variant and opens it.
-static struct model_file *open_variant(const char *name) {
-    struct text config = golden(name, "json"), head = golden(name, "head"), file = {0};
-    struct err e = {{0}};
-    uint64_t n = head.len, end = 0;
-    for (const char *at = head.data; (at = strstr(at, "\"data_offsets\":[")) != NULL;) {
-        at = strchr(at, ',') + 1;
-        uint64_t to = strtoull(at, NULL, 10);
-        if (to > end) end = to;
-    }
-    text_add(&file, (const char *)&n, sizeof n);
-    text_add(&file, head.data, head.len);
-    for (uint64_t i = 0; i < end / 4; i++) {
-        float x = weight((uint32_t)i);
-        text_add(&file, (const char *)&x, sizeof x);
-    }
-    put("config.json", &config);
-    put("model.safetensors", &file);
-    text_free(&config), text_free(&head), text_free(&file);
-    struct model_file *f = model_file_open(folder, &e);
-    cr_assert(f, "%s: %s", name, e.text);
-    return f;
-}
-
 static struct expected open_expected(const char *name) {
-    struct expected x = {.bytes = golden(name, "logits")};
+    struct expected x = {.bytes = variant_golden(name, "logits")};
     const int32_t *head = (const int32_t *)(const void *)x.bytes.data;
     x.ids_count = head[0], x.rows = head[1], x.V = head[2];
     x.ids = head + 3, x.row = x.ids + x.ids_count;
@@ -153,8 +91,8 @@ static double worst_of(const struct expected *x, const float *z) {
 Test(variants, logits_are_those_of_transformers) {
     pool_start(2);
     static const char *const levels[] = {"plain", "avx2", NULL};
-    for (size_t g = 0; g < COUNT_OF(variants); g++) {
-        struct model_file *f = open_variant(variants[g].name);
+    for (size_t g = 0; g < (size_t)variant_count; g++) {
+        struct model_file *f = variant_open(folder, variants[g].name);
         struct expected x = open_expected(variants[g].name);
         for (size_t l = 0; l < COUNT_OF(levels); l++) {
             struct err e = {{0}};
@@ -198,9 +136,9 @@ static void write_by_config(const struct model_config *c, const struct model_fil
 
 Test(variants, cuts_threads_and_what_is_written_change_no_bit) {
     static const int64_t cuts[][2] = {{1, 1}, {50, 1}, {3, 7}};
-    for (size_t g = 0; g < COUNT_OF(variants); g++) {
+    for (size_t g = 0; g < (size_t)variant_count; g++) {
         struct err e = {{0}};
-        struct model_file *f = open_variant(variants[g].name);
+        struct model_file *f = variant_open(folder, variants[g].name);
         struct expected x = open_expected(variants[g].name);
         size_t bytes = (size_t)(x.ids_count * x.V) * sizeof(float);
         pool_start(1);
@@ -231,9 +169,9 @@ Test(variants, cuts_threads_and_what_is_written_change_no_bit) {
 
 Test(variants, nothing_is_allocated_after_the_first_feed) {
     pool_start(2);
-    for (size_t g = 0; g < COUNT_OF(variants); g++) {
+    for (size_t g = 0; g < (size_t)variant_count; g++) {
         struct err e = {{0}};
-        struct model_file *f = open_variant(variants[g].name);
+        struct model_file *f = variant_open(folder, variants[g].name);
         struct expected x = open_expected(variants[g].name);
         struct model *m = load(f, NULL, variants[g].name);
         struct session *s = session_new(m, &(struct session_options){.ctx = variants[g].ctx}, &e);

@@ -1,0 +1,351 @@
+// run_spec.c: what ./run has of speculation: finding and loading a draft, and telling what came of it.
+//
+// Nothing that goes wrong with a draft ends the program or changes a byte of the text: it is said in one line, and the text goes on
+// with what is left, n-grams or plain decoding.
+#include "run.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct speculation {
+    struct model_file *file;
+    struct tokenizer *tokenizer;
+    struct model *model;
+    struct session *session;
+    struct vocab_map *map;
+    struct drafter *drafters[3];
+    int n;
+    struct spec_options options;
+    struct spec *spec;
+    bool told;
+};
+
+enum { CHAIN_MOST = 15, TREE_NODES = 24 };
+static const double LEAST_SHARED = 0.3; // of the target's tokens: with fewer, most places cannot be guessed at all
+
+static const struct drafter_row *row_named(const char *name) {
+    for (int i = 0; i < drafter_row_count; i++)
+        if (!strcmp(drafter_rows[i].name, name)) return &drafter_rows[i];
+    return NULL;
+}
+
+static bool is(const struct speculation_options *o, const char *name) { return !strcmp(o->name, name); }
+
+bool speculation_check(const struct speculation_options *o, struct err *err) {
+    if (!row_named(o->name)) return err_set(err, "--spec %s: expected auto, none, ngram, model, staged or tree (see --list)", o->name);
+    const struct verifier *v = verifier_find(o->accept);
+    if (!v) return err_set(err, "--spec-accept %s: --list has the names", o->accept);
+    if (v->choose && is(o, "ngram")) return err_set(err, "--spec-accept %s needs to know what a guess was drawn from, which n-grams do not: use coupled", o->accept);
+    if (v->choose && is(o, "staged")) return err_set(err, "--spec-accept %s does not go with --spec staged: use coupled, or --spec model", o->accept);
+    if (o->least > o->most && o->most > 0) return err_set(err, "--draft-min %lld is more than --draft-max %lld", (long long)o->least, (long long)o->most);
+    return true;
+}
+
+int64_t speculation_rows(const struct speculation_options *o) {
+    if (is(o, "none")) return 0;
+    if (is(o, "tree")) return 1 + (o->nodes ? o->nodes : TREE_NODES);
+    return 1 + (o->most ? o->most : CHAIN_MOST);
+}
+
+// NAME.draft.gguf beside NAME.gguf; NULL when there is none. The caller frees.
+static char *draft_beside(const char *model) {
+    struct text path = {0};
+    const char *dot = strrchr(model, '.');
+    if (!dot || strcmp(dot, ".gguf")) return NULL;
+    text_fmt(&path, "%.*s.draft.gguf", (int)(dot - model), model);
+    if (file_exists(path.data)) return path.data;
+    text_free(&path);
+    return NULL;
+}
+
+static bool load_draft(struct app *a, struct speculation *s, const struct speculation_options *o, const char *path, int64_t rows, struct err *err) {
+    struct text line = {0};
+    struct session_options so = {.ctx = o->ctx, .kv = DTYPE_F16};
+    if (is(o, "staged") && rows < STAGED_ROWS) rows = STAGED_ROWS;
+    so.all_logits = so.tree = rows;
+    if (!(s->file = model_file_open(path, err))) return false;
+    if (!(s->tokenizer = tokenizer_of_model(s->file, NULL, err))) return false;
+    if (!(s->map = vocab_map_new(s->tokenizer, a->tokenizer, LEAST_SHARED, err))) return false;
+    if (!(s->model = model_load(s->file, a->backend, err))) return false;
+    if (s->model->config.V < tokenizer_vocab(s->tokenizer)) return err_set(err, "%s: its tokenizer has more tokens than the model", path);
+    int64_t ctx = session_capacity(a->session) + DRAFT_ROWS; // no longer than the target's
+    if (!so.ctx && ctx < s->model->config.ctx) so.ctx = ctx;
+    bool good = session_choose_context(s->model, &so, mem_available_bytes(), &line, err);
+    text_free(&line);
+    return good && (s->session = session_new(s->model, &so, err)) != NULL;
+}
+
+static void drop_draft(struct speculation *s) {
+    session_free(s->session);
+    model_free(s->model);
+    vocab_map_free(s->map);
+    tokenizer_free(s->tokenizer);
+    if (s->file) model_file_close(s->file);
+    s->session = NULL, s->model = NULL, s->map = NULL, s->tokenizer = NULL, s->file = NULL;
+}
+
+static void add_drafters(struct app *a, struct speculation *s, const struct speculation_options *o, const char *draft, struct text *notes) {
+    struct err err;
+    if (is(o, "auto") && !verifier_find(o->accept)->choose) s->drafters[s->n++] = drafter_ngram();
+    if (is(o, "ngram")) s->drafters[s->n++] = drafter_ngram();
+    if (is(o, "ngram") || (is(o, "auto") && !draft)) return;
+    if (!draft) {
+        text_fmt(notes, "note: --spec %s needs a draft model: --draft FILE, or NAME.draft.gguf beside NAME.gguf; the text is made without\n", o->name);
+        return;
+    }
+    if (!load_draft(a, s, o, draft, speculation_rows(o), &err)) {
+        text_fmt(notes, "note: the draft %s is not used, the text is made without: %s\n", draft, err.text);
+        drop_draft(s);
+        return;
+    }
+    struct draft_model m = {.session = s->session, .tokenizer = s->tokenizer, .target_tokenizer = a->tokenizer, .map = s->map, .staged = is(o, "staged"),
+                            .cost = (double)config_params_active(&s->model->config) / (double)config_params_active(&a->model->config)};
+    s->drafters[s->n++] = drafter_model(&m);
+    char params[32];
+    text_fmt(notes, "draft: %s, %s, %s parameters, %.1f%% of the vocabulary\n", draft, s->model->config.family->name,
+             text_count(params, (double)config_params(&s->model->config)), 100 * s->map->share);
+}
+
+struct speculation *speculation_open(struct app *a, const struct speculation_options *o, struct text *notes) {
+    int64_t rows = speculation_rows(o);
+    if (rows == 0) return NULL;
+    struct speculation *s = mem_alloc(sizeof *s, "speculation");
+    char *beside = o->draft ? NULL : draft_beside(o->model);
+    const struct verifier *verifier = verifier_find(o->accept);
+    add_drafters(a, s, o, o->draft ? o->draft : beside, notes);
+    mem_free(beside);
+    if (!s->n) {
+        speculation_close(s);
+        return NULL;
+    }
+    struct spec_options so = {.session = a->session, .tokenizer = a->tokenizer, .n_drafters = s->n, .verifier = verifier, .rows = (int32_t)rows,
+                              .most = (int32_t)(o->most ? o->most : is(o, "tree") ? 8 : CHAIN_MOST), .least = (int32_t)o->least,
+                              .wide = is(o, "tree") ? 8 : 1, .p_min = o->p_min, .fixed = !o->adapt, .seed = o->seed};
+    if (so.most > so.rows - 1) so.most = so.rows - 1;
+    memcpy(so.drafters, s->drafters, sizeof so.drafters);
+    s->options = so;
+    s->spec = spec_new(&so);
+    return s;
+}
+
+void speculation_close(struct speculation *s) {
+    if (!s) return;
+    spec_free(s->spec);
+    for (int i = 0; i < s->n; i++) s->drafters[i]->free(s->drafters[i]);
+    drop_draft(s);
+    mem_free(s);
+}
+
+void speculation_anew(struct speculation *s, uint64_t seed) {
+    spec_free(s->spec);
+    s->options.seed = seed;
+    s->spec = spec_new(&s->options);
+}
+
+struct spec *speculation_spec(struct speculation *s) { return s ? s->spec : NULL; }
+
+void speculation_tell(struct speculation *s) {
+    if (!s) return;
+    struct text line = {0};
+    spec_tell(s->spec, &line);
+    if (line.len) fprintf(stderr, "%s\n", line.data);
+    if (spec_trouble(s->spec) && !s->told) fprintf(stderr, "note: %s\n", spec_trouble(s->spec));
+    s->told = spec_trouble(s->spec) != NULL;
+    text_free(&line);
+}
+
+void speculation_json(struct speculation *s, struct json_out *j) {
+    if (!s) return;
+    struct spec_stats t = spec_stats(s->spec);
+    double plain, gain = spec_gain(&t, &plain);
+    json_out_object(j, "speculation");
+    json_out_number(j, "speedup", gain);
+    json_out_number(j, "plain_tok_per_s", plain);
+    json_out_integer(j, "tokens", t.tokens);
+    json_out_integer(j, "passes", t.passes);
+    json_out_integer(j, "plain_passes", t.plain_passes);
+    json_out_integer(j, "guesses", t.guesses);
+    json_out_integer(j, "held", t.held);
+    json_out_array(j, "held_by_place");
+    for (int i = 0; i < SPEC_PLACES && t.at[i] > 0; i++) json_out_number(j, NULL, (double)t.held_at[i] / (double)t.at[i]);
+    json_out_close(j, ']');
+    json_out_number(j, "draft_s", t.draft_s);
+    json_out_number(j, "judge_s", t.judge_s);
+    json_out_close(j, '}');
+}
+
+// ---- without and with ---------------------------------------------------------------------------------------------
+
+struct capture {
+    struct text text;
+    struct ids ids;
+};
+
+static bool capture(void *arg, const struct token_event *e) {
+    struct capture *c = arg;
+    text_add(&c->text, e->bytes, e->n);
+    if (e->id >= 0) ids_add(&c->ids, e->id);
+    return true;
+}
+
+static void capture_free(struct capture *c) {
+    text_free(&c->text);
+    ids_free(&c->ids);
+}
+
+// A text from the beginning, by spec or plainly.
+static bool make_text(struct app *a, const struct ids *ids, const struct sampler_options *so, const struct generate_options *g, struct spec *spec,
+                      struct capture *to, struct generate_stats *stats, struct err *err) {
+    struct generate_options with = *g;
+    struct sampler *sampler = sampler_new(so, tokenizer_vocab(a->tokenizer));
+    with.spec = spec;
+    session_rewind(a->session, 0);
+    bool good = generate(a->session, a->tokenizer, sampler, ids->id, ids->count, &with, capture, to, stats, err);
+    sampler_free(sampler);
+    return good;
+}
+
+int speculation_compare(struct app *a, const struct ids *ids, const struct sampler_options *sampler, const struct generate_options *g, struct err *err) {
+    struct capture plain = {{0}, {0}}, guessed = {{0}, {0}};
+    struct generate_stats first, second;
+    text_str(&plain.text, ""), text_str(&guessed.text, "");
+    bool good = make_text(a, ids, sampler, g, NULL, &plain, &first, err) &&
+                make_text(a, ids, sampler, g, speculation_spec(a->guesses), &guessed, &second, err);
+    size_t at = 0;
+    while (at < plain.ids.count && at < guessed.ids.count && plain.ids.id[at] == guessed.ids.id[at]) at++;
+    bool same = at == plain.ids.count && at == guessed.ids.count && plain.text.len == guessed.text.len &&
+                !memcmp(plain.text.data, guessed.text.data, plain.text.len);
+    if (good && same)
+        printf("the same %zu bytes, %zu tokens, without guesses (%.1f/s) and with (%.1f/s)\n", plain.text.len, plain.ids.count,
+               (double)first.new_tokens / first.new_s, (double)second.new_tokens / second.new_s);
+    if (good && !same) printf("DIFFERENT from token %zu on: %zu tokens without guesses, %zu with\n", at, plain.ids.count, guessed.ids.count);
+    if (good) speculation_tell(a->guesses);
+    capture_free(&plain);
+    capture_free(&guessed);
+    return !good ? 1 : same ? 0 : 3;
+}
+
+// ---- texts of a kind ----------------------------------------------------------------------------------------------
+
+struct kind {
+    const char *name;
+    double *plain, *with, *ratio; // tokens a second of each prompt, medians; with / plain
+    size_t n;
+    int64_t guesses, held, passes, tokens;
+    bool differs;
+};
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double *x, size_t n) {
+    if (!n) return NAN;
+    qsort(x, n, sizeof *x, by_value);
+    return n % 2 ? x[n / 2] : (x[n / 2 - 1] + x[n / 2]) / 2;
+}
+
+// One prompt, plainly and with guesses in turns, the first of which changes. Each has the median of its times.
+static bool time_prompt(struct app *a, const struct texts_options *o, const struct ids *ids, struct kind *k, struct err *err) {
+    enum { REPEATS_MOST = 1000 };
+    double plain[REPEATS_MOST], with[REPEATS_MOST], ratio[REPEATS_MOST];
+    struct generate_options g = *o->generate;
+    bool good = true;
+    g.n = o->n;
+    for (int64_t r = 0; good && r < o->repeats; r++) {
+        struct capture text[2] = {{{0}, {0}}, {{0}, {0}}};
+        for (int turn = 0; good && turn < 2; turn++) {
+            bool guessed = (turn + r) % 2;
+            struct generate_stats stats;
+            if (guessed && a->guesses) speculation_anew(a->guesses, (uint64_t)o->sampler->seed);
+            good = make_text(a, ids, o->sampler, &g, guessed ? speculation_spec(a->guesses) : NULL, &text[guessed], &stats, err);
+            if (good) (guessed ? with : plain)[r] = (double)stats.new_tokens / stats.new_s;
+        }
+        ratio[r] = good ? with[r] / plain[r] : 0;
+        k->differs = k->differs || text[0].ids.count != text[1].ids.count ||
+                     memcmp(text[0].ids.id, text[1].ids.id, text[0].ids.count * sizeof(int32_t));
+        capture_free(&text[0]);
+        capture_free(&text[1]);
+    }
+    if (!good) return false;
+    struct spec_stats t = a->guesses ? spec_stats(a->guesses->spec) : (struct spec_stats){0};
+    k->guesses += t.guesses, k->held += t.held, k->passes += t.passes, k->tokens += t.tokens;
+    k->plain[k->n] = median(plain, (size_t)o->repeats);
+    k->with[k->n] = median(with, (size_t)o->repeats);
+    k->ratio[k->n++] = median(ratio, (size_t)o->repeats);
+    return true;
+}
+
+static void tell_prompt(const struct texts_options *o, const struct kind *k) {
+    if (!o->json) return;
+    struct text line = {0};
+    struct json_out j;
+    json_out_open(&j, &line);
+    json_out_object(&j, NULL);
+    json_out_string(&j, "kind", k->name, strlen(k->name));
+    json_out_integer(&j, "prompt", (int64_t)k->n);
+    json_out_number(&j, "plain_tok_per_s", k->plain[k->n - 1]);
+    json_out_number(&j, "tok_per_s", k->with[k->n - 1]);
+    json_out_number(&j, "ratio", k->ratio[k->n - 1]);
+    json_out_close(&j, '}');
+    puts(line.data);
+    fflush(stdout);
+    text_free(&line);
+}
+
+static void tell_kind(struct kind *k) {
+    double middle = median(k->ratio, k->n); // sorted now
+    printf("%s: %zu prompts, plain %.1f tokens/s, with guesses %.1f, %.2fx (%.2f..%.2f), %.2f tokens a pass, %lld of %lld guesses held%s\n",
+           k->name, k->n, median(k->plain, k->n), median(k->with, k->n), middle, k->ratio[0], k->ratio[k->n - 1],
+           k->passes ? (double)k->tokens / (double)k->passes : 1, (long long)k->held, (long long)k->guesses,
+           k->differs ? ", and the texts DIFFER" : "");
+    fflush(stdout);
+}
+
+// The prompts of a file, one after the other, each without its last newline.
+static bool time_kind(struct app *a, const struct texts_options *o, const char *path, const char *name, bool *differs, struct err *err) {
+    struct text file = {0};
+    if (!file_read_all(path, (size_t)1 << 26, &file, err)) return false;
+    size_t most = file.len / 4 + 1; // a divider takes four bytes
+    struct kind k = {.name = name, .plain = mem_array(most, sizeof *k.plain, "speeds"), .with = mem_array(most, sizeof *k.with, "speeds"),
+                     .ratio = mem_array(most, sizeof *k.ratio, "speeds")};
+    bool good = true;
+    for (char *at = file.data; good && at && *at && (!o->most || (int64_t)k.n < o->most);) {
+        char *end = strstr(at, "\n%%\n");
+        size_t n = end ? (size_t)(end - at) : strlen(at);
+        while (n && at[n - 1] == '\n') n--;
+        struct ids ids = {0};
+        if (n) good = o->encode(a, at, n, &ids, err) && time_prompt(a, o, &ids, &k, err);
+        if (n && good) tell_prompt(o, &k);
+        ids_free(&ids);
+        at = end ? end + 4 : NULL;
+    }
+    if (good && k.n) tell_kind(&k);
+    *differs = *differs || k.differs;
+    mem_free(k.plain);
+    mem_free(k.with);
+    mem_free(k.ratio);
+    text_free(&file);
+    return good;
+}
+
+int bench_texts(struct app *a, const struct texts_options *o, struct err *err) {
+    bool differs = false, good = true;
+    struct file_list list;
+    if (!file_list_open(&list, o->path, NULL)) { // no folder
+        good = time_kind(a, o, o->path, o->path, &differs, err);
+        return !good ? 1 : differs ? 3 : 0;
+    }
+    for (size_t i = 0; good && i < list.count; i++) {
+        size_t n = strlen(list.names[i]);
+        struct text path = {0};
+        if (n < 4 || strcmp(list.names[i] + n - 4, ".txt")) continue;
+        text_fmt(&path, "%s/%s", o->path, list.names[i]);
+        good = time_kind(a, o, path.data, list.names[i], &differs, err);
+        text_free(&path);
+    }
+    file_list_free(&list);
+    return !good ? 1 : differs ? 3 : 0;
+}
