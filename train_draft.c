@@ -38,6 +38,7 @@ void draft_options(void) {
     if (strcmp(opts.tokenizer, "bpe:4096") != 0) refuse(2, "--tokenizer: a draft has a part of its target's vocabulary; --draft-vocab says how much of it");
     if (!train_option_given("seq")) opts.seq = DRAFT_SEQ;
     if (!train_option_given("export-dtype")) opts.export_dtype = "q8_0";
+    if (!train_option_given("dtype")) opts.dtype = "bf16"; // three times as fast where there are units for it; what is rounded is a guess
 }
 
 // ---- samples ------------------------------------------------------------------------------------------------------
