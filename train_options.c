@@ -114,7 +114,7 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"-t --threads", OPT_INT, &opts.threads, 0, 256, "N", "[Machine] 0: physical cores that this process may use", 0},
     {"--device", OPT_TEXT, &opts.device, 0, 0, "NAME", "auto or cpu", 0},
     {"--cpu", OPT_TEXT, &opts.cpu, 0, 0, "LEVEL", "plain, avx2, avx512, amx, neon, dotprod or i8mm instead of the best present", 0},
-    {"--dtype", OPT_TEXT, &opts.dtype, 0, 0, "TYPE", "of products: f32, or bf16 with f32 master weights and sums", 0},
+    {"--dtype", OPT_TEXT, &opts.dtype, 0, 0, "TYPE", "of products: f32, or bf16 with f32 master weights and sums; f32 and, of a draft, bf16, when not given", 0},
     {"--plan", OPT_FLAG, &opts.plan, 0, 0, "", "[Other] measure two seconds, print memory and time this run would take, and stop", 0},
     {"--tune", OPT_FLAG, &opts.tune, 0, 0, "", "find the best base rate for this run on a narrow model and write it to OUT/tuned.config, for --config", 0},
     {"--tune-what", OPT_MANY, &opts.tune_what, 0, 0, "NAME", "lr (with power the whole curve), power-a, init-std, weight-decay; several times: one after the other; else lr", 0},
