@@ -321,6 +321,7 @@ static void print_summary(struct printer *p, const struct generate_stats *s) {
 static int check_guesses(struct app *a, const struct ids *ids, const struct generate_options *g) {
     struct err err;
     if (!a->guesses) refuse(2, "--spec-check compares with guesses, and there is nobody to guess");
+    if (verifier_find(o.spec.accept)->choose) refuse(2, "--spec-check goes with --spec-accept coupled: the others keep the distribution, not the bytes");
     int code = speculation_compare(a, ids, &o.sampler, g, &err);
     if (code == 1) fail(1, &err);
     return code;
@@ -348,8 +349,8 @@ static int run_generate(struct app *a) {
     struct generate_stats stats;
     struct printer p = {.app = a};
     catch_signals(true);
-    if (o.echo && !o.json) put_text(&p, prompt.data, prompt.len);
     if (o.spec_check) return check_guesses(a, &ids, &g);
+    if (o.echo && !o.json) put_text(&p, prompt.data, prompt.len);
     if (o.n != 0 && !generate(a->session, a->tokenizer, sampler, ids.id, ids.count, &g, print_token, &p, &stats, &err)) fail(1, &err);
     if (o.n == 0) stats = (struct generate_stats){.prompt_tokens = (int64_t)ids.count};
     print_summary(&p, &stats);

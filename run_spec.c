@@ -23,7 +23,7 @@ struct speculation {
 };
 
 enum { CHAIN_MOST = 15, TREE_NODES = 24 };
-static const double LEAST_SHARED = 0.3; // of the target's tokens: with fewer, most places cannot be guessed at all
+static const double LEAST_SHARED = 0.5; // of the smaller vocabulary: with fewer, the two were made of different texts
 
 static const struct drafter_row *row_named(const char *name) {
     for (int i = 0; i < drafter_row_count; i++)
@@ -80,7 +80,7 @@ static bool load_draft(struct app *a, struct speculation *s, const struct specul
     if (!so.ctx && ctx < s->model->config.ctx) so.ctx = ctx;
     bool good = session_choose_context(s->model, &so, mem_available_bytes(), &line, err);
     text_free(&line);
-    return good && (s->session = session_new(s->model, &so, err)) != NULL;
+    return good && (s->session = session_new(s->model, &so, err)) != NULL && session_settle(s->session, err);
 }
 
 static void drop_draft(struct speculation *s) {

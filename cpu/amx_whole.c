@@ -1,10 +1,10 @@
 // amx_whole.c: products of block formats in whole numbers (kernels_whole.h) on the matrix units of recent Xeons
-// (AMX-INT8), for more rows than two or four: speculation, small batches, and prompts whose products must be exact.
+// (AMX-INT8), for more rows than three or four: speculation, small batches, and prompts whose products must be exact.
 //
 // Whole numbers are exact by any instruction, and the float operations behind them are those of coded_dot, in the same
 // order: every bit is that of AVX-512. One instruction, 16 cycles, does for a group of terms and 16 columns
 //
-//     C[2 R][16] = A[2 R][group] B[group][16]     R = 8 rows, or 4
+//     C[2 R][16] = A[2 R][group] B[group][16]     R = 4 to 8 rows
 //
 //   A   the high bytes of R rows, then their low bytes: x is laid so once per call (planes, kernels_wide.h)
 //   B   codes, a quad of terms a word: a segment of 256 terms of a panel is taken out of its bits into L1 (8 KiB), with
@@ -171,6 +171,7 @@ INLINE void group_add(const int R, const enum ending ending, const float (*facto
             if (ending == START) whole = _mm512_add_epi32(whole, v_set1_words(starts[r]));
             const int line = half * R + r;
             if (line < lines) __builtin_prefetch(next + 64 * line, 0, 2);
+            if (R < PASS && line + 2 * R < lines) __builtin_prefetch(next + 64 * (line + 2 * R), 0, 2);
             vf *sum = &sums[line];
             *sum = v_fma(dl, v_mul(v_set1(steps[r]), v_float(whole)), *sum);
             if (ending == OFFSET) *sum = v_fma(v_load(factors[1] + half * VW), v_set1(offsets[r]), *sum);
@@ -223,21 +224,27 @@ typedef void multiply_segment(const struct segment *s, const struct wide *x, flo
                                                   float *total) {                                  \
         segment_multiply(R, group, ending, s, x, total);                                           \
     }
+#define MULTIPLIES(R)                                                                              \
+    MULTIPLY(R, 16, FACTOR)                                                                        \
+    MULTIPLY(R, 16, OFFSET)                                                                        \
+    MULTIPLY(R, 32, FACTOR)                                                                        \
+    MULTIPLY(R, 32, START)                                                                         \
+    MULTIPLY(R, 32, OFFSET)
 MULTIPLY(4, 32, FACTOR)
 MULTIPLY(4, 32, START)
 MULTIPLY(4, 32, OFFSET)
-MULTIPLY(8, 16, FACTOR)
-MULTIPLY(8, 16, OFFSET)
-MULTIPLY(8, 32, FACTOR)
-MULTIPLY(8, 32, START)
-MULTIPLY(8, 32, OFFSET)
+MULTIPLIES(5)
+MULTIPLIES(6)
+MULTIPLIES(7)
+MULTIPLIES(8)
+#define MULTIPLY_ROW(R)                                                                            \
+    [R] = {{multiply_##R##_16_FACTOR, NULL, multiply_##R##_16_OFFSET},                             \
+           {multiply_##R##_32_FACTOR, multiply_##R##_32_START, multiply_##R##_32_OFFSET}}
 static multiply_segment *multiply_choose(int R, enum dtype t) {
-    static multiply_segment *const of_8[2][3] = {
-        {multiply_8_16_FACTOR, NULL, multiply_8_16_OFFSET},
-        {multiply_8_32_FACTOR, multiply_8_32_START, multiply_8_32_OFFSET}};
-    static multiply_segment *const of_4[3] = {multiply_4_32_FACTOR, multiply_4_32_START, multiply_4_32_OFFSET};
-    assert(R == PASS || coded_group(t) == 32);
-    return R == PASS ? of_8[coded_group(t) == 32][ending_of(t)] : of_4[ending_of(t)];
+    static multiply_segment *const of[PASS + 1][2][3] = {
+        [4] = {{NULL}, {multiply_4_32_FACTOR, multiply_4_32_START, multiply_4_32_OFFSET}},
+        MULTIPLY_ROW(5), MULTIPLY_ROW(6), MULTIPLY_ROW(7), MULTIPLY_ROW(8)};
+    return of[R][coded_group(t) == 32][ending_of(t)];
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -246,6 +253,7 @@ static multiply_segment *multiply_choose(int R, enum dtype t) {
 struct product {
     const struct matmul_args *a;
     const unsigned char *wide;
+    int64_t pieces; // even shares of the panels, a walk or less
 };
 
 // out = scale * sums (+ out) for a pass of one panel, as sums_write has it.
@@ -276,7 +284,7 @@ static void walk_multiply(const struct product *p, struct room *room, int64_t fi
         for (int64_t i = first; i < end; i++) {
             const unsigned char *from = (const unsigned char *)a->w.data + (size_t)i * panel + (size_t)(s.k / SEGMENT) * part;
             s.chunks = min_i64(CHUNKS, (K - s.k) / 32);
-            s.next = s.k + SEGMENT < K ? from + part : from + part + (size_t)(WALK - 1) * panel;
+            s.next = s.k + SEGMENT < K ? from + part : from + part + (size_t)(end - first - 1) * panel;
             s.lines = (int)ceil_div((int64_t)part, CHUNKS * 64);
             if (coded_octets(t)) s.codes = from + coded_head(t), s.apart = coded_block_bytes(t);
             fills[t](from, s.chunks, room);
@@ -291,25 +299,25 @@ static void walk_multiply(const struct product *p, struct room *room, int64_t fi
             pass_write(a, room->sums[pass][i - first], i, at, tile_rows(a->x.rows));
 }
 
-// A piece is some walks, all rows.
+// A piece is a walk, all rows.
 static void product_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const struct product *p = arg;
     const int64_t panels = ceil_div(p->a->out.cols, PANEL), rows = p->a->x.rows;
     struct room *room = cpu_scratch(thread, SLOT_A, sizeof *room);
     tiles_open(tile_rows(rows), coded_group(p->a->w.dtype));
-    for (int64_t walk = lo; walk < hi; walk++)
+    for (int64_t piece = lo; piece < hi; piece++)
         for (int64_t row = 0; row < rows; row += PASSES * PASS)
-            walk_multiply(p, room, walk * WALK, min_i64((walk + 1) * WALK, panels), row,
+            walk_multiply(p, room, panels * piece / p->pieces, panels * (piece + 1) / p->pieces, row,
                           min_i64(row + PASSES * PASS, rows));
     _tile_release();
 }
 
 static struct backend below; // written again with the same values whenever a table is made
 
-// Measured: four rows gain a fifth where codes are taken out for all of them, and lose a tenth where they lie as bytes
-// or groups have 16 terms; eight rows always gain.
+// Measured: three rows gain nothing, four up to a fifth but where groups have 16 terms, five rows always. Passes have as many
+// rows as there are, so that a row more costs what a row costs.
 static bool tiles_pay(enum dtype t, int64_t rows) {
-    return rows > 4 || (rows > 2 && coded_group(t) == 32 && !coded_octets(t));
+    return rows > 4 || (rows > 3 && coded_group(t) == 32);
 }
 
 static bool is_ours(const struct matmul_args *a) {
@@ -339,9 +347,9 @@ static void products(const struct matmul_args *list, int count) {
             laid = &w;
         }
         cpu_scratch_reserve(SLOT_A, sizeof(struct room));
-        struct product p = {a, w.to};
-        const int64_t each = WALK * PANEL * K * a->x.rows;
-        pool_for(ceil_div(ceil_div(a->out.cols, PANEL), WALK), max_i64(1, (1 << 18) / each), product_piece, &p);
+        const int64_t threads = pool_threads(), panels = ceil_div(a->out.cols, PANEL), each = WALK * PANEL * K * a->x.rows;
+        struct product p = {a, w.to, threads * ceil_div(panels, WALK * threads)};
+        pool_for(p.pieces, max_i64(1, (1 << 18) / each), product_piece, &p);
     }
 }
 
@@ -352,14 +360,20 @@ static void matmul_experts(const struct matmul_experts_args *a) {
     else cpu_matmul_experts(a, matmul);
 }
 
+// Where no tile pays, the level below does what has x in common together.
 static void project(const struct project_args *a) {
     const struct branch_parts parts = {below.rmsnorm, products, below.bias, below.glu};
-    if (a->precision == PRECISION_F32 && a->x.rows > 2) cpu_project(a, &parts);
+    bool ours = false;
+    for (int j = 0; j < a->count; j++)
+        ours |= is_ours(&(struct matmul_args){.x = a->x, .w = a->to[j].w, .precision = a->precision});
+    if (ours) cpu_project(a, &parts);
     else below.project(a);
 }
 static void feed_forward(const struct feed_forward_args *a) {
     const struct branch_parts parts = {below.rmsnorm, products, below.bias, below.glu};
-    if (a->precision == PRECISION_F32 && a->x.rows > 2) cpu_feed_forward(a, &parts);
+    const struct matmul_args up = {.x = a->x, .w = a->up, .precision = a->precision};
+    const struct matmul_args down = {.x = a->x, .w = a->down, .precision = a->precision};
+    if (is_ours(&up) || is_ours(&down)) cpu_feed_forward(a, &parts);
     else below.feed_forward(a);
 }
 

@@ -13,6 +13,7 @@
 // GB/s, one thread, virtual machine on a two-core Xeon, November 2026).
 #include "cpu/cpu.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -50,11 +51,53 @@ void *cpu_alloc(size_t bytes, const char *what, struct err *err) {
     return aligned;
 }
 
+// Weights smaller than a page of 2 MiB would lie in pages of 4 KiB each for itself; together in slabs they do not. Products with
+// 106 MB of Q8_0, in matrices of .3 to .9 MB, took 7.3 instead of 8.7 ms for one row, 9.0 instead of 11.8 for four (one
+// thread, the machine above). A slab lives as long as any weight in it; in front of each stands the slab's address plus
+// one, which no address of calloc is.
+enum { SLAB_BYTES = 32 << 20, SLAB_SHARE = 2 << 20 };
+struct slab {
+    size_t used, weights;
+};
+static struct slab *slab_open; // the one that is filled now
+static pthread_mutex_t slab_lock = PTHREAD_MUTEX_INITIALIZER;
+
+void *cpu_weight_alloc(size_t bytes, struct err *err) {
+    static const char what[] = "packed weight";
+    if (bytes > SLAB_SHARE) return cpu_alloc(bytes, what, err);
+    const size_t room = (bytes + 2 * ALIGN - 1) / ALIGN * ALIGN; // and a line for the address
+    unsigned char *at = NULL;
+    pthread_mutex_lock(&slab_lock);
+    if (!slab_open || slab_open->used + room > SLAB_BYTES) {
+        slab_open = cpu_alloc(SLAB_BYTES, what, err);
+        if (slab_open) slab_open->used = ALIGN;
+    }
+    if (slab_open) {
+        at = (unsigned char *)slab_open + slab_open->used + ALIGN;
+        const uintptr_t slab = (uintptr_t)slab_open + 1;
+        memcpy(at - sizeof slab, &slab, sizeof slab);
+        slab_open->used += room;
+        slab_open->weights++;
+    }
+    pthread_mutex_unlock(&slab_lock);
+    return at;
+}
+
+static void cpu_free(void *p);
+static void slab_leave(struct slab *slab) {
+    pthread_mutex_lock(&slab_lock);
+    const bool last = --slab->weights == 0;
+    if (last && slab == slab_open) slab_open = NULL;
+    pthread_mutex_unlock(&slab_lock);
+    if (last) cpu_free(slab);
+}
+
 static void cpu_free(void *p) {
     if (!p) return;
-    void *given;
+    uintptr_t given;
     memcpy(&given, (unsigned char *)p - sizeof given, sizeof given);
-    free(given);
+    if (given % 2) slab_leave((struct slab *)(given - 1));
+    else free((void *)given);
 }
 
 enum { COPY_PIECE = 1 << 20 };

@@ -68,6 +68,7 @@ void *cpu_scratch(int thread, int slot, size_t bytes);
 void cpu_scratch_reserve(int slot, size_t bytes);
 // The backend's alloc member, for what weight_load makes; the free member releases it.
 void *cpu_alloc(size_t bytes, const char *what, struct err *err);
+void *cpu_weight_alloc(size_t bytes, struct err *err); // the same for packed weights, of which small ones share pages
 // Fresh memory that will be written all over, or in long runs: the system may give it in pages of 2 MiB, hundreds of
 // page faults at once.
 void cpu_expect_full(void *p, size_t bytes);

@@ -671,7 +671,7 @@ static bool weight_load(struct tensor *device, const struct tensor *host, bool *
     if (!size_mul(each, (size_t)panels, &bytes))
         return err_set(err, "cpu: a weight of %lld x %lld does not fit the address space",
                        (long long)host->rows, (long long)host->cols);
-    struct packing p = {host, cpu_alloc(bytes, "packed weight", err), each};
+    struct packing p = {host, cpu_weight_alloc(bytes, err), each};
     if (!p.to) return false;
     cpu_expect_full(p.to, bytes);
     pool_for(panels, max_i64(1, (1 << 18) / (int64_t)each), pack_piece, &p);

@@ -73,11 +73,13 @@ typedef void coded_walk_fn(int W, const unsigned char *const *panel, const struc
 #define CODED_WALKS(upper, lower)                                                                  \
     CODED_WALK_OF(upper, lower, 1)                                                                 \
     CODED_WALK_OF(upper, lower, 2)                                                                 \
+    CODED_WALK_OF(upper, lower, 3)                                                                 \
     CODED_WALK_OF(upper, lower, 4)
 CODED_DTYPES(CODED_WALKS)
 #define CODED_WALK_ROW(upper, lower)                                                               \
-    [DTYPE_##upper] = {coded_walk_##lower##_1, coded_walk_##lower##_2, coded_walk_##lower##_4},
-static coded_walk_fn *const coded_walks[DTYPE_COUNT][3] = {CODED_DTYPES(CODED_WALK_ROW)};
+    [DTYPE_##upper] = {coded_walk_##lower##_1, coded_walk_##lower##_2, coded_walk_##lower##_3,     \
+                       coded_walk_##lower##_4},
+static coded_walk_fn *const coded_walks[DTYPE_COUNT][FEW_ROWS] = {CODED_DTYPES(CODED_WALK_ROW)};
 
 struct coded_product {
     const struct matmul_args *a;
@@ -124,7 +126,7 @@ static void coded_piece(void *arg, int64_t lo, int64_t hi, int thread) {
         const int64_t first = panels * piece / p->pieces, count = panels * (piece + 1) / p->pieces - first;
         const unsigned char *panel[WALK];
         walk_panels(p, first, count, thread, panel);
-        coded_walks[a->w.dtype][R / 2]((int)count, panel, &x, K, total);
+        coded_walks[a->w.dtype][R - 1]((int)count, panel, &x, K, total);
         for (int64_t s = 0; s < count; s++) coded_write(a, total + s * PANEL * R, first + s, 0, R);
     }
 }

@@ -2,7 +2,7 @@
 // says what they are, and of amx_whole.c.
 //
 // 32 terms at a time are whole multiples of step = max |x| / 32512. A number is 256 high + low, both signed bytes. Rows
-// are taken in passes of R = 1, 2, 4 or 8; a row that does not exist is zero. A pass lies in one of three forms:
+// are taken in passes of R = 1 to 4 or 8, for matrix units 4 to 8; a row that does not exist is zero. A pass lies in one of three forms:
 //     quads    [K / 4][R] pairs of words, as v_quad_dot wants them
 //     pairs    [K / 4][R] pairs of words, as v_pair_dot or v_square_dot wants them; R = 8
 //     planes   [K / 32][2][R][8] words of four bytes: the eight quads of a row, high bytes, then low; for matrix units
@@ -21,8 +21,8 @@ INLINE size_t wide_bytes(int64_t terms) { // of one row
     return (size_t)(terms * 2 + terms / 32 * 4 + terms / 16 * 4);
 }
 // Of a pass when `left` rows are left; of all passes for tiles when there are `rows`.
-INLINE int wide_rows(int64_t left) { return left <= 1 ? 1 : left <= 2 ? 2 : left <= 4 ? 4 : PASS; }
-INLINE int tile_rows(int64_t rows) { return rows <= 4 ? 4 : PASS; }
+INLINE int wide_rows(int64_t left) { return left > 4 ? PASS : left < 1 ? 1 : (int)left; }
+INLINE int tile_rows(int64_t rows) { return rows > PASS ? PASS : (int)rows; }
 INLINE struct wide wide_at(const unsigned char *pass, int64_t terms, int64_t R) {
     const unsigned char *steps = pass + terms * 2 * R, *sums = steps + terms / 32 * 4 * R;
     return (struct wide){(const int32_t *)(const void *)pass, (const int32_t *)(const void *)sums,

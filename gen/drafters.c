@@ -90,7 +90,6 @@ struct model_drafter {
     struct drafter *inner_drafter;
     struct ids text, spelled, upto; // the target's text; as the draft reads it; how much of that belongs to the first i + 1 of text
     size_t skip;                    // of spelled, what lies before the draft's context
-    float *mapped;                  // [target_n] logits by the target's ids, where they are others
     struct candidate *q;            // [DRAFT_ROWS][SAMPLER_ROUGH]
     double *work;                   // [SAMPLER_ROUGH]
     float *room;                    // of the acceptance head
@@ -119,8 +118,9 @@ static const float *feed(struct model_drafter *m, int32_t id, struct err *err) {
 }
 
 // Reads what the draft has not read yet of all but the last token, then that one. *room: tokens that fit behind it.
-static const float *catch_up(struct model_drafter *m, const struct draft_ask *ask, int32_t *room, struct err *err) {
+static const float *catch_up(struct model_drafter *m, const struct draft_ask *ask, struct draft *d, int32_t *room, struct err *err) {
     struct session *s = m->o.session;
+    double start = time_now();
     size_t capacity = (size_t)session_capacity(s), n = m->spelled.count, same = 0;
     size_t ahead = (size_t)ask->deepest + 2;
     if (capacity < 2 * ahead) {
@@ -135,31 +135,26 @@ static const float *catch_up(struct model_drafter *m, const struct draft_ask *as
     session_rewind(s, (int64_t)same);
     *room = (int32_t)(capacity - n);
     if (same + 1 < n && !session_feed(s, want + same, (int64_t)(n - same - 1), FEED_PROMPT, LOGITS_NONE, err)) return NULL;
+    d->reading_s = time_now() - start;
     if (m->inner) spec_begin(m->inner, NULL);
     return feed(m, want[n - 1], err);
 }
 
-// The draft's logits by the ids of the target; NULL with a sentence when they are no numbers.
-static const float *by_target(struct model_drafter *m, const struct draft_ask *ask, const float *logits, struct err *err) {
-    const struct vocab_map *map = m->o.map;
-    const float *by = logits;
-    if (!map->same) {
-        by = m->mapped;
-        for (int64_t v = 0; v < map->target_n; v++) m->mapped[v] = map->to_draft[v] < 0 ? -INFINITY : logits[map->to_draft[v]];
-    }
-    if (sampler_sees(ask->sampler, by, 0, NULL)) return by;
-    err_set(err, "the draft model's output is not a number: its weights are damaged, try --check");
-    return NULL;
+// False with a sentence when the draft's logits are no numbers.
+static bool sound(const struct model_drafter *m, const float *logits, struct err *err) {
+    if (sampler_sees(logits, m->o.map->draft_n, 0, NULL)) return true;
+    return err_set(err, "the draft model's output is not a number: its weights are damaged, try --check");
 }
 
 // Candidates for what follows a node at a position, up to n, into out: p is how likely each is. *entropy: of what they come from.
 static size_t candidates(struct model_drafter *m, const struct draft_ask *ask, struct draft *d, int32_t node, const float *logits,
                          size_t n, struct candidate *out, double *entropy) {
     int64_t position = (int64_t)ask->n + d->depth[node]; // of the token that is guessed
-    if (ask->verifier->draw == DRAW_ANY) return sampler_guess(ask->sampler, logits, position, n, out, entropy);
+    const struct guess_logits z = {logits, m->o.map->same ? NULL : m->o.map->to_target, m->o.map->same ? m->o.map->target_n : m->o.map->draft_n};
+    if (ask->verifier->draw == DRAW_ANY) return sampler_guess(ask->sampler, &z, position, n, out, entropy);
     struct candidate *q = m->q + (size_t)node * SAMPLER_ROUGH;
     int32_t child[DRAFT_MOST];
-    d->n_q[node] = sampler_rough(ask->sampler, logits, q);
+    d->n_q[node] = sampler_rough(ask->sampler, &z, q);
     qsort(q, d->n_q[node], sizeof *q, by_id);
     d->q[node] = q;
     *entropy = 0;
@@ -180,9 +175,8 @@ static bool grow_chain(struct model_drafter *m, const struct draft_ask *ask, int
     while (d->n <= most) {
         struct candidate guess;
         double entropy;
-        const float *by = by_target(m, ask, logits, err);
-        if (!by) return false;
-        if (!candidates(m, ask, d, d->n - 1, by, 1, &guess, &entropy)) break;
+        if (!sound(m, logits, err)) return false;
+        if (!candidates(m, ask, d, d->n - 1, logits, 1, &guess, &entropy)) break;
         int32_t node = draft_add(d, d->n - 1, guess.id, guess.p), id = m->o.map->to_draft[guess.id];
         d->word[node][BY_ENTROPY] = (float)exp(-entropy);
         if (m->o.accept && !m->inner) d->word[node][BY_HEAD] = accept_chance(m->o.accept, session_hidden(m->o.session), m->room);
@@ -263,12 +257,11 @@ static int32_t rows_of(const struct layers *t, const struct vocab_map *map, int3
 }
 
 static bool open_slots(struct model_drafter *m, const struct draft_ask *ask, struct layers *t, int32_t node, const float *logits, struct err *err) {
-    const float *by = by_target(m, ask, logits, err);
-    if (!by) return false;
+    if (!sound(m, logits, err)) return false;
     size_t n = (size_t)(ask->wide < DRAFT_MOST ? ask->wide : DRAFT_MOST);
     bool end = node && tokenizer_is_end(m->o.target_tokenizer, t->d.id[node]);
     double entropy; // says nothing of one child among several
-    t->slots[node].n = end ? 0 : (int32_t)candidates(m, ask, &t->d, node, by, n, t->slots[node].next, &entropy);
+    t->slots[node].n = end ? 0 : (int32_t)candidates(m, ask, &t->d, node, logits, n, t->slots[node].next, &entropy);
     t->slots[node].used = 0;
     t->slots[node].left = 1;
     return true;
@@ -300,7 +293,8 @@ static bool model_draft(struct drafter *self, const struct draft_ask *ask, struc
     struct model_drafter *m = (struct model_drafter *)self;
     int32_t room;
     spell(m, ask);
-    const float *logits = catch_up(m, ask, &room, err);
+    if (!m->spelled.count) return true; // control tokens that it knows nothing like
+    const float *logits = catch_up(m, ask, d, &room, err);
     if (!logits) return false;
     bool good = ask->wide > 1 && !m->inner ? grow_tree(m, ask, room, logits, d, err) : grow_chain(m, ask, room, logits, d, err);
     if (m->inner) spec_end(m->inner);
@@ -314,7 +308,6 @@ static void model_drafter_free(struct drafter *self) {
     ids_free(&m->text);
     ids_free(&m->spelled);
     ids_free(&m->upto);
-    mem_free(m->mapped);
     mem_free(m->q);
     mem_free(m->work);
     mem_free(m->room);
@@ -328,7 +321,6 @@ struct drafter *drafter_model(const struct draft_model *o) {
     m->q = mem_array(DRAFT_ROWS * SAMPLER_ROUGH, sizeof *m->q, "distributions of guesses");
     m->work = mem_array(SAMPLER_ROUGH, sizeof *m->work, "draws of guesses");
     if (o->accept) m->room = mem_array(2 * (size_t)o->accept->C, sizeof *m->room, "acceptance head");
-    if (!o->map->same) m->mapped = mem_array((size_t)o->map->target_n, sizeof *m->mapped, "logits of a draft");
     if (!o->staged) return &m->base;
     m->inner_drafter = drafter_ngram();
     m->inner = spec_new(&(struct spec_options){.session = o->session, .tokenizer = o->tokenizer, .drafters = {m->inner_drafter}, .n_drafters = 1,

@@ -52,32 +52,30 @@ static void sort_list(struct list *l) {
     l->sorted = true;
 }
 
-// The k best to the front, sorted: a heap of the k best seen, worst on top, over one pass.
+static void heap_up(struct candidate *h, size_t at, struct candidate x) { // worst on top
+    for (; at > 0 && before(h[(at - 1) / 2], x); at = (at - 1) / 2) h[at] = h[(at - 1) / 2];
+    h[at] = x;
+}
+
+static void heap_replace(struct candidate *h, size_t k, struct candidate x) { // the worst
+    size_t at = 0;
+    for (size_t child; (child = 2 * at + 1) < k; at = child) {
+        if (child + 1 < k && before(h[child], h[child + 1])) child++;
+        if (!before(x, h[child])) break;
+        h[at] = h[child];
+    }
+    h[at] = x;
+}
+
+// The k best to the front, sorted: a heap of the k best seen, over one pass.
 static void keep_best(struct list *l, size_t k) {
     if (k >= l->n) {
         sort_list(l);
         return;
     }
-    struct candidate *h = l->c;
-    for (size_t i = 0; i < l->n; i++) {
-        struct candidate x = l->c[i];
-        size_t at;
-        if (i < k) { // sift up
-            for (at = i; at > 0 && before(h[(at - 1) / 2], x); at = (at - 1) / 2) h[at] = h[(at - 1) / 2];
-            h[at] = x;
-            continue;
-        }
-        if (!before(x, h[0])) continue;
-        for (at = 0;;) { // replace the worst, sift down
-            size_t child = 2 * at + 1;
-            if (child >= k) break;
-            if (child + 1 < k && before(h[child], h[child + 1])) child++;
-            if (!before(x, h[child])) break;
-            h[at] = h[child];
-            at = child;
-        }
-        h[at] = x;
-    }
+    for (size_t i = 0; i < l->n; i++)
+        if (i < k) heap_up(l->c, i, l->c[i]);
+        else if (before(l->c[i], l->c[0])) heap_replace(l->c, k, l->c[i]);
     l->n = k;
     l->sorted = false;
     sort_list(l);
@@ -93,17 +91,18 @@ static void softmax(struct list *l) {
 
 // ---- the filters, in chain order
 
-static void penalties(struct sampler *s, struct list *l) {
+static bool penalizes(const struct sampler *s) {
     const struct sampler_options *o = &s->o;
-    if (o->repeat_last == 0 || (o->repeat_penalty == 1 && o->presence_penalty == 0 && o->frequency_penalty == 0)) return;
-    for (size_t i = 0; i < l->n; i++) {
-        int32_t count = s->count[l->c[i].id];
-        if (!count) continue;
-        double x = l->c[i].logit;
-        x = x > 0 ? x / o->repeat_penalty : x * o->repeat_penalty;
-        l->c[i].logit = (float)(x - o->presence_penalty - count * o->frequency_penalty);
-    }
-    l->sorted = false;
+    return o->repeat_last != 0 && (o->repeat_penalty != 1 || o->presence_penalty != 0 || o->frequency_penalty != 0);
+}
+
+static float penalized(const struct sampler *s, int32_t id, float logit) {
+    const struct sampler_options *o = &s->o;
+    int32_t count = s->count[id];
+    if (!count) return logit;
+    double x = logit;
+    x = x > 0 ? x / o->repeat_penalty : x * o->repeat_penalty;
+    return (float)(x - o->presence_penalty - count * o->frequency_penalty);
 }
 
 static void top_k(struct sampler *s, struct list *l) {
@@ -194,8 +193,8 @@ const struct sampler_filter sampler_filters[] = {
     {"mirostat", "instead of top-k, typical, top-p and min-p: keeps the surprise near tau"},
 };
 const int sampler_filter_count = COUNT_OF(sampler_filters);
-static void (*const chain[])(struct sampler *, struct list *) = {penalties, top_k, typical, top_p, min_p, temperature, mirostat};
-static_assert(COUNT_OF(chain) == COUNT_OF(sampler_filters), "one function per row");
+static void (*const chain[])(struct sampler *, struct list *) = {NULL, top_k, typical, top_p, min_p, temperature, mirostat};
+static_assert(COUNT_OF(chain) == COUNT_OF(sampler_filters), "one function per row, but the first, which fill_list applies");
 enum { FIRST_CUT = 1, LAST_CUT = 4 }; // what mirostat replaces
 
 // ---- the sampler
@@ -250,25 +249,31 @@ void sampler_accept(struct sampler *s, int32_t id) {
     s->taken++;
 }
 
-static int32_t best_of(const struct list *l) {
-    struct candidate best = l->c[0];
-    for (size_t i = 1; i < l->n; i++)
-        if (before(l->c[i], best)) best = l->c[i];
-    return best.id;
-}
-
-static void fill_list(struct sampler *s, const float *logits) {
+// Penalties, and of what they leave the k best, sorted; 0: all, as they come. Most logits are read once and no more.
+static void fill_list(struct sampler *s, const struct guess_logits *z, size_t k) {
     struct list *l = &s->list;
-    l->n = (size_t)s->vocab;
+    bool changes = penalizes(s);
+    l->n = 0;
     l->sorted = false;
-    for (int64_t i = 0; i < s->vocab; i++) l->c[i] = (struct candidate){(int32_t)i, logits[i], 0};
-    penalties(s, l);
+    for (int64_t i = 0; i < z->n; i++) {
+        float logit = z->of[i];
+        bool full = k && l->n == k;
+        if (full && logit < l->c[0].logit && !changes) continue;
+        int32_t id = z->ids ? z->ids[i] : (int32_t)i;
+        if (id < 0) continue;
+        struct candidate x = {id, changes ? penalized(s, id, logit) : logit, 0};
+        if (!k) l->c[l->n++] = x;
+        else if (!full) heap_up(l->c, l->n++, x);
+        else if (before(x, l->c[0])) heap_replace(l->c, k, x);
+    }
+    if (k) sort_list(l);
 }
 
+// Runs the chain behind the penalties; at temperature 0 the best is all that is left.
 static void cut_list(struct sampler *s) {
     struct list *l = &s->list;
     if (s->o.temp == 0) {
-        l->c[0].id = best_of(l);
+        sort_list(l);
         l->c[0].logit = 0;
         l->n = 1;
         return;
@@ -277,26 +282,28 @@ static void cut_list(struct sampler *s) {
         if (!s->o.mirostat || i < FIRST_CUT || i > LAST_CUT) chain[i](s, l);
 }
 
-// Fills the list and runs the chain; greedy stops after the penalties.
 static void run_chain(struct sampler *s, const float *logits) {
-    fill_list(s, logits);
+    size_t first = s->o.temp == 0 ? 1 : s->o.mirostat || s->o.top_k < 1 ? 0 : (size_t)s->o.top_k; // what the chain cuts to first anyway
+    fill_list(s, &(struct guess_logits){logits, NULL, s->vocab}, first);
     cut_list(s);
 }
 
-bool sampler_sees(const struct sampler *s, const float *logits, int64_t position, struct err *err) {
-    bool any_finite = false;
-    for (int64_t i = 0; i < s->vocab; i++) {
-        if (logits[i] != logits[i] || logits[i] == INFINITY)
+bool sampler_sees(const float *logits, int64_t n, int64_t position, struct err *err) {
+    bool bad = false, any_finite = false;
+    for (int64_t i = 0; i < n; i++) {
+        bad |= !(logits[i] < INFINITY); // NaN too
+        any_finite |= logits[i] > -INFINITY;
+    }
+    for (int64_t i = 0; bad && i < n; i++)
+        if (!(logits[i] < INFINITY))
             return err_set(err, "the model's output at position %lld is not a number (token %lld): its weights are damaged, try --check",
                            (long long)position, (long long)i);
-        any_finite = any_finite || logits[i] > -INFINITY;
-    }
     if (any_finite) return true;
     return err_set(err, "the model allows no token at position %lld: every logit is minus infinity", (long long)position);
 }
 
 int32_t sampler_pick(struct sampler *s, const float *logits, int64_t position, struct err *err) {
-    if (!sampler_sees(s, logits, position, err)) return -1;
+    if (!sampler_sees(logits, s->vocab, position, err)) return -1;
     run_chain(s, logits);
     struct list *l = &s->list;
     size_t chosen = 0;
@@ -327,10 +334,9 @@ static double entropy_of(const struct list *l) {
     return log(sum) - weighed / sum;
 }
 
-size_t sampler_guess(struct sampler *s, const float *logits, int64_t position, size_t n, struct candidate *out, double *entropy) {
+size_t sampler_guess(struct sampler *s, const struct guess_logits *logits, int64_t position, size_t n, struct candidate *out, double *entropy) {
     struct list *l = &s->list;
-    fill_list(s, logits);
-    keep_best(l, SAMPLER_ROUGH);
+    fill_list(s, logits, SAMPLER_ROUGH);
     if (s->o.temp > 0) cut_list(s);
     *entropy = entropy_of(l);
     for (size_t i = 0; i < l->n && s->o.temp > 0; i++)
@@ -342,9 +348,8 @@ size_t sampler_guess(struct sampler *s, const float *logits, int64_t position, s
     return n;
 }
 
-size_t sampler_rough(struct sampler *s, const float *logits, struct candidate *out) {
-    fill_list(s, logits);
-    keep_best(&s->list, SAMPLER_ROUGH);
+size_t sampler_rough(struct sampler *s, const struct guess_logits *logits, struct candidate *out) {
+    fill_list(s, logits, SAMPLER_ROUGH);
     cut_list(s);
     softmax(&s->list);
     memcpy(out, s->list.c, s->list.n * sizeof *out);

@@ -28,6 +28,8 @@ struct writing {
     struct ids before, behind; // of a chat, around the user's words
     int32_t *ids, *top;        // [at_once][length], [at_once][length][SAMPLE_TOP]
     float *p;
+    int32_t *now;              // [at_once] fed in this step
+    bool *drawn;               // [at_once] and not given
     const float *chances;      // [at_once,V]
     int64_t at;
 };
@@ -185,21 +187,18 @@ static bool behind_end(struct writing *w, int64_t i, int32_t end, struct err *er
 // One token of every text.
 static bool step(struct writing *w, struct err *err) {
     const struct sampling *s = w->s;
-    int32_t *now = mem_array((size_t)s->at_once, sizeof *now, "tokens of a step");
-    bool *drawn = mem_array((size_t)s->at_once, sizeof *drawn, "tokens of a step"), good = true;
+    bool good = true;
     for (int64_t i = 0; i < s->at_once; i++) {
         struct writer *x = &w->writer[i];
-        drawn[i] = x->at == x->given.count;
-        now[i] = w->ids[i * s->length + w->at] = drawn[i] ? x->next : x->given.id[x->at++];
+        w->drawn[i] = x->at == x->given.count;
+        w->now[i] = w->ids[i * s->length + w->at] = w->drawn[i] ? x->next : x->given.id[x->at++];
     }
-    w->chances = streams_feed(w->streams, now, true);
+    w->chances = streams_feed(w->streams, w->now, true);
     pool_for(s->at_once, 1, look, w);
     for (int64_t i = 0; good && i < s->at_once; i++) {
         if (w->writer[i].next < 0) good = err_set(err, "the model gives no probabilities: its logits are not finite");
-        else if (drawn[i] && tokenizer_is_end(s->tokenizer, now[i])) good = behind_end(w, i, now[i], err);
+        else if (w->drawn[i] && tokenizer_is_end(s->tokenizer, w->now[i])) good = behind_end(w, i, w->now[i], err);
     }
-    mem_free(now);
-    mem_free(drawn);
     return good;
 }
 
@@ -231,6 +230,8 @@ bool sample_windows(const struct sampling *s, struct err *err) {
     w.ids = mem_array(n, sizeof *w.ids, "texts being written");
     w.top = mem_array(n * SAMPLE_TOP, sizeof *w.top, "texts being written");
     w.p = mem_array(n * SAMPLE_TOP, sizeof *w.p, "texts being written");
+    w.now = mem_array((size_t)s->at_once, sizeof *w.now, "texts being written");
+    w.drawn = mem_array((size_t)s->at_once, sizeof *w.drawn, "texts being written");
     bool good = !s->chat || split_turn(&w, err), go_on = true;
     for (int64_t at = s->first; good && go_on && at < s->first + s->count; at += s->at_once)
         good = write_round(&w, at, s->first + s->count, &go_on, err);
@@ -241,6 +242,8 @@ bool sample_windows(const struct sampling *s, struct err *err) {
     mem_free(w.ids);
     mem_free(w.top);
     mem_free(w.p);
+    mem_free(w.now);
+    mem_free(w.drawn);
     streams_free(w.streams);
     return good;
 }

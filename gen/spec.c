@@ -75,7 +75,7 @@ static bool another(void *arg, const struct draft *d) {
     bool more;
     if (d->p[d->n - 1] < s->o.p_min) return false;
     if (s->o.fixed || d->n - 1 < s->o.least) return true;
-    struct pace_chain c = {.n = d->n - 1, .most = longest(s), .sum = chances(s, d, reach), .seconds = time_now() - s->draft_start};
+    struct pace_chain c = {.n = d->n - 1, .most = longest(s), .sum = chances(s, d, reach), .seconds = time_now() - s->draft_start - d->reading_s};
     c.reach = reach[d->n - 1];
     pace_ahead(&s->pace, s->by, &c, &more);
     return more;
@@ -117,7 +117,7 @@ static void ask_drafter(struct spec *s, const struct draft_ask *ask, struct draf
     }
     double took = time_now() - s->draft_start;
     s->stats.draft_s += took;
-    pace_drafted(&s->pace, s->by, d->n - 1, took);
+    pace_drafted(&s->pace, s->by, d->n - 1, took - d->reading_s); // the prompt is read once, however little comes of it
     for (int32_t i = 1; i < d->n; i++) pace_made(&s->pace, s->by, d->word[i]);
     cut(s, d);
 }
@@ -255,7 +255,7 @@ int32_t spec_pick(struct spec *s, const float *logits, int64_t position, struct 
     for (int32_t i = node + 1; i < s->d.n; i++)
         if (s->d.parent[i] == node) child[n++] = s->d.id[i];
     if (!s->o.verifier->choose || n == 0) return sampler_pick(s->sampler, logits, position, err);
-    if (!sampler_sees(s->sampler, logits, position, err)) return -1;
+    if (!sampler_sees(logits, tokenizer_vocab(s->o.tokenizer), position, err)) return -1;
     struct judgement j = {.p = s->p, .n_p = sampler_distribution(s->sampler, logits, s->p), .q = s->d.q[node], .n_q = s->d.n_q[node],
                           .child = child, .n = n, .seed = s->o.seed, .stream = (uint64_t)position, .counter = (uint64_t)s->drafts, .work = s->room};
     qsort(s->p, j.n_p, sizeof *s->p, by_id);

@@ -33,6 +33,7 @@ extern const struct predictor_row predictors[PREDICTORS];
 enum { DRAFT_MOST = 63, DRAFT_ROWS = DRAFT_MOST + 1 };
 struct draft {
     int32_t n; // nodes, at least 1
+    double reading_s; // what it took to read what is new of the text, before the first guess
     int32_t id[DRAFT_ROWS], parent[DRAFT_ROWS], depth[DRAFT_ROWS];
     float p[DRAFT_ROWS];      // the drafter's own estimate that the target chooses this node, given its parent; 1 for node 0
     float word[DRAFT_ROWS][PREDICTORS]; // of node i > 0, p among them
@@ -89,11 +90,13 @@ struct vocab_map {
     int32_t *to_draft;   // [target_n], -1: the draft reads it spelled out
     int64_t shared;      // tokens of the target that the draft can guess
     double share;        // of the target's tokens that stand for text
+    double share_of_draft; // of the draft's; a part of the target's vocabulary has all of them
 };
-// Borrows both. NULL with a sentence when fewer than `least` (a share) are the same.
+// Borrows both. NULL with a sentence when fewer than `least` (a share) of either are the same.
 struct vocab_map *vocab_map_new(const struct tokenizer *draft, const struct tokenizer *target, double least, struct err *err);
 void vocab_map_free(struct vocab_map *m);
-// Appends what the draft reads for a token of the target: the same token, or, where it has none, its bytes by the draft's tokenizer.
+// Appends what the draft reads for a token of the target: the same token, or, where it has none, its bytes by the draft's
+// tokenizer; nothing for a control token without a twin. An empty `out` is the beginning of a text and gets the draft's BOS.
 void vocab_map_read(const struct vocab_map *m, const struct tokenizer *draft, const struct tokenizer *target, int32_t id, struct ids *out);
 
 // --- n-grams (ngram.c) -----------------------------------------------------------------------------------------------

@@ -7,9 +7,9 @@
 #include <math.h>
 #include <string.h>
 
-enum { BATCH = 256, EPOCHS = 4, SURE_BUCKETS = 16 };
+enum { BATCH = 256, EPOCHS = 6, SURE_BUCKETS = 16 };
 static const uint64_t stream_order = 0x61636365u;
-static const double REJECTION = 1, RATE = 0.2; // weight of what was not accepted; of a step at its peak, over the width
+static const double REJECTION = 1, RATE = 1.6; // weight of what was not accepted; of a step at its peak, over the width
 
 // --- rows ------------------------------------------------------------------------------------------------------------
 

@@ -125,11 +125,12 @@ bool soft_targets(const struct soft *f, int64_t at, int32_t *id, float *p) {
     return p[0] > 0;
 }
 
-int32_t soft_draw(const struct soft *f, int64_t at, uint64_t seed, uint64_t counter) {
+int32_t soft_draw(const struct soft *f, int64_t at, uint64_t seed, uint64_t epoch) {
+    static const double golden = 0.61803398874989485; // whose multiples, modulo 1, are spread the most evenly
     int32_t id[SOFT_TOP];
     float p[SOFT_TOP];
     if (!soft_targets(f, at, id, p)) return -1;
-    const double u = rng_uniform(seed, stream_soft, counter);
+    const double turned = rng_uniform(seed, stream_soft, (uint64_t)at) + golden * (double)epoch, u = turned - floor(turned);
     double below = 0;
     for (int k = 0; k < SOFT_TOP; k++)
         if ((below += (double)p[k]) > u) return id[k];
@@ -199,7 +200,7 @@ bool distil_look(const struct tokens *valid, struct session *s, int64_t tokens, 
     *j = (struct judging){.soft = valid->soft, .V = session_vocab(s)};
     for (int64_t from = 0, to; good && from < valid->count; from = to, text++) {
         for (to = from + 1; to < valid->count && !valid->soft->begins[to]; to++) continue;
-        if (floor((double)(text + 1) * share) > floor((double)text * share)) good = judge_text(j, valid, s, from, to, seer, score, err);
+        if (ceil((double)(text + 1) * share) > ceil((double)text * share)) good = judge_text(j, valid, s, from, to, seer, score, err);
     }
     if (score->places) score->acceptance /= (double)score->places, score->agreement /= (double)score->places;
     session_rewind(s, 0);

@@ -9,8 +9,11 @@
 // The draft has a part of the target's vocabulary (tokenizer_part). What it has no token for it reads spelled out, and is never
 // asked for in the middle of such a spelling: rows there have no target, and a probability of a token that it lacks is lost.
 //
-// In a step the target of a row is drawn from the p[k] (none with what they lack to 1), by the number of the row in the
-// run: the gradient's mean is that of the loss above, and a resumed run draws the same.
+// In a step the target of a row is drawn from the p[k] (none with what they lack to 1): the gradient's mean is that of the
+// loss above. A text is learned from many times, and what is drawn at a place in its e-th epoch is where the fractional part of
+// u + e / 1.618... falls, u uniform by place: each draw is a fair one, and together they are as even as they can be: after any
+// number of epochs a token was drawn as often as it is likely, but for one or two, where chance would be off by a root. A pure
+// function of place, seed and epoch, so that a resumed run draws the same.
 #ifndef LEHR_DISTIL_H
 #define LEHR_DISTIL_H
 
@@ -79,7 +82,7 @@ struct soft {
 void distil_tokens(const struct samples *s, const struct tokenizer *target, const struct tokenizer *draft, const struct draft_words *words,
                    double valid_share, struct tokens *train, struct tokens *valid);
 void soft_free(struct soft *f);
-int32_t soft_draw(const struct soft *f, int64_t at, uint64_t seed, uint64_t counter); // a target for the row of token `at`; -1: none
+int32_t soft_draw(const struct soft *f, int64_t at, uint64_t seed, uint64_t epoch); // a target for the row of token `at`; -1: none
 // Which of the draft's tokens are likely behind token `at`, [SOFT_TOP], -1 for those it lacks, and how likely; false: nothing
 // is to be said there.
 bool soft_targets(const struct soft *f, int64_t at, int32_t *id, float *p);

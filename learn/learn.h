@@ -257,7 +257,7 @@ void tokens_free(struct tokens *t);
 // out, others each time. The target of a row is the next token: a document's last row predicts its EOS; EOS as input
 // begins the next document, as its BOS. A separate BOS is never a target (-1: nothing is learned from it). doc_start:
 // base + the row of this sequence where the row's document begins. Needs t->count > T, which callers check. With t->soft targets
-// are drawn anew for each s.
+// are drawn, anew in each epoch.
 int64_t loader_epoch(const struct tokens *t, int64_t T); // sequences per epoch
 void loader_sequence(const struct tokens *t, int64_t T, uint64_t seed, int64_t s, int32_t base, int32_t *ids,
                      int32_t *targets, int32_t *doc_start);

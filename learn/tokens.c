@@ -498,7 +498,7 @@ void loader_sequence(const struct tokens *t, int64_t T, uint64_t seed, int64_t s
         if (begins(t, at)) doc = (int32_t)i;
         doc_start[i] = base + doc;
         const int64_t next = at + 1 == t->count ? 0 : at + 1;
-        if (t->soft) targets[i] = soft_draw(t->soft, at, seed, (uint64_t)(s * T + i));
+        if (t->soft) targets[i] = soft_draw(t->soft, at, seed, epoch);
         else targets[i] = t->start < 0 && next == 0 ? -1 : as_target(t, tokens_at(t, next));
         at = next;
     }
@@ -515,7 +515,7 @@ void loader_window(const struct tokens *t, int64_t T, int64_t w, int32_t base, i
         int32_t before = at == 0 ? t->start : at < t->count ? tokens_at(t, at - 1) : -1;
         if (before < 0 || at == 0 || begins(t, at - 1)) doc = (int32_t)i;
         ids[i] = before < 0 ? 0 : before; // rows that are not scored are documents of their own
-        if (t->soft) targets[i] = before < 0 ? -1 : soft_draw(t->soft, at - 1, 0, (uint64_t)at);
+        if (t->soft) targets[i] = before < 0 ? -1 : soft_draw(t->soft, at - 1, 0, 0);
         else targets[i] = before < 0 ? -1 : as_target(t, tokens_at(t, at));
         doc_start[i] = base + doc;
     }

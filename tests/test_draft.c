@@ -15,7 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
-TestSuite(draft, .init = make_scratch, .fini = drop_scratch, .timeout = 60);
+TestSuite(draft, .init = make_scratch, .fini = drop_scratch, .timeout = 200);
 
 static const char stories[] = "data/stories-1m.gguf";
 
@@ -372,7 +372,6 @@ Test(draft, rows_learn_what_was_likely_behind_them) {
     struct lesson l = {0};
     make_lesson(&l, &t, 16, 64, 600);
     // The draft's tokens are the target's text, and windows are where they should be.
-    struct ids all = {0};
     int64_t at = 0, spelled = 0, scored = 0;
     for (int64_t w = 0; w < 16; w++) {
         if ((w + 1) % 4 == 0) continue; // validation
@@ -380,35 +379,35 @@ Test(draft, rows_learn_what_was_likely_behind_them) {
             const int32_t id = samples_id(&l.samples, w, i);
             struct span bytes = tokenizer_piece(t.tokenizer, id);
             size_t done = 0;
-            const int64_t first = at;
+            const int64_t begin = at;
             do {
                 struct span piece = tokenizer_piece(l.draft, tokens_at(&l.train, at));
                 cr_assert(done + piece.n <= bytes.n && !memcmp(piece.p, bytes.p + done, piece.n), "window %lld, token %lld", (long long)w, (long long)i);
                 done += piece.n;
                 cr_assert_eq(l.train.soft->place[at], done == bytes.n ? (int32_t)(w * 64 + i) : -1);
-                cr_assert(at == first || !l.train.soft->begins[at]);
+                cr_assert(at == begin || !l.train.soft->begins[at]);
                 at++;
             } while (done < bytes.n);
-            spelled += at - first > 1;
-            if (i == 0) cr_assert(l.train.soft->begins[first]);
+            spelled += at - begin > 1;
+            if (i == 0) cr_assert(l.train.soft->begins[begin]);
         }
     }
     cr_assert(at == l.train.count && spelled > 0, "%lld of %lld tokens, %lld spelled", (long long)at, (long long)l.train.count, (long long)spelled);
-    // Targets of a row over many numbers of sequences: as often as they are likely; the same number again: the same.
-    double seen[SOFT_TOP] = {0}, chi = 0;
+    // Targets of a row over the epochs: as often as they are likely, but for a few. Over places: by chance, chi-squared.
+    double seen[SOFT_TOP] = {0}, first = 0, likely = 0, variance = 0;
     int32_t id[SOFT_TOP];
     float p[SOFT_TOP];
     cr_assert(soft_targets(l.train.soft, 0, id, p));
     for (uint64_t n = 0; n < DRAWS; n++) {
         const int32_t drawn = soft_draw(l.train.soft, 0, 9, n);
-        cr_assert_eq(drawn, soft_draw(l.train.soft, 0, 9, n));
         for (int k = 0; k < SOFT_TOP; k++) seen[k] += drawn >= 0 && drawn == id[k];
     }
-    for (int k = 0; k < SOFT_TOP; k++) {
-        const double expected = DRAWS * (double)p[k];
-        if (id[k] >= 0 && expected >= 5) chi += (seen[k] - expected) * (seen[k] - expected) / expected;
+    for (int k = 0; k < SOFT_TOP; k++) cr_expect(id[k] < 0 || fabs(seen[k] - DRAWS * (double)p[k]) < 4, "token %d: %.0f draws, %.1f expected", k, seen[k], DRAWS * (double)p[k]);
+    for (int64_t k = 0; k < l.train.count; k++) {
+        if (!soft_targets(l.train.soft, k, id, p) || id[0] < 0) continue;
+        first += soft_draw(l.train.soft, k, 9, 0) == id[0], likely += (double)p[0], variance += (double)p[0] * (1 - (double)p[0]);
     }
-    cr_expect(chi < 45, "chi-squared %.1f of 16 numbers", chi); // 1 in 10^4
+    cr_expect(fabs(first - likely) < 4 * sqrt(variance), "%.0f of the likeliest, %.1f expected", first, likely);
     // A sequence of a run: rows inside of a spelling, and where another text begins behind, have no target.
     int32_t ids[T], targets[T], start[T];
     for (int64_t s = 0; s < 40; s++) {
@@ -419,7 +418,6 @@ Test(draft, rows_learn_what_was_likely_behind_them) {
         }
     }
     cr_assert(scored > 40 * T / 3 && scored < 40 * T);
-    ids_free(&all);
     free_lesson(&l);
     close_target(&t);
 }
@@ -507,12 +505,14 @@ Test(draft, a_draft_gets_better_and_goes_on_where_it_was_ended) {
     static const char run[] = "ln -sf '%s/data/stories-1m.gguf' target.gguf; $TRAIN --draft-for target.gguf " SMALL
                               " --draft-tokens 24k --steps 60 --eval-every 20 --save-every 30 %s -o %s 2>log";
     cr_assert(shell(run, origin, "-t 1", "a") == 0);
-    // The second one was ended while its target wrote, and again while it learned.
     cr_assert(shell(run, origin, "-t 2", "b") == 0);
+    // Ended while it learned.
     cr_assert(shell("cd b && rm -rf ckpt-6* *.gguf~ target.* model.gguf report.html && mv ckpt-30720.gguf keep && rm -f ckpt-* && mv keep ckpt-30720.gguf") == 0);
     cr_assert(shell(run, origin, "-t 2 --micro-batch 3", "b") == 0);
     cr_expect(shell("grep -q '^resume' log") == 0);
-    cr_expect(same_bytes("a/model.gguf", "b/model.gguf") && same_bytes("a/target.draft.gguf", "b/target.draft.gguf"));
+    cr_expect(same_bytes("a/model.gguf", "b/model.gguf"));
+    cr_expect(same_bytes("a/target.draft.gguf", "b/target.draft.gguf"));
+    // Ended while its target wrote.
     cr_assert(shell("mkdir c && head -c 1000000 a/samples.lehr >c/samples.lehr") == 0);
     cr_assert(shell(run, origin, "-t 1", "c") == 0);
     cr_expect(same_bytes("a/samples.lehr", "c/samples.lehr") && same_bytes("a/model.gguf", "c/model.gguf"));

@@ -204,6 +204,31 @@ static void check_rounded(const struct backend *b, int64_t n, int64_t M, int64_t
     free(x.data), free(full.data), free(w.data), free(meaning.data), free(out.data);
 }
 
+// Small weights share memory (cpu.c): each has its own part of it, whatever the others do.
+Test(kernels, packed_weights_keep_their_numbers_while_others_come_and_go) {
+    enum { WEIGHTS = 60, M = 640, K = 256, TURNS = 150 };
+    const struct backend *b = level(0);
+    for (int l = 1; l < PRODUCT_LEVELS; l++) b = level(l) ? level(l) : b;
+    const struct tensor x = matrix(1, K, 1);
+    struct tensor packed[WEIGHTS] = {0}, full[2] = {matrix(M, K, 2), matrix(M, K, 5)}, expected[2];
+    for (int i = 0; i < 2; i++) expected[i] = product(b, x, full[i], 0, false);
+    for (int turn = 0; turn < TURNS; turn++) {
+        const int at = (int)rng_below(7, 0, (uint64_t)turn, WEIGHTS);
+        struct err err;
+        bool owned;
+        if (packed[at].data) b->free(packed[at].data), packed[at].data = NULL;
+        else cr_assert(b->weight_load(&packed[at], &full[at % 2], &owned, &err) && owned, "%s", err.text);
+    }
+    for (int i = 0; i < WEIGHTS; i++) {
+        if (!packed[i].data) continue;
+        const struct tensor out = product(b, x, packed[i], 0, false);
+        SAME(out.data, expected[i % 2].data, M, "weight %d", i);
+        free(out.data), b->free(packed[i].data);
+    }
+    for (int i = 0; i < 2; i++) free(full[i].data), free(expected[i].data);
+    free(x.data);
+}
+
 Test(kernels, rounded_products_have_equal_bits_alone_in_batches_and_packed) {
     struct err err;
     const struct backend *b = backend_cpu("amx", &err);

@@ -123,11 +123,11 @@ Test(log, fields_are_those_documented) {
     struct log_file *l = open_log(-1);
     static const float norms[] = {0.5f, 0.1234567f};
     struct log_row a = {.step = 3, .tokens = 1536, .loss = 2.5, .lr = 0.001, .grad_norm = 0.5, .dt_ms = 12.5, .tok_per_s = 4096, .val_loss = NAN,
-                        .val_nats_per_byte = NAN, .val_loss_replay = NAN, .batch = 512, .layer_norms = {norms, 2}};
+                        .val_nats_per_byte = NAN, .val_loss_replay = NAN, .acceptance = NAN, .agreement = NAN, .batch = 512, .layer_norms = {norms, 2}};
     struct log_row b = log_row_at(3, 1536), c = a, d = log_row_at(2, 1024);
     a.aux_loss = 0.5, a.imbalance = 1.5;
     b.use = use, b.layers = 2, b.experts = 3;
-    b.val_loss = 2.25, b.val_nats_per_byte = 0.75, b.val_loss_replay = 3.5, b.cooled_tokens = 4096, b.cooled_loss = 2.125, b.cooled_nats_per_byte = 0.5;
+    b.val_loss = 2.25, b.val_nats_per_byte = 0.75, b.val_loss_replay = 3.5, b.acceptance = 0.5, b.agreement = 0.625, b.cooled_tokens = 4096, b.cooled_loss = 2.125, b.cooled_nats_per_byte = 0.5;
     c.step = 4, c.tokens = 2048, c.loss = INFINITY, c.grad_norm = NAN, c.skipped = "not finite", c.noise = 777.25, c.layer_norms.n = 0;
     c.aux_loss = c.imbalance = 0;
     d.rollback = 1, d.back_from = 2048, d.passed_from = 8, d.passed_to = 16, d.why = "the loss rose";
@@ -140,7 +140,7 @@ Test(log, fields_are_those_documented) {
     cr_assert_str_eq(t.data,
                      "{\"step\":3,\"tokens\":1536,\"loss\":2.5,\"lr\":0.001,\"grad_norm\":0.5,\"dt_"
                      "ms\":12.5,\"tok_per_s\":4096,\"batch\":512,\"layer_norms\":[0.5,0.1235],\"aux_loss\":0.5,\"imbalance\":1.5}\n"
-                     "{\"step\":3,\"tokens\":1536,\"val_loss\":2.25,\"val_nats_per_byte\":0.75,\"val_loss_replay\":3.5,\"cooled_tokens\":4096,\"cooled_loss\":2.125,\"cooled_nats_per_byte\":0.5,\"experts\":[[1,2,3],[0,6,0]]}\n"
+                     "{\"step\":3,\"tokens\":1536,\"val_loss\":2.25,\"val_nats_per_byte\":0.75,\"val_loss_replay\":3.5,\"acceptance\":0.5,\"agreement\":0.625,\"cooled_tokens\":4096,\"cooled_loss\":2.125,\"cooled_nats_per_byte\":0.5,\"experts\":[[1,2,3],[0,6,0]]}\n"
                      "{\"step\":4,\"tokens\":2048,\"lr\":0.001,\"dt_ms\":12.5,\"tok_per_s\":4096,\"batch\":512,\"noise\":777.25,"
                      "\"skipped\":\"not finite\"}\n"
                      "{\"step\":2,\"tokens\":1024,\"rollback\":1,\"back_from\":2048,\"passed_from\":8,\"passed_to\":16,\"why\":\"the loss rose\"}\n");
