@@ -168,12 +168,15 @@ static void make_words(struct apprentice *d, const struct tokenizer *draft) {
     w->n = (int32_t)tokenizer_vocab(d->target);
     w->guess = mem_array((size_t)w->n, sizeof *w->guess, "map of vocabularies");
     w->at = mem_array((size_t)w->n + 1, sizeof *w->at, "map of vocabularies");
+    ids_add(&w->read, 0); // an empty list would be the beginning of a text, which has BOS in front of it
     for (int32_t v = 0; v < w->n; v++) {
         const int32_t twin = m->to_draft[v];
         w->guess[v] = twin >= 0 && m->to_target[twin] == v ? twin : -1;
         vocab_map_read(m, draft, d->target, v, &w->read);
-        w->at[v + 1] = w->read.count;
+        w->at[v + 1] = w->read.count - 1;
     }
+    w->read.count--;
+    memmove(w->read.id, w->read.id + 1, w->read.count * sizeof *w->read.id);
     vocab_map_free(m);
 }
 
