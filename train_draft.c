@@ -293,18 +293,19 @@ static void link_target(const char *name) {
 }
 
 static struct accept *learn_acceptance(const struct run *r, struct model *m, struct accept_result *result) {
-    enum { ROWS = 32768, HELD_OUT = 8192 };
+    enum { ROWS = 131072, HELD_OUT = 8192, WIDE = 256 };
     struct err err;
     struct accept_rows train, held_out;
     const double start = time_now();
     struct session *s = session_new(m, &(struct session_options){.ctx = opts.seq, .all_logits = DISTIL_ROWS, .exact = true, .hidden = true}, &err);
-    accept_rows_open(&train, m->config.C, r->train.count < ROWS ? r->train.count : ROWS);
-    accept_rows_open(&held_out, m->config.C, r->valid.count < HELD_OUT ? r->valid.count : HELD_OUT);
+    const int64_t C = m->config.C, rows = C <= WIDE ? ROWS : ROWS * WIDE / C * WIDE / C; // half a minute of two cores
+    accept_rows_open(&train, C, r->train.count < rows ? r->train.count : rows);
+    accept_rows_open(&held_out, C, r->valid.count < HELD_OUT ? r->valid.count : HELD_OUT);
     if (!s || !accept_gather(&r->train, s, &train, &err) || !accept_gather(&r->valid, s, &held_out, &err)) fail(1, &err);
     struct accept *a = train.n && held_out.n ? accept_learn(&train, &held_out, ACCEPT_BLOCKS, result) : NULL;
     if (a)
-        fprintf(stderr, "acceptance head: learned from %lld places in %.1f s; cross entropy on %lld others %.4f nats, of the draft's own confidence %.4f, of one chance for all %.4f, of the truth %.4f\n",
-                (long long)train.n, time_now() - start, (long long)held_out.n, result->head, result->sure, result->constant, result->floor);
+        fprintf(stderr, "acceptance head: learned from %lld places in %.1f s; on %lld others it is %.4f nats off, the draft's own confidence %.4f, one chance for all %.4f\n",
+                (long long)train.n, time_now() - start, (long long)held_out.n, result->head - result->floor, result->sure - result->floor, result->constant - result->floor);
     accept_rows_close(&train);
     accept_rows_close(&held_out);
     session_free(s);

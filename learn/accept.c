@@ -7,7 +7,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { BATCH = 256, EPOCHS = 6, SURE_BUCKETS = 16 };
+enum { BATCH = 256, EPOCHS_LEAST = 2, EPOCHS_MOST = 6, SURE_BUCKETS = 16 };
 static const uint64_t stream_order = 0x61636365u;
 static const double REJECTION = 1, RATE = 1.6; // weight of what was not accepted; of a step at its peak, over the width
 
@@ -224,8 +224,16 @@ static void shuffle(int32_t *row, int64_t n, uint64_t epoch) {
     }
 }
 
+// More places beat more epochs: with 60k places of a draft of SmolLM2-135M twice 0.552 nats were left, with 112k twice 0.546, with
+// 28k six times 0.558 (the draft's own confidence: 0.554).
+static int64_t epochs_of(int64_t n) {
+    enum { SHOWN = 1 << 18 };
+    const int64_t k = SHOWN / n;
+    return k < EPOCHS_LEAST ? EPOCHS_LEAST : k > EPOCHS_MOST ? EPOCHS_MOST : k;
+}
+
 struct accept *accept_learn(const struct accept_rows *train, const struct accept_rows *held_out, int blocks, struct accept_result *result) {
-    const int64_t C = train->C, n = train->n, steps = EPOCHS * ((n + BATCH - 1) / BATCH);
+    const int64_t C = train->C, n = train->n, epochs = epochs_of(n), steps = epochs * ((n + BATCH - 1) / BATCH);
     const size_t count = accept_count(C, blocks);
     const double mean = mean_share(train);
     // A step turns each weight by about the rate, and C of them, times what they are multiplied with, add up in a sum.
@@ -236,7 +244,7 @@ struct accept *accept_learn(const struct accept_rows *train, const struct accept
     float *grad = mem_array(count, sizeof *grad, "gradient");
     int32_t *order = numbers(n), *all = numbers(held_out->n);
     a->weights[count - 1] = (float)log(mean / (1 - mean));
-    for (uint64_t epoch = 0; epoch < EPOCHS; epoch++) {
+    for (uint64_t epoch = 0; epoch < (uint64_t)epochs; epoch++) {
         shuffle(order, n, epoch);
         for (int64_t at = 0; at < n; at += BATCH) {
             accept_loss(a, train, order + at, n - at < BATCH ? n - at : BATCH, w, grad);
