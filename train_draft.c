@@ -293,12 +293,12 @@ static void link_target(const char *name) {
 }
 
 static struct accept *learn_acceptance(const struct run *r, struct model *m, struct accept_result *result) {
-    enum { ROWS = 131072, HELD_OUT = 8192, WIDE = 256 };
+    enum { ROWS = 65536, HELD_OUT = 8192, WIDE = 256 };
     struct err err;
     struct accept_rows train, held_out;
     const double start = time_now();
     struct session *s = session_new(m, &(struct session_options){.ctx = opts.seq, .all_logits = DISTIL_ROWS, .exact = true, .hidden = true}, &err);
-    const int64_t C = m->config.C, rows = C <= WIDE ? ROWS : ROWS * WIDE / C * WIDE / C; // half a minute of two cores
+    const int64_t C = m->config.C, rows = C <= WIDE ? ROWS : ROWS * WIDE / C * WIDE / C; // a quarter of a minute of two idle cores
     accept_rows_open(&train, C, r->train.count < rows ? r->train.count : rows);
     accept_rows_open(&held_out, C, r->valid.count < HELD_OUT ? r->valid.count : HELD_OUT);
     if (!s || !accept_gather(&r->train, s, &train, &err) || !accept_gather(&r->valid, s, &held_out, &err)) fail(1, &err);

@@ -33,9 +33,7 @@ int32_t draft_add(struct draft *d, int32_t parent, int32_t id, float p) {
     d->parent[i] = parent;
     d->depth[i] = d->depth[parent] + 1;
     d->p[i] = p;
-    d->word[i][BY_CONFIDENCE] = p;
-    d->word[i][BY_ENTROPY] = d->word[i][BY_HEAD] = -1;
-    d->word[i][BY_RUNNING] = fmaxf(0, 1 - ((float)d->depth[i] - 0.5f) / PACE_BUCKETS); // a bucket for each
+    for (int k = 0; k < PREDICTORS; k++) d->word[i][k] = k == BY_CONFIDENCE ? p : -1;
     d->q[i] = NULL;
     d->n_q[i] = 0;
     return i;
@@ -179,6 +177,7 @@ static bool grow_chain(struct model_drafter *m, const struct draft_ask *ask, int
         if (!candidates(m, ask, d, d->n - 1, logits, 1, &guess, &entropy)) break;
         int32_t node = draft_add(d, d->n - 1, guess.id, guess.p), id = m->o.map->to_draft[guess.id];
         d->word[node][BY_ENTROPY] = (float)exp(-entropy);
+        d->word[node][BY_RUNNING] = fmaxf(0, 1 - ((float)d->depth[node] - 0.5f) / PACE_BUCKETS); // a bucket for each depth
         if (m->o.accept && !m->inner) d->word[node][BY_HEAD] = accept_chance(m->o.accept, session_hidden(m->o.session), m->room);
         if (tokenizer_is_end(m->o.target_tokenizer, guess.id) || d->n > most || (ask->go_on && !ask->go_on(ask->arg, d))) break;
         assert(id >= 0 && node == d->n - 1);

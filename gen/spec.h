@@ -18,7 +18,7 @@
 // --- predictors (pace.c) ---------------------------------------------------------------------------------------------
 
 // What is said of a guess before it is judged: words from 0 to 1, the more the likelier it holds, or -1 for none. Each is
-// corrected by what came of guesses of such a word; the pace goes by the one that was nearest to what happened.
+// corrected by what came of guesses of such a word; the pace mixes them, those the most that were nearest to what happened.
 enum predictor { BY_CONFIDENCE, BY_ENTROPY, BY_RUNNING, BY_HEAD, PREDICTORS };
 struct predictor_row {
     const char *name, *help;
@@ -42,7 +42,7 @@ struct draft {
     size_t n_q[DRAFT_ROWS];
 };
 // Adds a child behind the last node of the preorder: parent is the last node or one of its ancestors. The new node's number. Its
-// words are p and its place; others are the caller's to add.
+// word is p; others are the caller's to add.
 int32_t draft_add(struct draft *d, int32_t parent, int32_t id, float p);
 int32_t draft_child(const struct draft *d, int32_t node, int32_t id); // the child of node that guesses id, or -1
 
@@ -192,7 +192,7 @@ struct pace_chain { // guesses in a row: how many, the sum of the chances that e
 void pace_open(struct pace *p, int arms, const double *cost);
 bool pace_may_guess(const struct pace *p);
 double pace_rows(const struct pace *p, int32_t n);                                     // T(n) / T(1)
-enum predictor pace_predictor(const struct pace *p, int arm, const float *words);      // whose word counts, of those that say something
+enum predictor pace_predictor(const struct pace *p, int arm, const float *words);      // the nearest so far, of those that say something
 double pace_error(const struct pace *p, int arm, enum predictor by);                   // mean square, of late
 double pace_chance(const struct pace *p, int arm, const float *words);                 // that a guess holds, once all before it did
 double pace_value(const struct pace *p, double tokens, int32_t rows);                  // of a pass, less the one token that all bring

@@ -227,7 +227,7 @@ static void shuffle(int32_t *row, int64_t n, uint64_t epoch) {
 // More places beat more epochs: with 60k places of a draft of SmolLM2-135M twice 0.552 nats were left, with 112k twice 0.546, with
 // 28k six times 0.558 (the draft's own confidence: 0.554).
 static int64_t epochs_of(int64_t n) {
-    enum { SHOWN = 1 << 18 };
+    enum { SHOWN = 1 << 17 };
     const int64_t k = SHOWN / n;
     return k < EPOCHS_LEAST ? EPOCHS_LEAST : k > EPOCHS_MOST ? EPOCHS_MOST : k;
 }

@@ -158,9 +158,9 @@ Test(pace, what_turns_bad_is_dropped) {
     cr_expect(after > 0.95 * plain, "200 tokens behind the turn at %.3f of plain", after / plain);
 }
 
-// Where the drafter's own word is noise and another predictor's is not, that one is chosen, and is worth having. So is the drafter's
-// own where the other says nothing.
-Test(pace, the_better_predictor_is_chosen_and_worth_it) {
+// Where the drafter's own word is noise and another predictor's is not, that one is believed most, and is worth having. So is the
+// drafter's own where the other says nothing.
+Test(pace, the_better_predictor_is_believed_and_worth_it) {
     struct world blind = worlds[2], told = worlds[2];
     blind.noise = 1, told.noise = 2;
     for (int i = 0; i < 2; i++) {
@@ -177,5 +177,6 @@ Test(pace, the_better_predictor_is_chosen_and_worth_it) {
     }
     double without = mean_speed(&blind, -1, 0, 3000, 6), with = mean_speed(&told, -1, 0, 3000, 6), own = mean_speed(&worlds[2], -1, 0, 3000, 6);
     cr_expect(with > 1.05 * without, "%.3f without, %.3f with", without, with);
-    cr_expect(with > 0.97 * own, "%.3f by another, %.3f by the drafter's own", with, own);
+    // It is wrong about each, which takes time to find out, so it is worth somewhat less than an own word that is right from the start.
+    cr_expect(with - without > 0.75 * (own - without), "%.3f without, %.3f by another, %.3f by the drafter's own", without, with, own);
 }
