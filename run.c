@@ -805,6 +805,8 @@ static void print_list(void) {
     for (int i = 0; i < sampler_filter_count; i++) printf("  %-12s %s\n", sampler_filters[i].name, sampler_filters[i].help);
     puts("who guesses ahead (--spec)");
     for (int i = 0; i < drafter_row_count; i++) printf("  %-12s %s\n", drafter_rows[i].name, drafter_rows[i].help);
+    puts("what tells how likely a guess holds; the best so far is believed");
+    for (int i = 0; i < PREDICTORS; i++) printf("  %-12s %s\n", predictors[i].name, predictors[i].help);
     puts("how guesses are judged (--spec-accept)");
     for (int i = 0; i < verifier_count; i++) printf("  %-12s %s [%s]\n", verifiers[i].name, verifiers[i].help, verifiers[i].source);
     puts("chat templates");

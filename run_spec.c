@@ -14,6 +14,7 @@ struct speculation {
     struct model *model;
     struct session *session;
     struct vocab_map *map;
+    struct accept *accept; // of the draft; NULL: none
     struct drafter *drafters[3];
     int n;
     struct spec_options options;
@@ -59,8 +60,10 @@ static char *draft_beside(const char *model) {
     return NULL;
 }
 
-static bool load_draft(struct app *a, struct speculation *s, const struct speculation_options *o, const char *path, int64_t rows, struct err *err) {
+static bool load_draft(struct app *a, struct speculation *s, const struct speculation_options *o, const char *path, struct text *notes, struct err *err) {
     struct text line = {0};
+    struct err damaged;
+    int64_t rows = speculation_rows(o);
     struct session_options so = {.ctx = o->ctx, .kv = DTYPE_F16};
     if (is(o, "staged") && rows < STAGED_ROWS) rows = STAGED_ROWS;
     so.all_logits = so.tree = rows;
@@ -69,6 +72,10 @@ static bool load_draft(struct app *a, struct speculation *s, const struct specul
     if (!(s->map = vocab_map_new(s->tokenizer, a->tokenizer, LEAST_SHARED, err))) return false;
     if (!(s->model = model_load(s->file, a->backend, err))) return false;
     if (s->model->config.V < tokenizer_vocab(s->tokenizer)) return err_set(err, "%s: its tokenizer has more tokens than the model", path);
+    bool chains = is(o, "auto") || is(o, "model"); // where the head is of use
+    if (chains && !accept_read(s->file, s->model->config.C, &s->accept, &damaged))
+        text_fmt(notes, "note: the acceptance head of %s is not used: %s\n", path, damaged.text);
+    so.hidden = s->accept != NULL;
     int64_t ctx = session_capacity(a->session) + DRAFT_ROWS; // no longer than the target's
     if (!so.ctx && ctx < s->model->config.ctx) so.ctx = ctx;
     bool good = session_choose_context(s->model, &so, mem_available_bytes(), &line, err);
@@ -81,8 +88,9 @@ static void drop_draft(struct speculation *s) {
     model_free(s->model);
     vocab_map_free(s->map);
     tokenizer_free(s->tokenizer);
+    accept_free(s->accept);
     if (s->file) model_file_close(s->file);
-    s->session = NULL, s->model = NULL, s->map = NULL, s->tokenizer = NULL, s->file = NULL;
+    s->session = NULL, s->model = NULL, s->map = NULL, s->tokenizer = NULL, s->accept = NULL, s->file = NULL;
 }
 
 static void add_drafters(struct app *a, struct speculation *s, const struct speculation_options *o, const char *draft, struct text *notes) {
@@ -94,17 +102,17 @@ static void add_drafters(struct app *a, struct speculation *s, const struct spec
         text_fmt(notes, "note: --spec %s needs a draft model: --draft FILE, or NAME.draft.gguf beside NAME.gguf; the text is made without\n", o->name);
         return;
     }
-    if (!load_draft(a, s, o, draft, speculation_rows(o), &err)) {
+    if (!load_draft(a, s, o, draft, notes, &err)) {
         text_fmt(notes, "note: the draft %s is not used, the text is made without: %s\n", draft, err.text);
         drop_draft(s);
         return;
     }
-    struct draft_model m = {.session = s->session, .tokenizer = s->tokenizer, .target_tokenizer = a->tokenizer, .map = s->map, .staged = is(o, "staged"),
+    struct draft_model m = {.session = s->session, .tokenizer = s->tokenizer, .target_tokenizer = a->tokenizer, .map = s->map, .staged = is(o, "staged"), .accept = s->accept,
                             .cost = (double)config_params_active(&s->model->config) / (double)config_params_active(&a->model->config)};
     s->drafters[s->n++] = drafter_model(&m);
     char params[32];
-    text_fmt(notes, "draft: %s, %s, %s parameters, %.1f%% of the vocabulary\n", draft, s->model->config.family->name,
-             text_count(params, (double)config_params(&s->model->config)), 100 * s->map->share);
+    text_fmt(notes, "draft: %s, %s, %s parameters, %.1f%% of the vocabulary%s\n", draft, s->model->config.family->name,
+             text_count(params, (double)config_params(&s->model->config)), 100 * s->map->share, s->accept ? ", an acceptance head" : "");
 }
 
 struct speculation *speculation_open(struct app *a, const struct speculation_options *o, struct text *notes) {

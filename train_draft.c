@@ -4,11 +4,13 @@
 // on; what it wrote decides which part of its vocabulary the draft gets, and is what the draft learns from (learn/distil.h). From
 // there on it is a run like any other: shape, schedule, checkpoints and report are those of train_setup.c and train_loop.c, and
 // resuming is as exact. What is left behind besides is OUT/NAME.draft.gguf, with the target as OUT/NAME.gguf beside it, where ./run
-// looks for a draft.
+// looks for a draft. The last thing learned, from the finished draft, is the head that says how likely its guesses hold
+// (model/accept.h): it is computed anew from what is there, so a resumed run has nothing of it to remember.
 #include "train.h"
 
 #include "gen/samples.h"
 #include "gen/spec.h"
+#include "learn/accept.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -19,7 +21,7 @@
 static_assert((int)SAMPLE_TOP == (int)SOFT_TOP, "what is written is what is learned");
 // A token of SmolLM2-135M takes 9 ms of a core alone, 2.5 among 8, 1.8 among 16, 1.6 among 32 (Sapphire Rapids, November 2026, windows
 // of 256; the caches of 32 texts are then what is read). An end costs what 16 have of a window.
-enum { AT_ONCE = 16, DRAFT_SEQ = 256, TOKENS_USUAL = 1000000, TOKENS_LEAST = 65536 };
+enum { AT_ONCE = 16, DRAFT_SEQ = 256, ACCEPT_BLOCKS = 3, TOKENS_USUAL = 1000000, TOKENS_LEAST = 65536 };
 
 struct apprentice {
     struct model_config config; // of the target
@@ -261,12 +263,14 @@ struct keys {
     const struct run *r;
     const char *name;
     double acceptance;
+    const struct accept *accept; // NULL: not learned yet
 };
 static void write_keys(void *arg, struct gguf_out *o) {
     const struct keys *k = arg;
     tokenizer_write(k->r->tokenizer, o);
     gguf_out_text(o, "lehr.draft_for", k->name, strlen(k->name));
     gguf_out_f32(o, "lehr.draft_acceptance", (float)k->acceptance);
+    if (k->accept) accept_write(k->accept, o);
 }
 
 static bool is_there(const char *path, const struct stat *what) {
@@ -288,24 +292,55 @@ static void link_target(const char *name) {
     text_free(&to);
 }
 
+static struct accept *learn_acceptance(const struct run *r, struct model *m, struct accept_result *result) {
+    enum { ROWS = 131072, HELD_OUT = 8192, WIDE = 256 };
+    struct err err;
+    struct accept_rows train, held_out;
+    const double start = time_now();
+    struct session *s = session_new(m, &(struct session_options){.ctx = opts.seq, .all_logits = DISTIL_ROWS, .exact = true, .hidden = true}, &err);
+    const int64_t C = m->config.C, rows = C <= WIDE ? ROWS : ROWS * WIDE / C * WIDE / C; // half a minute of two cores
+    accept_rows_open(&train, C, r->train.count < rows ? r->train.count : rows);
+    accept_rows_open(&held_out, C, r->valid.count < HELD_OUT ? r->valid.count : HELD_OUT);
+    if (!s || !accept_gather(&r->train, s, &train, &err) || !accept_gather(&r->valid, s, &held_out, &err)) fail(1, &err);
+    struct accept *a = train.n && held_out.n ? accept_learn(&train, &held_out, ACCEPT_BLOCKS, result) : NULL;
+    if (a)
+        fprintf(stderr, "acceptance head: learned from %lld places in %.1f s; on %lld others it is %.4f nats off, the draft's own confidence %.4f, one chance for all %.4f\n",
+                (long long)train.n, time_now() - start, (long long)held_out.n, result->head - result->floor, result->sure - result->floor, result->constant - result->floor);
+    accept_rows_close(&train);
+    accept_rows_close(&held_out);
+    session_free(s);
+    return a;
+}
+
+static void export_draft(const char *model, const char *path, struct keys *keys, struct text *notes) {
+    struct err err;
+    const struct export_options eo = {.tokenizer = write_keys, .arg = keys};
+    struct model_file *f = model_file_open(model, &err);
+    if (!f || !model_export_gguf(f, path, &eo, notes, &err)) fail(1, &err);
+    model_file_close(f);
+}
+
 void write_draft(const struct run *r, const char *model) {
     struct err err;
     struct text name = {0}, path = {0}, notes = {0};
     target_name(&name);
     text_fmt(&path, "%s/%s.draft.gguf", opts.out, name.data);
-    const struct keys keys = {r, name.data, r->score.acceptance};
-    const struct export_options eo = {.tokenizer = write_keys, .arg = (void *)&keys};
-    struct model_file *f = model_file_open(model, &err);
-    if (!f || !model_export_gguf(f, path.data, &eo, &notes, &err)) fail(1, &err);
+    struct keys keys = {r, name.data, r->score.acceptance, NULL};
+    export_draft(model, path.data, &keys, &notes);
     print_notes(&notes);
-    model_file_close(f);
-    struct model *m = (f = model_file_open(path.data, &err)) ? model_load(f, r->backend, &err) : NULL;
+    struct model_file *f = model_file_open(path.data, &err);
+    struct model *m = f ? model_load(f, r->backend, &err) : NULL;
     if (!m) fail(1, &err);
     const struct distil_score written = judge(m, &r->valid, 4 * opts.eval_tokens);
+    struct accept_result result;
+    struct accept *accept = learn_acceptance(r, m, &result);
     fprintf(stderr, "draft: %s, %.1f MB; of its guesses %.1f%% are accepted at temperature 1 (before it was rounded %.1f%%), %.1f%% when greedy\n", path.data,
             (double)model_file_bytes(f) * 1e-6, 100 * written.acceptance, 100 * r->score.acceptance, 100 * written.agreement);
     model_free(m);
     model_file_close(f);
+    keys.accept = accept;
+    if (accept) export_draft(model, path.data, &keys, NULL);
+    accept_free(accept);
     link_target(name.data);
     text_free(&name);
     text_free(&path);

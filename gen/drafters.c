@@ -33,6 +33,9 @@ int32_t draft_add(struct draft *d, int32_t parent, int32_t id, float p) {
     d->parent[i] = parent;
     d->depth[i] = d->depth[parent] + 1;
     d->p[i] = p;
+    d->word[i][BY_CONFIDENCE] = p;
+    d->word[i][BY_ENTROPY] = d->word[i][BY_HEAD] = -1;
+    d->word[i][BY_RUNNING] = fmaxf(0, 1 - ((float)d->depth[i] - 0.5f) / PACE_BUCKETS); // a bucket for each
     d->q[i] = NULL;
     d->n_q[i] = 0;
     return i;
@@ -89,6 +92,7 @@ struct model_drafter {
     size_t skip;                    // of spelled, what lies before the draft's context
     struct candidate *q;            // [DRAFT_ROWS][SAMPLER_ROUGH]
     double *work;                   // [SAMPLER_ROUGH]
+    float *room;                    // of the acceptance head
 };
 
 static int by_id(const void *a, const void *b) {
@@ -142,17 +146,19 @@ static bool sound(const struct model_drafter *m, const float *logits, struct err
     return err_set(err, "the draft model's output is not a number: its weights are damaged, try --check");
 }
 
-// Candidates for what follows a node at a position, up to n, into out: p is how likely each is.
+// Candidates for what follows a node at a position, up to n, into out: p is how likely each is. *entropy: of what they come from.
 static size_t candidates(struct model_drafter *m, const struct draft_ask *ask, struct draft *d, int32_t node, const float *logits,
-                         size_t n, struct candidate *out) {
+                         size_t n, struct candidate *out, double *entropy) {
     int64_t position = (int64_t)ask->n + d->depth[node]; // of the token that is guessed
     const struct guess_logits z = {logits, m->o.map->same ? NULL : m->o.map->to_target, m->o.map->same ? m->o.map->target_n : m->o.map->draft_n};
-    if (ask->verifier->draw == DRAW_ANY) return sampler_guess(ask->sampler, &z, position, n, out);
+    if (ask->verifier->draw == DRAW_ANY) return sampler_guess(ask->sampler, &z, position, n, out, entropy);
     struct candidate *q = m->q + (size_t)node * SAMPLER_ROUGH;
     int32_t child[DRAFT_MOST];
     d->n_q[node] = sampler_rough(ask->sampler, &z, q);
     qsort(q, d->n_q[node], sizeof *q, by_id);
     d->q[node] = q;
+    *entropy = 0;
+    for (size_t i = 0; i < d->n_q[node]; i++) *entropy -= q[i].p > 0 ? (double)q[i].p * log((double)q[i].p) : 0;
     // A stream for each node: what is drawn at one must not tell what is drawn at another.
     n = verifier_draw(ask->verifier->draw, q, d->n_q[node], n, ask->seed, (uint64_t)node << 48 | (uint64_t)position, ask->draws, m->work, child);
     for (size_t i = 0; i < n; i++) {
@@ -168,9 +174,12 @@ static bool grow_chain(struct model_drafter *m, const struct draft_ask *ask, int
     if (most > room) most = room;
     while (d->n <= most) {
         struct candidate guess;
+        double entropy;
         if (!sound(m, logits, err)) return false;
-        if (!candidates(m, ask, d, d->n - 1, logits, 1, &guess)) break;
+        if (!candidates(m, ask, d, d->n - 1, logits, 1, &guess, &entropy)) break;
         int32_t node = draft_add(d, d->n - 1, guess.id, guess.p), id = m->o.map->to_draft[guess.id];
+        d->word[node][BY_ENTROPY] = (float)exp(-entropy);
+        if (m->o.accept && !m->inner) d->word[node][BY_HEAD] = accept_chance(m->o.accept, session_hidden(m->o.session), m->room);
         if (tokenizer_is_end(m->o.target_tokenizer, guess.id) || d->n > most || (ask->go_on && !ask->go_on(ask->arg, d))) break;
         assert(id >= 0 && node == d->n - 1);
         if (!(logits = feed(m, id, err))) return false;
@@ -251,7 +260,8 @@ static bool open_slots(struct model_drafter *m, const struct draft_ask *ask, str
     if (!sound(m, logits, err)) return false;
     size_t n = (size_t)(ask->wide < DRAFT_MOST ? ask->wide : DRAFT_MOST);
     bool end = node && tokenizer_is_end(m->o.target_tokenizer, t->d.id[node]);
-    t->slots[node].n = end ? 0 : (int32_t)candidates(m, ask, &t->d, node, logits, n, t->slots[node].next);
+    double entropy; // says nothing of one child among several
+    t->slots[node].n = end ? 0 : (int32_t)candidates(m, ask, &t->d, node, logits, n, t->slots[node].next, &entropy);
     t->slots[node].used = 0;
     t->slots[node].left = 1;
     return true;
@@ -300,6 +310,7 @@ static void model_drafter_free(struct drafter *self) {
     ids_free(&m->upto);
     mem_free(m->q);
     mem_free(m->work);
+    mem_free(m->room);
     mem_free(m);
 }
 
@@ -309,6 +320,7 @@ struct drafter *drafter_model(const struct draft_model *o) {
     m->o = *o;
     m->q = mem_array(DRAFT_ROWS * SAMPLER_ROUGH, sizeof *m->q, "distributions of guesses");
     m->work = mem_array(SAMPLER_ROUGH, sizeof *m->work, "draws of guesses");
+    if (o->accept) m->room = mem_array(2 * (size_t)o->accept->C, sizeof *m->room, "acceptance head");
     if (!o->staged) return &m->base;
     m->inner_drafter = drafter_ngram();
     m->inner = spec_new(&(struct spec_options){.session = o->session, .tokenizer = o->tokenizer, .drafters = {m->inner_drafter}, .n_drafters = 1,

@@ -52,14 +52,15 @@ size_t sampler_distribution(struct sampler *s, const float *logits, struct candi
 MUST_USE bool sampler_sees(const float *logits, int64_t n, int64_t position, struct err *err); // what sampler_pick refuses
 // Guesses, from logits that another model made: only the SAMPLER_ROUGH likeliest are looked at; the state stays.
 // Guess: what sampler_pick would choose with them, and what comes next by logit / temp + noise: up to n, best first, p the softmax
-// of that sum (of the logits at temperature 0): how sure the choice is. Rough: their distribution behind the filters, as sampler_distribution.
+// of that sum (of the logits at temperature 0): how sure the choice is; *entropy: that of the distribution
+// behind the filters, in nats. Rough: their distribution behind the filters, as sampler_distribution.
 enum { SAMPLER_ROUGH = 256 };
 struct guess_logits {
     const float *of;
     const int32_t *ids; // [n] the token that each is of, -1: of none; NULL: 0, 1, ...
     int64_t n;
 };
-size_t sampler_guess(struct sampler *s, const struct guess_logits *logits, int64_t position, size_t n, struct candidate *out);
+size_t sampler_guess(struct sampler *s, const struct guess_logits *logits, int64_t position, size_t n, struct candidate *out, double *entropy);
 size_t sampler_rough(struct sampler *s, const struct guess_logits *logits, struct candidate *out);
 
 // log(sum(exp(logits))) over V values, in double: what turns a logit into a log-probability.

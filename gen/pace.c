@@ -2,9 +2,9 @@
 //
 // A pass that judges n rows costs T(n) and brings 1 + (sum of the chances of its guesses) tokens; a drafter's time comes on
 // top. With the speed of late as the price of time, a pass is worth tokens - price * seconds: the pass that maximises this, every
-// time, maximises tokens by seconds in the long run (the ratio is what is wanted, its denominator is priced). Chances are the
-// drafter's own word, corrected by how often guesses of such a word held; T(n) is kept as a multiple of T(1). All of it
-// forgets, so that what has changed is tried again.
+// time, maximises tokens by seconds in the long run (the ratio is what is wanted, its denominator is priced). Chances are what a
+// predictor says, corrected by how often guesses of such a word held; of several the one counts whose corrected word has been
+// nearest to what happened. T(n) is kept as a multiple of T(1). All of it forgets, so that what has changed is tried again.
 //
 // Trying costs. What guesses won and lost against plain passes is kept account of: below the floor nothing more is tried until plain
 // passes have earned it, a hundredth of their time each; what was won is forgotten beyond a few passes, so that a
@@ -16,6 +16,13 @@
 
 enum { WARM = 3, PLAIN_EVERY = 32 }; // plain passes before the first guess; passes between two plain ones, which keep T(1) known
 static const double floor_passes = 1.2, roof_passes = 4, earned = 0.01, unknown_row = 0.2;
+
+const struct predictor_row predictors[PREDICTORS] = {
+    [BY_CONFIDENCE] = {"confidence", "how sure the drafter is of its choice", 0.16},
+    [BY_ENTROPY] = {"entropy", "how few tokens its distribution comes down to, exp(-entropy)", 0.17},
+    [BY_RUNNING] = {"running", "how often guesses at this place in a row held of late", 0.18},
+    [BY_HEAD] = {"head", "the acceptance head of the draft file", 0.16},
+};
 
 void pace_open(struct pace *p, int arms, const double *cost) {
     assert(arms <= PACE_ARMS);
@@ -51,16 +58,33 @@ double pace_rows(const struct pace *p, int32_t n) {
     return low + (p->ratio[above].x - low) * (n - below) / (above - below);
 }
 
-static int bucket_of(float own) {
-    int b = (int)(own * PACE_BUCKETS);
+static int bucket_of(float word) {
+    int b = (int)(word * PACE_BUCKETS);
     return b < 0 ? 0 : b >= PACE_BUCKETS ? PACE_BUCKETS - 1 : b;
 }
 
-double pace_chance(const struct pace *p, int arm, float own) {
-    static const double word = 4; // guesses that the drafter's own word weighs
-    const struct pace_arm *a = &p->arm[arm];
-    int b = bucket_of(own);
-    return (a->held[b] + word * (double)own) / (a->tried[b] + word);
+static double corrected(const struct pace_words *w, float word) {
+    static const double weight = 4; // guesses that the word itself counts as
+    int b = bucket_of(word);
+    return (w->held[b] + weight * (double)word) / (w->tried[b] + weight);
+}
+
+double pace_error(const struct pace *p, int arm, enum predictor by) {
+    static const double weight = 32; // judged guesses that the first value counts as
+    const struct pace_words *w = &p->arm[arm].by[by];
+    return (w->error + weight * predictors[by].first) / (w->judged + weight);
+}
+
+enum predictor pace_predictor(const struct pace *p, int arm, const float *words) {
+    enum predictor best = BY_CONFIDENCE;
+    for (enum predictor k = 0; k < PREDICTORS; k++)
+        if (words[k] >= 0 && pace_error(p, arm, k) < pace_error(p, arm, best)) best = k;
+    return best;
+}
+
+double pace_chance(const struct pace *p, int arm, const float *words) {
+    enum predictor by = pace_predictor(p, arm, words);
+    return corrected(&p->arm[arm].by[by], words[by]);
 }
 
 static double usual_chance(const struct pace_arm *a) { return (a->chances + 2 * 0.6) / (a->made + 2); }
@@ -104,7 +128,8 @@ static void forget(struct pace *p) {
     const double keep = 0.995, late = 0.95;
     for (int i = 0; i < p->arms; i++) {
         struct pace_arm *a = &p->arm[i];
-        for (int b = 0; b < PACE_BUCKETS; b++) a->tried[b] *= keep, a->held[b] *= keep;
+        for (int k = 0; k < PREDICTORS; k++)
+            for (int b = 0; b < PACE_BUCKETS; b++) a->by[k].tried[b] *= keep, a->by[k].held[b] *= keep;
         a->made *= keep, a->chances *= keep;
     }
     // What is too dear is not tried, so that it would never be known to have become cheaper.
@@ -139,19 +164,25 @@ void pace_drafted(struct pace *p, int arm, int32_t guesses, double took) {
 }
 
 // All that were made, not those alone that were judged, or the usual guess would look as good as the best.
-void pace_made(struct pace *p, int arm, float own) {
+void pace_made(struct pace *p, int arm, const float *words) {
     const double keep = 0.97;
     struct pace_arm *a = &p->arm[arm];
     a->made = keep * a->made + 1;
-    a->chances = keep * a->chances + pace_chance(p, arm, own);
+    a->chances = keep * a->chances + pace_chance(p, arm, words);
 }
 
-void pace_told(struct pace *p, int arm, float own, bool held) {
-    const double keep = 0.97;
-    struct pace_arm *a = &p->arm[arm];
-    int b = bucket_of(own);
-    a->tried[b] = keep * a->tried[b] + 1;
-    a->held[b] = keep * a->held[b] + held;
+void pace_told(struct pace *p, int arm, const float *words, bool held) {
+    const double keep = 0.97, slowly = 0.998;
+    for (int k = 0; k < PREDICTORS; k++) {
+        if (words[k] < 0) continue;
+        struct pace_words *w = &p->arm[arm].by[k];
+        double off = corrected(w, words[k]) - held;
+        int b = bucket_of(words[k]);
+        w->error = slowly * w->error + off * off;
+        w->judged = slowly * w->judged + 1;
+        w->tried[b] = keep * w->tried[b] + 1;
+        w->held[b] = keep * w->held[b] + held;
+    }
 }
 
 void pace_token(struct pace *p, bool guessed) {

@@ -324,10 +324,21 @@ size_t sampler_distribution(struct sampler *s, const float *logits, struct candi
     return s->list.n;
 }
 
-size_t sampler_guess(struct sampler *s, const struct guess_logits *logits, int64_t position, size_t n, struct candidate *out) {
+static double entropy_of(const struct list *l) {
+    double most = -INFINITY, sum = 0, weighed = 0;
+    for (size_t i = 0; i < l->n; i++) most = fmax(most, (double)l->c[i].logit);
+    for (size_t i = 0; i < l->n; i++) {
+        double z = (double)l->c[i].logit - most, e = exp(z);
+        if (e > 0) sum += e, weighed += e * z; // a logit of minus infinity is nothing
+    }
+    return log(sum) - weighed / sum;
+}
+
+size_t sampler_guess(struct sampler *s, const struct guess_logits *logits, int64_t position, size_t n, struct candidate *out, double *entropy) {
     struct list *l = &s->list;
     fill_list(s, logits, SAMPLER_ROUGH);
     if (s->o.temp > 0) cut_list(s);
+    *entropy = entropy_of(l);
     for (size_t i = 0; i < l->n && s->o.temp > 0; i++)
         l->c[i].logit += (float)rng_gumbel((uint64_t)s->o.seed, (uint64_t)position, (uint64_t)l->c[i].id);
     l->sorted = false;

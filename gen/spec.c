@@ -61,7 +61,7 @@ static double chances(const struct spec *s, const struct draft *d, double *reach
     double sum = 0;
     reach[0] = 1;
     for (int32_t i = 1; i < d->n; i++) {
-        reach[i] = reach[d->parent[i]] * pace_chance(&s->pace, s->by, d->p[i]);
+        reach[i] = reach[d->parent[i]] * pace_chance(&s->pace, s->by, d->word[i]);
         sum += reach[i];
     }
     return sum;
@@ -118,7 +118,7 @@ static void ask_drafter(struct spec *s, const struct draft_ask *ask, struct draf
     double took = time_now() - s->draft_start;
     s->stats.draft_s += took;
     pace_drafted(&s->pace, s->by, d->n - 1, took - d->reading_s); // the prompt is read once, however little comes of it
-    for (int32_t i = 1; i < d->n; i++) pace_made(&s->pace, s->by, d->p[i]);
+    for (int32_t i = 1; i < d->n; i++) pace_made(&s->pace, s->by, d->word[i]);
     cut(s, d);
 }
 
@@ -182,7 +182,7 @@ static void note_guesses(struct spec *s, int32_t taken) {
     bool any = false;
     for (int32_t i = node + 1; i < s->d.n; i++) {
         if (s->d.parent[i] != node) continue;
-        pace_told(&s->pace, s->by, s->d.p[i], i == taken);
+        pace_told(&s->pace, s->by, s->d.word[i], i == taken);
         any = true;
     }
     s->stats.at[place] += any;

@@ -13,6 +13,18 @@
 #define LEHR_SPEC_H
 
 #include "gen/gen.h"
+#include "model/accept.h"
+
+// --- predictors (pace.c) ---------------------------------------------------------------------------------------------
+
+// What is said of a guess before it is judged: words from 0 to 1, the more the likelier it holds, or -1 for none. Each is
+// corrected by what came of guesses of such a word; the pace goes by the one that was nearest to what happened.
+enum predictor { BY_CONFIDENCE, BY_ENTROPY, BY_RUNNING, BY_HEAD, PREDICTORS };
+struct predictor_row {
+    const char *name, *help;
+    double first; // taken for its mean squared error while that is not known
+};
+extern const struct predictor_row predictors[PREDICTORS];
 
 // --- trees of guesses ------------------------------------------------------------------------------------------------
 
@@ -24,11 +36,13 @@ struct draft {
     double reading_s; // what it took to read what is new of the text, before the first guess
     int32_t id[DRAFT_ROWS], parent[DRAFT_ROWS], depth[DRAFT_ROWS];
     float p[DRAFT_ROWS];      // the drafter's own estimate that the target chooses this node, given its parent; 1 for node 0
+    float word[DRAFT_ROWS][PREDICTORS]; // of node i > 0, p among them
     // Verifiers that need q: of the children of node i, lists by id owned by the drafter and valid until its next draft; NULL: guesses without one.
     const struct candidate *q[DRAFT_ROWS];
     size_t n_q[DRAFT_ROWS];
 };
-// Adds a child behind the last node of the preorder: parent is the last node or one of its ancestors. The new node's number.
+// Adds a child behind the last node of the preorder: parent is the last node or one of its ancestors. The new node's number. Its
+// words are p and its place; others are the caller's to add.
 int32_t draft_add(struct draft *d, int32_t parent, int32_t id, float p);
 int32_t draft_child(const struct draft *d, int32_t node, int32_t id); // the child of node that guesses id, or -1
 
@@ -139,6 +153,7 @@ struct draft_model {
     const struct tokenizer *tokenizer, *target_tokenizer;
     const struct vocab_map *map;
     bool staged;
+    const struct accept *accept; // the draft's acceptance head, of use in chains; its session has hidden rows then. Or NULL
     double cost; // as in struct drafter
 };
 struct drafter *drafter_model(const struct draft_model *m); // borrows all that m points to
@@ -152,8 +167,12 @@ struct pace_cost { // measured again and again; x 0: not known
     double x;
     bool over; // the last time it was much more
 };
+struct pace_words { // of one predictor
+    double tried[PACE_BUCKETS], held[PACE_BUCKETS]; // guesses judged of late
+    double error, judged; // the sum of squares of what its chances were off, over so many; both forget slowly
+};
 struct pace_arm { // a drafter
-    double tried[PACE_BUCKETS], held[PACE_BUCKETS]; // guesses judged of late, by the drafter's own word
+    struct pace_words by[PREDICTORS];
     double made, chances; // all guesses of late, and their chances
     struct pace_cost guess; // seconds of one
     double cost;            // what is taken for it, in T(1), while that is not known
@@ -173,15 +192,17 @@ struct pace_chain { // guesses in a row: how many, the sum of the chances that e
 void pace_open(struct pace *p, int arms, const double *cost);
 bool pace_may_guess(const struct pace *p);
 double pace_rows(const struct pace *p, int32_t n);                                     // T(n) / T(1)
-double pace_chance(const struct pace *p, int arm, float own);                          // that a guess holds, once all before it did
+enum predictor pace_predictor(const struct pace *p, int arm, const float *words);      // whose word counts, of those that say something
+double pace_error(const struct pace *p, int arm, enum predictor by);                   // mean square, of late
+double pace_chance(const struct pace *p, int arm, const float *words);                 // that a guess holds, once all before it did
 double pace_value(const struct pace *p, double tokens, int32_t rows);                  // of a pass, less the one token that all bring
 double pace_ahead(const struct pace *p, int arm, const struct pace_chain *c, bool *more); // the best it may become; more: with further guesses
 double pace_row_share(const struct pace *p);                                           // tokens that a further row must bring
 void pace_plain(struct pace *p, double took);
 void pace_judged(struct pace *p, int32_t rows, double took);
 void pace_drafted(struct pace *p, int arm, int32_t guesses, double took);
-void pace_made(struct pace *p, int arm, float own);
-void pace_told(struct pace *p, int arm, float own, bool held); // of a guess all before which held
+void pace_made(struct pace *p, int arm, const float *words);
+void pace_told(struct pace *p, int arm, const float *words, bool held); // of a guess all before which held
 void pace_token(struct pace *p, bool guessed);                 // one more in the text
 
 // --- the loop (spec.c) -----------------------------------------------------------------------------------------------

@@ -143,7 +143,7 @@ struct judging {
     const struct soft *soft;
     const float *logits; // of n rows from token `at` on
     int64_t V, at;
-    double accepted[DISTIL_ROWS];
+    double accepted[DISTIL_ROWS], sure[DISTIL_ROWS];
     signed char agrees[DISTIL_ROWS]; // -1: nothing is to be said
 };
 
@@ -164,12 +164,14 @@ static void judge_rows(void *arg, int64_t lo, int64_t hi, int thread) {
         for (int k = 0; k < SOFT_TOP; k++)
             if (id[k] >= 0) accepted += fmin((double)p[k], (double)expf(z[id[k]] - z[best]) / sum);
         j->accepted[i] = accepted;
+        j->sure[i] = 1 / sum;
         j->agrees[i] = id[0] == best;
     }
 }
 
 // One text, from token `from` on.
-static bool judge_text(struct judging *j, const struct tokens *t, struct session *s, int64_t from, int64_t to, struct distil_score *sum, struct err *err) {
+static bool judge_text(struct judging *j, const struct tokens *t, struct session *s, int64_t from, int64_t to, const struct distil_seer *seer,
+                       struct distil_score *sum, struct err *err) {
     int32_t ids[DISTIL_ROWS];
     session_rewind(s, 0);
     if (to - from > session_capacity(s)) to = from + session_capacity(s);
@@ -183,12 +185,13 @@ static bool judge_text(struct judging *j, const struct tokens *t, struct session
         for (int64_t i = 0; i < n; i++) {
             if (j->agrees[i] < 0) continue;
             sum->acceptance += j->accepted[i], sum->agreement += j->agrees[i], sum->places++;
+            if (seer) seer->see(seer->arg, session_hidden(s) + i * session_width(s), j->accepted[i], j->sure[i]);
         }
     }
     return true;
 }
 
-bool distil_judge(const struct tokens *valid, struct session *s, int64_t tokens, struct distil_score *score, struct err *err) {
+bool distil_look(const struct tokens *valid, struct session *s, int64_t tokens, const struct distil_seer *seer, struct distil_score *score, struct err *err) {
     struct judging *j = mem_alloc(sizeof *j, "judging of a draft");
     const double share = tokens < valid->count ? (double)tokens / (double)valid->count : 1;
     bool good = true;
@@ -197,10 +200,14 @@ bool distil_judge(const struct tokens *valid, struct session *s, int64_t tokens,
     *j = (struct judging){.soft = valid->soft, .V = session_vocab(s)};
     for (int64_t from = 0, to; good && from < valid->count; from = to, text++) {
         for (to = from + 1; to < valid->count && !valid->soft->begins[to]; to++) continue;
-        if (ceil((double)(text + 1) * share) > ceil((double)text * share)) good = judge_text(j, valid, s, from, to, score, err);
+        if (ceil((double)(text + 1) * share) > ceil((double)text * share)) good = judge_text(j, valid, s, from, to, seer, score, err);
     }
     if (score->places) score->acceptance /= (double)score->places, score->agreement /= (double)score->places;
     session_rewind(s, 0);
     mem_free(j);
     return good;
+}
+
+bool distil_judge(const struct tokens *valid, struct session *s, int64_t tokens, struct distil_score *score, struct err *err) {
+    return distil_look(valid, s, tokens, NULL, score, err);
 }

@@ -99,5 +99,12 @@ struct distil_score {
 // DISTIL_ROWS; it is forgotten.
 enum { DISTIL_ROWS = 128 };
 MUST_USE bool distil_judge(const struct tokens *valid, struct session *s, int64_t tokens, struct distil_score *score, struct err *err);
+// The same, and each place is shown: what the head read there (the session has hidden rows), which share of the draft's
+// guesses is accepted, and its largest probability.
+struct distil_seer {
+    void (*see)(void *arg, const float *hidden, double accepted, double sure);
+    void *arg;
+};
+MUST_USE bool distil_look(const struct tokens *valid, struct session *s, int64_t tokens, const struct distil_seer *seer, struct distil_score *score, struct err *err);
 
 #endif

@@ -372,6 +372,7 @@ struct session_options {
     enum dtype kv;      // of the cache: F32 (0), F16, BF16, Q8_0 or Q4_0
     const enum dtype *values; // of the cache's values, when not that of its keys; NULL: the same
     bool exact;               // every product in f32, those of a prompt too
+    bool hidden;              // what the head of the model read is asked for, too
 };
 struct session;
 // What session_new allocates, and how much of it is cache. The cache is memory that comes as it is used.
@@ -399,6 +400,9 @@ enum logits_wanted { LOGITS_NONE, LOGITS_LAST, LOGITS_ALL }; // NONE returns a n
 enum feed { FEED_PROMPT, FEED_GENERATED };
 const float *session_feed(struct session *s, const int32_t *ids, int64_t n, enum feed feed, enum logits_wanted want,
                           struct err *err);
+// With options.hidden: what the head read, the normed stream, of each row whose logits the last session_feed returned, host [n,C].
+int64_t session_width(const struct session *s); // C
+const float *session_hidden(const struct session *s);
 // The ids of the text in the cache, session_length of them; valid as long as the session, and may be fed again.
 const int32_t *session_ids(const struct session *s);
 

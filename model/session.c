@@ -22,7 +22,7 @@ struct session {
     const struct model *m;
     struct model *to_settle; // the same
     int64_t ctx, chunk, logit_rows, length;
-    bool exact, fed;
+    bool exact, fed, hidden;
     void *block;                     // everything below that lies on the device
     struct tensor *cache_k, *cache_v; // [L] of [ctx,G*D]
     struct layer_acts layer;
@@ -34,6 +34,7 @@ struct session {
     float *q_scale, *host_q_scale;   // [chunk], where queries grow with the position; else NULL
     int32_t *host_pos, *host_hi, *host_lo; // [chunk] host
     float *host_logits;              // [logit_rows,V] host
+    float *host_hidden;              // [logit_rows,C] host, where asked for; else NULL
     int32_t *text;                   // [ctx] host: the ids in the cache
     int64_t tree;                    // nodes there is room for
     struct tensor *beside_k, *beside_v; // [L] of [tree,G*D] f32
@@ -68,6 +69,7 @@ static void plan(struct session *s, const struct model *m, const struct session_
     if (s->chunk < s->tree) s->chunk = s->tree;
     if (s->logit_rows < s->tree) s->logit_rows = s->tree;
     s->exact = o->exact;
+    s->hidden = o->hidden;
 }
 
 static enum dtype values_dtype(const struct session_options *o) { return o->values ? *o->values : o->kv; }
@@ -129,7 +131,8 @@ size_t session_bytes(const struct model *m, const struct session_options *o) {
     place(&s, o, &slab);
     free_tables(&s);
     size_t host = sizeof(int32_t) * (4 * (size_t)s.chunk + (size_t)s.ctx + 4 * (size_t)s.tree), logits, bytes;
-    if (slab.too_big || !size_mul((size_t)s.logit_rows * sizeof(float), (size_t)m->config.V, &logits) ||
+    size_t row = (size_t)m->config.V + (s.hidden ? (size_t)m->config.C : 0);
+    if (slab.too_big || !size_mul((size_t)s.logit_rows * sizeof(float), row, &logits) ||
         !size_add(slab.used, host, &bytes) || !size_add(bytes, logits, &bytes))
         return SIZE_MAX;
     return bytes;
@@ -194,6 +197,7 @@ struct session *session_new(struct model *m, const struct session_options *o, st
     s->host_lo = mem_array((size_t)s->chunk, sizeof *s->host_lo, "row ranges");
     if (m->config.temperature > 0) s->host_q_scale = mem_array((size_t)s->chunk, sizeof(float), "scales of queries");
     s->host_logits = mem_array((size_t)(s->logit_rows * m->config.V), sizeof *s->host_logits, "logits");
+    if (s->hidden) s->host_hidden = mem_array((size_t)(s->logit_rows * m->config.C), sizeof *s->host_hidden, "what the head read");
     s->text = mem_array((size_t)s->ctx, sizeof *s->text, "text"); // zeros, which take no memory before they are written
     s->node_id = mem_array((size_t)s->tree, sizeof *s->node_id, "tree");
     s->node_parent = mem_array((size_t)s->tree, sizeof *s->node_parent, "tree");
@@ -210,6 +214,7 @@ void session_free(struct session *s) {
     mem_free(s->host_lo);
     mem_free(s->host_q_scale);
     mem_free(s->host_logits);
+    mem_free(s->host_hidden);
     mem_free(s->text);
     mem_free(s->node_id);
     mem_free(s->node_parent);
@@ -220,7 +225,13 @@ void session_free(struct session *s) {
 int64_t session_length(const struct session *s) { return s->length; }
 int64_t session_capacity(const struct session *s) { return s->ctx; }
 int64_t session_vocab(const struct session *s) { return s->m->config.V; }
+int64_t session_width(const struct session *s) { return s->m->config.C; }
 const int32_t *session_ids(const struct session *s) { return s->text; }
+
+const float *session_hidden(const struct session *s) {
+    assert(s->hidden);
+    return s->host_hidden;
+}
 
 void session_observe(struct session *s, const struct observer *o) { s->observer = o; }
 
@@ -238,6 +249,11 @@ static void logits_of(struct session *s, int64_t first, int64_t count, int64_t t
     struct tensor x = tensor_rows(s->acts.out, first, count), normed = tensor_rows(s->acts.norm, 0, count);
     model_head(s->m, tensor_rows(s->logits, to, count), normed, x, 1 / s->m->config.logit_divisor,
                PRECISION_F32);
+}
+
+// What logits_of left of so many rows.
+static void download_hidden(struct session *s, int64_t to, int64_t count) {
+    s->m->backend->download(s->host_hidden + to * s->m->config.C, s->acts.norm.data, (size_t)count * s->acts.norm.row_bytes);
 }
 
 // One pass of n rows, whose positions host_pos holds, in one run or `runs`.
@@ -301,6 +317,8 @@ const float *session_feed(struct session *s, const int32_t *ids, int64_t n, enum
         if (want == LOGITS_ALL) logits_of(s, 0, rows, at);
         if (want == LOGITS_LAST && at + rows == n) logits_of(s, rows - 1, 1, 0);
         if (!s->observer) b->end();
+        if (s->hidden && want == LOGITS_ALL) download_hidden(s, at, rows);
+        if (s->hidden && want == LOGITS_LAST && at + rows == n) download_hidden(s, 0, 1);
         memmove(s->text + s->length, ids + at, (size_t)rows * sizeof *ids); // ids may be a part of text
         s->length += rows;
     }

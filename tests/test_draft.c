@@ -479,6 +479,27 @@ static bool same_bytes(const char *a, const char *b) {
     return same;
 }
 
+// A head with a number that is none is told in a line, and the draft guesses without it; the text is that of no draft.
+static void damage_the_head(void) {
+    static const char key[] = "lehr.accept.weights";
+    static const char run[] = "$RUN -m target.gguf -p Once -n 40 --seed 3 --temp 0.7 %s >%s 2>%s.err";
+    struct text file = read_file("a/target.draft.gguf"), path = {0};
+    char *at = memmem(file.data, file.len, key, sizeof key - 1);
+    cr_assert(at);
+    memset(at + sizeof key - 1 + 4 + 4 + 8 + 40, 0xff, 4); // behind types and count
+    text_fmt(&path, "%s/broken.gguf", scratch);
+    FILE *to = fopen(path.data, "wb");
+    cr_assert(to && fwrite(file.data, 1, file.len, to) == file.len && fclose(to) == 0);
+    cr_assert(shell(run, "--spec none", "plain", "plain") == 0);
+    cr_assert(shell(run, "--draft a/target.draft.gguf --spec model", "whole", "whole") == 0);
+    cr_assert(shell(run, "--draft broken.gguf --spec model", "broken", "broken") == 0);
+    cr_expect(same_bytes("plain", "whole") && same_bytes("plain", "broken"));
+    cr_expect(shell("grep -q 'an acceptance head' whole.err && grep -q 'acceptance head of broken.gguf is not used.*not finite' broken.err") == 0);
+    cr_expect(shell("grep -q '^draft: ' broken.err && $RUN -m a/target.draft.gguf --check >/dev/null 2>&1") == 0);
+    text_free(&path);
+    text_free(&file);
+}
+
 // An untrained draft is right with about one guess in the vocabulary; this one has seen the target's texts for seconds.
 Test(draft, a_draft_gets_better_and_goes_on_where_it_was_ended) {
     static const char run[] = "ln -sf '%s/data/stories-1m.gguf' target.gguf; $TRAIN --draft-for target.gguf " SMALL
@@ -511,6 +532,7 @@ Test(draft, a_draft_gets_better_and_goes_on_where_it_was_ended) {
     cr_expect(span_is(name, "target") && fabs(acceptance - last->acceptance) < 1e-6);
     cr_expect(same_bytes("a/target.gguf", "target.gguf") && shell("$RUN -m a/target.draft.gguf -p Once -n 5 >/dev/null 2>&1") == 0);
     model_file_close(f);
+    damage_the_head();
     log_rows_free(&rows);
     text_free(&path);
 }
