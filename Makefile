@@ -140,6 +140,9 @@ bench-experts: train run $(B)/chart ## experts that learn code and prose under e
 bench-acceptance: $(B)/acceptance ## how often each verifier of speculation takes a guess, beside the best; TARGET= DRAFT= models, TEXT= a text
 	@sh tests/bench/acceptance.sh
 
+bench-spec: run ## what guessing ahead is worth on each kind of text: MODEL= [DRAFT=] SETTINGS="auto model:4"
+	@sh tests/bench/spec.sh
+
 spec-exact: run ## texts with guesses against plain ones, byte for byte; MODEL= DRAFTERS="ngram model:FILE"; PLAN=1 says how long
 	@sh tests/bench/spec_exact.sh
 
@@ -152,5 +155,5 @@ clean: ## remove everything built
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' Makefile
 
-.PHONY: all programs demo deps test check-arm check-arm-long check-peers asan fuzz bench bench-growth bench-train bench-train-peers bench-sweep bench-experts bench-acceptance spec-exact tidy clean help
+.PHONY: all programs demo deps test check-arm check-arm-long check-peers asan fuzz bench bench-growth bench-train bench-train-peers bench-sweep bench-experts bench-acceptance bench-spec spec-exact tidy clean help
 -include $(OBJ:.o=.d) $(TESTOBJ:.o=.d) $(wildcard $(B)/*.d $(B)/small/*.d $(B)/data/*.d $(B)/tests/bench/*.d $(B)/tests/tools/*.d $(B)/tests/fuzz/*.d)

@@ -303,13 +303,31 @@ static void tell_prompt(const struct texts_options *o, const struct kind *k) {
     text_free(&line);
 }
 
-static void tell_kind(struct kind *k) {
-    double middle = median(k->ratio, k->n); // sorted now
-    printf("%s: %zu prompts, plain %.1f tokens/s, with guesses %.1f, %.2fx (%.2f..%.2f), %.2f tokens a pass, %lld of %lld guesses held%s\n",
-           k->name, k->n, median(k->plain, k->n), median(k->with, k->n), middle, k->ratio[0], k->ratio[k->n - 1],
-           k->passes ? (double)k->tokens / (double)k->passes : 1, (long long)k->held, (long long)k->guesses,
-           k->differs ? ", and the texts DIFFER" : "");
+static void tell_kind(const struct texts_options *o, struct kind *k) {
+    double middle = median(k->ratio, k->n), plain = median(k->plain, k->n), with = median(k->with, k->n), pass = k->passes ? (double)k->tokens / (double)k->passes : 1;
+    double least = k->ratio[0], most = k->ratio[k->n - 1]; // sorted by now
+    if (!o->json) {
+        printf("%s: %zu prompts, plain %.1f tokens/s, with guesses %.1f, %.2fx (%.2f..%.2f), %.2f tokens a pass, %lld of %lld guesses held%s\n", k->name, k->n,
+               plain, with, middle, least, most, pass, (long long)k->held, (long long)k->guesses, k->differs ? ", and the texts DIFFER" : "");
+        fflush(stdout);
+        return;
+    }
+    struct text line = {0};
+    struct json_out j;
+    json_out_open(&j, &line);
+    json_out_object(&j, NULL);
+    json_out_string(&j, "kind", k->name, strlen(k->name));
+    json_out_integer(&j, "prompts", (int64_t)k->n);
+    const struct { const char *name; double x; } numbers[] = {{"plain_tok_per_s", plain}, {"tok_per_s", with}, {"ratio", middle}, {"least", least},
+                                                              {"most", most}, {"tokens_a_pass", pass}};
+    for (size_t i = 0; i < COUNT_OF(numbers); i++) json_out_number(&j, numbers[i].name, numbers[i].x);
+    json_out_integer(&j, "guesses", k->guesses);
+    json_out_integer(&j, "held", k->held);
+    json_out_bool(&j, "differs", k->differs);
+    json_out_close(&j, '}');
+    puts(line.data);
     fflush(stdout);
+    text_free(&line);
 }
 
 // The prompts of a file, one after the other, each without its last newline.
@@ -330,7 +348,7 @@ static bool time_kind(struct app *a, const struct texts_options *o, const char *
         ids_free(&ids);
         at = end ? end + 4 : NULL;
     }
-    if (good && k.n) tell_kind(&k);
+    if (good && k.n) tell_kind(o, &k);
     *differs = *differs || k.differs;
     mem_free(k.plain);
     mem_free(k.with);
