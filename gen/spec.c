@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { SLOW_PASSES = 3 }; // the first of a process; they and plain passes behind guesses say nothing of plain decoding
+
 struct spec {
     struct spec_options o;
     struct sampler *sampler;
@@ -24,7 +26,7 @@ struct spec {
     int64_t drafts;
     struct spec_stats stats;
     double entered;           // when spec_feed was called last; 0: not in this text
-    bool was_plain;
+    int64_t plain_in_a_row;
     struct ids text;
     struct candidate *p;      // room for verifiers
     double *room;
@@ -155,7 +157,7 @@ static const float *plain_pass(struct spec *s, int32_t id, struct err *err) {
     const float *logits = session_feed(s->o.session, &id, 1, FEED_GENERATED, LOGITS_LAST, err);
     pace_plain(&s->pace, time_now() - start);
     s->stats.plain_passes++;
-    s->was_plain = true;
+    s->plain_in_a_row++;
     s->d.n = 0;
     return logits;
 }
@@ -169,7 +171,7 @@ static const float *judging_pass(struct spec *s, const struct draft *d, struct e
     pace_judged(&s->pace, d->n, took);
     s->path[0] = 0;
     s->steps = 1;
-    s->was_plain = false;
+    s->plain_in_a_row = 0;
     s->stats.judge_s += took;
     s->stats.guesses += d->n - 1;
     s->stats.by[s->by]++;
@@ -200,7 +202,7 @@ static void clock_token(struct spec *s) {
     if (s->entered > 0) {
         s->stats.seconds += now - s->entered;
         s->stats.tokens++;
-        if (s->was_plain) s->stats.plain_s += now - s->entered, s->stats.plain_tokens++;
+        if (s->plain_in_a_row > 1 && s->stats.plain_passes > SLOW_PASSES) s->stats.plain_s += now - s->entered, s->stats.plain_tokens++;
     }
     s->entered = now;
 }
@@ -209,7 +211,7 @@ void spec_begin(struct spec *s, struct sampler *sampler) {
     s->sampler = sampler;
     s->d.n = 0;
     s->entered = 0;
-    s->was_plain = false;
+    s->plain_in_a_row = 0;
 }
 
 static void read_text(struct spec *s, int32_t id) {

@@ -183,7 +183,7 @@ struct pace {
     struct pace_cost plain, ratio[DRAFT_ROWS + 1]; // T(1); T(n) / T(1)
     double late_tokens, late_s;            // of late, both forgotten alike
     double account;                        // seconds won by guesses, as far as it is remembered
-    int64_t plain_passes, since_plain;
+    int64_t plain_passes, judged_passes, in_a_row, resting; // plain passes since one of another kind; that are due before the next guess
 };
 struct pace_chain { // guesses in a row: how many, the sum of the chances that each is reached and holds, that of the last
     int32_t n, most;
