@@ -232,7 +232,7 @@ Test(vocab_map, padding_does_not_matter) {
 Test(vocab_map, too_little_in_common_is_refused_with_the_share) {
     struct tk_made *a = tk_made_bpe(), *b = tk_made_spm(true);
     for (int i = 0; i < 600; i++) {
-        char name[16];
+        char name[24];
         snprintf(name, sizeof name, "word%d", i);
         tk_made_str(a, name, TOKEN_NORMAL, 0);
         snprintf(name, sizeof name, "other%d", i);
