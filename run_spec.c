@@ -39,6 +39,8 @@ bool speculation_check(const struct speculation_options *o, struct err *err) {
     if (!v) return err_set(err, "--spec-accept %s: --list has the names", o->accept);
     if (v->choose && is(o, "ngram")) return err_set(err, "--spec-accept %s needs to know what a guess was drawn from, which n-grams do not: use coupled", o->accept);
     if (v->choose && is(o, "staged")) return err_set(err, "--spec-accept %s does not go with --spec staged: use coupled, or --spec model", o->accept);
+    if (o->draft && (is(o, "none") || is(o, "ngram"))) return err_set(err, "--spec %s asks no draft model: leave --draft out, or take auto, model, staged or tree", o->name);
+    if (o->nodes && !is(o, "tree")) return err_set(err, "--spec-nodes goes with --spec tree; --draft-max limits a chain");
     if (o->least > o->most && o->most > 0) return err_set(err, "--draft-min %lld is more than --draft-max %lld", (long long)o->least, (long long)o->most);
     return true;
 }

@@ -284,9 +284,12 @@ static void link_target(const char *name) {
     struct text to = {0};
     char *whole = realpath(opts.draft_for, NULL);
     text_fmt(&to, "%s/%s%s", opts.out, name, whole && stat(whole, &st) == 0 && S_ISDIR(st.st_mode) ? "" : ".gguf");
-    bool there = whole && stat(whole, &st) == 0 && is_there(to.data, &st);
-    if (whole && !there && (!file_exists(to.data) || unlink(to.data) == 0)) there = link(whole, to.data) == 0 || symlink(whole, to.data) == 0;
+    bool there = whole && stat(whole, &st) == 0 && is_there(to.data, &st), ours = strcmp(name, "model") == 0; // model.gguf is the run's own, and in the draft
+    if (whole && !there && ours) unlink(to.data);
+    bool taken = !there && file_exists(to.data);
+    if (whole && !there && !taken) there = link(whole, to.data) == 0 || symlink(whole, to.data) == 0;
     if (there) fprintf(stderr, "target: %s is %s; try  ./run -m %s\n", to.data, opts.draft_for, to.data);
+    else if (taken) fprintf(stderr, "note: %s is another file and is left alone; ./run -m %s takes the draft by --draft\n", to.data, opts.draft_for);
     else fprintf(stderr, "note: %s could not be linked; copy %s there, so that ./run finds the draft beside it\n", to.data, opts.draft_for);
     free(whole);
     text_free(&to);

@@ -93,11 +93,6 @@ struct model_drafter {
     float *room;                    // of the acceptance head
 };
 
-static int by_id(const void *a, const void *b) {
-    const struct candidate *x = a, *y = b;
-    return (x->id > y->id) - (x->id < y->id);
-}
-
 // The text as the draft reads it.
 static void spell(struct model_drafter *m, const struct draft_ask *ask) {
     size_t same = 0;
@@ -153,14 +148,14 @@ static size_t candidates(struct model_drafter *m, const struct draft_ask *ask, s
     struct candidate *q = m->q + (size_t)node * SAMPLER_ROUGH;
     int32_t child[DRAFT_MOST];
     d->n_q[node] = sampler_rough(ask->sampler, &z, q);
-    qsort(q, d->n_q[node], sizeof *q, by_id);
+    qsort(q, d->n_q[node], sizeof *q, candidate_by_id);
     d->q[node] = q;
     *entropy = 0;
     for (size_t i = 0; i < d->n_q[node]; i++) *entropy -= q[i].p > 0 ? (double)q[i].p * log((double)q[i].p) : 0;
     // A stream for each node: what is drawn at one must not tell what is drawn at another.
     n = verifier_draw(ask->verifier->draw, q, d->n_q[node], n, ask->seed, (uint64_t)node << 48 | (uint64_t)position, ask->draws, m->work, child);
     for (size_t i = 0; i < n; i++) {
-        struct candidate key = {.id = child[i]}, *found = bsearch(&key, q, d->n_q[node], sizeof *q, by_id);
+        struct candidate key = {.id = child[i]}, *found = bsearch(&key, q, d->n_q[node], sizeof *q, candidate_by_id);
         assert(found);
         out[i] = *found;
     }

@@ -48,6 +48,7 @@ struct candidate {
     float logit, p;
 };
 size_t sampler_distribution(struct sampler *s, const float *logits, struct candidate *out); // out: room for V
+int candidate_by_id(const void *a, const void *b); // for qsort and bsearch of candidates
 
 MUST_USE bool sampler_sees(const float *logits, int64_t n, int64_t position, struct err *err); // what sampler_pick refuses
 // Guesses, from logits that another model made: only the SAMPLER_ROUGH likeliest are looked at; the state stays.

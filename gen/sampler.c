@@ -37,6 +37,11 @@ struct sampler {
 
 // ---- candidates
 
+int candidate_by_id(const void *a, const void *b) {
+    const struct candidate *x = a, *y = b;
+    return (x->id > y->id) - (x->id < y->id);
+}
+
 static int by_logit(const void *a, const void *b) {
     const struct candidate *x = a, *y = b;
     if (x->logit != y->logit) return x->logit < y->logit ? 1 : -1;

@@ -246,11 +246,6 @@ const float *spec_feed(struct spec *s, int32_t id, struct err *err) {
 
 // ---- verifiers other than coupled
 
-static int by_id(const void *a, const void *b) {
-    const struct candidate *x = a, *y = b;
-    return (x->id > y->id) - (x->id < y->id);
-}
-
 int32_t spec_pick(struct spec *s, const float *logits, int64_t position, struct err *err) {
     int32_t child[DRAFT_MOST], node = s->d.n ? s->path[s->steps - 1] : 0;
     size_t n = 0;
@@ -260,7 +255,7 @@ int32_t spec_pick(struct spec *s, const float *logits, int64_t position, struct 
     if (!sampler_sees(logits, tokenizer_vocab(s->o.tokenizer), position, err)) return -1;
     struct judgement j = {.p = s->p, .n_p = sampler_distribution(s->sampler, logits, s->p), .q = s->d.q[node], .n_q = s->d.n_q[node],
                           .child = child, .n = n, .seed = s->o.seed, .stream = (uint64_t)position, .counter = (uint64_t)s->drafts, .work = s->room};
-    qsort(s->p, j.n_p, sizeof *s->p, by_id);
+    qsort(s->p, j.n_p, sizeof *s->p, candidate_by_id);
     return s->o.verifier->choose(&j);
 }
 

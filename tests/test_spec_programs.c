@@ -22,6 +22,9 @@ Test(spec_programs, a_draft_that_is_of_no_use_costs_one_line_and_no_byte) {
         {"echo no model at all >text.gguf", "--draft text.gguf", "text.gguf"},
         {"cp good.gguf nan.gguf; size=$(stat -c %%s nan.gguf); head -c 300000 /dev/zero | tr '\\0' '\\377' | dd of=nan.gguf bs=1 seek=$((size - 600000)) conv=notrunc 2>/dev/null",
          "--draft nan.gguf --spec model --no-spec-adapt", "not a number"},
+        {"awk 'BEGIN { srand(1); for (i = 0; i < 9000; i++) { w = \"\"; for (k = 0; k < 6; k++) w = w sprintf(\"%%c\", 65 + int(rand() * 26)); print w } }' >codes.txt; "
+         "$TRAIN codes.txt --tokenizer bpe:1500 --width 64 --layers 1 --seq 16 --batch-tokens 32 --steps 2 --samples 0 -o codes 2>train.err",
+         "--draft codes/model.gguf", "at least 50% of one are needed"},
         {"true", "--draft good.gguf --draft-ctx 8 --spec model --no-spec-adapt", "too small to guess with"},
     };
     cr_assert(shell("cp '%s/data/stories-1m.gguf' good.gguf", origin) == 0);
@@ -60,5 +63,7 @@ Test(spec_programs, the_bench_of_texts_and_the_refusals) {
     cr_expect(shell("$RUN -m tale.gguf -p a --mirostat 1 --spec tree --spec-accept rejection 2>err") == 2);
     cr_expect(shell("$RUN -m tale.gguf -p a --draft-min 5 --draft-max 3 2>err") == 2);
     cr_expect(shell("$RUN -m tale.gguf -p a --spec none --spec-check 2>err") == 2);
+    cr_expect(shell("$RUN -m tale.gguf -p a --spec ngram --draft tale.gguf 2>err") == 2 && shell("grep -q 'leave --draft out' err") == 0);
+    cr_expect(shell("$RUN -m tale.gguf -p a --spec-nodes 5 2>err") == 2);
     cr_expect(shell("$RUN --list 2>/dev/null | grep -q '^  greedy-multi '") == 0);
 }

@@ -14,13 +14,14 @@ mkdir -p "$(dirname "$OUT")"
 number() { printf '%s' "$1" | sed -n "s/.*\"$2\":\([^,}]*\).*/\1/p"; }
 for temp in $TEMPS; do
     for setting in $SETTINGS; do
-        name=${setting%%:*} fixed=
+        name=${setting%%:*} fixed= draft=${DRAFT:+--draft $DRAFT}
+        case $name in none | ngram) draft= ;; esac
         case $setting in
         tree:*) fixed="--no-spec-adapt --spec-nodes ${setting#*:}" ;;
         *:*) fixed="--no-spec-adapt --draft-max ${setting#*:}" ;;
         esac
         # shellcheck disable=SC2086
-        lines=$("$RUN" -m "$MODEL" ${DRAFT:+--draft "$DRAFT"} --spec "$name" $fixed --bench-texts "$TEXTS" $CHAT --temp "$temp" -s 1 -n "$N" \
+        lines=$("$RUN" -m "$MODEL" $draft --spec "$name" $fixed --bench-texts "$TEXTS" $CHAT --temp "$temp" -s 1 -n "$N" \
             --repeats "$REPEATS" --chunks "$PROMPTS" -t "$THREADS" --json) || exit 1
         echo "$lines" | grep '"prompts"' | while read -r line; do
             kind=$(number "$line" kind | tr -d '"')
