@@ -513,8 +513,9 @@ Test(draft, a_draft_gets_better_and_goes_on_where_it_was_ended) {
     cr_expect(same_bytes("a/model.gguf", "b/model.gguf"));
     cr_expect(same_bytes("a/target.draft.gguf", "b/target.draft.gguf"));
     // Ended while its target wrote.
-    cr_assert(shell("mkdir c && head -c 1000000 a/samples.lehr >c/samples.lehr") == 0);
+    cr_assert(shell("mkdir c && head -c 1000000 a/samples.lehr >c/samples.lehr && echo mine >c/target.gguf") == 0);
     cr_assert(shell(run, origin, "-t 1", "c") == 0);
+    cr_expect(shell("grep -q mine c/target.gguf && grep -q 'is another file and is left alone' log") == 0, "a file of the user's is gone");
     cr_expect(same_bytes("a/samples.lehr", "c/samples.lehr") && same_bytes("a/model.gguf", "c/model.gguf"));
     struct log_rows rows = {0};
     struct err err = {""};
