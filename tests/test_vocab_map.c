@@ -324,12 +324,16 @@ Test(vocab_map, a_draft_reads_the_text_of_the_target) {
 
 // ---- published vocabularies
 
+// NULL where the folder has no such file.
 static struct tokenizer *published(const char *folder, const char *name) {
     struct err err;
     struct text path = {0};
     text_fmt(&path, "%s/%s.gguf", folder, name);
-    struct tokenizer *t = tokenizer_open(path.data, -1, &err);
-    cr_assert(t, "%s", err.text);
+    struct tokenizer *t = NULL;
+    if (file_exists(path.data)) {
+        t = tokenizer_open(path.data, -1, &err);
+        cr_assert(t, "%s", err.text);
+    }
     text_free(&path);
     return t;
 }
@@ -337,14 +341,18 @@ static struct tokenizer *published(const char *folder, const char *name) {
 Test(vocab_map, published_vocabularies_share_what_they_should, .timeout = 120) {
     static const char *const names[] = {"gpt-2", "deepseek-coder", "llama-spm", "smollm2", "gemma3-270m", "sns05"};
     const char *vocabs = getenv("LEHR_VOCABS"), *models = getenv("LEHR_MODELS");
-    if (!vocabs) cr_skip_test("LEHR_VOCABS names no folder with gpt-2.gguf, llama-spm.gguf and deepseek-coder.gguf");
-    size_t n = models ? COUNT_OF(names) : 3;
     struct tokenizer *all[COUNT_OF(names)];
-    for (size_t i = 0; i < n; i++) all[i] = published(i < 3 ? vocabs : models, names[i]);
+    const char *name[COUNT_OF(names)];
+    size_t n = 0;
+    for (size_t i = 0; i < COUNT_OF(names); i++) {
+        const char *folder = i < 3 ? vocabs : models;
+        if (folder && (all[n] = published(folder, names[i]))) name[n++] = names[i];
+    }
+    if (n < 2) cr_skip_test("LEHR_VOCABS and LEHR_MODELS name no folders with two of gpt-2.gguf, llama-spm.gguf, deepseek-coder.gguf, smollm2.gguf");
     for (size_t i = 0; i < n; i++)
         for (size_t k = 0; k < n; k++) {
             struct vocab_map *m = mapped(all[i], all[k]);
-            printf("vocab_map: %s has %.1f%% of %s, %lld ids\n", names[i], 100 * m->share, names[k], (long long)m->shared);
+            printf("vocab_map: %s has %.1f%% of %s, %lld ids\n", name[i], 100 * m->share, name[k], (long long)m->shared);
             cr_expect_eq(m->same, i == k);
             cr_expect(i == k ? m->share == 1 : m->share > 0.1 && m->share < 0.97);
             int64_t less = m->draft_n < m->target_n ? m->draft_n : m->target_n;
