@@ -1,6 +1,6 @@
 # lehr: `make help` says what there is. Objects live in build/<config>/, one folder per configuration:
 #   release  what `make` builds          test  asserts, allocation guard, -O2          asan  the same under ASan and UBSan
-#   fuzz     for libFuzzer (tests/fuzz.sh)
+#   fuzz     for libFuzzer (tests/fuzz.sh)                             shim, shim-asan  cuda/ on this processor (make shim)
 CC      ?= cc
 CONFIG  ?= release
 B       := build/$(CONFIG)
@@ -17,10 +17,20 @@ ifeq ($(CONFIG),test)
 else ifeq ($(CONFIG),asan)
   CFLAGS := -O1 -DLEHR_GUARD -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
   LDFLAGS += -fsanitize=address,undefined
+else ifeq ($(CONFIG),shim)
+  CFLAGS := -O2 -DLEHR_GUARD -DCUDA_ON_CPU
+else ifeq ($(CONFIG),shim-asan)
+  CFLAGS := -O1 -DLEHR_GUARD -DCUDA_ON_CPU -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+  LDFLAGS += -fsanitize=address,undefined
 else ifeq ($(CONFIG),fuzz)
   CFLAGS := -O1 -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
   LDFLAGS += -fsanitize=fuzzer,address,undefined
 endif
+
+# cuda/*.cu for the processor, whatever it has of fused multiply-adds: what is built here is only run here.
+CXX     ?= c++
+SHIM    := -x c++ -std=c++20 -I. -D_GNU_SOURCE -DCUDA_ON_CPU -Wall -Wextra -Wno-unused-function -g -ffp-contract=off -march=native -MMD -MP
+SHIMOBJ := $(patsubst %.cu,$(B)/%.o,$(wildcard cuda/*.cu)) $(B)/tests/cuda_on_cpu.o
 
 # Only the kernels may assume a processor; each file of them is compiled for its own and chosen at run time.
 ifneq (,$(filter x86_64 amd64,$(ARCH)))
@@ -102,6 +112,19 @@ $(B)/small/%.o: tests/%.c
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) -Itests/small $(OURS) $(CFLAGS) -DPROGRAMS='"$(B)"' -c -o $@ $<
 
+$(B)/cuda_suites: $(patsubst %.c,$(B)/%.o,$(wildcard tests/cuda/*.c)) $(B)/tests/op_cases.o $(B)/tests/op_check.o $(SHIMOBJ) $(OBJ)
+	$(CXX) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcriterion
+$(B)/%.o: %.cu
+	@mkdir -p $(@D)
+	$(CXX) $(SHIM) $(CFLAGS) -c -o $@ $<
+$(B)/tests/cuda_on_cpu.o: tests/cuda_on_cpu.cpp
+	@mkdir -p $(@D)
+	$(CXX) $(SHIM) $(CFLAGS) -c -o $@ $<
+
+shim: ## the kernels of cuda/ on this processor, one fiber for each thread of a GPU (needs Criterion and a C++ compiler)
+	@$(MAKE) --no-print-directory CONFIG=shim build/shim/cuda_suites
+	build/shim/cuda_suites --jobs 2
+
 check-arm: train ## the kernels of ARM in an emulator, and that nothing else assumes a processor; where cross compilers are
 	+@sh tests/arm.sh
 check-arm-long: train ## the same, with the plain level's ops
@@ -155,5 +178,5 @@ clean: ## remove everything built
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' Makefile
 
-.PHONY: all programs demo deps test check-arm check-arm-long check-peers asan fuzz bench bench-growth bench-train bench-train-peers bench-sweep bench-experts bench-acceptance bench-spec spec-exact tidy clean help
--include $(OBJ:.o=.d) $(TESTOBJ:.o=.d) $(wildcard $(B)/*.d $(B)/small/*.d $(B)/data/*.d $(B)/tests/bench/*.d $(B)/tests/tools/*.d $(B)/tests/fuzz/*.d)
+.PHONY: all programs demo deps test shim check-arm check-arm-long check-peers asan fuzz bench bench-growth bench-train bench-train-peers bench-sweep bench-experts bench-acceptance bench-spec spec-exact tidy clean help
+-include $(OBJ:.o=.d) $(TESTOBJ:.o=.d) $(wildcard $(B)/*.d $(B)/small/*.d $(B)/data/*.d $(B)/tests/bench/*.d $(B)/tests/tools/*.d $(B)/tests/fuzz/*.d $(B)/cuda/*.d $(B)/tests/cuda/*.d $(B)/tests/cuda_on_cpu.d)

@@ -200,7 +200,7 @@ struct head_loss_args {
 static inline size_t head_loss_room(int64_t rows, int64_t V) { // for blocks of so many rows
     return (size_t)((rows + 31) / 32 * 32) * (size_t)((V + 31) / 32 * 32) * sizeof(float);
 }
-static inline int64_t head_loss_least(int64_t segment) { return segment < HEAD_ROWS ? segment : HEAD_ROWS; } // rows
+static inline int64_t head_loss_least(int64_t segment) { return segment < HEAD_ROWS ? segment : (int64_t)HEAD_ROWS; } // rows
 
 // *out = sum of x^2 in double; chunks of 4096 values summed in order. out on the device.
 struct sum_squares_args { double *out; struct tensor x; };
@@ -364,6 +364,9 @@ struct backend {
 // level: NULL for the best kernels here, else "plain", "avx2", "avx512", "amx", "neon", "dotprod" or "i8mm" (refused when not present).
 // NULL with a reason on failure. Starts nothing: the caller has called pool_start.
 const struct backend *backend_cpu(const char *level, struct err *err);
+// GPU number `device`, 0 the first. NULL with a reason where there is none. One for a process: later calls return the first.
+// Only where this build has cuda/ (device.h tells).
+const struct backend *backend_cuda(int device, struct err *err);
 
 // b with a clock around every op: same results. One profile for a process, which begins anew, at rest, with this call.
 const struct backend *backend_profiled(const struct backend *b);

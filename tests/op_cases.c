@@ -46,13 +46,25 @@ static struct op_buf *below(struct op_run *r, const char *name, unsigned role, i
     return b;
 }
 
-// The tensor, and the bare array, of a buffer.
+// The tensor, and the bare array, of a buffer, as an op sees them; and what the host put in.
+static void *P(const struct op_run *r, int i) { return r->buf[i].device ? r->buf[i].device : r->buf[i].data; }
 static struct tensor T(const struct op_run *r, int i) {
     const struct op_buf *b = &r->buf[i];
     if (b->loaded.data) return b->loaded;
-    return (struct tensor){b->data, b->dtype, LAYOUT_ROWS, 1, b->rows, b->cols, b->row_bytes};
-} static void *P(const struct op_run *r, int i) {
-    return r->buf[i].data;
+    return (struct tensor){P(r, i), b->dtype, LAYOUT_ROWS, 1, b->rows, b->cols, b->row_bytes};
+}
+static void *host(const struct op_run *r, int i) { return r->buf[i].data; }
+// Memory of the backend beside the buffers: a room, and a copy of what the host has. b->free gives it back.
+static void *room_of(const struct backend *b, size_t bytes) {
+    struct err err;
+    void *p = b->alloc(bytes, "room of a test", &err);
+    assert(p);
+    return p;
+}
+static void *sent(const struct backend *b, const void *from, size_t bytes) {
+    void *p = room_of(b, bytes);
+    b->upload(p, from, bytes);
+    return p;
 }
 static double *V(const struct op_run *r, int i) { return r->buf[i].v; }
 static double scale_of(const struct op_run *r) { return r->s.scale == 0 ? 1 : (double)r->s.scale; }
@@ -297,13 +309,13 @@ static void project_declare(struct op_run *r) {
     for (int j = 0; j < 3; j++) f32(r, "out", OUT | BY_ROW, r->s.n, project_rows(r, j));
 }
 static void project_call(const struct op_run *r, const struct backend *b) {
-    float *room = mem_array((size_t)(r->s.n * r->s.K), sizeof *room, "room");
+    float *room = room_of(b, (size_t)(r->s.n * r->s.K) * sizeof *room);
     struct project_args a = {.x = T(r, PROJECT_X), .normed = tensor_f32(room, r->s.n, r->s.K), .eps = norm_eps, .count = 3,
                              .keep = r->s.mode & 2};
     if (!(r->s.mode & 1)) a.norm = T(r, PROJECT_NORM);
     for (int j = 0; j < 3; j++) a.to[j].out = T(r, PROJECT_OUT + j), a.to[j].w = T(r, PROJECT_W + j);
     b->project(&a);
-    mem_free(room);
+    b->free(room);
 }
 static void project_reference(const struct op_run *r) {
     double *x = mem_array((size_t)(r->s.n * r->s.K), sizeof *x, "rows");
@@ -324,7 +336,7 @@ static void feed_declare(struct op_run *r) {
 }
 static void feed_call(const struct op_run *r, const struct backend *b) {
     const int64_t n = r->s.n, K = r->s.K, F = r->s.C;
-    float *room = mem_array((size_t)(n * (K + 3 * F)), sizeof *room, "room");
+    float *room = room_of(b, (size_t)(n * (K + 3 * F)) * sizeof *room);
     struct feed_forward_args a = {
         .out = T(r, FEED_OUT), .x = T(r, FEED_X), .normed = tensor_f32(room, n, K), .eps = norm_eps, .up = T(r, FEED_UP),
         .up_bias = T(r, FEED_BIAS), .down = T(r, FEED_DOWN), .gates = tensor_f32(room + n * K, n, F), .ups = tensor_f32(room + n * (K + F), n, F),
@@ -332,7 +344,7 @@ static void feed_call(const struct op_run *r, const struct backend *b) {
     if (!(r->s.mode & 1)) a.norm = T(r, FEED_NORM);
     if (!(r->s.mode & 4)) a.gate = T(r, FEED_GATE);
     b->feed_forward(&a);
-    mem_free(room);
+    b->free(room);
 }
 static void feed_reference(const struct op_run *r) {
     const int64_t n = r->s.n, K = r->s.K, F = r->s.C, M = r->s.M;
@@ -450,7 +462,7 @@ static void drop_rows(struct op_run *r) {
 }
 static struct dropout drop_of(const struct op_run *r, int rows) {
     if (r->s.drop == 0) return (struct dropout){0};
-    return (struct dropout){drop_seed, drop_place, drop_first + *(const int32_t *)P(r, rows), (uint32_t)r->s.drop};
+    return (struct dropout){drop_seed, drop_place, drop_first + *(const int32_t *)host(r, rows), (uint32_t)r->s.drop};
 }
 static double drop_factor(const struct op_run *r, int64_t i, int64_t h, int64_t c) {
     const struct rng_row row = rng_row(drop_seed, drop_place + (uint64_t)h, (uint64_t)(drop_first + i));
@@ -530,19 +542,21 @@ static void attend_call(const struct op_run *r, const struct backend *b) {
 static struct tensor cache_of(const struct op_run *r, int buf, enum cache_side side, const struct backend *b) {
     const struct op_buf *from = &r->buf[buf];
     struct tensor dst = T(r, buf);
-    struct err err;
     dst.layout = LAYOUT_DEVICE;
     dst.rows = (from->rows + CACHE_ROWS - 1) / CACHE_ROWS * CACHE_ROWS;
     if (!dtype_row_bytes(from->dtype, from->cols, &dst.row_bytes)) abort();
-    dst.data = b->alloc((size_t)dst.rows * dst.row_bytes, "cache", &err);
+    dst.data = room_of(b, (size_t)dst.rows * dst.row_bytes);
     float *x = mem_array((size_t)(from->rows * from->cols), sizeof *x, "rows");
     int32_t *rows = mem_array((size_t)from->rows, sizeof *rows, "row numbers");
     for (int64_t i = 0; i < from->rows; i++) {
         rows[i] = (int32_t)i;
         dtype_row(from->dtype)->to_f32(from->data + (size_t)i * from->row_bytes, x + i * from->cols, from->cols);
     }
-    b->store_rows(&(struct store_rows_args){dst, tensor_f32(x, from->rows, from->cols), rows, side, r->s.D});
+    float *src = sent(b, x, (size_t)(from->rows * from->cols) * sizeof *x);
+    int32_t *numbers = sent(b, rows, (size_t)from->rows * sizeof *rows);
+    b->store_rows(&(struct store_rows_args){dst, tensor_f32(src, from->rows, from->cols), numbers, side, r->s.D});
     b->sync();
+    b->free(src), b->free(numbers);
     mem_free(x);
     mem_free(rows);
     return dst;
@@ -810,9 +824,9 @@ static void head_loss_call(const struct op_run *r, const struct backend *b) {
                                .precision = precision_of(r), .z_loss = r->s.z_loss};
     if (r->s.scale != 0) a.dx = T(r, HEAD_DX), a.dw = T(r, HEAD_DW);
     a.room_bytes = head_loss_room(head_loss_least(a.segment), a.w.rows);
-    a.room = mem_alloc(a.room_bytes, "room for logits");
+    a.room = room_of(b, a.room_bytes);
     b->head_loss(&a);
-    mem_free(a.room);
+    b->free(a.room);
 }
 // z of row i, and its log-sum-exp.
 static double head_logits(const struct op_run *r, int64_t i, double *z) {
@@ -868,9 +882,12 @@ static void sum_squares_declare(struct op_run *r) {
 // The double goes into two floats: the sum rounded, and what is left of it.
 static void sum_squares_call(const struct op_run *r, const struct backend *b) {
     double out = NAN;
-    b->sum_squares(&(struct sum_squares_args){&out, T(r, SQ_X)});
+    double *to = sent(b, &out, sizeof out);
+    b->sum_squares(&(struct sum_squares_args){to, T(r, SQ_X)});
+    b->download(&out, to, sizeof out);
+    b->free(to);
     float high = (float)out, low = (float)(out - (double)high), both[2] = {high, low};
-    memcpy(P(r, SQ_OUT), both, sizeof both);
+    b->upload(P(r, SQ_OUT), both, sizeof both);
 }
 static void sum_squares_reference(const struct op_run *r) {
     double sum = 0;
@@ -1113,7 +1130,8 @@ static void route_reference(const struct op_run *r) {
 
 // Pairs of rows and experts, chosen at random, in order of experts; and what comes back into the order of pairs.
 struct grouped {
-    int32_t *place, *row, *expert, *start;
+    int32_t *place, *row, *expert, *start; // of the backend
+    int32_t *where;                        // place, for the host
     int64_t pairs, segments;
 };
 
@@ -1122,34 +1140,51 @@ static void choose_experts(struct op_run *r, struct op_buf *chosen) {
         chosen->v[i] = (double)rng_below(r->seed, stream_of(r, chosen), (uint64_t)i, (uint64_t)r->s.H);
 }
 
-static int32_t *ints(int64_t n) { return mem_array((size_t)n + 1, sizeof(int32_t), "test list"); }
-
 static struct grouped group_open(const struct op_run *r, const struct backend *b, const int32_t *chosen, int64_t rows) {
     struct grouped g = {.pairs = rows * r->s.mode};
     int64_t segment = r->s.segment ? r->s.segment : rows;
     g.segments = rows / segment;
-    g.place = ints(g.pairs), g.row = ints(g.pairs), g.expert = ints(g.pairs), g.start = ints(r->s.H * g.segments);
+    const size_t bytes = (size_t)g.pairs * sizeof(int32_t);
+    g.place = room_of(b, bytes), g.row = room_of(b, bytes), g.expert = room_of(b, bytes);
+    g.start = room_of(b, (size_t)(r->s.H * g.segments + 1) * sizeof(int32_t));
     b->group(&(struct group_args){chosen, rows, r->s.mode, r->s.H, segment, g.place, g.row, g.expert, g.start});
+    g.where = mem_array((size_t)g.pairs + 1, sizeof *g.where, "test list");
+    b->download(g.where, g.place, bytes);
     return g;
 }
 
-// Rows of a buffer, each as often as it has experts (or, in order of pairs already, once), in order of experts.
-static struct tensor group_gather(const struct op_run *r, struct grouped *g, int i) {
-    const struct op_buf *b = &r->buf[i];
-    struct tensor to = tensor_f32(mem_array((size_t)(g->pairs * b->cols) + 1, sizeof(float), "test rows"), g->pairs, b->cols);
-    for (int64_t p = 0; p < g->pairs; p++)
-        memcpy((char *)to.data + (size_t)g->place[p] * to.row_bytes,
-               b->data + (size_t)(b->rows == g->pairs ? p : p / r->s.mode) * b->row_bytes, to.row_bytes);
+// [pairs, cols] in order of experts, for the backend, of numbers that the host has: row `per_row` of them a pair, `stride` bytes
+// apart.
+static struct tensor in_order(const struct backend *b, const struct grouped *g, const unsigned char *from, size_t stride, int64_t per_row, int64_t cols) {
+    const size_t row_bytes = (size_t)cols * sizeof(float);
+    unsigned char *rows = mem_array((size_t)g->pairs + 1, row_bytes, "test rows");
+    for (int64_t p = 0; p < g->pairs; p++) memcpy(rows + (size_t)g->where[p] * row_bytes, from + (size_t)(p / per_row) * stride, row_bytes);
+    struct tensor to = tensor_f32(sent(b, rows, (size_t)g->pairs * row_bytes), g->pairs, cols);
+    mem_free(rows);
     return to;
 }
-
-static void group_scatter(struct grouped *g, struct tensor from, void *to) {
-    for (int64_t p = 0; p < g->pairs; p++)
-        memcpy((char *)to + (size_t)p * from.row_bytes, (char *)from.data + (size_t)g->place[p] * from.row_bytes, from.row_bytes);
+// Rows of a buffer, each as often as it has experts, in order of experts.
+static struct tensor group_gather(const struct op_run *r, const struct backend *b, const struct grouped *g, int i) {
+    return in_order(b, g, host(r, i), r->buf[i].row_bytes, r->s.mode, r->buf[i].cols);
+}
+// A buffer [n, mode * cols] as rows of pairs in order of experts.
+static struct tensor gather_pairs(const struct op_run *r, const struct backend *b, const struct grouped *g, int i, int64_t cols) {
+    return in_order(b, g, host(r, i), (size_t)cols * sizeof(float), 1, cols);
+}
+// The way back, into a buffer; frees the rows.
+static void group_scatter(const struct backend *b, const struct grouped *g, struct tensor from, void *to) {
+    const size_t bytes = (size_t)g->pairs * from.row_bytes;
+    unsigned char *rows = mem_alloc(bytes + 1, "test rows"), *sorted = mem_alloc(bytes + 1, "test rows");
+    b->download(sorted, from.data, bytes);
+    for (int64_t p = 0; p < g->pairs; p++) memcpy(rows + (size_t)p * from.row_bytes, sorted + (size_t)g->where[p] * from.row_bytes, from.row_bytes);
+    b->upload(to, rows, bytes);
+    mem_free(rows), mem_free(sorted);
+    b->free(from.data);
 }
 
-static void group_close(struct grouped *g) {
-    mem_free(g->place), mem_free(g->row), mem_free(g->expert), mem_free(g->start);
+static void group_close(const struct backend *b, struct grouped *g) {
+    b->free(g->place), b->free(g->row), b->free(g->expert), b->free(g->start);
+    mem_free(g->where);
 }
 
 // H experts, mode of them a row.
@@ -1193,9 +1228,10 @@ static void load_experts(const struct op_run *r, const struct backend *b, struct
     assert(r->s.H <= EXPERTS_IN_TESTS);
     for (int64_t e = 0; e < r->s.H; e++) {
         w[e] = tensor_rows(T(r, ME_W), e * r->s.M, r->s.M);
-        struct tensor host = w[e];
+        struct tensor on_host = w[e];
+        on_host.data = (unsigned char *)host(r, ME_W) + (size_t)(e * r->s.M) * on_host.row_bytes;
         struct err err;
-        bool loaded = !r->s.loaded || b->weight_load(&w[e], &host, &owned[e], &err);
+        bool loaded = !r->s.loaded || b->weight_load(&w[e], &on_host, &owned[e], &err);
         assert(loaded);
         (void)loaded;
     }
@@ -1205,12 +1241,12 @@ static void experts_call(const struct op_run *r, const struct backend *b) {
     bool owned[EXPERTS_IN_TESTS] = {0};
     load_experts(r, b, w, owned);
     struct grouped g = group_open(r, b, P(r, ME_CHOSEN), r->buf[ME_X].rows);
-    struct tensor x = group_gather(r, &g, ME_X);
-    struct tensor out = tensor_f32(mem_array((size_t)(g.pairs * r->s.M), sizeof(float), "test rows"), g.pairs, r->s.M);
+    struct tensor x = group_gather(r, b, &g, ME_X);
+    struct tensor out = tensor_f32(room_of(b, (size_t)(g.pairs * r->s.M) * sizeof(float)), g.pairs, r->s.M);
     b->matmul_experts(&(struct matmul_experts_args){out, x, w, g.start, r->s.H, g.segments, precision_of(r)});
-    group_scatter(&g, out, P(r, ME_OUT));
-    mem_free(x.data), mem_free(out.data);
-    group_close(&g);
+    group_scatter(b, &g, out, P(r, ME_OUT));
+    b->free(x.data);
+    group_close(b, &g);
     for (int64_t e = 0; e < r->s.H; e++)
         if (owned[e]) b->free(w[e].data);
 }
@@ -1234,23 +1270,16 @@ static void experts_dx_declare(struct op_run *r) {
     spread(r, add(r, "w", IN, r->dtype, r->s.H * r->s.M, r->s.K), 1);
     choose_experts(r, add(r, "chosen", IN | BY_ROW | FLAT, DTYPE_I32, r->s.n, r->s.mode));
 }
-// A buffer [n, mode * cols] as rows of pairs in order of experts.
-static struct tensor gather_pairs(const struct op_run *r, struct grouped *g, int i, int64_t cols) {
-    struct tensor to = tensor_f32(mem_array((size_t)(g->pairs * cols) + 1, sizeof(float), "test rows"), g->pairs, cols);
-    for (int64_t p = 0; p < g->pairs; p++)
-        memcpy((char *)to.data + (size_t)g->place[p] * to.row_bytes, (char *)P(r, i) + (size_t)p * to.row_bytes, to.row_bytes);
-    return to;
-}
 static void experts_dx_call(const struct op_run *r, const struct backend *b) {
     struct tensor w[EXPERTS_IN_TESTS];
     bool owned[EXPERTS_IN_TESTS] = {0};
     load_experts(r, b, w, owned);
     struct grouped g = group_open(r, b, P(r, MED_CHOSEN), r->buf[MED_DX].rows);
-    struct tensor dout = gather_pairs(r, &g, MED_DOUT, r->s.M), dx = gather_pairs(r, &g, MED_DX, r->s.K);
+    struct tensor dout = gather_pairs(r, b, &g, MED_DOUT, r->s.M), dx = gather_pairs(r, b, &g, MED_DX, r->s.K);
     b->matmul_experts_dx(&(struct matmul_experts_dx_args){dx, dout, w, g.start, r->s.H, g.segments, r->s.accumulate, precision_of(r)});
-    group_scatter(&g, dx, P(r, MED_DX));
-    mem_free(dout.data), mem_free(dx.data);
-    group_close(&g);
+    group_scatter(b, &g, dx, P(r, MED_DX));
+    b->free(dout.data);
+    group_close(b, &g);
 }
 static void experts_dx_reference(const struct op_run *r) {
     int64_t M = r->s.M, K = r->s.K;
@@ -1277,11 +1306,11 @@ static void experts_dw_declare(struct op_run *r) {
 }
 static void experts_dw_call(const struct op_run *r, const struct backend *b) {
     struct grouped g = group_open(r, b, P(r, MEW_CHOSEN), r->buf[MEW_X].rows);
-    struct tensor dout = gather_pairs(r, &g, MEW_DOUT, r->s.M), x = group_gather(r, &g, MEW_X);
+    struct tensor dout = gather_pairs(r, b, &g, MEW_DOUT, r->s.M), x = group_gather(r, b, &g, MEW_X);
     b->matmul_experts_dw(&(struct matmul_experts_dw_args){T(r, MEW_DW), dout, x, g.start, r->s.H, g.segments, precision_of(r),
                                                           !r->s.accumulate});
-    mem_free(dout.data), mem_free(x.data);
-    group_close(&g);
+    b->free(dout.data), b->free(x.data);
+    group_close(b, &g);
 }
 static void experts_dw_reference(const struct op_run *r) {
     int64_t M = r->s.M, K = r->s.K;
@@ -1349,22 +1378,27 @@ static void route_back_declare(struct op_run *r) {
 }
 static void route_back_call(const struct op_run *r, const struct backend *b) {
     int64_t n = r->buf[RB_LOGITS].rows, used = r->s.K, pairs = n * used, M = r->s.M;
-    int32_t *chosen = ints(pairs), *place = ints(pairs);
-    float *weight = mem_array((size_t)pairs, sizeof *weight, "test list");
-    struct tensor x = tensor_f32(mem_array((size_t)(pairs * M), sizeof(float), "test rows"), pairs, M), dx = x, balance = T(r, RB_BALANCE);
-    dx.data = mem_array((size_t)(pairs * M), sizeof(float), "test rows");
+    const size_t list = (size_t)pairs * sizeof(int32_t), rows = (size_t)(pairs * M) * sizeof(float);
+    int32_t *chosen = room_of(b, list), *place = mem_alloc(list, "test list");
+    float *weight = room_of(b, list), *known = mem_alloc(list, "test list"), *xs = mem_alloc(rows + 1, "test rows"), *dxs = mem_alloc(rows + 1, "test rows");
+    struct tensor balance = T(r, RB_BALANCE);
     b->route(&(struct route_args){T(r, RB_LOGITS), chosen, weight, used, r->s.mode == 1});
+    b->download(known, weight, list);
     for (int64_t p = 0; p < pairs; p++) {
         place[p] = (int32_t)(pairs - 1 - p);
         for (int64_t m = 0; m < M; m++) {
-            ((float *)x.data)[place[p] * M + m] = ((float *)P(r, RB_X))[p * M + m];
-            ((float *)dx.data)[place[p] * M + m] = weight[p] * ((float *)P(r, RB_DY))[p * M + m];
+            xs[place[p] * M + m] = ((const float *)host(r, RB_X))[p * M + m];
+            dxs[place[p] * M + m] = known[p] * ((const float *)host(r, RB_DY))[p * M + m];
         }
     }
+    int32_t *places = sent(b, place, list);
+    struct tensor x = tensor_f32(sent(b, xs, rows), pairs, M), dx = tensor_f32(sent(b, dxs, rows), pairs, M);
     if (!r->s.segment) balance.rows = 1;
-    b->route_back(&(struct route_back_args){T(r, RB_DLOGITS), T(r, RB_LOGITS), x, dx, r->s.H ? (struct tensor){0} : balance, chosen, place,
+    b->route_back(&(struct route_back_args){T(r, RB_DLOGITS), T(r, RB_LOGITS), x, dx, r->s.H ? (struct tensor){0} : balance, chosen, places,
                                             weight, P(r, RB_OTHER), used, r->s.mode == 1, r->s.scale});
-    mem_free(chosen), mem_free(place), mem_free(weight), mem_free(x.data), mem_free(dx.data);
+    b->sync();
+    b->free(chosen), b->free(places), b->free(weight), b->free(x.data), b->free(dx.data);
+    mem_free(place), mem_free(known), mem_free(xs), mem_free(dxs);
 }
 static double route_back_loss(const struct op_run *r) {
     int64_t E = r->s.C, used = r->s.K, M = r->s.M;

@@ -39,6 +39,7 @@ struct op_buf {
     unsigned char *data, *map; // map: pages around data
     size_t map_bytes;
     unsigned char *before; // the bytes before the op ran
+    unsigned char *device; // the same in the memory of a backend that does not work in the host's, while the op runs
     double *v; // [rows, cols] the values before the op ran; the reference writes outputs here
     struct tensor loaded; // what weight_load made of it
 };

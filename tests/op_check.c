@@ -130,11 +130,33 @@ static void run_close(struct op_run *r) {
     }
 }
 
+// Where the memory of a backend is not the host's, buffers go there with the canaries around them, and come back.
+static size_t sent_bytes(const struct op_buf *b) { return b->map_bytes - page_bytes(); }
+static bool in_its_map(const struct op_buf *b) { return b->data >= b->map && b->data < b->map + b->map_bytes; }
+static bool buffer_send(struct op_buf *b, const struct backend *to, struct err *err) {
+    const bool whole = in_its_map(b);
+    const size_t bytes = whole ? sent_bytes(b) : (size_t)b->rows * b->row_bytes;
+    b->device = to->alloc(bytes, "buffer of a test", err);
+    if (!b->device) return false;
+    to->upload(b->device, whole ? b->map : b->data, bytes);
+    if (whole) b->device += b->data - b->map;
+    return true;
+}
+static void buffer_fetch(struct op_buf *b, const struct backend *from) {
+    if (!b->device) return;
+    const bool whole = in_its_map(b);
+    if (whole) b->device -= b->data - b->map;
+    if (whole) from->download(b->map, b->device, sent_bytes(b));
+    from->free(b->device);
+    b->device = NULL;
+}
+
 static bool run_call(struct op_run *r, const struct backend *b, struct err *err) {
     bool owned[OP_BUFS] = {0}, good = true;
     for (int i = 0; i < r->n_bufs && good; i++) {
         struct op_buf *buf = &r->buf[i];
-        if (!(buf->role & WEIGHT) || !r->s.loaded) continue;
+        if (!b->reads_host) good = buffer_send(buf, b, err);
+        if (!good || !(buf->role & WEIGHT) || !r->s.loaded) continue;
         struct tensor host = {buf->data, buf->dtype, LAYOUT_ROWS,   1,
                               buf->rows, buf->cols,  buf->row_bytes};
         good = b->weight_load(&buf->loaded, &host, &owned[i], err);
@@ -143,6 +165,7 @@ static bool run_call(struct op_run *r, const struct backend *b, struct err *err)
     for (int i = 0; i < r->n_bufs; i++) {
         if (owned[i]) b->free(r->buf[i].loaded.data);
         r->buf[i].loaded = (struct tensor){0};
+        buffer_fetch(&r->buf[i], b);
     }
     return good;
 }

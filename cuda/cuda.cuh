@@ -1,0 +1,239 @@
+// cuda.cuh: the words that all kernels are written in. The .cu files are C with templates for dtype and size.
+//
+// The same files are compiled three ways: by nvcc for GPUs; as C++ for the CPU, where tests/cuda_on_cpu.h gives every word here
+// a meaning (one fiber for each thread of a block); and not at all where there is no nvcc. So that this works:
+//   - kernels are started by LAUNCH only, which also names them to profilers
+//   - shared memory is taken by SHARED (static) and SHARED_REST (the bytes given to LAUNCH) only
+//   - PTX stands in this file only, behind functions
+// An argument struct of backend.h goes to its kernel by value: a kernel reads like the formula there.
+//
+// Orders of sums, which rule 2 of backend.h is about: within a warp butterflies (warp_sum), within a block warps in order
+// (block_sum). Neither depends on anything but the number of threads, which is fixed for each kernel.
+#ifndef LEHR_CUDA_CUH
+#define LEHR_CUDA_CUH
+
+#include <assert.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#ifdef CUDA_ON_CPU
+#include "tests/cuda_on_cpu.h"
+#else
+#include <cuda_runtime.h>
+#endif
+
+extern "C" {
+#include "backend.h"
+}
+#include "core/blocks.h"
+
+enum { WARP = 32 };
+
+// ---------------------------------------------------------------------------------------------------------------
+// Launches. The stream is the backend's one stream; a failed launch ends the program with the kernel's name.
+
+#ifndef CUDA_ON_CPU
+cudaStream_t cuda_stream(void);
+void cuda_launching(const char *kernel);                           // opens a range for profilers
+void cuda_launched(const char *kernel, const char *file, int line); // closes it and looks for an error
+// Asks for more shared memory than the 48 KiB that everybody may have; *allowed is what this kernel got before.
+void cuda_want_shared(const void *kernel, size_t bytes, size_t *allowed, const char *name);
+#define CUDA_NAME_(...) __VA_ARGS__
+#define CUDA_NAME(kernel) CUDA_NAME_ kernel
+// LAUNCH((name<1, 2>), grid, block, bytes, arguments...): the name stands in parentheses; bytes of SHARED_REST
+#define LAUNCH(kernel, grid, block, bytes, ...)                                                  \
+    do {                                                                                         \
+        static size_t allowed_;                                                                  \
+        cuda_want_shared((const void *)(CUDA_NAME(kernel)), (size_t)(bytes), &allowed_, #kernel); \
+        cuda_launching(#kernel);                                                                 \
+        CUDA_NAME(kernel)<<<(grid), (block), (size_t)(bytes), cuda_stream()>>>(__VA_ARGS__);     \
+        cuda_launched(#kernel, __FILE__, __LINE__);                                              \
+    } while (0)
+#define SHARED(type, name, count) __shared__ __align__(16) type name[count]
+#define SHARED_REST(type, name)                        \
+    extern __shared__ __align__(128) unsigned char shared_rest_[]; \
+    type *name = (type *)(void *)shared_rest_
+#endif
+
+// ---------------------------------------------------------------------------------------------------------------
+// Numbers.
+
+static __device__ __forceinline__ float from_bf16(uint16_t h) { return __uint_as_float((uint32_t)h << 16); }
+// Nearest, ties to even; NaN stays NaN: the bits of bf16_from_f32.
+static __device__ __forceinline__ uint16_t to_bf16(float x) {
+    const uint32_t u = __float_as_uint(x);
+    if ((u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(u >> 16 | 0x40);
+    return (uint16_t)((u + 0x7fffu + (u >> 16 & 1)) >> 16);
+}
+#ifndef CUDA_ON_CPU
+static __device__ __forceinline__ float from_f16(uint16_t h) {
+    float f;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h));
+    return f;
+}
+static __device__ __forceinline__ uint16_t to_f16(float x) {
+    uint16_t h;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(x));
+    return h;
+}
+// Two numbers as bf16, the first in the lower half.
+static __device__ __forceinline__ uint32_t pack_bf16(float lo, float hi) {
+#if __CUDA_ARCH__ >= 800
+    uint32_t r;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(hi), "f"(lo));
+    return r;
+#else
+    return (uint32_t)to_bf16(lo) | (uint32_t)to_bf16(hi) << 16;
+#endif
+}
+#else
+static inline float from_f16(uint16_t h) { return f16_to_f32(h); }
+static inline uint16_t to_f16(float x) { return f16_from_f32(x); }
+static inline uint32_t pack_bf16(float lo, float hi) { return (uint32_t)to_bf16(lo) | (uint32_t)to_bf16(hi) << 16; }
+#endif
+
+static __host__ __device__ __forceinline__ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static __host__ __device__ __forceinline__ float one_if_zero(float scale) { return scale == 0 ? 1 : scale; }
+
+// ---------------------------------------------------------------------------------------------------------------
+// Rows.
+
+static __host__ __device__ __forceinline__ void *row_at(const struct tensor &t, int64_t i) { return (char *)t.data + (size_t)i * t.row_bytes; }
+static __host__ __device__ __forceinline__ float *row_f32(const struct tensor &t, int64_t i) { return (float *)row_at(t, i); }
+// May every row be read 16 bytes at a time from its start?
+static inline bool by_sixteen(const struct tensor &t) { return ((uintptr_t)t.data | t.row_bytes) % 16 == 0; }
+// Number c of a row of numbers (no block format).
+static __device__ __forceinline__ float number_at(const void *row, int64_t c, enum dtype d) {
+    if (d == DTYPE_F32) return ((const float *)row)[c];
+    const uint16_t h = ((const uint16_t *)row)[c];
+    return d == DTYPE_BF16 ? from_bf16(h) : from_f16(h);
+}
+
+// What ops assert of their arguments.
+static inline bool is_rows(const struct tensor &t) {
+    size_t need;
+    if (!t.data && t.rows > 0) return false;
+    if (t.layout != LAYOUT_ROWS || t.mats != 1 || t.rows < 0 || t.cols < 0) return false;
+    return dtype_row_bytes(t.dtype, t.cols, &need) && (t.row_bytes >= need || t.rows <= 1);
+}
+static inline bool is_f32(const struct tensor &t) { return is_rows(t) && t.dtype == DTYPE_F32; }
+static inline bool same_shape(const struct tensor &a, const struct tensor &b) { return a.rows == b.rows && a.cols == b.cols; }
+
+// ---------------------------------------------------------------------------------------------------------------
+// Sums and maxima of a warp, which every lane receives, and of a block, which every thread receives. `room` holds WARP values
+// in shared memory; block_sum begins and ends with a barrier, so that a room may be used again.
+
+template <class T> static __device__ __forceinline__ T warp_sum(T x) {
+    for (int far = WARP / 2; far > 0; far /= 2) x += __shfl_xor_sync(0xffffffffu, x, far);
+    return x;
+}
+static __device__ __forceinline__ float warp_max(float x) {
+    for (int far = WARP / 2; far > 0; far /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, far));
+    return x;
+}
+template <class T> static __device__ __forceinline__ T block_sum(T x, T *room) {
+    const int lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP, warps = ((int)blockDim.x + WARP - 1) / WARP;
+    x = warp_sum(x);
+    __syncthreads();
+    if (lane == 0) room[warp] = x;
+    __syncthreads();
+    T sum = room[0];
+    for (int w = 1; w < warps; w++) sum += room[w];
+    __syncthreads();
+    return sum;
+}
+static __device__ __forceinline__ float block_max(float x, float *room) {
+    const int lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP, warps = ((int)blockDim.x + WARP - 1) / WARP;
+    x = warp_max(x);
+    __syncthreads();
+    if (lane == 0) room[warp] = x;
+    __syncthreads();
+    float most = room[0];
+    for (int w = 1; w < warps; w++) most = fmaxf(most, room[w]);
+    __syncthreads();
+    return most;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Tensor cores and copies into shared memory (PTX ISA, "Warp-level matrix instructions" and "Asynchronous copy").
+
+#ifndef CUDA_ON_CPU
+static __device__ __forceinline__ uint32_t shared_address(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }
+
+// d[16,8] += a[16,16] b[16,8], factors bf16. With g = lane / 4 and t = lane % 4:
+//   a[0] (g, 2t..2t+1)  a[1] (g + 8, 2t..)  a[2] (g, 2t + 8..)  a[3] (g + 8, 2t + 8..)
+//   b[0] (2t..2t+1, g)  b[1] (2t + 8.., g)      d[0..1] (g, 2t..2t+1)  d[2..3] (g + 8, 2t..)
+static __device__ __forceinline__ void mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+    (void)d, (void)a, (void)b;
+    __trap(); // nobody asks for it there: cuda_has_bf16()
+#endif
+}
+// d[16,8] += a[16,32] b[32,8], factors signed bytes, four to a register: as above with 4t..4t+3 for 2t..2t+1, 16 for 8.
+static __device__ __forceinline__ void mma_s8(int32_t d[4], const uint32_t a[4], const uint32_t b[2]) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+    (void)d, (void)a, (void)b;
+    __trap();
+#endif
+}
+// Four matrices of 8 x 8 numbers of 16 bits out of shared memory: lane l gives the address of row l % 8 of matrix l / 8, 16
+// bytes, aligned; r[m] receives (lane / 4, 2 (lane % 4)..) of matrix m; trans: (2 (lane % 4).., lane / 4).
+static __device__ __forceinline__ void ldmatrix_x4(uint32_t r[4], const void *row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(row)) : "memory");
+}
+static __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t r[4], const void *row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(row)) : "memory");
+}
+// 16 bytes, aligned on both sides, from global to shared memory; zeros where not present. What was begun and committed is
+// there for the thread that began it after cp_async_wait<N>, when at most the N youngest commits are still under way; for the
+// others after a barrier behind that.
+static __device__ __forceinline__ void cp_async16(void *shared, const void *global, bool present) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" : : "r"(shared_address(shared)), "l"(global), "r"(present ? 16 : 0) : "memory");
+#else
+    *(uint4 *)shared = present ? *(const uint4 *)global : make_uint4(0, 0, 0, 0);
+#endif
+}
+static __device__ __forceinline__ void cp_async_commit(void) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.commit_group;" : : : "memory");
+#endif
+}
+template <int N> static __device__ __forceinline__ void cp_async_wait(void) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_group %0;" : : "n"(N) : "memory");
+#endif
+}
+#endif
+
+// ---------------------------------------------------------------------------------------------------------------
+// What the files of cuda/ share on the host.
+
+bool cuda_has_bf16(void);            // mma_bf16 exists on this GPU (Ampere and later); else products are in f32
+int cuda_processors(void);           // multiprocessors
+// Memory that a launch needs beside its arguments: device memory of at least `bytes` for one slot, kept for the next call.
+// Grows while the device is idle, so only the first call with a size allocates.
+enum cuda_slot { SLOT_MATMUL, SLOT_WHOLE, SLOT_ATTEND, SLOT_ATTEND_BACK, SLOT_NORM, SLOT_UPDATE, SLOT_HEAD, SLOT_EXPERTS, CUDA_SLOTS };
+void *cuda_scratch(enum cuda_slot slot, size_t bytes);
+
+// Each file's ops, written into the table.
+void cuda_fill_ops(struct backend *b);      // ops.cu: rows by rows: embed, norms, rope, glu, add, cross_entropy, cast, bias, ...
+void cuda_fill_updates(struct backend *b);  // ops_update.cu: sum_squares, update, adafactor
+void cuda_fill_matmul(struct backend *b);   // matmul.cu: matmul, matmul_dx, matmul_dw and their twins for experts
+void cuda_fill_attend(struct backend *b);   // attend.cu: store_rows, attend, attend_back
+void cuda_fill_experts(struct backend *b);  // experts.cu: route, route_back, group, mix, mix_back
+void cuda_fill_branches(struct backend *b); // branches.cu: project, feed_forward, head_loss
+#endif

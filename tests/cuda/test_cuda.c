@@ -1,0 +1,102 @@
+// test_cuda.c: the backend of cuda/ through the table of op_cases.c. The same tests run on a GPU (make test-gpu) and, without one,
+// on the processor in its place (make shim), where every order of threads is drawn from LEHR_SEED (1).
+//
+//   LEHR_OPS="matmul rope"   only rows of the table with these names, or that begin with them and "_"
+#include "tests/op_cases.h"
+
+#include <criterion/criterion.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/cuda/place.h"
+
+static const struct backend *cuda(void) {
+    static const struct backend *b;
+    struct err err;
+    if (!b) place_begin(), b = backend_cuda(0, &err);
+    cr_assert(b, "%s", err.text);
+    return b;
+}
+
+static bool named(const struct op_spec *spec) {
+    const char *names = getenv("LEHR_OPS");
+    if (!names) return true;
+    for (const char *at = names; *at;) {
+        const size_t n = strcspn(at, " ,");
+        if (n && strncmp(spec->name, at, n) == 0 && (spec->name[n] == 0 || spec->name[n] == '_')) return true;
+        at += n + (at[n] != 0);
+    }
+    return false;
+}
+
+struct walk {
+    bool (*check)(const struct op_case *c, const struct backend *b, double *worst, struct err *err);
+    bool (*wanted)(const struct op_spec *spec);
+    bool padded_too;
+};
+
+static void walk(const struct walk *w) {
+    const struct backend *b = cuda();
+    double worst = 0;
+    char worst_case[160] = "none";
+    int cases = 0, failed = 0;
+    for (int i = 0; i < op_spec_count; i++) {
+        const struct op_spec *spec = &op_specs[i];
+        if (!w->wanted(spec) || !named(spec)) continue;
+        const double from = time_now();
+        int here = 0;
+        for (int d = 0; d < DTYPE_COUNT; d++)
+            for (int s = 0; s < spec->n_shapes && spec->dtypes & 1u << d; s++)
+                for (int padded = 0; padded <= w->padded_too; padded++) {
+                    struct op_case c = {spec, s, (enum dtype)d, padded};
+                    struct err err;
+                    const double before = worst;
+                    cases++, here++;
+                    const bool good = w->check(&c, b, &worst, &err);
+                    if (worst > before) op_case_name(&c, worst_case, sizeof worst_case);
+                    if (!good && failed++ < 8) cr_log_error("%s", err.text);
+                }
+        if (getenv("LEHR_SHOW")) cr_log_info("%-20s %4d cases %6.2f s", spec->name, here, time_now() - from);
+    }
+    cr_assert(failed == 0, "%d of %d cases failed", failed, cases);
+    cr_assert(cases > 0 || getenv("LEHR_OPS"));
+    cr_log_info("%d cases, worst error %.2f of what is allowed (%s)", cases, worst, worst_case);
+}
+
+static bool has_reference(const struct op_spec *spec) { return spec->reference; }
+static bool has_gradient(const struct op_spec *spec) { return spec->n_pairs > 0; }
+static bool has_rows(const struct op_spec *spec) { return spec->unit != 0; }
+static bool by_single_rows(const struct op_spec *spec) { return spec->unit == 1; }
+static bool check_rows(const struct op_case *c, const struct backend *b, double *worst, struct err *err) {
+    return (void)worst, op_check_rows(c, b, err);
+}
+static bool check_nan(const struct op_case *c, const struct backend *b, double *worst, struct err *err) {
+    return (void)worst, op_check_nan(c, b, err);
+}
+
+TestSuite(cuda, .timeout = 600);
+Test(cuda, follows_the_formulas_in_double) { walk(&(struct walk){op_check_reference, has_reference, true}); }
+Test(cuda, gradients_are_the_slopes_of_the_formulas) { walk(&(struct walk){op_check_gradient, has_gradient, false}); }
+Test(cuda, rows_do_not_depend_on_their_batch) { walk(&(struct walk){check_rows, has_rows, false}); }
+Test(cuda, lets_a_nan_out_of_its_row_and_no_other) { walk(&(struct walk){check_nan, by_single_rows, false}); }
+
+Test(cuda, has_every_member) {
+    const char *bytes = (const char *)cuda();
+    int missing = 0;
+    for (size_t at = 0; at < sizeof(struct backend); at += sizeof(void *)) {
+        void *member;
+        memcpy(&member, bytes + at, sizeof member);
+        if (at == offsetof(struct backend, reads_host)) continue; // false
+        if (!member) cr_log_error("member %zu is missing", at / sizeof(void *)), missing++;
+    }
+    cr_assert(missing == 0);
+}
+
+Test(cuda, supports_what_the_table_runs) {
+    unsigned run[OP_COUNT] = {0};
+    for (int i = 0; i < op_spec_count; i++) run[op_specs[i].op] |= op_specs[i].dtypes;
+    run[OP_PROJECT] |= run[OP_MATMUL], run[OP_FEED_FORWARD] |= run[OP_MATMUL];
+    for (int op = 0; op < OP_COUNT; op++)
+        for (int d = 0; d < DTYPE_COUNT; d++)
+            cr_expect_eq(cuda()->supports((enum op)op, (enum dtype)d), (run[op] >> d & 1) != 0, "%s %s", op_name((enum op)op), dtype_row((enum dtype)d)->name);
+}
