@@ -27,10 +27,26 @@ else ifeq ($(CONFIG),fuzz)
   LDFLAGS += -fsanitize=fuzzer,address,undefined
 endif
 
-# cuda/*.cu for the processor, whatever it has of fused multiply-adds: what is built here is only run here.
-CXX     ?= c++
-SHIM    := -x c++ -std=c++20 -I. -D_GNU_SOURCE -DCUDA_ON_CPU -Wall -Wextra -Wno-unused-function -g -ffp-contract=off -march=native -MMD -MP
-SHIMOBJ := $(patsubst %.cu,$(B)/%.o,$(wildcard cuda/*.cu)) $(B)/tests/cuda_on_cpu.o
+# cuda/*.cu for GPUs, where there is nvcc (CUDA=0 leaves them out): for the GPU of this machine, or, where it has none, for all
+# from Turing on, as CUDA_ARCH=all does. In the shim configurations the same files are compiled for this very processor.
+CXX       ?= c++
+comma     := ,
+NVCC      ?= $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc))
+CUDA      ?= $(if $(NVCC),1,0)
+CUDA_ARCH ?= $(if $(wildcard /dev/nvidia0),native,all)
+CUDA_CODE := $(if $(filter all,$(CUDA_ARCH)),$(foreach a,75 80 90a 120,-gencode arch=compute_$(a)$(comma)code=sm_$(a)) -gencode arch=compute_120$(comma)code=compute_120,-arch=$(CUDA_ARCH))
+GPUOBJ    := $(patsubst %.cu,$(B)/%.o,$(wildcard cuda/*.cu))
+LINK      := $(CC)
+ifneq (,$(filter shim%,$(CONFIG)))
+  GPUOBJ  += $(B)/tests/cuda_on_cpu.o
+  LINK    := $(CXX)
+  CUDA_CC := $(CXX) -x c++ -march=native -ffp-contract=off -g -Wall -Wextra -Wno-unused-function -Wno-deprecated-enum-enum-conversion -MMD -MP $(CFLAGS)
+else ifneq (,$(and $(filter 1,$(CUDA)),$(filter release gpu,$(CONFIG))))
+  GPULIBS := -L$(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))/lib64 -lcudart_static -ldl -lrt
+  CUDA_CC := $(NVCC) -O3 -lineinfo $(CUDA_CODE) --threads 0 -Xcompiler -Wall,-Wextra,-Wno-unused-function,-fno-exceptions,-fno-threadsafe-statics -MMD -MP
+else
+  GPUOBJ  :=
+endif
 
 # Only the kernels may assume a processor; each file of them is compiled for its own and chosen at run time.
 ifneq (,$(filter x86_64 amd64,$(ARCH)))
@@ -54,8 +70,9 @@ endif
 MAKEFLAGS += -j$(shell nproc 2>/dev/null || echo 2)
 
 MODULES := core formats tokenizer cpu model gen learn
-SRC     := backend.c profile.c $(wildcard $(MODULES:%=%/*.c))
-OBJ     := $(SRC:%.c=$(B)/%.o)
+SRC     := backend.c profile.c device.c $(wildcard $(MODULES:%=%/*.c))
+OBJ     := $(SRC:%.c=$(B)/%.o) $(GPUOBJ)
+$(B)/device.o: OURS += $(if $(GPUOBJ),-DLEHR_CUDA)
 TESTOBJ := $(patsubst %.c,$(B)/%.o,$(wildcard tests/*.c))
 
 all: train run ## build ./train and ./run
@@ -74,7 +91,7 @@ $(B)/random_model: $(B)/tests/bench/random_model.o $(OBJ)
 $(B)/chart: $(B)/tests/bench/chart.o $(OBJ)
 $(B)/acceptance: $(B)/tests/bench/acceptance.o $(B)/tests/transport.o $(OBJ)
 $(B)/train $(B)/run $(B)/stories $(B)/suites $(B)/bench_ops $(B)/render_chat $(B)/tokenize_texts $(B)/random_model $(B)/chart $(B)/acceptance:
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	$(LINK) $(LDFLAGS) -o $@ $^ $(GPULIBS) $(LDLIBS)
 
 ifeq ($(CONFIG),fuzz)
 $(B)/cpu/avx%.o: CFLAGS := -O1 # these take minutes to instrument; fuzz_model runs the plain kernels
@@ -112,14 +129,15 @@ $(B)/small/%.o: tests/%.c
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) -Itests/small $(OURS) $(CFLAGS) -DPROGRAMS='"$(B)"' -c -o $@ $<
 
-$(B)/cuda_suites: $(patsubst %.c,$(B)/%.o,$(wildcard tests/cuda/*.c)) $(B)/tests/op_cases.o $(B)/tests/op_check.o $(SHIMOBJ) $(OBJ)
-	$(CXX) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcriterion
+CUDATESTS := $(patsubst %.c,$(B)/%.o,$(wildcard tests/cuda/*.c)) $(B)/tests/cuda/planted.o $(B)/tests/op_cases.o $(B)/tests/op_check.o
+$(B)/cuda_suites: $(CUDATESTS) $(OBJ)
+	$(LINK) $(LDFLAGS) -o $@ $^ $(GPULIBS) $(LDLIBS) -lcriterion
 $(B)/%.o: %.cu
 	@mkdir -p $(@D)
-	$(CXX) $(SHIM) $(CFLAGS) -c -o $@ $<
+	$(CUDA_CC) -std=c++20 -I. -D_GNU_SOURCE -c -o $@ $<
 $(B)/tests/cuda_on_cpu.o: tests/cuda_on_cpu.cpp
 	@mkdir -p $(@D)
-	$(CXX) $(SHIM) $(CFLAGS) -c -o $@ $<
+	$(CUDA_CC) -std=c++20 -I. -D_GNU_SOURCE -c -o $@ $<
 
 shim: ## the kernels of cuda/ on this processor, one fiber for each thread of a GPU (needs Criterion and a C++ compiler)
 	@$(MAKE) --no-print-directory CONFIG=shim build/shim/cuda_suites

@@ -4,6 +4,7 @@
 // --tokenize, --check, or one of run_models.c (--export, --quantize, --imatrix, --kl-against) or run_bench.c (--bench,
 // --ceiling). Standard output carries the text (or --json lines) and nothing else; what was found, chosen and measured
 // goes to standard error in a few lines. With -p the program never asks anything.
+#include "device.h"
 #include "run.h"
 
 #include <errno.h>
@@ -102,7 +103,7 @@ static struct opt table[] = {
     {"-t --threads", OPT_INT, &o.threads, 0, 256, "N", "[Machine] 0: physical cores that this process may use", 0},
     {"-tb --threads-batch", OPT_INT, &o.threads_batch, 0, 256, "N", "threads for reading the prompt; 0: the same", 0},
     {"-b --batch-size -ub --ubatch-size", OPT_INT, &o.chunk, 0, 1 << 20, "N", "rows of a pass when reading a prompt; never changes the result (0: 512 to 2048, by the size of the model)", 0},
-    {"--device", OPT_TEXT, &o.device, 0, 0, "NAME", "auto or cpu", 0},
+    {"--device", OPT_TEXT, &o.device, 0, 0, "NAME", "auto, cpu, cuda (the first GPU) or cuda:N", 0},
     {"--cpu", OPT_TEXT, &o.cpu, 0, 0, "LEVEL", "plain, avx2, avx512, amx, neon, dotprod or i8mm instead of the best present", 0},
     {"--exact", OPT_FLAG, &o.exact, 0, 0, "", "read prompts with products in f32, as generating does, where bf16 units would do it faster", 0},
     {"--version", OPT_FLAG, &o.version, 0, 0, "", "version and the kernels this machine would use", 0},
@@ -189,7 +190,7 @@ static void open_model(struct app *a) {
                 (long long)c->V, (long long)tokenizer_vocab(a->tokenizer));
     struct text machine = {0};
     char params[32], bytes[32];
-    a->backend->report(&machine);
+    device_report(a->backend, &machine);
     fprintf(stderr, "%s: %s, %s, %s parameters, %s, tokenizer %s; loaded in %.2f s on %s\n", o.model, model_file_kind(a->file),
             c->family->name, text_count(params, (double)config_params(c)),
             text_bytes(bytes, (double)model_file_bytes(a->file)), tokenizer_kind_name(a->tokenizer), time_now() - start,
@@ -838,22 +839,21 @@ int main(int argc, char **argv) {
     if (!o.chat && (o.system || o.chat_template || o.show_prompt || o.context_shift))
         refuse(2, "--system, --chat-template, --show-prompt and --context-shift belong to --chat");
     if (o.spec_check && (o.chat || o.json)) refuse(2, "--spec-check goes with plain text: leave --chat and --json out");
-    if (strcmp(o.device, "auto") && strcmp(o.device, "cpu")) refuse(1, "--device %s: this build computes on the CPU only", o.device);
     if (o.logprobs >= 0) o.json = true;
     if (o.sampler.seed < 0) o.sampler.seed = (int64_t)time(NULL) ^ (int64_t)getpid() << 32;
-    if (!sampler_check(&o.sampler, &err) || !speculation_check(&o.spec, &err)) fail(2, &err);
+    if (!device_named(o.device, o.cpu, &err) || !sampler_check(&o.sampler, &err) || !speculation_check(&o.spec, &err)) fail(2, &err);
     if (verifier_find(o.spec.accept)->choose && o.sampler.mirostat) refuse(2, "--mirostat goes with --spec-accept coupled only: it steers by what was chosen");
     pool_start((int)o.threads);
     file_guard_sigbus();
     signal(SIGPIPE, SIG_IGN);
     catch_signals(false);
     if (o.profile && !o.bench) refuse(2, "--profile tells what the ops of --bench cost; give both");
-    struct app a = {.backend = backend_cpu(o.cpu, &err)};
+    struct app a = {.backend = device_open(o.device, o.cpu, &err)};
     if (a.backend && o.profile) a.backend = backend_profiled(a.backend);
     if (!a.backend) fail(1, &err);
     if (o.version) {
         struct text machine = {0};
-        a.backend->report(&machine);
+        device_report(a.backend, &machine);
         printf("lehr run: %s\n", machine.data);
         return 0;
     }

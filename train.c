@@ -2,6 +2,7 @@
 //
 // The story: options -> data and tokenizer -> model, optimizer, schedule -> the loop -> model.gguf, log, report, samples.
 // Here are the options, what a resumed run takes from its checkpoint, and main; train.h says what is where.
+#include "device.h"
 #include "train.h"
 
 #include <math.h>
@@ -160,8 +161,7 @@ static void parse_options(int argc, char **argv) {
     if (*opts.from && opts.decay_from) refuse(2, "--from begins a new run and --decay-from ends an old one: give one of them");
     if (*opts.from && (opts.tune || opts.coord_check)) refuse(2, "--tune and --coord-check make models of their own: leave out --from");
     draft_options();
-    if (strcmp(opts.device, "auto") && strcmp(opts.device, "cpu"))
-        refuse(1, "--device %s: this build computes on the CPU only", opts.device);
+    if (!device_named(opts.device, opts.cpu, &err)) fail(2, &err);
 }
 
 static void print_start(const struct run *r) {
@@ -210,10 +210,10 @@ static void start_machine(struct run *r) {
     struct sigaction action = {.sa_handler = on_stop};
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
-    r->backend = backend_cpu(opts.cpu, &err);
+    r->backend = device_open(opts.device, opts.cpu, &err);
     if (!r->backend) fail(1, &err);
     if (opts.profile) r->backend = backend_profiled(r->backend);
-    r->backend->report(&line);
+    device_report(r->backend, &line);
     fprintf(opts.version ? stdout : stderr, "lehr train: %s\n", line.data);
     text_free(&line);
 }

@@ -112,7 +112,7 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"--draft-tokens", OPT_INT, &opts.draft_tokens, 0, 1e12, "N", "how much the model writes; 0: as much as it can in --time, else 1m", 0},
     {"--draft-vocab", OPT_INT, &opts.draft_vocab, 1, 1 << 20, "N", "tokens of the draft, the likeliest of what was written; all, where the model has no more than twice as many", 0},
     {"-t --threads", OPT_INT, &opts.threads, 0, 256, "N", "[Machine] 0: physical cores that this process may use", 0},
-    {"--device", OPT_TEXT, &opts.device, 0, 0, "NAME", "auto or cpu", 0},
+    {"--device", OPT_TEXT, &opts.device, 0, 0, "NAME", "auto, cpu, cuda (the first GPU) or cuda:N", 0},
     {"--cpu", OPT_TEXT, &opts.cpu, 0, 0, "LEVEL", "plain, avx2, avx512, amx, neon, dotprod or i8mm instead of the best present", 0},
     {"--dtype", OPT_TEXT, &opts.dtype, 0, 0, "TYPE", "of products: f32, or bf16 with f32 master weights and sums; f32 and, of a draft, bf16, when not given", 0},
     {"--plan", OPT_FLAG, &opts.plan, 0, 0, "", "[Other] measure two seconds, print memory and time this run would take, and stop", 0},

@@ -27,7 +27,7 @@ extern "C" void on_cpu_switch(void **from, void *to); // keeps what a call keeps
 
 namespace {
 
-enum { WARP = 32, SLOT = 64, STACK = 256 << 10, SHARED_MOST = 227 << 10, STATIC_MOST = 48 << 10, GAP = 64, FILL = 0xff, CANARY = 0xa5 };
+enum { WARP = 32, SLOT = 64, STACK = 256 << 10, SHARED_MOST = 227 << 10, STATIC_MOST = 48 << 10, GAP = 64, FILL = 0xff, CANARY = 0xff }; // NaN
 enum wait { READY, AT_BARRIER, IN_WARP, ENDED };
 
 // ---- random orders: xorshift, which is enough to shuffle
