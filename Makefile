@@ -40,7 +40,7 @@ LINK      := $(CC)
 ifneq (,$(filter shim%,$(CONFIG)))
   GPUOBJ  += $(B)/tests/cuda_on_cpu.o
   LINK    := $(CXX)
-  CUDA_CC := $(CXX) -x c++ -march=native -ffp-contract=off -g -Wall -Wextra -Wno-unused-function -Wno-deprecated-enum-enum-conversion -MMD -MP $(CFLAGS)
+  CUDA_CC := $(CXX) -x c++ -march=native -ffp-contract=off -g -Wall -Wextra -Wno-unused-function -Wno-deprecated-enum-enum-conversion -Wno-deprecated-enum-float-conversion -Wno-unknown-pragmas -MMD -MP $(CFLAGS)
 else ifneq (,$(and $(filter 1,$(CUDA)),$(filter release gpu,$(CONFIG))))
   GPULIBS := -L$(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))/lib64 -lcudart_static -ldl -lrt
   CUDA_CC := $(NVCC) -O3 -lineinfo $(CUDA_CODE) --threads 0 -Xcompiler -Wall,-Wextra,-Wno-unused-function,-fno-exceptions,-fno-threadsafe-statics -MMD -MP

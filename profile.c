@@ -3,7 +3,8 @@
 // Every member of kind op calls the member of the table inside and adds the time by the clock, the time of the processors
 // and, for products, the operations. It changes no result. Ops have no argument for a state, so the sums are of this
 // file, one profile for a process; a step calls some hundred ops and reads the clocks twice for each, which costs
-// a microsecond. An op that calls another through its own table is one op here.
+// a microsecond. An op that calls another through its own table is one op here. On a GPU each op is waited for, which costs some
+// more of those; there the operations are told per second of the clock.
 #include "backend.h"
 
 #include <string.h>
@@ -68,6 +69,7 @@ static double projection(const struct project_args *a) {
         const double operations = work;                                                                                \
         const struct cost since = begun();                                                                             \
         inner.lower(a);                                                                                                \
+        if (!inner.reads_host) inner.sync(); /* a GPU has only begun */                                                \
         done(&costs[OP_##upper], since, operations);                                                                   \
     }
 OPS(TIMED)
@@ -105,7 +107,7 @@ void backend_profile(struct text *to) {
         wall += c->wall_s, processor += c->processor_s;
         text_fmt(to, "%-17s %9lld %10.3f %6.1f%% %10.3f", op_name((enum op)most), (long long)c->calls, c->wall_s,
                  100 * c->wall_s / all.wall_s, c->processor_s);
-        if (c->operations > 0) text_fmt(to, " %9.0f", 1e-9 * c->operations / c->processor_s);
+        if (c->operations > 0) text_fmt(to, " %9.0f", 1e-9 * c->operations / (inner.reads_host ? c->processor_s : c->wall_s));
         text_str(to, "\n");
     }
     text_fmt(to, "%-16s %9s %10.3f %6.1f%% %10.3f\n", "outside of ops", "", all.wall_s - wall,

@@ -38,6 +38,7 @@ static void ceiling_json(const struct ceiling *row, int threads) {
 int bench_ceiling(const struct backend *backend, bool json, struct err *err) {
     struct ceiling found[COLUMNS_MOST][CEILINGS_MOST];
     int counts[COLUMNS_MOST], columns = thread_counts(pool_threads(), counts), rows = 0;
+    if (!backend->reads_host) columns = 1; // a GPU has no use for threads
     for (int c = 0; c < columns; c++) {
         pool_start(counts[c]);
         rows = backend->ceilings(found[c], ceiling_seconds / (columns > 2 ? columns : 2), err);
@@ -46,8 +47,8 @@ int bench_ceiling(const struct backend *backend, bool json, struct err *err) {
     for (int r = 0; json && r < rows; r++)
         for (int c = 0; c < columns; c++) ceiling_json(&found[c][r], counts[c]);
     if (json) return 0;
-    printf("%-18s", "threads");
-    for (int c = 0; c < columns; c++) printf(" %9d", counts[c]);
+    printf("%-18s", backend->reads_host ? "threads" : backend->name);
+    for (int c = 0; c < columns && backend->reads_host; c++) printf(" %9d", counts[c]);
     for (int r = 0; r < rows; r++) {
         printf("\n%-18s", found[0][r].name);
         for (int c = 0; c < columns; c++) printf(" %9.1f", found[c][r].per_second * 1e-9);

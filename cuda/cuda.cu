@@ -10,7 +10,7 @@
 #include <stdlib.h>
 
 static struct device {
-    bool open, has_bf16;
+    bool open, has_bf16, small; // small: no GPU, so that nothing big is asked of it
     int number, processors, major, minor;
     size_t bytes;
     char name[256];
@@ -27,7 +27,7 @@ int cuda_processors(void) { return device.processors; }
 
 static bool device_open(int number, struct err *err) {
     if (number) return err_set(err, "cuda: there is no GPU number %d: here a processor stands in for the one there is", number);
-    device = (struct device){true, true, 0, 4, 9, 0, (size_t)8 << 30, "a processor in its place", 1e10};
+    device = (struct device){true, true, true, 0, 4, 9, 0, (size_t)8 << 30, "a processor in its place", 1e10};
     return true;
 }
 static void check(int result, const char *what) {
@@ -217,8 +217,14 @@ static void cuda_report(struct text *line) {
              (double)device.bytes / 0x1p30, device.has_bf16 ? "" : ", all products in f32");
 }
 
+static struct backend table;
+
+// Enough to be past every cache: the L2 of a GPU has some dozen MiB.
+static int ceilings(struct ceiling to[CEILINGS_MOST], double seconds, struct err *err) {
+    return cuda_ceilings(&table, to, seconds, device.small ? 1 << 16 : (size_t)1 << 30, err);
+}
+
 const struct backend *backend_cuda(int number, struct err *err) {
-    static struct backend table;
     if (device.open) return &table;
     if (!device_open(number, err)) return NULL;
     table.name = "cuda";
@@ -233,6 +239,8 @@ const struct backend *backend_cuda(int number, struct err *err) {
     table.end = cuda_nothing;
     table.sync = wait_for_all;
     table.report = cuda_report;
+    table.ceilings = ceilings;
+    table.unit = cuda_unit;
     table.supports = cuda_supports;
     cuda_fill_ops(&table);
     cuda_fill_updates(&table);

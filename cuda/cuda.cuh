@@ -229,6 +229,10 @@ int cuda_processors(void);           // multiprocessors
 enum cuda_slot { SLOT_MATMUL, SLOT_WHOLE, SLOT_ATTEND, SLOT_ATTEND_BACK, SLOT_NORM, SLOT_UPDATE, SLOT_HEAD, SLOT_EXPERTS, CUDA_SLOTS };
 void *cuda_scratch(enum cuda_slot slot, size_t bytes);
 
+// What backend.h calls ceilings and unit (ceiling.cu), with so many bytes of memory to read.
+int cuda_ceilings(const struct backend *b, struct ceiling to[CEILINGS_MOST], double seconds, size_t bytes, struct err *err);
+const char *cuda_unit(enum dtype weight, enum precision precision);
+
 // Each file's ops, written into the table.
 void cuda_fill_ops(struct backend *b);      // ops.cu: rows by rows: embed, norms, rope, glu, add, cross_entropy, cast, bias, ...
 void cuda_fill_updates(struct backend *b);  // ops_update.cu: sum_squares, update, adafactor

@@ -8,6 +8,7 @@
 #include <cassert>
 #include <cstdio>
 #include <deque>
+#include <mutex>
 #include <sys/mman.h>
 #include <unistd.h>
 #include <vector>
@@ -248,6 +249,8 @@ void device_allow(bool open) {
 
 } // namespace
 
+static std::recursive_mutex one; // launches and copies come from several threads of a program
+
 void on_cpu_seed(uint64_t seed) { state = seed ? seed * 0x9e3779b97f4a7c15u | 1 : 0; }
 uint64_t on_cpu_launches(void) { return launches; }
 int on_cpu_lane(void) { return now % WARP; }
@@ -332,6 +335,7 @@ void on_cpu_wait(int but) {
 }
 
 void on_cpu_launch(const char *kernel, dim3 grid, dim3 block, size_t rest, const std::function<void()> &thread) {
+    std::lock_guard<std::recursive_mutex> alone(one);
     kernel_name = kernel;
     count = (int)(block.x * block.y * block.z);
     launches++;
@@ -373,6 +377,7 @@ void on_cpu_launch(const char *kernel, dim3 grid, dim3 block, size_t rest, const
 }
 
 cudaError_t cudaMalloc(void **p, size_t bytes) {
+    std::lock_guard<std::recursive_mutex> alone(one);
     if (!device_range) {
         device_range = (unsigned char *)mmap(nullptr, DEVICE_MOST, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (device_range == MAP_FAILED) abort();
@@ -392,6 +397,7 @@ cudaError_t cudaMalloc(void **p, size_t bytes) {
 }
 cudaError_t cudaFree(void *p) {
     if (!p) return cudaSuccess;
+    std::lock_guard<std::recursive_mutex> alone(one);
     for (size_t i = 0; i < blocks.size(); i++)
         if ((unsigned char *)p >= blocks[i].at && (unsigned char *)p < blocks[i].at + blocks[i].room) {
             munmap(blocks[i].at, blocks[i].room); // addresses are not used again
@@ -402,12 +408,14 @@ cudaError_t cudaFree(void *p) {
     fault("memory is freed that was never had");
 }
 cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind) {
+    std::lock_guard<std::recursive_mutex> alone(one);
     device_allow(true);
     memmove(to, from, bytes);
     device_allow(false);
     return cudaSuccess;
 }
 cudaError_t cudaMemset(void *to, int value, size_t bytes) {
+    std::lock_guard<std::recursive_mutex> alone(one);
     device_allow(true);
     memset(to, value, bytes);
     device_allow(false);
