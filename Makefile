@@ -129,7 +129,13 @@ $(B)/small/%.o: tests/%.c
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) -Itests/small $(OURS) $(CFLAGS) -DPROGRAMS='"$(B)"' -c -o $@ $<
 
-CUDATESTS := $(patsubst %.c,$(B)/%.o,$(wildcard tests/cuda/*.c)) $(B)/tests/cuda/planted.o $(B)/tests/op_cases.o $(B)/tests/op_check.o
+# Suites that run on the GPU as they are (tests/cuda/place.h).
+ON_GPU    := families model tree accept
+CUDATESTS := $(patsubst %.c,$(B)/%.o,$(wildcard tests/cuda/*.c)) $(ON_GPU:%=$(B)/tests/cuda/on_gpu/test_%.o) $(B)/tests/cuda/planted.o \
+             $(patsubst %,$(B)/tests/%.o,op_cases op_check hand ref_model scratch hostile variant_kit tokenizer_kit)
+$(B)/tests/cuda/on_gpu/%.o: tests/%.c
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(OURS) $(CFLAGS) -DPROGRAMS='"$(B)"' -DLEHR_ON_GPU -include tests/cuda/place.h -c -o $@ $<
 $(B)/cuda_suites: $(CUDATESTS) $(OBJ)
 	$(LINK) $(LDFLAGS) -o $@ $^ $(GPULIBS) $(LDLIBS) -lcriterion
 $(B)/%.o: %.cu

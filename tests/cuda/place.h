@@ -1,21 +1,23 @@
 // place.h: where the tests of cuda/ run. On the processor (-DCUDA_ON_CPU) the seed of all orders is told to cuda_on_cpu.cpp and
 // printed; on a GPU there is nothing to do.
+//
+// Suites of other folders run on the GPU, too: the Makefile compiles them with this file in front, and every backend_cpu(NULL)
+// they ask for is the GPU; the levels of the processor are what they are.
 #ifndef LEHR_TESTS_PLACE_H
 #define LEHR_TESTS_PLACE_H
 
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
+#include "backend.h"
 
 #ifdef CUDA_ON_CPU
 void on_cpu_seed(uint64_t seed);
-static inline void place_begin(void) {
-    const char *said = getenv("LEHR_SEED");
-    const uint64_t seed = said ? strtoull(said, NULL, 10) : 1;
-    printf("cuda on cpu: orders of seed %llu\n", (unsigned long long)seed);
-    on_cpu_seed(seed);
-}
-#else
-static inline void place_begin(void) {}
+uint64_t on_cpu_launches(void);
+#endif
+// The GPU; ends the test where there is none.
+const struct backend *place_gpu(void);
+// backend_cpu as those suites see it.
+const struct backend *place_backend(const char *level, struct err *err);
+
+#ifdef LEHR_ON_GPU
+#define backend_cpu(level, err) place_backend(level, err)
 #endif
 #endif

@@ -2,21 +2,14 @@
 // on the processor in its place (make shim), where every order of threads is drawn from LEHR_SEED (1).
 //
 //   LEHR_OPS="matmul rope"   only rows of the table with these names, or that begin with them and "_"
+#include "tests/cuda/place.h"
 #include "tests/op_cases.h"
 
 #include <criterion/criterion.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "tests/cuda/place.h"
-
-static const struct backend *cuda(void) {
-    static const struct backend *b;
-    struct err err;
-    if (!b) place_begin(), b = backend_cuda(0, &err);
-    cr_assert(b, "%s", err.text);
-    return b;
-}
+static const struct backend *cuda(void) { return place_gpu(); }
 
 static bool named(const struct op_spec *spec) {
     const char *names = getenv("LEHR_OPS");
