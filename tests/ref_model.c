@@ -5,6 +5,19 @@
 #include <stdlib.h>
 #include <string.h>
 
+static int64_t count_of(const struct param *p) { return p->mats * p->rows * p->cols; }
+static float *fetch(const struct model *m, int i, const void *from) {
+    const size_t bytes = (size_t)count_of(&m->params[i]) * sizeof(float);
+    float *to = malloc(bytes);
+    m->backend->download(to, from, bytes);
+    return to;
+}
+float *fetch_weights(const struct model *m, int i) { return fetch(m, i, m->params[i].w.data); }
+float *fetch_gradient(const struct model *m, int i) { return fetch(m, i, m->params[i].grad.data); }
+void send_weights(struct model *m, int i, const float *w) {
+    m->backend->upload(m->params[i].w.data, w, (size_t)count_of(&m->params[i]) * sizeof *w);
+}
+
 struct ref_model *ref_new(const struct model *m) {
     struct ref_model *r = calloc(1, sizeof *r);
     r->config = m->config;
@@ -13,9 +26,11 @@ struct ref_model *ref_new(const struct model *m) {
     r->out_norm = m->out_norm, r->head = m->head;
     r->w = calloc((size_t)m->n_params, sizeof *r->w);
     for (int i = 0; i < m->n_params; i++) {
-        int64_t n = m->params[i].mats * m->params[i].rows * m->params[i].cols;
+        const int64_t n = count_of(&m->params[i]);
+        float *w = fetch_weights(m, i);
         r->w[i] = malloc((size_t)n * sizeof(double));
-        for (int64_t k = 0; k < n; k++) r->w[i][k] = (double)((const float *)m->params[i].w.data)[k];
+        for (int64_t k = 0; k < n; k++) r->w[i][k] = (double)w[k];
+        free(w);
     }
     r->use = calloc((size_t)(r->config.L * r->config.E) + 1, sizeof *r->use);
     return r;

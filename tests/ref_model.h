@@ -28,4 +28,9 @@ void ref_logits(const struct ref_model *r, const int32_t *ids, const int32_t *do
 double ref_loss(const struct ref_model *r, const int32_t *ids, const int32_t *targets, const int32_t *doc_start,
                 int64_t rows, int64_t T);
 
+// The f32 numbers of parameter i, or of its gradient, where the host can read them: a copy, freed by the caller; and back.
+float *fetch_weights(const struct model *m, int i);
+float *fetch_gradient(const struct model *m, int i);
+void send_weights(struct model *m, int i, const float *w);
+
 #endif

@@ -39,9 +39,11 @@ static struct model *random_model(const struct model_config *c, enum dtype compu
     cr_assert(m, "%s", e.text);
     for (int i = 0; i < m->n_params; i++) {
         if (m->params[i].init_std != 0) continue;
-        float *w = m->params[i].w.data;
+        float *w = fetch_weights(m, i);
         for (int64_t k = 0; k < m->params[i].cols; k++)
             w[k] += .2f * (float)rng_normal(seed, 1000 + (uint64_t)i, (uint64_t)k);
+        send_weights(m, i, w);
+        free(w);
     }
     return m;
 }
@@ -228,7 +230,7 @@ static void check_elements(const struct model *m, struct ref_model *r, const str
                            const char *family) {
     for (int i = 0; i < m->n_params; i++) {
         const struct param *p = &m->params[i];
-        const float *g = p->grad.data;
+        float *g = fetch_gradient(m, i);
         int64_t n = p->mats * p->rows * p->cols;
         double squares = 0;
         for (int64_t k = 0; k < n; k++) squares += (double)g[k] * (double)g[k];
@@ -240,6 +242,7 @@ static void check_elements(const struct model *m, struct ref_model *r, const str
             cr_assert(fabs(ours - fd) < 1e-3 * (fabs(fd) + typical), "%s %s[%lld]: %g, by differences %g", family,
                       p->name, (long long)at, ours, fd);
         }
+        free(g);
     }
 }
 
@@ -251,11 +254,13 @@ static void check_direction(const struct model *m, struct ref_model *r, const st
     for (int sign = 0; sign < 2; sign++) {
         for (int i = 0; i < m->n_params; i++) {
             int64_t n = m->params[i].mats * m->params[i].rows * m->params[i].cols;
+            float *w = fetch_weights(m, i), *g = fetch_gradient(m, i);
             for (int64_t k = 0; k < n; k++) {
                 double d = rng_normal(9, (uint64_t)i, (uint64_t)k);
-                r->w[i][k] = (double)((float *)m->params[i].w.data)[k] + (sign ? -h : h) * d;
-                if (sign) ours += (double)((float *)m->params[i].grad.data)[k] / scale * d;
+                r->w[i][k] = (double)w[k] + (sign ? -h : h) * d;
+                if (sign) ours += (double)g[k] / scale * d;
             }
+            free(w), free(g);
         }
         side[sign] = ref_loss(r, b->ids, b->targets, b->doc_start, b->rows, b->T);
     }
@@ -343,10 +348,13 @@ static void golden_weights(struct model *m) {
         struct param *p = &m->params[i];
         bool writes = strstr(p->name, "attn_output") || strstr(p->name, "ffn_down");
         double std = param_is_vector(p) || writes ? .3 : .5, mean = param_is_vector(p);
+        float *w = fetch_weights(m, i);
         for (int64_t k = 0; k < p->mats * p->rows * p->cols; k++) {
             double x = 43758.5453 * sin(12.9898 * (double)k + i);
-            ((float *)p->w.data)[k] = (float)(mean + std * (2 * (x - floor(x)) - 1));
+            w[k] = (float)(mean + std * (2 * (x - floor(x)) - 1));
         }
+        send_weights(m, i, w);
+        free(w);
     }
 }
 
@@ -387,11 +395,13 @@ Test(model, experts_learn_as_in_transformers) {
         cr_assert(p, "%s", line);
         int64_t n = p->mats * p->rows * p->cols, seen = 0;
         double worst = 0, most = 0;
+        float *g = fetch_gradient(m, (int)(p - m->params));
         for (char *end; *at; at = end + (*end == ' '), seen++) {
             double x = strtod(at, &end);
             most = fmax(most, fabs(x));
-            worst = fmax(worst, fabs(x - (double)((float *)p->grad.data)[23 * seen]));
+            worst = fmax(worst, fabs(x - (double)g[23 * seen]));
         }
+        free(g);
         cr_assert(seen == (n + 22) / 23 && most > 0, "%s", line);
         cr_assert(worst < 2e-5 * most, "%s: off by %g, largest %g", line, worst, most);
     }
@@ -411,11 +421,12 @@ Test(model, bf16_products_give_nearly_the_same_gradient) {
         cr_assert(fabs(loss - expected) < .01 * expected, "%s: %g and %g", trained[f], loss, expected);
         for (int i = 0; i < m->n_params; i++) {
             double ab = 0, aa = 0, bb = 0;
-            const float *g = m->params[i].grad.data, *ge = exact->params[i].grad.data;
+            float *g = fetch_gradient(m, i), *ge = fetch_gradient(exact, i);
             for (int64_t k = 0; k < m->params[i].mats * m->params[i].rows * m->params[i].cols; k++) {
                 double x = (double)g[k], y = (double)ge[k];
                 ab += x * y, aa += x * x, bb += y * y;
             }
+            free(g), free(ge);
             cr_assert(ab > .99 * sqrt(aa * bb), "%s %s: cosine %g", trained[f], m->params[i].name, ab / sqrt(aa * bb));
         }
         train_state_free(t), train_state_free(te), free_batch(&b), model_free(m), model_free(exact);
@@ -484,7 +495,7 @@ Test(model, cutting_a_text_into_feeds_changes_no_bit) {
 // Runs b in several micro-batch sizes and thread counts and compares all bits with the first run.
 static void same_gradients(struct model *m, const struct batch *b, const int64_t *sizes, size_t n_sizes,
                            int max_threads) {
-    float *expected = malloc(m->grads_bytes), *losses = malloc((size_t)b->rows * sizeof *losses);
+    float *expected = malloc(m->grads_bytes), *found = malloc(m->grads_bytes), *losses = malloc((size_t)b->rows * sizeof *losses);
     double sum = 0;
     bool first = true;
     for (int threads = 1; threads <= max_threads; threads++) {
@@ -492,13 +503,14 @@ static void same_gradients(struct model *m, const struct batch *b, const int64_t
         for (size_t i = 0; i < n_sizes; i++) {
             struct train_state *t = new_state(m, sizes[i] * b->T, b->T);
             double now = run_batch(t, b, sizes[i], 1.f / (float)b->rows, losses);
-            if (first) memcpy(expected, m->grads_block, m->grads_bytes), sum = now;
+            m->backend->download(found, m->grads_block, m->grads_bytes);
+            if (first) memcpy(expected, found, m->grads_bytes), sum = now;
             cr_assert(now == sum, "%s, %d threads, %lld sequences: loss %.17g, expected %.17g",
                       m->config.family->name, threads, (long long)sizes[i], now, sum);
             for (int p = 0; p < m->n_params; p++) {
                 size_t at = (size_t)((char *)m->params[p].grad.data - (char *)m->grads_block);
                 size_t bytes = (size_t)(m->params[p].mats * m->params[p].rows * m->params[p].cols) * sizeof(float);
-                cr_assert(memcmp(m->params[p].grad.data, (char *)expected + at, bytes) == 0,
+                cr_assert(memcmp((char *)found + at, (char *)expected + at, bytes) == 0,
                           "%s, %d threads, %lld sequences: gradient of %s differs", m->config.family->name, threads,
                           (long long)sizes[i], m->params[p].name);
             }
@@ -506,7 +518,7 @@ static void same_gradients(struct model *m, const struct batch *b, const int64_t
             train_state_free(t);
         }
     }
-    free(expected), free(losses);
+    free(expected), free(found), free(losses);
 }
 
 Test(model, micro_batches_and_threads_change_no_bit) {
@@ -711,7 +723,7 @@ Test(model, a_few_steps_learn_one_batch_by_heart) {
             const struct backend *b = m->backend;
             struct batch batch = random_batch(4, 8, c.V, 71);
             struct train_state *t = new_state(m, batch.rows, batch.T);
-            float *mom1 = calloc(1, m->weights_bytes), *mom2 = calloc(1, m->weights_bytes);
+            float *mom1 = b->alloc(m->weights_bytes, "moments", NULL), *mom2 = b->alloc(m->weights_bytes, "moments", NULL);
             int64_t scored = 0;
             for (int64_t i = 0; i < batch.rows; i++) {
                 batch.doc_start[i] = (int32_t)(i / 8 * 8);
@@ -731,7 +743,7 @@ Test(model, a_few_steps_learn_one_batch_by_heart) {
                 }
             }
             cr_assert(loss < .01, "%s: loss %g after 150 steps", trained[f], loss);
-            free(mom1), free(mom2), train_state_free(t), free_batch(&batch), model_free(m);
+            b->free(mom1), b->free(mom2), train_state_free(t), free_batch(&batch), model_free(m);
         }
     }
 }
@@ -747,11 +759,18 @@ Test(model, initial_weights_follow_the_table_and_not_the_threads) {
     pool_start(3);
     struct model *three = model_new(&c, cpu(), DTYPE_F32, 3, &e);
     struct model *other = model_new(&c, cpu(), DTYPE_F32, 4, &e);
-    cr_assert(one && three && other && memcmp(one->weights_block, three->weights_block, one->weights_bytes) == 0);
-    cr_assert(memcmp(one->weights_block, other->weights_block, one->weights_bytes) != 0);
+    cr_assert(one && three && other);
+    char *blocks[3];
+    for (int i = 0; i < 3; i++) {
+        const struct model *m = i == 0 ? one : i == 1 ? three : other;
+        blocks[i] = malloc(one->weights_bytes);
+        m->backend->download(blocks[i], m->weights_block, one->weights_bytes);
+    }
+    cr_assert(memcmp(blocks[0], blocks[1], one->weights_bytes) == 0 && memcmp(blocks[0], blocks[2], one->weights_bytes) != 0);
+    for (int i = 0; i < 3; i++) free(blocks[i]);
     for (int i = 0; i < one->n_params; i++) {
         const struct param *p = &one->params[i];
-        const float *w = p->w.data;
+        float *w = fetch_weights(one, i);
         int64_t n = p->rows * p->cols;
         double sum = 0, squares = 0, fourth = 0, neighbours = 0;
         for (int64_t k = 0; k < n; k++) {
@@ -759,6 +778,7 @@ Test(model, initial_weights_follow_the_table_and_not_the_threads) {
             sum += x, squares += x * x, fourth += x * x * x * x;
             if (k) neighbours += x * (double)w[k - 1];
         }
+        free(w);
         if (p->init_std == 0) {
             cr_assert(sum == (double)n && !p->decay && p->lr_scale == 1, "%s", p->name);
             continue;
@@ -981,9 +1001,11 @@ Test(model, what_is_written_reads_back_as_the_same_model) {
             struct model *again = model_new(&c, cpu(), DTYPE_BF16, 1, &e);
             cr_assert(again && model_read_weights(again, file, &e), "%s", e.text);
             if (i == 0) {
-                for (int p = 0; p < m->n_params; p++)
-                    cr_assert(memcmp(m->params[p].w.data, again->params[p].w.data,
-                                     (size_t)(m->params[p].mats * m->params[p].rows * m->params[p].cols) * sizeof(float)) == 0);
+                for (int p = 0; p < m->n_params; p++) {
+                    float *w = fetch_weights(m, p), *other = fetch_weights(again, p);
+                    cr_assert(memcmp(w, other, (size_t)(m->params[p].mats * m->params[p].rows * m->params[p].cols) * sizeof(float)) == 0);
+                    free(w), free(other);
+                }
                 cr_assert(logits_apart(m, again) < (c.E > 0 ? 1 : .03) && logits_apart(m, again) > 0); // reads bf16 copies
             }
             struct model_config back;
