@@ -311,8 +311,13 @@ struct backend {
     // host memory, which must then outlive it; *owned says whether free(result.data) is due.
     bool (*weight_load)(struct tensor *device, const struct tensor *host, bool *owned, struct err *err);
     // --- flow
-    void (*begin)(void); // brackets a step: what lies between may be captured and replayed
+    // Bracket the ops of a pass. Such a pass may be kept and started again as it was, which costs the host of a GPU next to
+    // nothing: with a key other than 0, begin returns true when it did so, and then neither the ops nor end are called. The
+    // caller vouches that all arguments are what they were with the last begin(key), but for what lies in memory, and that
+    // between begin(key) and end there are ops, copy and zero only. forget: before memory of such passes is freed; all keys.
+    bool (*begin)(uint64_t key);
     void (*end)(void);
+    void (*forget)(void);
     void (*sync)(void);
     void (*report)(struct text *line); // device, threads, kernels chosen: one line
     // What this machine can do with the threads of the pool, measured: reading memory first, then every unit present, each

@@ -125,7 +125,7 @@ static bool step(struct run *r) {
     struct batch_rule before = r->state.batch;
     int64_t batch = step_batch(r, &lr), first = r->state.tokens / opts.seq + r->state.passed, n_seq = batch / opts.seq;
     int64_t probe = n_seq < 2 ? 0 : (n_seq + 7) / 8; // the same cut for any micro-batch: the noise is part of the run
-    r->backend->begin();
+    r->backend->begin(0);
     train_zero_grads(r->acts);
     for (int64_t s = 0, n; s < n_seq; s += n) {
         int64_t stop = s < probe ? probe : n_seq;

@@ -129,6 +129,7 @@ static void cpu_zero(void *p, size_t bytes) {
 }
 
 static void cpu_nothing(void) {}
+static bool cpu_begin(uint64_t key) { return (void)key, false; }
 
 // ---------------------------------------------------------------------------------------------------------------
 // What is read in which dtype, and weights as they lie in the file.
@@ -283,8 +284,9 @@ static bool level_fill(struct backend *b, enum level level) {
         .copy = cpu_copy,
         .zero = cpu_zero,
         .weight_load = plain_weight_load,
-        .begin = cpu_nothing,
+        .begin = cpu_begin,
         .end = cpu_nothing,
+        .forget = cpu_nothing,
         .sync = cpu_nothing,
         .report = level_rows[level].report,
         .ceilings = ceilings,

@@ -7,7 +7,11 @@
 // A weight lies on the GPU with the bytes it has in the file (weight_load copies rows), and attention caches row after row.
 #include "cuda/cuda.cuh"
 
+#include <pthread.h>
 #include <stdlib.h>
+
+// A checkpoint is read from the GPU by a thread of its own; while a pass is kept, nobody else may use the stream.
+static pthread_mutex_t alone = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
 
 static struct device {
     bool open, has_bf16, small; // small: no GPU, so that nothing big is asked of it
@@ -40,6 +44,12 @@ static void copy_bytes(void *to, const void *from, size_t bytes, cudaMemcpyKind 
 static void zero_bytes(void *p, size_t bytes) { check(cudaMemset(p, 0, bytes), "zeroing"); }
 static size_t free_bytes(void) { return device.bytes; }
 static bool take_bytes(void **p, size_t bytes) { return cudaMalloc(p, bytes) == cudaSuccess; }
+
+typedef struct on_cpu_list *kept_pass;
+static void keep_begin(void) { on_cpu_keep(); }
+static kept_pass keep_end(void) { return on_cpu_kept(); }
+static void keep_start(kept_pass pass) { on_cpu_again(pass); }
+static void keep_drop(kept_pass pass) { on_cpu_drop(pass); }
 
 #else
 
@@ -108,6 +118,19 @@ static bool take_bytes(void **p, size_t bytes) {
     return false;
 }
 
+typedef cudaGraphExec_t kept_pass;
+static void keep_begin(void) { check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "keeping a pass"); }
+static kept_pass keep_end(void) {
+    cudaGraph_t graph;
+    kept_pass pass;
+    check(cudaStreamEndCapture(stream, &graph), "keeping a pass");
+    check(cudaGraphInstantiate(&pass, graph, 0), "keeping a pass");
+    check(cudaGraphDestroy(graph), "keeping a pass");
+    return pass;
+}
+static void keep_start(kept_pass pass) { check(cudaGraphLaunch(pass, stream), "a kept pass"); }
+static void keep_drop(kept_pass pass) { check(cudaGraphExecDestroy(pass), "forgetting a pass"); }
+
 #endif
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -129,15 +152,15 @@ static void cuda_free(void *p) {
     wait_for_all();
     check(cudaFree(p), "giving memory back");
 }
-static void cuda_upload(void *to, const void *from, size_t bytes) {
-    if (bytes) copy_bytes(to, from, bytes, cudaMemcpyHostToDevice);
+static void copy_alone(void *to, const void *from, size_t bytes, cudaMemcpyKind kind) {
+    if (!bytes) return;
+    pthread_mutex_lock(&alone);
+    copy_bytes(to, from, bytes, kind);
+    pthread_mutex_unlock(&alone);
 }
-static void cuda_download(void *to, const void *from, size_t bytes) {
-    if (bytes) copy_bytes(to, from, bytes, cudaMemcpyDeviceToHost);
-}
-static void cuda_copy(void *to, const void *from, size_t bytes) {
-    if (bytes) copy_bytes(to, from, bytes, cudaMemcpyDeviceToDevice);
-}
+static void cuda_upload(void *to, const void *from, size_t bytes) { copy_alone(to, from, bytes, cudaMemcpyHostToDevice); }
+static void cuda_download(void *to, const void *from, size_t bytes) { copy_alone(to, from, bytes, cudaMemcpyDeviceToHost); }
+static void cuda_copy(void *to, const void *from, size_t bytes) { copy_alone(to, from, bytes, cudaMemcpyDeviceToDevice); }
 static void cuda_zero(void *p, size_t bytes) {
     if (bytes) zero_bytes(p, bytes);
 }
@@ -147,10 +170,12 @@ static struct scratch {
     size_t bytes;
 } scratch[CUDA_SLOTS];
 
+static void cuda_forget(void);
 void *cuda_scratch(enum cuda_slot slot, size_t bytes) {
     struct scratch *s = &scratch[slot];
     if (s->bytes >= bytes) return s->data;
     struct err err;
+    cuda_forget(); // kept passes write to the old one
     cuda_free(s->data);
     s->bytes = (bytes + 65535) & ~(size_t)65535;
     s->data = cuda_alloc(s->bytes, "scratch of an op", &err);
@@ -208,9 +233,61 @@ static bool cuda_weight_load(struct tensor *device_tensor, const struct tensor *
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// Flow and reports.
+// Passes that are kept: CUDA graphs. The first pass with a key is only done, so that all scratch has its size; the second is kept
+// and done; from the third on the graph of it is started, one call for some hundred launches. Scratch that grows makes them void.
 
-static void cuda_nothing(void) {}
+enum { PASSES = 64 };
+static struct pass_kept {
+    uint64_t key;
+    bool kept;
+    kept_pass pass;
+} passes[PASSES];
+static int pass_count, pass_now = -1; // pass_now: which is being kept
+
+static void cuda_forget(void) {
+    if (pass_count == 0) return;
+    assert(pass_now < 0);
+    wait_for_all();
+    for (int i = 0; i < pass_count; i++)
+        if (passes[i].kept) keep_drop(passes[i].pass);
+    pass_count = 0;
+}
+
+static bool cuda_begin(uint64_t key) {
+    if (key == 0) return false;
+    int i = 0;
+    while (i < pass_count && passes[i].key != key) i++;
+    if (i == PASSES) {
+        cuda_forget();
+        i = 0;
+    }
+    if (i == pass_count) {
+        passes[pass_count++] = (struct pass_kept){key, false, {}};
+        return false;
+    }
+    if (passes[i].kept) {
+        keep_start(passes[i].pass);
+        return true;
+    }
+    pthread_mutex_lock(&alone);
+    keep_begin();
+    pass_now = i;
+    return false;
+}
+
+static void cuda_end(void) {
+    if (pass_now < 0) return;
+    struct pass_kept *p = &passes[pass_now];
+    pass_now = -1;
+    p->pass = keep_end();
+    p->kept = true;
+    pthread_mutex_unlock(&alone);
+    keep_start(p->pass);
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Reports.
+
 
 static void cuda_report(struct text *line) {
     text_fmt(line, "cuda: %s, %d multiprocessors, compute capability %d.%d, %.1f GiB%s", device.name, device.processors, device.major, device.minor,
@@ -235,8 +312,9 @@ const struct backend *backend_cuda(int number, struct err *err) {
     table.copy = cuda_copy;
     table.zero = cuda_zero;
     table.weight_load = cuda_weight_load;
-    table.begin = cuda_nothing;
-    table.end = cuda_nothing;
+    table.begin = cuda_begin;
+    table.end = cuda_end;
+    table.forget = cuda_forget;
     table.sync = wait_for_all;
     table.report = cuda_report;
     table.ceilings = ceilings;

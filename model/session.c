@@ -207,6 +207,7 @@ struct session *session_new(struct model *m, const struct session_options *o, st
 
 void session_free(struct session *s) {
     if (!s) return;
+    s->m->backend->forget();
     if (s->block) s->m->backend->free(s->block);
     free_tables(s);
     mem_free(s->host_pos);
@@ -256,8 +257,8 @@ static void download_hidden(struct session *s, int64_t to, int64_t count) {
     s->m->backend->download(s->host_hidden + to * s->m->config.C, s->acts.norm.data, (size_t)count * s->acts.norm.row_bytes);
 }
 
-// One pass of n rows, whose positions host_pos holds, in one run or `runs`.
-static void feed_rows(struct session *s, const int32_t *ids, int64_t n, enum precision precision, const int64_t *runs) {
+// The n rows of a pass, whose positions host_pos holds; and the pass, in one run or `runs`.
+static void upload_rows(struct session *s, const int32_t *ids, int64_t n) {
     const struct backend *b = s->m->backend;
     int64_t window = s->m->config.window;
     for (int64_t i = 0; i < n; i++) {
@@ -273,6 +274,9 @@ static void feed_rows(struct session *s, const int32_t *ids, int64_t n, enum pre
     b->upload(s->pos, s->host_pos, bytes);
     b->upload(s->hi, s->host_hi, bytes);
     b->upload(s->lo_local, s->host_lo, bytes);
+}
+
+static void forward_rows(struct session *s, int64_t n, enum precision precision, const int64_t *runs) {
     model_forward(s->m, &(struct pass){.n = n, .ids = s->ids, .pos = s->pos, .lo = s->lo, .hi = s->hi,
                                        .lo_local = s->lo_local, .rope_freq = s->rope_freq, .q_scale = s->q_scale,
                                        .kv_rows = s->pos, .cache_k = s->cache_k, .cache_v = s->cache_v, .runs = runs,
@@ -300,6 +304,14 @@ static bool check_feed(const struct session *s, const int32_t *ids, int64_t n, e
     return check_ids(s, ids, n, err);
 }
 
+// A backend may keep passes of a few rows, of which a text has many (backend.h, begin); 0: not this one.
+static uint64_t pass_key(const struct session *s, int64_t rows, enum precision precision, enum logits_wanted want) {
+    enum { FEW = 16 };
+    if (rows > FEW || s->observer) return 0;
+    const uint64_t what[] = {(uint64_t)(uintptr_t)s, (uint64_t)rows, (uint64_t)precision, (uint64_t)want};
+    return hash_bytes(1, what, sizeof what) | 1;
+}
+
 const float *session_feed(struct session *s, const int32_t *ids, int64_t n, enum feed feed, enum logits_wanted want,
                           struct err *err) {
     if (!check_feed(s, ids, n, want, err)) return NULL;
@@ -311,12 +323,14 @@ const float *session_feed(struct session *s, const int32_t *ids, int64_t n, enum
     const struct backend *b = s->m->backend;
     for (int64_t at = 0; at < n; at += s->chunk) {
         int64_t rows = n - at < s->chunk ? n - at : s->chunk;
-        if (!s->observer) b->begin(); // what is looked at in between cannot be captured and replayed
         for (int64_t i = 0; i < rows; i++) s->host_pos[i] = (int32_t)(s->length + i);
-        feed_rows(s, ids + at, rows, precision, NULL);
-        if (want == LOGITS_ALL) logits_of(s, 0, rows, at);
-        if (want == LOGITS_LAST && at + rows == n) logits_of(s, rows - 1, 1, 0);
-        if (!s->observer) b->end();
+        upload_rows(s, ids + at, rows);
+        if (!b->begin(rows == n ? pass_key(s, rows, precision, want) : 0)) {
+            forward_rows(s, rows, precision, NULL);
+            if (want == LOGITS_ALL) logits_of(s, 0, rows, at);
+            if (want == LOGITS_LAST && at + rows == n) logits_of(s, rows - 1, 1, 0);
+            b->end();
+        }
         if (s->hidden && want == LOGITS_ALL) download_hidden(s, at, rows);
         if (s->hidden && want == LOGITS_LAST && at + rows == n) download_hidden(s, 0, 1);
         memmove(s->text + s->length, ids + at, (size_t)rows * sizeof *ids); // ids may be a part of text
@@ -356,10 +370,11 @@ const float *session_feed_tree(struct session *s, const int32_t *ids, const int3
     if (!check_ids(s, ids, n, err) || !tree_plan(s, parent, n, &runs, err)) return NULL;
     if (s->fed && !session_settle(s, err)) return NULL;
     s->fed = true;
-    if (!s->observer) b->begin();
-    feed_rows(s, ids, n, PRECISION_F32, runs > 1 ? s->runs : NULL);
+    upload_rows(s, ids, n);
+    b->begin(0);
+    forward_rows(s, n, PRECISION_F32, runs > 1 ? s->runs : NULL);
     logits_of(s, 0, n, 0);
-    if (!s->observer) b->end();
+    b->end();
     b->download(s->host_logits, s->logits.data, (size_t)n * s->logits.row_bytes);
     memcpy(s->node_id, ids, (size_t)n * sizeof *ids);
     memcpy(s->node_parent, parent, (size_t)n * sizeof *parent);
@@ -390,7 +405,7 @@ void session_take(struct session *s, const int32_t *node, int64_t n) {
         assert(node[i] >= 0 && node[i] < s->nodes && s->node_parent[node[i]] == (i ? node[i - 1] : -1));
         s->text[s->length + i] = s->node_id[node[i]];
     }
-    s->m->backend->begin();
+    s->m->backend->begin(0);
     for (int64_t i = 0, end; i < n; i = end) { // nodes in a row that were lost are stored together
         end = i + 1;
         if (!node_lost(s, node[i])) continue;

@@ -132,9 +132,9 @@ const float *streams_feed(struct streams *s, const int32_t *ids, bool chances) {
     const struct model *m = s->m;
     const struct backend *b = m->backend;
     for (int64_t i = 0; i < s->count; i++) assert(s->used[i] < s->length && ids[i] >= 0 && ids[i] < m->config.V);
-    b->begin();
     b->upload(s->ids, ids, (size_t)s->count * sizeof *ids);
     upload_rows(s);
+    b->begin(0);
     model_forward(m, &(struct pass){.n = s->count, .ids = s->ids, .pos = s->pos, .lo = s->lo, .hi = s->hi, .lo_local = s->lo_local,
                                     .rope_freq = s->rope_freq, .q_scale = s->q_scale, .kv_rows = s->row, .cache_k = s->cache_k,
                                     .cache_v = s->cache_v, .acts = &s->acts, .precision = PRECISION_F32});

@@ -364,7 +364,7 @@ double train_loss(struct train_state *t, const struct train_batch *batch, float 
                          .precision = model_precision(m), .observer = t->observer, .drop = t->drop};
         p.drop.row += at;
         upload_group(t, batch, at, n, grad_scale != 0);
-        b->begin();
+        b->begin(0);
         model_forward(m, &p);
         head_group(t, &p, grad_scale);
         if (grad_scale != 0) {

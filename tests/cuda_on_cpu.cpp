@@ -334,8 +334,27 @@ void on_cpu_wait(int but) {
     f->copies.resize(kept);
 }
 
+struct on_cpu_list {
+    std::vector<std::function<void()>> steps;
+};
+static struct on_cpu_list *keeping;
+void on_cpu_keep(void) { keeping = new on_cpu_list(); }
+struct on_cpu_list *on_cpu_kept(void) {
+    struct on_cpu_list *list = keeping;
+    keeping = nullptr;
+    return list;
+}
+void on_cpu_again(const struct on_cpu_list *list) {
+    for (const auto &step : list->steps) step();
+}
+void on_cpu_drop(struct on_cpu_list *list) { delete list; }
+
 void on_cpu_launch(const char *kernel, dim3 grid, dim3 block, size_t rest, const std::function<void()> &thread) {
     std::lock_guard<std::recursive_mutex> alone(one);
+    if (keeping) {
+        keeping->steps.push_back([=]() { on_cpu_launch(kernel, grid, block, rest, thread); });
+        return;
+    }
     kernel_name = kernel;
     count = (int)(block.x * block.y * block.z);
     launches++;
@@ -407,8 +426,13 @@ cudaError_t cudaFree(void *p) {
         }
     fault("memory is freed that was never had");
 }
-cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind) {
+cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind) {
     std::lock_guard<std::recursive_mutex> alone(one);
+    if (keeping) {
+        if (kind != cudaMemcpyDeviceToDevice) fault("a copy from or to the host inside a pass that is kept");
+        keeping->steps.push_back([=]() { cudaMemcpy(to, from, bytes, kind); });
+        return cudaSuccess;
+    }
     device_allow(true);
     memmove(to, from, bytes);
     device_allow(false);
@@ -416,6 +440,10 @@ cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind)
 }
 cudaError_t cudaMemset(void *to, int value, size_t bytes) {
     std::lock_guard<std::recursive_mutex> alone(one);
+    if (keeping) {
+        keeping->steps.push_back([=]() { cudaMemset(to, value, bytes); });
+        return cudaSuccess;
+    }
     device_allow(true);
     memset(to, value, bytes);
     device_allow(false);

@@ -75,13 +75,24 @@ void on_cpu_copy(void *shared, const void *global, bool present);
 void on_cpu_commit(void);
 void on_cpu_wait(int but);
 int on_cpu_lane(void);
+// Launches, copies inside the device's memory and zeroing are from here on not done but kept, until end, which gives the list of
+// them; it is done as often as wanted.
+struct on_cpu_list;
+void on_cpu_keep(void);
+struct on_cpu_list *on_cpu_kept(void);
+void on_cpu_again(const struct on_cpu_list *list);
+void on_cpu_drop(struct on_cpu_list *list);
 // What a test chooses and asks: the seed of every order drawn from here on (0: threads in order), and how many launches there were.
 extern "C" void on_cpu_seed(uint64_t seed);
 extern "C" uint64_t on_cpu_launches(void);
 
 #define LAUNCH_NAME_(...) __VA_ARGS__
+// Arguments are what they are now, also when the launch is kept for later.
 #define LAUNCH(kernel, grid, block, bytes, ...) \
-    on_cpu_launch(#kernel, dim3(grid), dim3(block), (size_t)(bytes), [=]() { LAUNCH_NAME_ kernel(__VA_ARGS__); })
+    on_cpu_start(#kernel, dim3(grid), dim3(block), (size_t)(bytes), LAUNCH_NAME_ kernel, __VA_ARGS__)
+template <class... P, class... A> static inline void on_cpu_start(const char *name, dim3 grid, dim3 block, size_t bytes, void (*kernel)(P...), A... given) {
+    on_cpu_launch(name, grid, block, bytes, [=]() { kernel(given...); });
+}
 #define SHARED(type, name, count)             \
     static const char name##_key_ = 0;        \
     type *const name = (type *)on_cpu_shared(&name##_key_, sizeof(type) * (size_t)(count), #name)
