@@ -1,6 +1,7 @@
 # lehr: `make help` says what there is. Objects live in build/<config>/, one folder per configuration:
 #   release  what `make` builds          test  asserts, allocation guard, -O2          asan  the same under ASan and UBSan
-#   fuzz     for libFuzzer (tests/fuzz.sh)                             shim, shim-asan  cuda/ on this processor (make shim)
+#   fuzz     for libFuzzer (tests/fuzz.sh)   gpu    the tests of cuda/ with nvcc's objects (make test-gpu)
+#   shim, shim-asan  the same on this processor (make shim)
 CC      ?= cc
 CONFIG  ?= release
 B       := build/$(CONFIG)
@@ -17,6 +18,8 @@ ifeq ($(CONFIG),test)
 else ifeq ($(CONFIG),asan)
   CFLAGS := -O1 -DLEHR_GUARD -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
   LDFLAGS += -fsanitize=address,undefined
+else ifeq ($(CONFIG),gpu)
+  CFLAGS := -O2 -DLEHR_GUARD -Itests/small
 else ifeq ($(CONFIG),shim)
   CFLAGS := -O2 -DLEHR_GUARD -DCUDA_ON_CPU
 else ifeq ($(CONFIG),shim-asan)
@@ -43,7 +46,7 @@ ifneq (,$(filter shim%,$(CONFIG)))
   CUDA_CC := $(CXX) -x c++ -march=native -ffp-contract=off -g -Wall -Wextra -Wno-unused-function -Wno-deprecated-enum-enum-conversion -Wno-deprecated-enum-float-conversion -Wno-unknown-pragmas -MMD -MP $(CFLAGS)
 else ifneq (,$(and $(filter 1,$(CUDA)),$(filter release gpu,$(CONFIG))))
   GPULIBS := -L$(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))/lib64 -lcudart_static -ldl -lrt
-  CUDA_CC := $(NVCC) -O3 -lineinfo $(CUDA_CODE) --threads 0 -Xcompiler -Wall,-Wextra,-Wno-unused-function,-fno-exceptions,-fno-threadsafe-statics -MMD -MP
+  CUDA_CC := $(NVCC) -O3 -lineinfo $(CUDA_CODE) --threads 0 -Xcompiler -Wall,-Wextra,-Wno-unused-function,-Wno-deprecated-enum-enum-conversion,-Wno-deprecated-enum-float-conversion,-fno-exceptions,-fno-threadsafe-statics -MMD -MP
 else
   GPUOBJ  :=
 endif
@@ -70,7 +73,7 @@ endif
 MAKEFLAGS += -j$(shell nproc 2>/dev/null || echo 2)
 
 MODULES := core formats tokenizer cpu model gen learn
-SRC     := backend.c profile.c device.c $(wildcard $(MODULES:%=%/*.c))
+SRC     := backend.c profile.c device.c device_check.c $(wildcard $(MODULES:%=%/*.c))
 OBJ     := $(SRC:%.c=$(B)/%.o) $(GPUOBJ)
 $(B)/device.o: OURS += $(if $(GPUOBJ),-DLEHR_CUDA)
 TESTOBJ := $(patsubst %.c,$(B)/%.o,$(wildcard tests/*.c))
@@ -136,8 +139,8 @@ CUDATESTS := $(patsubst %.c,$(B)/%.o,$(wildcard tests/cuda/*.c)) $(ON_GPU:%=$(B)
 $(B)/tests/cuda/on_gpu/%.o: tests/%.c
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(OURS) $(CFLAGS) -DPROGRAMS='"$(B)"' -DLEHR_ON_GPU -include tests/cuda/place.h -c -o $@ $<
-$(B)/cuda_suites: $(CUDATESTS) $(OBJ)
-	$(LINK) $(LDFLAGS) -o $@ $^ $(GPULIBS) $(LDLIBS) -lcriterion
+$(B)/cuda_suites: $(CUDATESTS) $(OBJ) $(if $(filter gpu,$(CONFIG)),$(B)/tests/small/small.o)
+	$(LINK) $(LDFLAGS) -o $@ $^ $(GPULIBS) $(LDLIBS) $(if $(filter gpu,$(CONFIG)),,-lcriterion)
 $(B)/%.o: %.cu
 	@mkdir -p $(@D)
 	$(CUDA_CC) -std=c++20 -I. -D_GNU_SOURCE -c -o $@ $<
@@ -148,6 +151,10 @@ $(B)/tests/cuda_on_cpu.o: tests/cuda_on_cpu.cpp
 shim: ## the kernels of cuda/ on this processor, one fiber for each thread of a GPU (needs Criterion and a C++ compiler)
 	@$(MAKE) --no-print-directory CONFIG=shim build/shim/cuda_suites
 	build/shim/cuda_suites --jobs 2
+
+test-gpu: ## the same on the GPU of this machine; needs nvcc, no Criterion. WORDS="cuda/ families": tests with these in their names
+	@$(MAKE) --no-print-directory CONFIG=gpu build/gpu/cuda_suites build/gpu/run build/gpu/train
+	build/gpu/cuda_suites $(WORDS)
 
 check-arm: train ## the kernels of ARM in an emulator, and that nothing else assumes a processor; where cross compilers are
 	+@sh tests/arm.sh
@@ -202,5 +209,5 @@ clean: ## remove everything built
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' Makefile
 
-.PHONY: all programs demo deps test shim check-arm check-arm-long check-peers asan fuzz bench bench-growth bench-train bench-train-peers bench-sweep bench-experts bench-acceptance bench-spec spec-exact tidy clean help
+.PHONY: all programs demo deps test shim test-gpu check-arm check-arm-long check-peers asan fuzz bench bench-growth bench-train bench-train-peers bench-sweep bench-experts bench-acceptance bench-spec spec-exact tidy clean help
 -include $(OBJ:.o=.d) $(TESTOBJ:.o=.d) $(wildcard $(B)/*.d $(B)/small/*.d $(B)/data/*.d $(B)/tests/bench/*.d $(B)/tests/tools/*.d $(B)/tests/fuzz/*.d $(B)/cuda/*.d $(B)/tests/cuda/*.d $(B)/tests/cuda_on_cpu.d)

@@ -11,7 +11,8 @@ static struct err no_gpu; // why auto chose the processor; empty: it was not ask
 
 static const struct backend *open_gpu(int number, struct err *err) {
 #ifdef LEHR_CUDA
-    return backend_cuda(number, err);
+    const struct backend *b = backend_cuda(number, err);
+    return b && device_check(b, err) ? b : NULL;
 #else
     (void)number;
     err_set(err, "no CUDA in this build: nvcc was not found when it was made");
