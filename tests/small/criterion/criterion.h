@@ -1,6 +1,6 @@
 // criterion.h: the few words of Criterion that the suites of kernels use, for machines that have no Criterion: `make
-// check-arm` puts this folder before the system's. Tests run one after the other in one process, so the first failed
-// assertion ends it; tests that expect a signal or the program's end are left out, and said to be.
+// check-arm` and `make test-gpu` put this folder before the system's. Tests run one after the other, each in a process of its own,
+// which the first failed assertion ends; tests that expect a signal or the program's end are left out, and said to be.
 #ifndef LEHR_TESTS_SMALL_CRITERION_H
 #define LEHR_TESTS_SMALL_CRITERION_H
 
@@ -27,6 +27,7 @@ void small_log(const char *format, ...);
         small_add(&test);                                                                          \
     }                                                                                              \
     static void small_##in##_##called(void)
+#define TestSuite(name, ...) typedef int small_suite_##name // time is not watched here
 #define SMALL_CHECK(final, good, ...)                                                              \
     do {                                                                                           \
         if (!(good)) small_failed(final, __FILE__, __LINE__, #good, "" __VA_ARGS__);               \
@@ -42,15 +43,27 @@ void small_log(const char *format, ...);
 #define cr_assert_gt(a, b, ...) SMALL_CHECK(true, (a) > (b), __VA_ARGS__)
 #define cr_assert_leq(a, b, ...) SMALL_CHECK(true, (a) <= (b), __VA_ARGS__)
 #define cr_assert_geq(a, b, ...) SMALL_CHECK(true, (a) >= (b), __VA_ARGS__)
-#define cr_assert_float_eq(a, b, off, ...) SMALL_CHECK(true, fabs((a) - (b)) <= (off), __VA_ARGS__)
 #define cr_assert_str_eq(a, b, ...) SMALL_CHECK(true, strcmp(a, b) == 0, __VA_ARGS__)
 #define cr_assert_str_neq(a, b, ...) SMALL_CHECK(true, strcmp(a, b) != 0, __VA_ARGS__)
+#define cr_assert_float_eq(a, b, off, ...) SMALL_CHECK(true, fabs((a) - (b)) <= (off), __VA_ARGS__)
 #define cr_assert_arr_eq(a, b, bytes, ...) SMALL_CHECK(true, memcmp(a, b, bytes) == 0, __VA_ARGS__)
+#define cr_assert_arr_neq(a, b, bytes, ...) SMALL_CHECK(true, memcmp(a, b, bytes) != 0, __VA_ARGS__)
 #define cr_expect(good, ...) SMALL_CHECK(false, good, __VA_ARGS__)
+#define cr_expect_not(bad, ...) SMALL_CHECK(false, !(bad), __VA_ARGS__)
+#define cr_expect_null(p, ...) SMALL_CHECK(false, (p) == NULL, __VA_ARGS__)
+#define cr_expect_not_null(p, ...) SMALL_CHECK(false, (p) != NULL, __VA_ARGS__)
 #define cr_expect_eq(a, b, ...) SMALL_CHECK(false, (a) == (b), __VA_ARGS__)
+#define cr_expect_neq(a, b, ...) SMALL_CHECK(false, (a) != (b), __VA_ARGS__)
 #define cr_expect_lt(a, b, ...) SMALL_CHECK(false, (a) < (b), __VA_ARGS__)
-#define cr_expect_leq(a, b, ...) SMALL_CHECK(false, (a) <= (b), __VA_ARGS__)
 #define cr_expect_gt(a, b, ...) SMALL_CHECK(false, (a) > (b), __VA_ARGS__)
+#define cr_expect_leq(a, b, ...) SMALL_CHECK(false, (a) <= (b), __VA_ARGS__)
+#define cr_expect_geq(a, b, ...) SMALL_CHECK(false, (a) >= (b), __VA_ARGS__)
+#define cr_expect_str_eq(a, b, ...) SMALL_CHECK(false, strcmp(a, b) == 0, __VA_ARGS__)
+#define cr_expect_str_neq(a, b, ...) SMALL_CHECK(false, strcmp(a, b) != 0, __VA_ARGS__)
+#define cr_expect_float_eq(a, b, off, ...) SMALL_CHECK(false, fabs((a) - (b)) <= (off), __VA_ARGS__)
+#define cr_expect_arr_eq(a, b, bytes, ...) SMALL_CHECK(false, memcmp(a, b, bytes) == 0, __VA_ARGS__)
+#define cr_expect_arr_neq(a, b, bytes, ...) SMALL_CHECK(false, memcmp(a, b, bytes) != 0, __VA_ARGS__)
+#define cr_skip_test(...) return small_log(__VA_ARGS__)
 #define cr_log_error(...) small_log(__VA_ARGS__)
 #define cr_log_info(...) small_log(__VA_ARGS__)
 
