@@ -210,4 +210,4 @@ help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' Makefile
 
 .PHONY: all programs demo deps test shim test-gpu check-arm check-arm-long check-peers asan fuzz bench bench-growth bench-train bench-train-peers bench-sweep bench-experts bench-acceptance bench-spec spec-exact tidy clean help
--include $(OBJ:.o=.d) $(TESTOBJ:.o=.d) $(wildcard $(B)/*.d $(B)/small/*.d $(B)/data/*.d $(B)/tests/bench/*.d $(B)/tests/tools/*.d $(B)/tests/fuzz/*.d $(B)/cuda/*.d $(B)/tests/cuda/*.d $(B)/tests/cuda_on_cpu.d)
+-include $(OBJ:.o=.d) $(TESTOBJ:.o=.d) $(wildcard $(B)/*.d $(B)/small/*.d $(B)/data/*.d $(B)/tests/bench/*.d $(B)/tests/tools/*.d $(B)/tests/fuzz/*.d $(B)/cuda/*.d $(B)/tests/cuda/*.d $(B)/tests/cuda/on_gpu/*.d $(B)/tests/cuda_on_cpu.d)
