@@ -156,6 +156,9 @@ test-gpu: ## the same on the GPU of this machine; needs nvcc, no Criterion. WORD
 	@$(MAKE) --no-print-directory CONFIG=gpu build/gpu/cuda_suites build/gpu/run build/gpu/train
 	build/gpu/cuda_suites $(WORDS)
 
+check-sass: ## what nvcc made of the kernels: no warnings, no registers spilled, tensor cores where they are meant
+	@NVCC="$(NVCC)" sh tests/check_sass.sh
+
 check-arm: train ## the kernels of ARM in an emulator, and that nothing else assumes a processor; where cross compilers are
 	+@sh tests/arm.sh
 check-arm-long: train ## the same, with the plain level's ops
@@ -209,5 +212,5 @@ clean: ## remove everything built
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' Makefile
 
-.PHONY: all programs demo deps test shim test-gpu check-arm check-arm-long check-peers asan fuzz bench bench-growth bench-train bench-train-peers bench-sweep bench-experts bench-acceptance bench-spec spec-exact tidy clean help
+.PHONY: all programs demo deps test shim test-gpu check-sass check-arm check-arm-long check-peers asan fuzz bench bench-growth bench-train bench-train-peers bench-sweep bench-experts bench-acceptance bench-spec spec-exact tidy clean help
 -include $(OBJ:.o=.d) $(TESTOBJ:.o=.d) $(wildcard $(B)/*.d $(B)/small/*.d $(B)/data/*.d $(B)/tests/bench/*.d $(B)/tests/tools/*.d $(B)/tests/fuzz/*.d $(B)/cuda/*.d $(B)/tests/cuda/*.d $(B)/tests/cuda/on_gpu/*.d $(B)/tests/cuda_on_cpu.d)
