@@ -46,7 +46,7 @@ ifneq (,$(filter shim%,$(CONFIG)))
   CUDA_CC := $(CXX) -x c++ -march=native -ffp-contract=off -g -Wall -Wextra -Wno-unused-function -Wno-deprecated-enum-enum-conversion -Wno-deprecated-enum-float-conversion -Wno-unknown-pragmas -MMD -MP $(CFLAGS)
 else ifneq (,$(and $(filter 1,$(CUDA)),$(filter release gpu,$(CONFIG))))
   GPULIBS := -L$(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))/lib64 -lcudart_static -ldl -lrt
-  CUDA_CC := $(NVCC) -O3 -lineinfo $(CUDA_CODE) --threads 0 -Xcompiler -Wall,-Wextra,-Wno-unused-function,-Wno-deprecated-enum-enum-conversion,-Wno-deprecated-enum-float-conversion,-fno-exceptions,-fno-threadsafe-statics -MMD -MP
+  CUDA_CC := $(NVCC) -O3 -fmad=false -lineinfo $(CUDA_CODE) --threads 0 -Xcompiler -Wall,-Wextra,-Wno-unused-function,-Wno-deprecated-enum-enum-conversion,-Wno-deprecated-enum-float-conversion,-fno-exceptions,-fno-threadsafe-statics -MMD -MP
 else
   GPUOBJ  :=
 endif

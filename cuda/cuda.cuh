@@ -7,6 +7,9 @@
 //   - PTX stands in this file only, behind functions
 // An argument struct of backend.h goes to its kernel by value: a kernel reads like the formula there.
 //
+// Numbers are rounded where the source says so: nvcc is told -fmad=false, and what is to be one rounding is written __fmaf_rn. So
+// the bits on a GPU are those that the tests see on the processor, but for the sums inside a tensor core.
+//
 // Orders of sums, which rule 2 of backend.h is about: within a warp butterflies (warp_sum), within a block warps in order
 // (block_sum). Neither depends on anything but the number of threads, which is fixed for each kernel.
 #ifndef LEHR_CUDA_CUH

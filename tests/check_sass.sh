@@ -14,7 +14,7 @@ trap 'rm -rf "$work"' EXIT
 bad=0
 for file in cuda/*.cu; do
     name=$(basename "$file" .cu)
-    if ! "$nvcc" -std=c++20 -O3 -I. -D_GNU_SOURCE -arch="$arch" -Xptxas -v -Xcompiler -Wall,-Wextra,-Wno-unused-function,-Wno-deprecated-enum-enum-conversion,-Wno-deprecated-enum-float-conversion \
+    if ! "$nvcc" -std=c++20 -O3 -fmad=false -I. -D_GNU_SOURCE -arch="$arch" -Xptxas -v -Xcompiler -Wall,-Wextra,-Wno-unused-function,-Wno-deprecated-enum-enum-conversion,-Wno-deprecated-enum-float-conversion \
         -cubin -o "$work/$name.cubin" "$file" 2>"$work/$name.log"; then
         cat "$work/$name.log"
         echo "check-sass: $file does not compile"
