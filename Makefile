@@ -149,7 +149,7 @@ $(B)/tests/cuda_on_cpu.o: tests/cuda_on_cpu.cpp
 	$(CUDA_CC) -std=c++20 -I. -D_GNU_SOURCE -c -o $@ $<
 
 shim: ## the kernels of cuda/ on this processor, one fiber for each thread of a GPU (needs Criterion and a C++ compiler)
-	@$(MAKE) --no-print-directory CONFIG=shim build/shim/cuda_suites
+	@$(MAKE) --no-print-directory CONFIG=shim build/shim/cuda_suites build/shim/run build/shim/train
 	build/shim/cuda_suites --jobs 2
 
 test-gpu: ## the same on the GPU of this machine; needs nvcc, no Criterion. WORDS="cuda/ families": tests with these in their names

@@ -44,6 +44,9 @@ static void copy_bytes(void *to, const void *from, size_t bytes, cudaMemcpyKind 
 static void zero_bytes(void *p, size_t bytes) { check(cudaMemset(p, 0, bytes), "zeroing"); }
 static size_t free_bytes(void) { return device.bytes; }
 static bool take_bytes(void **p, size_t bytes) { return cudaMalloc(p, bytes) == cudaSuccess; }
+static bool take_host_bytes(void **p, size_t bytes) { return take_bytes(p, bytes); }
+static bool in_host(const void *p) { return (void)p, false; }
+static void give_host_bytes(void *p) { (void)p; }
 
 typedef struct on_cpu_list *kept_pass;
 static void keep_begin(void) { on_cpu_keep(); }
@@ -117,6 +120,18 @@ static bool take_bytes(void **p, size_t bytes) {
     (void)cudaGetLastError(); // is told by the caller
     return false;
 }
+// Memory of the host that kernels read through the bus.
+static bool take_host_bytes(void **p, size_t bytes) {
+    if (cudaHostAlloc(p, bytes, cudaHostAllocMapped) == cudaSuccess) return true;
+    (void)cudaGetLastError();
+    return false;
+}
+static bool in_host(const void *p) {
+    struct cudaPointerAttributes what;
+    check(cudaPointerGetAttributes(&what, p), "asking where memory lies");
+    return what.type == cudaMemoryTypeHost;
+}
+static void give_host_bytes(void *p) { check(cudaFreeHost(p), "giving memory back"); }
 
 typedef cudaGraphExec_t kept_pass;
 static void keep_begin(void) { check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "keeping a pass"); }
@@ -150,7 +165,25 @@ static void *cuda_alloc(size_t bytes, const char *what, struct err *err) {
 static void cuda_free(void *p) {
     if (!p) return;
     wait_for_all();
-    check(cudaFree(p), "giving memory back");
+    if (in_host(p)) give_host_bytes(p);
+    else check(cudaFree(p), "giving memory back");
+}
+
+// A model that is larger than the GPU runs all the same: the weights that come when its memory is nearly full stay with the host and
+// are read through the bus in every pass. What is left free is for the cache and the activations of a session.
+enum { SHARE_LEFT = 10 }; // one part in so many
+static size_t bytes_with_host;
+void *cuda_weight_alloc(size_t bytes, struct err *err) {
+    void *p = NULL;
+    const size_t left = free_bytes();
+    if (left > bytes && left - bytes > device.bytes / SHARE_LEFT) return cuda_alloc(bytes, "weight", err);
+    if (bytes > mem_available_bytes() / 2 || !take_host_bytes(&p, bytes)) {
+        err_set(err, "cuda: no memory for a weight of %.1f MiB: %s has %.1f MiB free, of which a part is kept for the context, and the host too little for it; "
+                     "use a smaller model or --device cpu", (double)bytes / 0x1p20, device.name, (double)left / 0x1p20);
+        return NULL;
+    }
+    bytes_with_host += bytes;
+    return p;
 }
 static void copy_alone(void *to, const void *from, size_t bytes, cudaMemcpyKind kind) {
     if (!bytes) return;
@@ -292,6 +325,7 @@ static void cuda_end(void) {
 static void cuda_report(struct text *line) {
     text_fmt(line, "cuda: %s, %d multiprocessors, compute capability %d.%d, %.1f GiB%s", device.name, device.processors, device.major, device.minor,
              (double)device.bytes / 0x1p30, device.has_bf16 ? "" : ", all products in f32");
+    if (bytes_with_host) text_fmt(line, "; %.1f GiB of weights did not fit and are read from the host's memory, slowly", (double)bytes_with_host / 0x1p30);
 }
 
 static struct backend table;

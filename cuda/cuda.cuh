@@ -232,6 +232,8 @@ int cuda_processors(void);           // multiprocessors
 enum cuda_slot { SLOT_MATMUL, SLOT_WHOLE, SLOT_ATTEND, SLOT_ATTEND_BACK, SLOT_NORM, SLOT_UPDATE, SLOT_HEAD, SLOT_EXPERTS, CUDA_SLOTS };
 void *cuda_scratch(enum cuda_slot slot, size_t bytes);
 
+// Memory for a weight: the GPU's, or, when that is nearly full, the host's where kernels read it. NULL with a reason.
+void *cuda_weight_alloc(size_t bytes, struct err *err);
 // What backend.h calls ceilings and unit (ceiling.cu), with so many bytes of memory to read.
 int cuda_ceilings(const struct backend *b, struct ceiling to[CEILINGS_MOST], double seconds, size_t bytes, struct err *err);
 const char *cuda_unit(enum dtype weight, enum precision precision);
