@@ -29,7 +29,7 @@ endif
 
 # cuda/*.cu for the processor, whatever it has of fused multiply-adds: what is built here is only run here.
 CXX     ?= c++
-SHIM    := -x c++ -std=c++20 -I. -D_GNU_SOURCE -DCUDA_ON_CPU -Wall -Wextra -Wno-unused-function -g -ffp-contract=off -march=native -MMD -MP
+SHIM    := -x c++ -std=c++20 -I. -D_GNU_SOURCE -DCUDA_ON_CPU -Wall -Wextra -Wno-unused-function -Wno-unknown-pragmas -g -ffp-contract=off -march=native -MMD -MP
 SHIMOBJ := $(patsubst %.cu,$(B)/%.o,$(wildcard cuda/*.cu)) $(B)/tests/cuda_on_cpu.o
 
 # Only the kernels may assume a processor; each file of them is compiled for its own and chosen at run time.

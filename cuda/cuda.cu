@@ -4,7 +4,7 @@
 // it. Launches return at once; an error of a kernel shows at the next call and ends the program with file, line and kernel,
 // because nothing after it can be believed.
 //
-// A weight lies on the GPU with the bytes it has in the file (weight_load copies rows), and attention caches row after row.
+// How weights lie on the GPU: embed.cu. Attention caches lie row after row.
 #include "cuda/cuda.cuh"
 
 #include <stdlib.h>
@@ -188,25 +188,6 @@ static bool cuda_supports(enum op op, enum dtype dtype) {
     }
 }
 
-static bool cuda_weight_load(struct tensor *device_tensor, const struct tensor *host, bool *owned, struct err *err) {
-    assert(host->layout == LAYOUT_ROWS && host->data);
-    size_t used;
-    if (!cuda_supports(OP_MATMUL, host->dtype) || host->mats != 1 || host->rows < 1 || host->cols < 1 || !dtype_row_bytes(host->dtype, host->cols, &used) ||
-        host->row_bytes < used)
-        return err_set(err, "cuda: expected one matrix of whole rows of numbers or a block format, found %lld of %lld x %lld %s in rows of %zu bytes",
-                       (long long)host->mats, (long long)host->rows, (long long)host->cols,
-                       host->dtype < DTYPE_COUNT ? dtype_row(host->dtype)->name : "of an unknown type", host->row_bytes);
-    *device_tensor = *host;
-    device_tensor->row_bytes = used;
-    device_tensor->data = cuda_alloc((size_t)host->rows * used, "weight", err);
-    *owned = true;
-    if (!device_tensor->data) return false;
-    if (host->row_bytes == used) cuda_upload(device_tensor->data, host->data, (size_t)host->rows * used);
-    else
-        for (int64_t i = 0; i < host->rows; i++) cuda_upload(row_at(*device_tensor, i), row_at(*host, i), used);
-    return true;
-}
-
 // ---------------------------------------------------------------------------------------------------------------
 // Flow and reports.
 
@@ -228,7 +209,6 @@ const struct backend *backend_cuda(int number, struct err *err) {
     table.download = cuda_download;
     table.copy = cuda_copy;
     table.zero = cuda_zero;
-    table.weight_load = cuda_weight_load;
     table.begin = cuda_nothing;
     table.end = cuda_nothing;
     table.sync = wait_for_all;
@@ -240,5 +220,6 @@ const struct backend *backend_cuda(int number, struct err *err) {
     cuda_fill_attend(&table);
     cuda_fill_experts(&table);
     cuda_fill_branches(&table);
+    cuda_fill_embed(&table);
     return &table;
 }

@@ -141,6 +141,7 @@ static inline float __int_as_float(int32_t u) { float f; memcpy(&f, &u, 4); retu
 static inline int32_t __float_as_int(float f) { int32_t u; memcpy(&u, &f, 4); return u; }
 static inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
 static inline float __fmul_rn(float a, float b) { return a * b; }
+static inline double __dmul_rn(double a, double b) { return a * b; }
 static inline float __fadd_rn(float a, float b) { return a + b; }
 static inline float __fsub_rn(float a, float b) { return a - b; }
 static inline float __fdiv_rn(float a, float b) { return a / b; }
