@@ -12,13 +12,14 @@
 static struct device {
     bool open, has_bf16;
     int number, processors, major, minor;
-    size_t bytes;
+    size_t bytes, shared_most;
     char name[256];
     double bytes_per_second; // of its memory, as the maker says
 } device;
 
 bool cuda_has_bf16(void) { return device.has_bf16; }
 int cuda_processors(void) { return device.processors; }
+size_t cuda_shared_most(void) { return device.shared_most; }
 
 // ---------------------------------------------------------------------------------------------------------------
 // The two machines: a GPU, and this processor in its place (tests/cuda_on_cpu.h).
@@ -27,7 +28,7 @@ int cuda_processors(void) { return device.processors; }
 
 static bool device_open(int number, struct err *err) {
     if (number) return err_set(err, "cuda: there is no GPU number %d: here a processor stands in for the one there is", number);
-    device = (struct device){true, true, 0, 4, 9, 0, (size_t)8 << 30, "a processor in its place", 1e10};
+    device = (struct device){true, true, 0, 4, 9, 0, (size_t)8 << 30, (size_t)227 << 10, "a processor in its place", 1e10};
     return true;
 }
 static void check(int result, const char *what) {
@@ -82,11 +83,12 @@ static bool device_open(int number, struct err *err) {
     if (result == cudaSuccess) result = cudaSetDevice(number);
     if (result == cudaSuccess) result = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
     if (result != cudaSuccess) return err_set(err, "cuda: GPU %d cannot be used: %s", number, cudaGetErrorString(result));
-    int clock_khz = 0, bits = 0;
+    int clock_khz = 0, bits = 0, shared = 0;
+    cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, number);
     cudaDeviceGetAttribute(&clock_khz, cudaDevAttrMemoryClockRate, number);
     cudaDeviceGetAttribute(&bits, cudaDevAttrGlobalMemoryBusWidth, number);
     device.open = true, device.has_bf16 = p.major >= 8, device.number = number, device.processors = p.multiProcessorCount;
-    device.major = p.major, device.minor = p.minor, device.bytes = p.totalGlobalMem;
+    device.major = p.major, device.minor = p.minor, device.bytes = p.totalGlobalMem, device.shared_most = (size_t)shared;
     device.bytes_per_second = 2e3 * clock_khz * bits / 8;
     snprintf(device.name, sizeof device.name, "%s", p.name);
     return true;

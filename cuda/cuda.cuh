@@ -95,6 +95,15 @@ static inline uint16_t to_f16(float x) { return f16_from_f32(x); }
 static inline uint32_t pack_bf16(float lo, float hi) { return (uint32_t)to_bf16(lo) | (uint32_t)to_bf16(hi) << 16; }
 #endif
 
+// Nothing, but what the compiler makes of x it makes here, and not once for a whole loop.
+#ifndef CUDA_ON_CPU
+static __device__ __forceinline__ void keep_here(int &x) { asm volatile("" : "+r"(x)); }
+static __device__ __forceinline__ void keep_here(size_t &x) { asm volatile("" : "+l"(x)); }
+#else
+static inline void keep_here(int &) {}
+static inline void keep_here(size_t &) {}
+#endif
+
 static __host__ __device__ __forceinline__ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static __host__ __device__ __forceinline__ float one_if_zero(float scale) { return scale == 0 ? 1 : scale; }
 
@@ -224,15 +233,22 @@ template <int N> static __device__ __forceinline__ void cp_async_wait(void) {
 
 bool cuda_has_bf16(void);            // mma_bf16 exists on this GPU (Ampere and later); else products are in f32
 int cuda_processors(void);           // multiprocessors
+size_t cuda_shared_most(void);       // bytes of shared memory that a block may have
 // Memory that a launch needs beside its arguments: device memory of at least `bytes` for one slot, kept for the next call.
 // Grows while the device is idle, so only the first call with a size allocates.
 enum cuda_slot { SLOT_MATMUL, SLOT_WHOLE, SLOT_ATTEND, SLOT_ATTEND_BACK, SLOT_NORM, SLOT_UPDATE, SLOT_HEAD, SLOT_EXPERTS, CUDA_SLOTS };
 void *cuda_scratch(enum cuda_slot slot, size_t bytes);
 
+// matmul and matmul_experts with weights of block formats (matmul_blocks.cu); shapes have been asserted.
+void cuda_matmul_blocks(const struct matmul_args *a);
+void cuda_matmul_experts_blocks(const struct matmul_experts_args *a);
+
 // Each file's ops, written into the table.
 void cuda_fill_ops(struct backend *b);      // ops.cu: rows by rows: norms, rope, glu, add, cross_entropy, bias, ...
 void cuda_fill_updates(struct backend *b);  // ops_update.cu: sum_squares, update, adafactor
-void cuda_fill_matmul(struct backend *b);   // matmul.cu: matmul, matmul_dx, matmul_dw and their twins for experts
+void cuda_fill_matmul(struct backend *b);   // matmul.cu: matmul, and the two below
+void cuda_fill_matmul_back(struct backend *b);    // matmul_back.cu: matmul_dx, matmul_dw
+void cuda_fill_matmul_experts(struct backend *b); // matmul_experts.cu: the three of experts
 void cuda_fill_attend(struct backend *b);   // attend.cu: store_rows, attend, attend_back
 void cuda_fill_experts(struct backend *b);  // experts.cu: route, route_back, group, mix, mix_back
 void cuda_fill_branches(struct backend *b); // branches.cu: project, feed_forward, head_loss

@@ -30,6 +30,7 @@
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
 #define __align__(n) alignas(n)
+#define __grid_constant__
 #define __CUDA_ARCH__ 900
 
 using std::max;
