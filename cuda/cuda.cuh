@@ -185,15 +185,28 @@ static __device__ __forceinline__ void mma_bf16(float d[4], const uint32_t a[4],
     __trap(); // nobody asks for it there: cuda_has_bf16()
 #endif
 }
-// d[16,8] += a[16,32] b[32,8], factors signed bytes, four to a register: as above with 4t..4t+3 for 2t..2t+1, 16 for 8.
+// d[16,8] += a[16,32] b[32,8], factors signed bytes, four to a register: as above with 4t..4t+3 for 2t..2t+1, 16 for 8. Turing has
+// the quarter of it.
+static __device__ __forceinline__ void mma_s8_quarter(int32_t d[2], uint32_t a, uint32_t b) {
+    asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0,%1}, {%2}, {%3}, {%0,%1};" : "+r"(d[0]), "+r"(d[1]) : "r"(a), "r"(b));
+}
 static __device__ __forceinline__ void mma_s8(int32_t d[4], const uint32_t a[4], const uint32_t b[2]) {
 #if __CUDA_ARCH__ >= 800
     asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                  : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #else
-    (void)d, (void)a, (void)b;
-    __trap();
+    mma_s8_quarter(d, a[0], b[0]), mma_s8_quarter(d, a[2], b[1]);
+    mma_s8_quarter(d + 2, a[1], b[0]), mma_s8_quarter(d + 2, a[3], b[1]);
+#endif
+}
+// d[16,8] += a[16,16] b[16,8]: the half of it, a[0] and a[1] by b[0].
+static __device__ __forceinline__ void mma_s8_16(int32_t d[4], uint32_t a0, uint32_t a1, uint32_t b) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+                 : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]) : "r"(a0), "r"(a1), "r"(b));
+#else
+    mma_s8_quarter(d, a0, b), mma_s8_quarter(d + 2, a1, b);
 #endif
 }
 // Four matrices of 8 x 8 numbers of 16 bits out of shared memory: lane l gives the address of row l % 8 of matrix l / 8, 16
@@ -236,7 +249,7 @@ int cuda_processors(void);           // multiprocessors
 size_t cuda_shared_most(void);       // bytes of shared memory that a block may have
 // Memory that a launch needs beside its arguments: device memory of at least `bytes` for one slot, kept for the next call.
 // Grows while the device is idle, so only the first call with a size allocates.
-enum cuda_slot { SLOT_MATMUL, SLOT_WHOLE, SLOT_ATTEND, SLOT_ATTEND_BACK, SLOT_NORM, SLOT_UPDATE, SLOT_HEAD, SLOT_EXPERTS, CUDA_SLOTS };
+enum cuda_slot { SLOT_MATMUL, SLOT_WHOLE, SLOT_ATTEND, SLOT_ATTEND_BACK, SLOT_NORM, SLOT_UPDATE, SLOT_HEAD, SLOT_EXPERTS, SLOT_BLOCKS, CUDA_SLOTS };
 void *cuda_scratch(enum cuda_slot slot, size_t bytes);
 
 // matmul and matmul_experts with weights of block formats (matmul_blocks.cu); shapes have been asserted.

@@ -140,7 +140,7 @@ static void cuda_cast(const struct cast_args *a) {
         return;
     }
     const int64_t most = max((int64_t)1, (int64_t)CAST_ROOM / (4 * a->src.cols)), each = min(most, a->src.rows);
-    float *room = (float *)cuda_scratch(SLOT_WHOLE, (size_t)(each * a->src.cols) * sizeof(float));
+    float *room = (float *)cuda_scratch(SLOT_BLOCKS, (size_t)(each * a->src.cols) * sizeof(float));
     for (int64_t at = 0; at < a->src.rows; at += each) {
         const int64_t n = min(each, a->src.rows - at);
         const struct tensor from = tensor_rows(a->src, at, n), to = tensor_rows(a->dst, at, n), some = tensor_f32(room, n, a->src.cols);
@@ -261,7 +261,7 @@ static bool cuda_weight_load(struct tensor *device, const struct tensor *host, b
     if (!coded) return true;
     const int64_t each = min(host->rows, max((int64_t)1, (int64_t)(LOAD_ROOM / host->row_bytes)));
     struct tensor some = *host;
-    some.data = cuda_scratch(SLOT_WHOLE, (size_t)each * host->row_bytes);
+    some.data = cuda_scratch(SLOT_BLOCKS, (size_t)each * host->row_bytes);
     for (int64_t at = 0; at < host->rows; at += each) {
         some.rows = min(each, host->rows - at);
         memory->upload(some.data, row_at(*host, at), (size_t)(some.rows - 1) * host->row_bytes + used);

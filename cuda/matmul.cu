@@ -51,6 +51,10 @@ static void matmul_rounded(const struct matmul_args *a) {
 }
 
 static void cuda_matmul(const struct matmul_args *a) {
+    if (dtype_row(a->w.dtype)->block_weights > 1) {
+        cuda_matmul_blocks(a);
+        return;
+    }
     assert(is_f32(a->out) && is_f32(a->x) && is_rows(a->w) && a->w.dtype != DTYPE_I32);
     assert(a->out.rows == a->x.rows && a->out.cols == a->w.rows && a->x.cols == a->w.cols);
     if (a->x.rows == 0) return;

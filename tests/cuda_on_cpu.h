@@ -200,6 +200,11 @@ template <class N> static inline void on_cpu_mma(int site, N d[4], const uint32_
 }
 #define mma_bf16(d, a, b) on_cpu_mma<float>(__LINE__, d, a, b, 2, on_cpu_half)
 #define mma_s8(d, a, b) on_cpu_mma<int32_t>(__LINE__, d, a, b, 4, on_cpu_byte)
+#define mma_s8_16(d, a0, a1, b) on_cpu_mma_half(__LINE__, d, a0, a1, b)
+static inline void on_cpu_mma_half(int site, int32_t d[4], uint32_t a0, uint32_t a1, uint32_t b) {
+    const uint32_t a[4] = {a0, a1, 0, 0}, with[2] = {b, 0};
+    on_cpu_mma<int32_t>(site, d, a, with, 4, on_cpu_byte);
+}
 
 static inline void on_cpu_ldmatrix(int site, uint32_t r[4], const void *row, bool trans) {
     assert((uintptr_t)row % 16 == 0);
