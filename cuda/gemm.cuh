@@ -23,29 +23,9 @@
 #ifndef LEHR_CUDA_GEMM_CUH
 #define LEHR_CUDA_GEMM_CUH
 
-#include "cuda/cuda.cuh"
-
-// Registers are only registers when loops over them are unrolled.
-#ifdef CUDA_ON_CPU
-#define UNROLL
-#define UNROLL_NOT
-#else
-#define UNROLL _Pragma("unroll")
-#define UNROLL_NOT _Pragma("unroll 1")
-#endif
+#include "cuda/product.cuh"
 
 enum { GEMM_K = 64, GEMM_CHUNKS = GEMM_K / 8 };
-
-// One factor as it lies in memory. rows: outputs on its side. wide: its rows may be read 16 bytes at a time.
-struct factor {
-    const char *data;
-    size_t row_bytes;
-    int64_t rows;
-    bool wide;
-};
-static inline struct factor factor_of(const struct tensor &t, int64_t outputs) {
-    return (struct factor){(const char *)t.data, t.row_bytes, outputs, by_sixteen(t) && t.cols % (t.dtype == DTYPE_F32 ? 4 : 8) == 0};
-}
 
 static __device__ __forceinline__ uint16_t *along_at(uint16_t *tile, int row, int chunk) {
     return tile + row * GEMM_K + (chunk ^ (row & 7)) * 8;
@@ -71,7 +51,6 @@ template <bool ACROSS, int ROWS, int THREADS> struct lines {
         lines_left = at_most((ACROSS ? end : f.rows) - from), numbers_left = at_most((ACROSS ? f.rows : end) - place);
         keep_here(bytes), keep_here(lines_left);
     }
-    static __device__ __forceinline__ int at_most(int64_t n) { return (int)(n < 1 << 16 ? n : 1 << 16); }
     __device__ __forceinline__ int left(int i) const { return i * EACH < lines_left ? numbers_left : 0; }
     __device__ __forceinline__ uint16_t *at(uint16_t *tile, int i) const {
         return ACROSS ? across_at<ROWS>(tile, line + i * EACH, chunk) : along_at(tile, line + i * EACH, chunk);
@@ -109,25 +88,10 @@ template <enum dtype D> static __device__ __forceinline__ uint4 eight_bf16(const
     }
     return r;
 }
-// The first `count` of eight from `from` on, zeros behind them.
 template <enum dtype D> static __device__ __forceinline__ struct eight<D> eight_read(const char *from, int count, bool wide) {
     struct eight<D> e;
-    enum { PARTS = D == DTYPE_F32 ? 2 : 1 };
-    if (wide) {
-        UNROLL
-        for (int i = 0; i < PARTS; i++) e.part[i] = i * (8 / PARTS) < count ? ((const uint4 *)from)[i] : make_uint4(0, 0, 0, 0);
-        return e;
-    }
-    UNROLL
-    for (int i = 0; i < 4 * PARTS; i++) {
-        uint32_t u = 0;
-        if (D == DTYPE_F32) u = i < count ? ((const uint32_t *)from)[i] : 0;
-        else {
-            if (2 * i < count) u = ((const uint16_t *)from)[2 * i];
-            if (2 * i + 1 < count) u |= (uint32_t)((const uint16_t *)from)[2 * i + 1] << 16;
-        }
-        (&e.part[i / 4].x)[i % 4] = u;
-    }
+    e.part[0] = sixteen_read<D == DTYPE_F32 ? 4 : 2>(from, count, wide);
+    if (D == DTYPE_F32) e.part[D == DTYPE_F32] = sixteen_read<4>(from + 16, count - 4, wide);
     return e;
 }
 
@@ -272,36 +236,6 @@ template <class S> static __device__ __forceinline__ void gemm_zero(struct gemm_
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// Where sums go. All kernels of products end here, so that all round alike.
-
-struct product_out {
-    char *data;
-    size_t row_bytes;
-    int64_t rows, cols;
-    float scale;
-    bool accumulate, pairs; // pairs: two neighbours of even columns may be written at once
-};
-static inline struct product_out product_out_of(const struct tensor &t, float scale, bool accumulate) {
-    return (struct product_out){(char *)t.data, t.row_bytes, t.rows, t.cols, one_if_zero(scale), accumulate, ((uintptr_t)t.data | t.row_bytes) % 8 == 0};
-}
-static __device__ __forceinline__ float product_end(const struct product_out &out, float sum, float was) {
-    return out.accumulate ? __fmaf_rn(out.scale, sum, was) : __fmul_rn(out.scale, sum);
-}
-static __device__ __forceinline__ void product_put(const struct product_out &out, int64_t row, int64_t col, float sum) {
-    if (row >= out.rows || col >= out.cols) return;
-    float *to = (float *)(void *)(out.data + (size_t)row * out.row_bytes) + col;
-    *to = product_end(out, sum, out.accumulate ? *to : 0);
-}
-static __device__ __forceinline__ void product_put_two(const struct product_out &out, int64_t row, int64_t col, float first, float second) {
-    if (!out.pairs || col + 1 >= out.cols) {
-        product_put(out, row, col, first);
-        product_put(out, row, col + 1, second);
-    } else if (row < out.rows) {
-        float2 *to = (float2 *)(void *)(out.data + (size_t)row * out.row_bytes + (size_t)col * sizeof(float));
-        const float2 was = out.accumulate ? *to : make_float2(0, 0);
-        *to = make_float2(product_end(out, first, was.x), product_end(out, second, was.y));
-    }
-}
 // The tile of out at (row, col).
 template <class S> static __device__ __forceinline__ void gemm_put(const struct gemm_sums<S> &sums, const struct product_out &out, int64_t row, int64_t col) {
     const int lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP;
@@ -317,97 +251,24 @@ template <class S> static __device__ __forceinline__ void gemm_put(const struct 
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// Which tile a block computes.
+// As the kernels of product.cuh take it, and its launches.
 
-// Tile `number` of a matrix, in groups of 8 rows of tiles: blocks that run at the same time share what they read through L2.
-struct tile_place { int64_t row, col; };
-static __device__ __forceinline__ struct tile_place tile_number(int64_t number, int64_t rows, int64_t cols, int tile_rows, int tile_cols) {
-    const int64_t down = ceil_div(rows, tile_rows), across = ceil_div(cols, tile_cols), group = number / (8 * across) * 8;
-    const int64_t high = down - group < 8 ? down - group : 8, in = number - group * across;
-    return (struct tile_place){(group + in % high) * tile_rows, in / high * tile_cols};
-}
-
-// Runs of rows, one an expert, as `start` of backend.h has them (on the device). start NULL: one run of all rows.
-enum { RUN_EXPERTS = 256 };
-struct runs {
-    const int32_t *start;
-    int64_t experts, segments; // from the first expert of this launch on
-};
-struct run {
-    int64_t expert, row, end; // the tile begins at `row`, the expert's rows end at `end`
-};
-// Tile `number` of all experts' runs, tile_rows at a time; false where there are not so many. For whole warps.
-static __device__ __forceinline__ bool run_number(struct run *to, const struct runs &r, int number, int tile_rows) {
-    const int lane = (int)threadIdx.x % WARP;
-    int before = 0;
-    for (int64_t first = 0; first < r.experts; first += WARP) {
-        const int64_t e = first + lane;
-        const int from = e < r.experts ? r.start[e * r.segments] : 0, end = e < r.experts ? r.start[(e + 1) * r.segments] : 0;
-        const int tiles = (end - from + tile_rows - 1) / tile_rows;
-        int upto = tiles;
-        for (int far = 1; far < WARP; far *= 2) {
-            const int other = __shfl_up_sync(0xffffffffu, upto, far);
-            if (lane >= far) upto += other;
-        }
-        const unsigned found = __ballot_sync(0xffffffffu, before + upto > number);
-        if (found) {
-            const int who = __ffs((int)found) - 1;
-            to->expert = first + who;
-            to->row = __shfl_sync(0xffffffffu, from + (number - (before + upto - tiles)) * tile_rows, who);
-            to->end = __shfl_sync(0xffffffffu, end, who);
-            return true;
-        }
-        before += __shfl_sync(0xffffffffu, upto, WARP - 1);
+template <class S, class Rows, class Cols> struct gemm {
+    enum { ROWS = S::ROWS, COLS = S::COLS, THREADS = S::THREADS, BLOCKS = S::BLOCKS, BYTES = S::BYTES };
+    typedef gemm_sums<S> sums;
+    static __device__ __forceinline__ void zero(sums &s) { gemm_zero<S>(s); }
+    static __device__ __forceinline__ void add(sums &s, void *room, const struct factor &rows, int64_t row, const struct factor &cols, int64_t col, int64_t k, int64_t end) {
+        gemm_add<S, Rows, Cols>(s, (uint16_t *)room, rows, row, cols, col, k, end);
     }
-    return false;
-}
-// At most so many tiles cover `rows` rows of so many experts.
-static inline int64_t runs_tiles(int64_t rows, int64_t experts, int tile_rows) {
-    const int64_t most = (rows + experts * (tile_rows - 1)) / tile_rows;
-    return most < rows ? most : rows;
-}
-// The matrices of a launch.
-struct run_weights {
-    const char *data[RUN_EXPERTS];
+    static __device__ __forceinline__ void put(const sums &s, const struct product_out &out, int64_t row, int64_t col) { gemm_put<S>(s, out, row, col); }
 };
-
-// ---------------------------------------------------------------------------------------------------------------
-// The two kernels of out = rows cols^T: of one matrix, and of a run of rows for each of many.
-
-template <class S, class Rows, class Cols>
-__global__ void __launch_bounds__(S::THREADS, S::BLOCKS) gemm_kernel(struct product_out out, struct factor rows, struct factor cols, int64_t K) {
-    SHARED_REST(uint16_t, room);
-    const struct tile_place at = tile_number(blockIdx.x, out.rows, out.cols, S::ROWS, S::COLS);
-    struct gemm_sums<S> sums;
-    gemm_zero<S>(sums);
-    gemm_add<S, Rows, Cols>(sums, room, rows, at.row, cols, at.col, 0, K);
-    gemm_put<S>(sums, out, at.row, at.col);
-}
 template <class S, class Rows, class Cols> static inline void gemm_start(const struct product_out &out, const struct factor &rows, const struct factor &cols, int64_t K) {
-    const int64_t tiles = ceil_div(out.rows, S::ROWS) * ceil_div(out.cols, S::COLS);
-    LAUNCH((gemm_kernel<S, Rows, Cols>), tiles, S::THREADS, S::BYTES, out, rows, cols, K);
-}
-
-// cols: as one of the matrices, whose data is in `weights`. Consecutive blocks take the tiles of all runs for the same columns.
-template <class S, class Rows, class Cols>
-__global__ void __launch_bounds__(S::THREADS, S::BLOCKS)
-gemm_runs_kernel(struct product_out out, struct factor rows, struct factor cols, int64_t K, struct runs runs, int tiles, const __grid_constant__ struct run_weights weights) {
-    SHARED_REST(uint16_t, room);
-    struct run run;
-    if (!run_number(&run, runs, (int)(blockIdx.x % (unsigned)tiles), S::ROWS)) return;
-    const int64_t col = (int64_t)(blockIdx.x / (unsigned)tiles) * S::COLS;
-    cols.data = weights.data[run.expert];
-    rows.rows = out.rows = run.end;
-    struct gemm_sums<S> sums;
-    gemm_zero<S>(sums);
-    gemm_add<S, Rows, Cols>(sums, room, rows, run.row, cols, col, 0, K);
-    gemm_put<S>(sums, out, run.row, col);
+    product_start<gemm<S, Rows, Cols>>(out, rows, cols, K);
 }
 template <class S, class Rows, class Cols>
 static inline void gemm_runs_start(const struct product_out &out, const struct factor &rows, const struct factor &cols, int64_t K, const struct runs &runs,
                                    const struct run_weights &weights) {
-    const int64_t tiles = runs_tiles(out.rows, runs.experts, S::ROWS);
-    LAUNCH((gemm_runs_kernel<S, Rows, Cols>), tiles * ceil_div(out.cols, S::COLS), S::THREADS, S::BYTES, out, rows, cols, K, runs, (int)tiles, weights);
+    product_runs_start<gemm<S, Rows, Cols>>(out, rows, cols, K, runs, weights);
 }
 
 // ---------------------------------------------------------------------------------------------------------------

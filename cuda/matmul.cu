@@ -1,4 +1,5 @@
 // matmul.cu: out = scale * x w^T + (accumulate ? out : 0), w of numbers. Block formats have a file of their own.
+#include "cuda/chains.cuh"
 #include "cuda/gemm.cuh"
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -50,6 +51,18 @@ static void matmul_rounded(const struct matmul_args *a) {
     }
 }
 
+// ---------------------------------------------------------------------------------------------------------------
+// PRECISION_F32. Up to 32 rows are read as few: twice 16, of which the second finds the weights in L2.
+
+template <enum dtype D> static void start_chains(const struct product_out &out, const struct factor &x, const struct factor &w, int64_t K) {
+    if (out.rows == 1) product_start<few<D, 1, 1>>(out, x, w, K);
+    else if (out.rows == 2) product_start<few<D, 2, 1>>(out, x, w, K);
+    else if (out.rows <= 4) product_start<few<D, 4, 1>>(out, x, w, K);
+    else if (out.rows <= 8) product_start<few<D, 8, FEW_R<D>>>(out, x, w, K);
+    else if (out.rows <= 32) product_start<few<D, 16, FEW_R<D>>>(out, x, w, K);
+    else chains_start<own_numbers<DTYPE_F32, false>, own_numbers<D, false>>(out, x, w, K);
+}
+
 static void cuda_matmul(const struct matmul_args *a) {
     if (dtype_row(a->w.dtype)->block_weights > 1) {
         cuda_matmul_blocks(a);
@@ -60,8 +73,17 @@ static void cuda_matmul(const struct matmul_args *a) {
     if (a->x.rows == 0) return;
     if (dtype_row(a->w.dtype)->block_weights > 1) cuda_matmul_blocks(a);
     else if (a->precision == PRECISION_BF16 && cuda_has_bf16()) matmul_rounded(a);
+    else {
+        const struct product_out out = product_out_of(a->out, a->scale, a->accumulate);
+        const struct factor x = factor_of(a->x, a->x.rows), w = factor_of(a->w, a->w.rows);
+        if (a->w.dtype == DTYPE_F32) start_chains<DTYPE_F32>(out, x, w, a->x.cols);
+        else if (a->w.dtype == DTYPE_F16) start_chains<DTYPE_F16>(out, x, w, a->x.cols);
+        else start_chains<DTYPE_BF16>(out, x, w, a->x.cols);
+    }
 }
 
 void cuda_fill_matmul(struct backend *b) {
     b->matmul = cuda_matmul;
+    cuda_fill_matmul_back(b);
+    cuda_fill_matmul_experts(b);
 }
