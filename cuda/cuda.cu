@@ -4,7 +4,7 @@
 // it. Launches return at once; an error of a kernel shows at the next call and ends the program with file, line and kernel,
 // because nothing after it can be believed.
 //
-// A weight lies on the GPU with the bytes it has in the file (weight_load copies rows), and attention caches row after row.
+// How weights lie on the GPU: embed.cu. Attention caches lie row after row.
 #include "cuda/cuda.cuh"
 
 #include <pthread.h>
@@ -16,13 +16,14 @@ static pthread_mutex_t alone = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
 static struct device {
     bool open, has_bf16, small; // small: no GPU, so that nothing big is asked of it
     int number, processors, major, minor;
-    size_t bytes;
+    size_t bytes, shared_most;
     char name[256];
     double bytes_per_second; // of its memory, as the maker says
 } device;
 
 bool cuda_has_bf16(void) { return device.has_bf16; }
 int cuda_processors(void) { return device.processors; }
+size_t cuda_shared_most(void) { return device.shared_most; }
 
 // ---------------------------------------------------------------------------------------------------------------
 // The two machines: a GPU, and this processor in its place (tests/cuda_on_cpu.h).
@@ -31,7 +32,7 @@ int cuda_processors(void) { return device.processors; }
 
 static bool device_open(int number, struct err *err) {
     if (number) return err_set(err, "cuda: there is no GPU number %d: here a processor stands in for the one there is", number);
-    device = (struct device){true, true, true, 0, 4, 9, 0, (size_t)8 << 30, "a processor in its place", 1e10};
+    device = (struct device){true, true, true, 0, 4, 9, 0, (size_t)8 << 30, (size_t)227 << 10, "a processor in its place", 1e10};
     return true;
 }
 static void check(int result, const char *what) {
@@ -95,11 +96,12 @@ static bool device_open(int number, struct err *err) {
     if (result == cudaSuccess) result = cudaSetDevice(number);
     if (result == cudaSuccess) result = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
     if (result != cudaSuccess) return err_set(err, "cuda: GPU %d cannot be used: %s", number, cudaGetErrorString(result));
-    int clock_khz = 0, bits = 0;
+    int clock_khz = 0, bits = 0, shared = 0;
+    cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, number);
     cudaDeviceGetAttribute(&clock_khz, cudaDevAttrMemoryClockRate, number);
     cudaDeviceGetAttribute(&bits, cudaDevAttrGlobalMemoryBusWidth, number);
     device.open = true, device.has_bf16 = p.major >= 8, device.number = number, device.processors = p.multiProcessorCount;
-    device.major = p.major, device.minor = p.minor, device.bytes = p.totalGlobalMem;
+    device.major = p.major, device.minor = p.minor, device.bytes = p.totalGlobalMem, device.shared_most = (size_t)shared;
     device.bytes_per_second = 2e3 * clock_khz * bits / 8;
     snprintf(device.name, sizeof device.name, "%s", p.name);
     return true;
@@ -246,25 +248,6 @@ static bool cuda_supports(enum op op, enum dtype dtype) {
     }
 }
 
-static bool cuda_weight_load(struct tensor *device_tensor, const struct tensor *host, bool *owned, struct err *err) {
-    assert(host->layout == LAYOUT_ROWS && host->data);
-    size_t used;
-    if (!cuda_supports(OP_MATMUL, host->dtype) || host->mats != 1 || host->rows < 1 || host->cols < 1 || !dtype_row_bytes(host->dtype, host->cols, &used) ||
-        host->row_bytes < used)
-        return err_set(err, "cuda: expected one matrix of whole rows of numbers or a block format, found %lld of %lld x %lld %s in rows of %zu bytes",
-                       (long long)host->mats, (long long)host->rows, (long long)host->cols,
-                       host->dtype < DTYPE_COUNT ? dtype_row(host->dtype)->name : "of an unknown type", host->row_bytes);
-    *device_tensor = *host;
-    device_tensor->row_bytes = used;
-    device_tensor->data = cuda_alloc((size_t)host->rows * used, "weight", err);
-    *owned = true;
-    if (!device_tensor->data) return false;
-    if (host->row_bytes == used) cuda_upload(device_tensor->data, host->data, (size_t)host->rows * used);
-    else
-        for (int64_t i = 0; i < host->rows; i++) cuda_upload(row_at(*device_tensor, i), row_at(*host, i), used);
-    return true;
-}
-
 // ---------------------------------------------------------------------------------------------------------------
 // Passes that are kept: CUDA graphs. The first pass with a key is only done, so that all scratch has its size; the second is kept
 // and done; from the third on the graph of it is started, one call for some hundred launches. Scratch that grows makes them void.
@@ -345,7 +328,6 @@ const struct backend *backend_cuda(int number, struct err *err) {
     table.download = cuda_download;
     table.copy = cuda_copy;
     table.zero = cuda_zero;
-    table.weight_load = cuda_weight_load;
     table.begin = cuda_begin;
     table.end = cuda_end;
     table.forget = cuda_forget;
@@ -360,5 +342,6 @@ const struct backend *backend_cuda(int number, struct err *err) {
     cuda_fill_attend(&table);
     cuda_fill_experts(&table);
     cuda_fill_branches(&table);
+    cuda_fill_embed(&table);
     return &table;
 }

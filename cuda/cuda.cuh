@@ -30,8 +30,8 @@
 
 extern "C" {
 #include "backend.h"
-}
 #include "core/blocks.h"
+}
 
 enum { WARP = 32 };
 
@@ -96,6 +96,15 @@ static __device__ __forceinline__ uint32_t pack_bf16(float lo, float hi) {
 static inline float from_f16(uint16_t h) { return f16_to_f32(h); }
 static inline uint16_t to_f16(float x) { return f16_from_f32(x); }
 static inline uint32_t pack_bf16(float lo, float hi) { return (uint32_t)to_bf16(lo) | (uint32_t)to_bf16(hi) << 16; }
+#endif
+
+// Nothing, but what the compiler makes of x it makes here, and not once for a whole loop.
+#ifndef CUDA_ON_CPU
+static __device__ __forceinline__ void keep_here(int &x) { asm volatile("" : "+r"(x)); }
+static __device__ __forceinline__ void keep_here(size_t &x) { asm volatile("" : "+l"(x)); }
+#else
+static inline void keep_here(int &) {}
+static inline void keep_here(size_t &) {}
 #endif
 
 static __host__ __device__ __forceinline__ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -179,15 +188,28 @@ static __device__ __forceinline__ void mma_bf16(float d[4], const uint32_t a[4],
     __trap(); // nobody asks for it there: cuda_has_bf16()
 #endif
 }
-// d[16,8] += a[16,32] b[32,8], factors signed bytes, four to a register: as above with 4t..4t+3 for 2t..2t+1, 16 for 8.
+// d[16,8] += a[16,32] b[32,8], factors signed bytes, four to a register: as above with 4t..4t+3 for 2t..2t+1, 16 for 8. Turing has
+// the quarter of it.
+static __device__ __forceinline__ void mma_s8_quarter(int32_t d[2], uint32_t a, uint32_t b) {
+    asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0,%1}, {%2}, {%3}, {%0,%1};" : "+r"(d[0]), "+r"(d[1]) : "r"(a), "r"(b));
+}
 static __device__ __forceinline__ void mma_s8(int32_t d[4], const uint32_t a[4], const uint32_t b[2]) {
 #if __CUDA_ARCH__ >= 800
     asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                  : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #else
-    (void)d, (void)a, (void)b;
-    __trap();
+    mma_s8_quarter(d, a[0], b[0]), mma_s8_quarter(d, a[2], b[1]);
+    mma_s8_quarter(d + 2, a[1], b[0]), mma_s8_quarter(d + 2, a[3], b[1]);
+#endif
+}
+// d[16,8] += a[16,16] b[16,8]: the half of it, a[0] and a[1] by b[0].
+static __device__ __forceinline__ void mma_s8_16(int32_t d[4], uint32_t a0, uint32_t a1, uint32_t b) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+                 : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]) : "r"(a0), "r"(a1), "r"(b));
+#else
+    mma_s8_quarter(d, a0, b), mma_s8_quarter(d + 2, a1, b);
 #endif
 }
 // Four matrices of 8 x 8 numbers of 16 bits out of shared memory: lane l gives the address of row l % 8 of matrix l / 8, 16
@@ -227,9 +249,10 @@ template <int N> static __device__ __forceinline__ void cp_async_wait(void) {
 
 bool cuda_has_bf16(void);            // mma_bf16 exists on this GPU (Ampere and later); else products are in f32
 int cuda_processors(void);           // multiprocessors
+size_t cuda_shared_most(void);       // bytes of shared memory that a block may have
 // Memory that a launch needs beside its arguments: device memory of at least `bytes` for one slot, kept for the next call.
 // Grows while the device is idle, so only the first call with a size allocates.
-enum cuda_slot { SLOT_MATMUL, SLOT_WHOLE, SLOT_ATTEND, SLOT_ATTEND_BACK, SLOT_NORM, SLOT_UPDATE, SLOT_HEAD, SLOT_EXPERTS, CUDA_SLOTS };
+enum cuda_slot { SLOT_MATMUL, SLOT_WHOLE, SLOT_ATTEND, SLOT_ATTEND_BACK, SLOT_NORM, SLOT_UPDATE, SLOT_HEAD, SLOT_EXPERTS, SLOT_BLOCKS, CUDA_SLOTS };
 void *cuda_scratch(enum cuda_slot slot, size_t bytes);
 
 // Memory for a weight: the GPU's, or, when that is nearly full, the host's where kernels read it. NULL with a reason.
@@ -237,12 +260,18 @@ void *cuda_weight_alloc(size_t bytes, struct err *err);
 // What backend.h calls ceilings and unit (ceiling.cu), with so many bytes of memory to read.
 int cuda_ceilings(const struct backend *b, struct ceiling to[CEILINGS_MOST], double seconds, size_t bytes, struct err *err);
 const char *cuda_unit(enum dtype weight, enum precision precision);
+// matmul and matmul_experts with weights of block formats (matmul_blocks.cu); shapes have been asserted.
+void cuda_matmul_blocks(const struct matmul_args *a);
+void cuda_matmul_experts_blocks(const struct matmul_experts_args *a);
 
 // Each file's ops, written into the table.
-void cuda_fill_ops(struct backend *b);      // ops.cu: rows by rows: embed, norms, rope, glu, add, cross_entropy, cast, bias, ...
+void cuda_fill_ops(struct backend *b);      // ops.cu: rows by rows: norms, rope, glu, add, cross_entropy, bias, ...
 void cuda_fill_updates(struct backend *b);  // ops_update.cu: sum_squares, update, adafactor
-void cuda_fill_matmul(struct backend *b);   // matmul.cu: matmul, matmul_dx, matmul_dw and their twins for experts
+void cuda_fill_matmul(struct backend *b);   // matmul.cu: matmul, and the two below
+void cuda_fill_matmul_back(struct backend *b);    // matmul_back.cu: matmul_dx, matmul_dw
+void cuda_fill_matmul_experts(struct backend *b); // matmul_experts.cu: the three of experts
 void cuda_fill_attend(struct backend *b);   // attend.cu: store_rows, attend, attend_back
 void cuda_fill_experts(struct backend *b);  // experts.cu: route, route_back, group, mix, mix_back
 void cuda_fill_branches(struct backend *b); // branches.cu: project, feed_forward, head_loss
+void cuda_fill_embed(struct backend *b);    // embed.cu: weight_load, embed, embed_back, cast
 #endif

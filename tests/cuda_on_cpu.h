@@ -30,6 +30,7 @@
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
 #define __align__(n) alignas(n)
+#define __grid_constant__
 #define __CUDA_ARCH__ 900
 
 using std::max;
@@ -152,6 +153,7 @@ static inline float __int_as_float(int32_t u) { float f; memcpy(&f, &u, 4); retu
 static inline int32_t __float_as_int(float f) { int32_t u; memcpy(&u, &f, 4); return u; }
 static inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
 static inline float __fmul_rn(float a, float b) { return a * b; }
+static inline double __dmul_rn(double a, double b) { return a * b; }
 static inline float __fadd_rn(float a, float b) { return a + b; }
 static inline float __fsub_rn(float a, float b) { return a - b; }
 static inline float __fdiv_rn(float a, float b) { return a / b; }
@@ -209,6 +211,11 @@ template <class N> static inline void on_cpu_mma(int site, N d[4], const uint32_
 }
 #define mma_bf16(d, a, b) on_cpu_mma<float>(__LINE__, d, a, b, 2, on_cpu_half)
 #define mma_s8(d, a, b) on_cpu_mma<int32_t>(__LINE__, d, a, b, 4, on_cpu_byte)
+#define mma_s8_16(d, a0, a1, b) on_cpu_mma_half(__LINE__, d, a0, a1, b)
+static inline void on_cpu_mma_half(int site, int32_t d[4], uint32_t a0, uint32_t a1, uint32_t b) {
+    const uint32_t a[4] = {a0, a1, 0, 0}, with[2] = {b, 0};
+    on_cpu_mma<int32_t>(site, d, a, with, 4, on_cpu_byte);
+}
 
 static inline void on_cpu_ldmatrix(int site, uint32_t r[4], const void *row, bool trans) {
     assert((uintptr_t)row % 16 == 0);

@@ -1,7 +1,7 @@
 // test_cuda.c: the backend of cuda/ through the table of op_cases.c. The same tests run on a GPU (make test-gpu) and, without one,
 // on the processor in its place (make shim), where every order of threads is drawn from LEHR_SEED (1).
 //
-//   LEHR_OPS="matmul rope"   only rows of the table with these names, or that begin with them and "_"
+//   LEHR_OPS="matmul rope"   only rows of the table with these names, or that begin with them and "_" or " "
 #include "tests/cuda/place.h"
 #include "tests/op_cases.h"
 
@@ -16,7 +16,7 @@ static bool named(const struct op_spec *spec) {
     if (!names) return true;
     for (const char *at = names; *at;) {
         const size_t n = strcspn(at, " ,");
-        if (n && strncmp(spec->name, at, n) == 0 && (spec->name[n] == 0 || spec->name[n] == '_')) return true;
+        if (n && strncmp(spec->name, at, n) == 0 && (spec->name[n] == 0 || spec->name[n] == '_' || spec->name[n] == ' ')) return true;
         at += n + (at[n] != 0);
     }
     return false;
