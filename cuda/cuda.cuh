@@ -230,7 +230,8 @@ enum cuda_slot { SLOT_MATMUL, SLOT_WHOLE, SLOT_ATTEND, SLOT_ATTEND_BACK, SLOT_NO
 void *cuda_scratch(enum cuda_slot slot, size_t bytes);
 
 // Each file's ops, written into the table.
-void cuda_fill_ops(struct backend *b);      // ops.cu: rows by rows: embed, norms, rope, glu, add, cross_entropy, cast, bias, ...
+void cuda_fill_ops(struct backend *b);      // ops.cu: rows by rows: norms, rope, glu, add, cross_entropy, ...
+void cuda_fill_families(struct backend *b); // ops_families.cu: layernorm, bias, softcap, clamp; cuda_fill_ops calls it
 void cuda_fill_updates(struct backend *b);  // ops_update.cu: sum_squares, update, adafactor
 void cuda_fill_matmul(struct backend *b);   // matmul.cu: matmul, matmul_dx, matmul_dw and their twins for experts
 void cuda_fill_attend(struct backend *b);   // attend.cu: store_rows, attend, attend_back
