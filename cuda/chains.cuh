@@ -156,13 +156,15 @@ template <int FOURS, class Rows, class Cols> struct chains {
 
 // ---------------------------------------------------------------------------------------------------------------
 // Few rows: N of them, and R of the outputs for each of 16 groups of eight lanes. Lane b of a group runs the chain of block b of
-// the eight. A stage is PIECE terms of each of the eight blocks, for all outputs and rows of the thread block; a piece of chunks
-// of 16 bytes, placed so that eight lanes which read the same chunk of their blocks find no bank twice.
-// Shared memory stays within 64 KiB, which every GPU has; on a Hopper two or three blocks a multiprocessor have about 50 KiB
-// under way, more than the 25 KiB that 4.8 TB/s and 700 ns ask for.
+// the eight. A stage is PIECE terms of each of the eight blocks, for all outputs and rows of the thread block: 128 bytes of the
+// weights where that leaves room for the rows. A piece is chunks of 16 bytes, placed so that eight lanes which read the same chunk
+// of their blocks find no bank twice.
+// Shared memory stays within 64 KiB, which every GPU has; on a Hopper two blocks a multiprocessor have 50 KiB or more under way,
+// more than the 25 KiB that 4.8 TB/s and 700 ns ask for.
 template <enum dtype D, int N, int R> struct few {
     enum {
-        ROWS = N, COLS = 16 * R, THREADS = 128, BLOCKS = N * R > 16 ? 3 : 4, LANES = 8, PIECE = 32, IN_CHAIN = CHAIN_TERMS / PIECE, WHOLE = LANES * CHAIN_TERMS,
+        ROWS = N, COLS = 16 * R, THREADS = 128, BLOCKS = N * R > 16 ? 3 : 4, LANES = 8,
+        PIECE = D != DTYPE_F32 && N <= 2 ? 64 : 32, IN_CHAIN = CHAIN_TERMS / PIECE, WHOLE = LANES * CHAIN_TERMS,
         BYTES_EACH = D == DTYPE_F32 ? 4 : 2, IN_CHUNK = 16 / BYTES_EACH, CHUNKS = PIECE / IN_CHUNK, X_CHUNKS = PIECE / 4,
         X_AT = COLS * LANES * CHUNKS, STAGE = X_AT + N * LANES * X_CHUNKS, // chunks
         FIT = 65536 / 16 / STAGE, STAGES = FIT > 4 ? 4 : FIT, BYTES = STAGES * STAGE * 16,
@@ -176,6 +178,7 @@ template <enum dtype D, int N, int R> struct few {
             UNROLL
             for (int i = 0; i < N; i++) s.at[r][i] = 0;
     }
+    template <int PER> static __device__ __forceinline__ int swizzled(int chunk, int block) { return chunk ^ (PER < 8 ? block * PER / 8 : block); }
     // COUNT lines of one factor: chunk c of block b of line i to ((i LANES + b) PER + c, swizzled).
     template <int COUNT, int NUMBER_BYTES> static __device__ __forceinline__ void fetch(uint4 *to, const struct factor &f, int64_t row, int64_t k, int64_t end) {
         enum { PER = PIECE * NUMBER_BYTES / 16, LINE = LANES * PER, EACH = THREADS / LINE };
@@ -186,7 +189,7 @@ template <enum dtype D, int N, int R> struct few {
         int rows_left = at_most(f.rows - row);
         size_t step = f.row_bytes * EACH;
         keep_here(rows_left), keep_here(step);
-        to += line * LINE + block * PER + (chunk ^ block / (8 / PER));
+        to += line * LINE + block * PER + swizzled<PER>(chunk, block);
         UNROLL
         for (int i = 0; i < COUNT; i += EACH, from += step, to += EACH * LINE) {
             if (i + EACH > COUNT && i + line >= COUNT) continue;
@@ -203,12 +206,12 @@ template <enum dtype D, int N, int R> struct few {
         for (int c = 0; c < CHUNKS; c++) {
             uint4 codes[R];
             UNROLL
-            for (int r = 0; r < R; r++) codes[r] = w[r * LANES * CHUNKS + (c ^ block / (8 / CHUNKS))];
+            for (int r = 0; r < R; r++) codes[r] = w[r * LANES * CHUNKS + swizzled<CHUNKS>(c, block)];
             UNROLL
             for (int q = 0; q < IN_CHUNK / 4; q++)
                 UNROLL
                 for (int i = 0; i < N; i++) {
-                    const uint4 four = x[i * LANES * X_CHUNKS + ((c * (IN_CHUNK / 4) + q) ^ block)];
+                    const uint4 four = x[i * LANES * X_CHUNKS + swizzled<X_CHUNKS>(c * (IN_CHUNK / 4) + q, block)];
                     UNROLL
                     for (int r = 0; r < R; r++)
                         UNROLL

@@ -4,32 +4,31 @@
 #include "cuda/chains.cuh"
 #include "cuda/gemm.cuh"
 
-typedef take_numbers<DTYPE_F32, false> take_rows;
-typedef take_bf16<false> rows_along;
+typedef take_bf16<false> along;
 typedef take_bf16<true> across;
 typedef own_numbers<DTYPE_F32, false> own_rows;
 typedef own_numbers<DTYPE_F32, true> own_across;
 
 template <class S> static void dx_few(const struct product_out &out, const struct factor &dout, const struct factor &w, enum dtype d, int64_t M) {
-    if (d == DTYPE_F32) gemm_start<S, take_rows, take_numbers<DTYPE_F32, true>>(out, dout, w, M);
-    else if (!w.wide) gemm_start<S, take_rows, take_numbers<DTYPE_BF16, true>>(out, dout, w, M);
-    else gemm_start<S, take_rows, across>(out, dout, w, M);
+    if (d == DTYPE_F32) gemm_start<S, along, take_numbers<DTYPE_F32, true>>(out, dout, w, M);
+    else if (!w.wide) gemm_start<S, along, take_numbers<DTYPE_BF16, true>>(out, dout, w, M);
+    else gemm_start<S, along, across>(out, dout, w, M);
 }
 static void dx_on_tensor_cores(const struct matmul_dx_args *a) {
     const int64_t n = a->dout.rows, M = a->w.rows, K = a->w.cols;
     const struct product_out out = product_out_of(a->dx, a->scale, a->accumulate);
-    struct factor dout = factor_of(a->dout, n), w = factor_of(a->w, K);
-    const bool as_it_is = a->w.dtype == DTYPE_BF16 && w.wide;
-    if (n <= gemm_few::ROWS) return dx_few<gemm_few>(out, dout, w, a->w.dtype, M);
-    if (n <= gemm_small::ROWS) return dx_few<gemm_small>(out, dout, w, a->w.dtype, M);
+    struct factor w = factor_of(a->w, K);
+    const bool as_it_is = n <= gemm_small::ROWS || (a->w.dtype == DTYPE_BF16 && w.wide);
     const size_t dout_bytes = (size_t)n * product_rounded_bytes(M), w_bytes = as_it_is ? 0 : (size_t)M * product_rounded_bytes(K);
     char *room = (char *)cuda_scratch(SLOT_MATMUL, dout_bytes + w_bytes);
-    dout = product_rounded(a->dout, n, room);
+    const struct factor dout = product_rounded(a->dout, n, room);
+    if (n <= gemm_few::ROWS) return dx_few<gemm_few>(out, dout, w, a->w.dtype, M);
+    if (n <= gemm_small::ROWS) return dx_few<gemm_small>(out, dout, w, a->w.dtype, M);
     if (!as_it_is) w = product_rounded(a->w, K, room + dout_bytes);
     switch (gemm_size_for(n, K)) {
-    case GEMM_SMALL: gemm_start<gemm_small, rows_along, across>(out, dout, w, M); break;
-    case GEMM_LARGE: gemm_start<gemm_large, rows_along, across>(out, dout, w, M); break;
-    case GEMM_HUGE: gemm_start<gemm_huge, rows_along, across>(out, dout, w, M); break;
+    case GEMM_SMALL: gemm_start<gemm_small, along, across>(out, dout, w, M); break;
+    case GEMM_LARGE: gemm_start<gemm_large, along, across>(out, dout, w, M); break;
+    case GEMM_HUGE: gemm_start<gemm_huge, along, across>(out, dout, w, M); break;
     }
 }
 
