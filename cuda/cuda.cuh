@@ -257,7 +257,7 @@ void cuda_matmul_blocks(const struct matmul_args *a);
 void cuda_matmul_experts_blocks(const struct matmul_experts_args *a);
 
 // Each file's ops, written into the table.
-void cuda_fill_ops(struct backend *b);      // ops.cu: rows by rows: norms, rope, glu, add, cross_entropy, bias, ...
+void cuda_fill_ops(struct backend *b);      // ops.cu: rows by rows: embed, norms, rope, glu, add, cross_entropy, cast, bias, ...
 void cuda_fill_updates(struct backend *b);  // ops_update.cu: sum_squares, update, adafactor
 void cuda_fill_matmul(struct backend *b);   // matmul.cu: matmul, and the two below
 void cuda_fill_matmul_back(struct backend *b);    // matmul_back.cu: matmul_dx, matmul_dw
