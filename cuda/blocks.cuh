@@ -320,6 +320,8 @@ template <enum dtype D> static __device__ __forceinline__ void word_numbers(uint
 
 // Packs rows of `from`, ROWS of a block format in device memory, into `to` of coded_row_bytes each.
 void cuda_pack_rows(const struct tensor *from, void *to); // embed.cu
+// Rows of any dtype and layout as rows of numbers, of one shape.
+void cuda_expand_rows(const struct tensor *to, const struct tensor *from); // embed.cu
 // dst, ROWS of a block format, from src, f32 of its shape.
 void cuda_quantize(const struct tensor *dst, const struct tensor *src); // quantize.cu
 #endif

@@ -111,6 +111,11 @@ static void expand(const struct expand *e) {
     }
 }
 
+void cuda_expand_rows(const struct tensor *to, const struct tensor *from) {
+    const struct expand e = {*to, *from, NULL, 1, by_sixteen(*from), by_sixteen(*to)};
+    expand(&e);
+}
+
 static bool is_table(const struct tensor &t) {
     return is_rows(t) || (t.layout == LAYOUT_DEVICE && t.mats == 1 && (is_coded(t.dtype) || t.dtype != DTYPE_I32) && t.data);
 }
@@ -131,8 +136,7 @@ static void cuda_cast(const struct cast_args *a) {
     assert(dtype_row(a->src.dtype)->to_f32 && dtype_row(a->dst.dtype)->from_f32);
     if (a->src.rows == 0 || a->src.cols == 0) return;
     if (!is_coded(a->dst.dtype)) {
-        const struct expand e = {a->dst, a->src, NULL, 1, by_sixteen(a->src), by_sixteen(a->dst)};
-        expand(&e);
+        cuda_expand_rows(&a->dst, &a->src);
         return;
     }
     if (a->src.dtype == DTYPE_F32) {
@@ -144,8 +148,7 @@ static void cuda_cast(const struct cast_args *a) {
     for (int64_t at = 0; at < a->src.rows; at += each) {
         const int64_t n = min(each, a->src.rows - at);
         const struct tensor from = tensor_rows(a->src, at, n), to = tensor_rows(a->dst, at, n), some = tensor_f32(room, n, a->src.cols);
-        const struct expand e = {some, from, NULL, 1, by_sixteen(from), by_sixteen(some)};
-        expand(&e);
+        cuda_expand_rows(&some, &from);
         cuda_quantize(&to, &some);
     }
 }

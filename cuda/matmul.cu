@@ -74,8 +74,7 @@ static void cuda_matmul(const struct matmul_args *a) {
     assert(is_f32(a->out) && is_f32(a->x) && is_rows(a->w) && a->w.dtype != DTYPE_I32);
     assert(a->out.rows == a->x.rows && a->out.cols == a->w.rows && a->x.cols == a->w.cols);
     if (a->x.rows == 0) return;
-    if (dtype_row(a->w.dtype)->block_weights > 1) cuda_matmul_blocks(a);
-    else if (a->precision == PRECISION_BF16 && cuda_has_bf16()) matmul_on_tensor_cores(a);
+    if (a->precision == PRECISION_BF16 && cuda_has_bf16()) matmul_on_tensor_cores(a);
     else {
         const struct product_out out = product_out_of(a->out, a->scale, a->accumulate);
         const struct factor x = factor_of(a->x, a->x.rows), w = factor_of(a->w, a->w.rows);

@@ -27,7 +27,7 @@ enum { WARPS = 8, THREADS = WARPS * (int)WARP, QUAD = 4 }; // QUAD: rows of x in
 // x in sixteen bits. A row: for each unit of 128 columns 256 bytes, then for each unit four steps, then the sums of its groups.
 // The bytes of a unit are [2 pairs of chunks][high, low][4 lanes][2 chunks][2 words]: 16 to a lane.
 
-enum { SIXTEEN_BITS = 32512, UNIT_BYTES = 256, STEP_BYTES = 16, MANY = 64 }; // MANY: rows of a tile of `many`
+enum { SIXTEEN_BITS = 32512, UNIT_BYTES = 256, STEP_BYTES = 16 };
 
 struct wide {
     const char *data;
@@ -247,15 +247,21 @@ __global__ void __launch_bounds__(THREADS) few_runs_kernel(struct product_out ou
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// Many rows: 2 x 2 warps, 32 rows of the weight by 32 of x each. The next unit of x is on its way into shared memory; the
+// Many rows: 2 x 2 warps, 32 rows of the weight by 32 or 16 of x each. The next unit of x is on its way into shared memory; the
 // weight's, which blocks with other rows of x read at the same time, comes from L2 while other warps multiply.
 
-enum { MANY_THREADS = 128, MANY_MT = 2, MANY_NT = 8 };
-static __host__ __device__ __forceinline__ int many_stage(int group, bool mins) { return MANY * (UNIT_BYTES + STEP_BYTES + (mins ? sum_bytes(group) : 0)); }
+enum { MANY_THREADS = 128, MANY_MT = 2, MANY_COLS = 64 };
+// Formats with more factors than others leave fewer registers for sums.
+template <enum dtype D> struct many_shape {
+    enum { NT = D == DTYPE_Q2_K || D == DTYPE_Q4_1 || D == DTYPE_Q5_1 ? 4 : 8, ROWS = 2 * QUAD * NT };
+};
+template <enum dtype D> static __host__ __device__ __forceinline__ int many_stage(void) {
+    return many_shape<D>::ROWS * ((int)UNIT_BYTES + (int)STEP_BYTES + (coded_mins(D) ? sum_bytes(coded_group(D)) : 0));
+}
 
-// Unit u of MANY rows into shared memory: all codes, all steps, all sums.
+// Unit u of the tile's rows into shared memory: all codes, all steps, all sums.
 template <enum dtype D> static __device__ __forceinline__ void many_fetch(char *stage, const struct wide &x, int64_t row, int64_t end, int u) {
-    const int SUMS = coded_mins(D) ? sum_bytes(coded_group(D)) : 0, CODES = UNIT_BYTES / 16, STEPS = STEP_BYTES / 16, EACH = CODES + STEPS + SUMS / 16;
+    const int MANY = many_shape<D>::ROWS, SUMS = coded_mins(D) ? sum_bytes(coded_group(D)) : 0, CODES = UNIT_BYTES / 16, STEPS = STEP_BYTES / 16, EACH = CODES + STEPS + SUMS / 16;
     for (int i = (int)threadIdx.x; i < MANY * EACH; i += MANY_THREADS) {
         const int r = i / EACH, p = i % EACH;
         const char *from = x.data + (size_t)(row + r < end ? row + r : end - 1) * x.row_bytes;
@@ -272,9 +278,10 @@ template <enum dtype D> static __device__ __forceinline__ void many_fetch(char *
 
 template <enum dtype D>
 static __device__ __forceinline__ void many_tile(struct product_out out, const struct packed &w, const struct wide &x, int64_t row, int64_t end, int64_t col) {
+    enum { MANY = many_shape<D>::ROWS, MANY_NT = many_shape<D>::NT };
     SHARED_REST(char, room);
-    const int lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP, stage = many_stage(coded_group(D), coded_mins(D));
-    const int sum_row = coded_mins(D) ? sum_bytes(coded_group(D)) : 0, first = warp % 2 * 32; // row of x in the tile
+    const int lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP, stage = many_stage<D>();
+    const int sum_row = coded_mins(D) ? sum_bytes(coded_group(D)) : 0, first = warp % 2 * (MANY / 2); // row of x in the tile
     float sums[MANY_MT][MANY_NT][2], total[MANY_MT][MANY_NT][2];
     struct packed_rows<MANY_MT> rows;
     struct unit now[MANY_MT][2];
@@ -298,8 +305,8 @@ static __device__ __forceinline__ void many_tile(struct product_out out, const s
         if (u + 1 < x.units) many_fetch<D>(room + (u + 1) % 2 * stage, x, row, end, u + 1);
         cp_async_commit();
         at.codes = here + (first + lane / 8) * UNIT_BYTES + lane / 4 % 2 * 64 + lane % 4 * 16;
-        at.steps = here + MANY * UNIT_BYTES + (first + lane % 4) * STEP_BYTES;
-        at.sums = here + MANY * (UNIT_BYTES + STEP_BYTES) + (first + lane % 4) * sum_row;
+        at.steps = here + MANY * (int)UNIT_BYTES + (first + lane % 4) * STEP_BYTES;
+        at.sums = here + MANY * (int)(UNIT_BYTES + STEP_BYTES) + (first + lane % 4) * sum_row;
         unit_multiply<D, MANY_MT, MANY_NT>(sums, now, u, x.chunks, at);
         if (u % 2 == 0 && u + 1 < x.units) continue;
         UNROLL
@@ -322,15 +329,15 @@ static __device__ __forceinline__ void many_tile(struct product_out out, const s
 }
 
 template <enum dtype D> __global__ void __launch_bounds__(MANY_THREADS, 2) many_kernel(struct product_out out, struct packed w, struct wide x) {
-    const struct tile_place at = tile_number(blockIdx.x, out.rows, out.cols, MANY, MANY);
+    const struct tile_place at = tile_number(blockIdx.x, out.rows, out.cols, many_shape<D>::ROWS, MANY_COLS);
     many_tile<D>(out, w, x, at.row, out.rows, at.col);
 }
 template <enum dtype D>
 __global__ void __launch_bounds__(MANY_THREADS, 2) many_runs_kernel(struct product_out out, struct packed w, struct wide x, struct runs runs, const __grid_constant__ struct run_weights weights) {
     struct run run;
-    if (!run_number(&run, runs, (int)blockIdx.y, MANY)) return;
+    if (!run_number(&run, runs, (int)blockIdx.y, many_shape<D>::ROWS)) return;
     w.data = weights.data[run.expert];
-    many_tile<D>(out, w, x, run.row, run.end, (int64_t)blockIdx.x * MANY);
+    many_tile<D>(out, w, x, run.row, run.end, (int64_t)blockIdx.x * MANY_COLS);
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -348,7 +355,7 @@ template <enum dtype D> static void whole_product(const struct product_out &out,
     else if (out.rows <= 2 * QUAD) few_start<D, 2, 2>(out, w, x);
     else if (out.rows <= FEW_MOST) few_start<D, 2, 4>(out, w, x);
     else
-        LAUNCH((many_kernel<D>), ceil_div(out.rows, MANY) * ceil_div(out.cols, MANY), MANY_THREADS, (size_t)(2 * many_stage(coded_group(D), coded_mins(D))), out, w, x);
+        LAUNCH((many_kernel<D>), ceil_div(out.rows, many_shape<D>::ROWS) * ceil_div(out.cols, MANY_COLS), MANY_THREADS, (size_t)(2 * many_stage<D>()), out, w, x);
 }
 
 template <enum dtype D, int MT, int NT>
@@ -364,17 +371,88 @@ static void whole_runs(const struct product_out &out, const struct packed &w, co
     else if (each <= 2 * QUAD) few_runs_start<D, 2, 2>(out, w, x, runs, weights);
     else if (each <= FEW_MOST) few_runs_start<D, 2, 4>(out, w, x, runs, weights);
     else
-        LAUNCH((many_runs_kernel<D>), dim3(ceil_div(out.cols, MANY), runs_tiles(out.rows, runs.experts, MANY)), MANY_THREADS,
-               (size_t)(2 * many_stage(coded_group(D), coded_mins(D))), out, w, x, runs, weights);
+        LAUNCH((many_runs_kernel<D>), dim3(ceil_div(out.cols, MANY_COLS), runs_tiles(out.rows, runs.experts, many_shape<D>::ROWS)), MANY_THREADS,
+               (size_t)(2 * many_stage<D>()), out, w, x, runs, weights);
 }
 
 // ---------------------------------------------------------------------------------------------------------------
 // PRECISION_BF16.
 
-static void rounded_matmul(const struct matmul_args *a) { (void)a; }
+
+// Packed rows into tiles of gemm.cuh. A thread takes the part of one lane of a unit, of which 64 columns are in the tile.
+template <enum dtype D> struct take_coded {
+    enum { ACROSS = false };
+    template <int ROWS, int THREADS> struct held { struct unit of[ROWS * UNIT_LANES / THREADS]; };
+    template <int ROWS, int THREADS>
+    static __device__ __forceinline__ void fetch(held<ROWS, THREADS> &h, const struct factor &f, uint16_t *, int64_t row, int64_t k, int64_t end) {
+        UNROLL
+        for (int i = 0; i < ROWS * UNIT_LANES / THREADS; i++) {
+            const int piece = (int)threadIdx.x + i * THREADS;
+            const int64_t r = min(row + piece / UNIT_LANES, f.rows - 1); // what is behind the last row is not written
+            unit_load<D>(&h.of[i], f.data + (size_t)r * f.row_bytes, coded_units(end), (int)(k / UNIT), piece % UNIT_LANES);
+        }
+    }
+    // Chunks `first` and first + 1 of the unit.
+    static __device__ __forceinline__ void put(const struct unit *x, uint16_t *tile, int r, int t, int u, int first, int chunks) {
+        UNROLL
+        for (int i = 0; i < 2; i++) {
+            uint32_t words[2];
+            unit_words<D>(x, first + i, words);
+            UNROLL
+            for (int h = 0; h < 2; h++) {
+                float dl, ml, x4[4];
+                unit_factor<D>(x, u, coded_group(D) == 16 ? 2 * (first + i) + h : first + i, &dl, &ml);
+                word_numbers<D>(words[h], dl, ml, x4);
+                const bool there = i < chunks;
+                *(uint2 *)(void *)(along_at(tile, r, 4 * i + 2 * h + t / 2) + t % 2 * 4) =
+                    make_uint2(there ? pack_bf16(x4[0], x4[1]) : 0, there ? pack_bf16(x4[2], x4[3]) : 0);
+            }
+        }
+    }
+    template <int ROWS, int THREADS>
+    static __device__ __forceinline__ void store(const held<ROWS, THREADS> &h, const struct factor &, uint16_t *tile, int64_t, int64_t k, int64_t end) {
+        const int chunks = (int)((end - k) / CHUNK), u = (int)(k / UNIT);
+        UNROLL
+        for (int i = 0; i < ROWS * UNIT_LANES / THREADS; i++) {
+            const int piece = (int)threadIdx.x + i * THREADS, r = piece / UNIT_LANES, t = piece % UNIT_LANES;
+            if (k % UNIT) put(&h.of[i], tile, r, t, u, 2, chunks); // all alike
+            else put(&h.of[i], tile, r, t, u, 0, chunks);
+        }
+    }
+};
+
+typedef take_numbers<DTYPE_F32, false> take_x;
+static struct factor factor_of_packed(const struct packed &w) { return (struct factor){w.data, w.row_bytes, w.rows, true}; }
+
+template <enum dtype D> static void rounded_product(const struct product_out &out, const struct factor &x, const struct packed &w, int64_t K) {
+    if (out.rows <= gemm_few::ROWS) gemm_start<gemm_few, take_x, take_coded<D>>(out, x, factor_of_packed(w), K);
+    else gemm_start<gemm_small, take_x, take_coded<D>>(out, x, factor_of_packed(w), K);
+}
 template <enum dtype D>
-static void rounded_runs(const struct product_out &out, const struct tensor &x, const struct packed &w, const struct runs &runs, const struct run_weights &weights) {
-    (void)out, (void)x, (void)w, (void)runs, (void)weights;
+static void rounded_runs(const struct product_out &out, const struct factor &x, const struct packed &w, int64_t K, const struct runs &runs, const struct run_weights &weights) {
+    if (ceil_div(out.rows, runs.experts) <= gemm_few::ROWS)
+        product_runs_start<gemm<gemm_few, take_x, take_coded<D>>>(out, x, factor_of_packed(w), K, runs, weights);
+    else product_runs_start<gemm<gemm_small, take_x, take_coded<D>>>(out, x, factor_of_packed(w), K, runs, weights);
+}
+
+// Many rows: as many rows of the weight as there is room for become bf16, the product is that of numbers.
+enum { ROUND_ROOM = 32 << 20, ROUND_ROWS = 256 };
+
+static void rounded_by_slices(const struct matmul_args *a) {
+    const struct backend *b = backend_cuda(0, NULL);
+    const size_t row_bytes = (size_t)a->w.cols * sizeof(uint16_t);
+    const int64_t each = min(a->w.rows, max((int64_t)1, (int64_t)(ROUND_ROOM / (row_bytes * ROUND_ROWS))) * ROUND_ROWS);
+    void *room = cuda_scratch(SLOT_BLOCKS, (size_t)each * row_bytes);
+    for (int64_t at = 0; at < a->w.rows; at += each) {
+        const int64_t rows = min(each, a->w.rows - at);
+        struct matmul_args some = *a;
+        struct tensor from = a->w;
+        from.data = row_at(a->w, at), from.rows = some.out.cols = rows;
+        some.w = (struct tensor){room, DTYPE_BF16, LAYOUT_ROWS, 1, rows, a->w.cols, row_bytes};
+        some.out.data = row_f32(a->out, 0) + at;
+        cuda_expand_rows(&some.w, &from);
+        b->matmul(&some);
+    }
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -394,18 +472,24 @@ void cuda_matmul_blocks(const struct matmul_args *a) {
     assert(is_f32(a->out) && is_f32(a->x) && is_packed_or_rows(a->w));
     assert(a->out.rows == a->x.rows && a->out.cols == a->w.rows && a->x.cols == a->w.cols);
     if (a->out.rows == 0 || a->out.cols == 0) return;
-    if (a->precision == PRECISION_BF16 && cuda_has_bf16()) {
-        rounded_matmul(a);
+    const bool rounded = a->precision == PRECISION_BF16 && cuda_has_bf16();
+    if (rounded && a->x.rows > gemm_small::ROWS) {
+        rounded_by_slices(a);
         return;
     }
     const size_t room = packing_bytes(a->w);
     const struct packed w = packed_of(a->w, room ? cuda_scratch(SLOT_BLOCKS, room) : NULL);
-    const struct wide x = widen(a->x, coded_group(a->w.dtype));
     const struct product_out out = product_out_of(a->out, a->scale, a->accumulate);
+    const struct factor numbers = factor_of(a->x, a->x.rows);
+    struct wide x;
+    if (!rounded) x = widen(a->x, coded_group(a->w.dtype));
     switch (a->w.dtype) {
-#define WHOLE_CASE(upper, lower) \
-    case DTYPE_##upper: whole_product<DTYPE_##upper>(out, w, x); break;
-    CODED_DTYPES(WHOLE_CASE)
+#define PRODUCT_CASE(upper, lower)                                                                 \
+    case DTYPE_##upper:                                                                            \
+        if (rounded) rounded_product<DTYPE_##upper>(out, numbers, w, a->x.cols);                   \
+        else whole_product<DTYPE_##upper>(out, w, x);                                              \
+        break;
+        CODED_DTYPES(PRODUCT_CASE)
     default: assert(!"no block format");
     }
 }
@@ -421,6 +505,7 @@ void cuda_matmul_experts_blocks(const struct matmul_experts_args *a) {
     struct wide x;
     if (!rounded) x = widen(a->x, coded_group(a->w->dtype));
     const struct product_out out = product_out_of(a->out, 1, false);
+    const struct factor numbers = factor_of(a->x, a->x.rows);
     for (int64_t first = 0; first < a->experts; first += RUN_EXPERTS) {
         const struct runs runs = {a->start + first * a->segments, min(a->experts - first, (int64_t)RUN_EXPERTS), a->segments};
         struct run_weights weights;
@@ -432,7 +517,7 @@ void cuda_matmul_experts_blocks(const struct matmul_experts_args *a) {
         switch (a->w->dtype) {
 #define RUNS_CASE(upper, lower)                                                                    \
     case DTYPE_##upper:                                                                            \
-        if (rounded) rounded_runs<DTYPE_##upper>(out, a->x, w, runs, weights);                     \
+        if (rounded) rounded_runs<DTYPE_##upper>(out, numbers, w, a->x.cols, runs, weights);       \
         else whole_runs<DTYPE_##upper>(out, w, x, runs, weights);                                  \
         break;
         CODED_DTYPES(RUNS_CASE)
