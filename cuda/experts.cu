@@ -107,8 +107,10 @@ __global__ void route_back_kernel(struct route_back_args a, bool wide) {
 static void cuda_route_back(const struct route_back_args *a) {
     assert(is_f32(a->dlogits) && is_f32(a->logits) && same_shape(a->dlogits, a->logits) && a->logits.cols <= EXPERTS_MOST);
     assert(is_f32(a->x) && is_f32(a->dx) && same_shape(a->x, a->dx) && a->x.rows == a->logits.rows * a->used);
-    assert(!tensor_present(&a->balance) || (is_f32(a->balance) && a->balance.cols == a->logits.cols && a->logits.rows % a->balance.rows == 0));
-    if (a->logits.rows > 0) LAUNCH((route_back_kernel), dim3((unsigned)a->logits.rows), THREADS, 0, *a, by_sixteen(a->x) && by_sixteen(a->dx));
+    assert(!tensor_present(&a->balance) || (is_f32(a->balance) && a->balance.cols == a->logits.cols));
+    assert(!tensor_present(&a->balance) || a->logits.rows % a->balance.rows == 0);
+    const bool wide = by_sixteen(a->x) && by_sixteen(a->dx);
+    if (a->logits.rows > 0) LAUNCH((route_back_kernel), dim3((unsigned)a->logits.rows), THREADS, 0, *a, wide);
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -236,8 +238,7 @@ __global__ void mix_kernel(struct mix_args a, bool wide) {
 }
 static void cuda_mix(const struct mix_args *a) {
     assert(is_f32(a->out) && is_f32(a->x) && a->out.cols == a->x.cols && a->used >= 1 && a->x.rows == a->out.rows * a->used);
-    if (a->out.rows * a->out.cols > 0)
-        LAUNCH((mix_kernel), quad_grid(a->out.rows, a->out.cols), quad_block(a->out.rows, a->out.cols), 0, *a, by_sixteen(a->out) && by_sixteen(a->x));
+    if (a->out.rows * a->out.cols > 0) LAUNCH_QUADS((mix_kernel), a->out, *a, by_sixteen(a->out) && by_sixteen(a->x));
 }
 
 __global__ void mix_back_kernel(struct mix_back_args a, bool wide) {
@@ -256,8 +257,7 @@ __global__ void mix_back_kernel(struct mix_back_args a, bool wide) {
 }
 static void cuda_mix_back(const struct mix_back_args *a) {
     assert(is_f32(a->dx) && is_f32(a->dout) && a->dx.cols == a->dout.cols && a->dx.rows == a->dout.rows * a->used);
-    if (a->dout.rows * a->dout.cols > 0)
-        LAUNCH((mix_back_kernel), quad_grid(a->dout.rows, a->dout.cols), quad_block(a->dout.rows, a->dout.cols), 0, *a, by_sixteen(a->dx) && by_sixteen(a->dout));
+    if (a->dout.rows * a->dout.cols > 0) LAUNCH_QUADS((mix_back_kernel), a->dout, *a, by_sixteen(a->dx) && by_sixteen(a->dout));
 }
 
 void cuda_fill_experts(struct backend *b) {

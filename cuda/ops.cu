@@ -27,9 +27,10 @@ static void cuda_add(const struct add_args *a) {
     assert(is_f32(a->out) && is_f32(a->b) && same_shape(a->out, a->b));
     assert(!tensor_present(&a->a) || (is_f32(a->a) && same_shape(a->out, a->a)));
     struct add_args b = *a;
-    if (has_no_gaps(b.out) && has_no_gaps(b.b) && has_no_gaps(b.a)) b.out = as_one_row(b.out), b.b = as_one_row(b.b), b.a = as_one_row(b.a);
-    if (b.out.rows * b.out.cols > 0)
-        LAUNCH((add_kernel), quad_grid(b.out.rows, b.out.cols), quad_block(b.out.rows, b.out.cols), 0, b, by_sixteen(b.out) && by_sixteen(b.a) && by_sixteen(b.b));
+    if (has_no_gaps(b.out) && has_no_gaps(b.b) && has_no_gaps(b.a))
+        b.out = as_one_row(b.out), b.b = as_one_row(b.b), b.a = as_one_row(b.a);
+    const bool wide = by_sixteen(b.out) && by_sixteen(b.a) && by_sixteen(b.b);
+    if (b.out.rows * b.out.cols > 0) LAUNCH_QUADS((add_kernel), b.out, b, wide);
 }
 
 // out = a + scale * f * b. Who is dropped is a function of the row's number and the column, so rows stay rows here.
@@ -50,16 +51,21 @@ __global__ void dropout_kernel(struct dropout_args a, bool wide) {
 static void cuda_dropout(const struct dropout_args *a) {
     assert(is_f32(a->out) && is_f32(a->b) && same_shape(a->out, a->b) && a->drop.below < 65536);
     assert(!tensor_present(&a->a) || (is_f32(a->a) && same_shape(a->out, a->a)));
-    if (a->out.rows * a->out.cols > 0)
-        LAUNCH((dropout_kernel), quad_grid(a->out.rows, a->out.cols), quad_block(a->out.rows, a->out.cols), 0, *a,
-               by_sixteen(a->out) && by_sixteen(a->a) && by_sixteen(a->b));
+    const bool wide = by_sixteen(a->out) && by_sixteen(a->a) && by_sixteen(a->b);
+    if (a->out.rows * a->out.cols > 0) LAUNCH_QUADS((dropout_kernel), a->out, *a, wide);
 }
 
 // ---------------------------------------------------------------------------------------------------------------
 // RMSNorm. With r = 1 / sqrt(mean(x^2) + eps):  out = x r w.
 //   dx += r w dout - x r^3 / C * sum(dout w x) ;  dw += sum over rows of dout x r
+// Sums are in double; the root is not, nor is a mean divided (share is 1 / C): every thread does these, and doubles cost much on
+// GPUs that are not made for them.
 
-template <int WARPS> __global__ void rmsnorm_kernel(struct rmsnorm_args a, bool wide) {
+static __device__ __forceinline__ float inverse_rms(double sum, double share, float eps) {
+    return __fdiv_rn(1, __fsqrt_rn((float)(sum * share) + eps));
+}
+
+template <int WARPS> __global__ void rmsnorm_kernel(struct rmsnorm_args a, double share, bool wide) {
     SHARED(double, room, WARPS);
     const int64_t row = team_number<WARPS>(), C = a.x.cols, first = QUAD * team_thread<WARPS>(), step = QUAD * WARPS * WARP;
     if (row >= a.x.rows) return; // a whole warp, where a team is one
@@ -72,7 +78,7 @@ template <int WARPS> __global__ void rmsnorm_kernel(struct rmsnorm_args a, bool 
         for (int j = 0; j < QUAD; j++) sum = fma((double)q.v[j], (double)q.v[j], sum);
     }
     sum = team_sum<WARPS>(sum, room);
-    const float r = (float)(1 / sqrt(sum / (double)C + (double)a.eps));
+    const float r = inverse_rms(sum, share, a.eps);
 #pragma unroll 4
     for (int64_t c = first; c < C; c += step) {
         struct quad q = quad_load(x + c, C - c, wide);
@@ -82,9 +88,10 @@ template <int WARPS> __global__ void rmsnorm_kernel(struct rmsnorm_args a, bool 
     }
 }
 static void cuda_rmsnorm(const struct rmsnorm_args *a) {
-    assert(is_f32(a->out) && is_f32(a->x) && same_shape(a->out, a->x) && is_f32(a->weight) && a->weight.rows == 1 && a->weight.cols == a->x.cols);
+    assert(is_f32(a->out) && is_f32(a->x) && same_shape(a->out, a->x));
+    assert(is_f32(a->weight) && a->weight.rows == 1 && a->weight.cols == a->x.cols);
     const bool wide = by_sixteen(a->out) && by_sixteen(a->x) && by_sixteen(a->weight);
-    if (a->x.rows > 0) LAUNCH_TEAMS(rmsnorm_kernel, a->x.cols, a->x.rows, 0, *a, wide);
+    if (a->x.rows > 0) LAUNCH_TEAMS(rmsnorm_kernel, a->x.cols, a->x.rows, 0, *a, 1 / (double)a->x.cols, wide);
 }
 
 // dx and dweight in one pass over x, dout and dx (16 bytes a number). A team goes over a part of PART rows of a segment, in order,
@@ -98,7 +105,7 @@ struct back_parts {
 };
 template <int WARPS>
 __global__ void __launch_bounds__(WARPS * teams_a_block(WARPS) * WARP, 32 / (WARPS * teams_a_block(WARPS)))
-rmsnorm_back_kernel(struct rmsnorm_back_args a, struct back_parts parts, bool wide) {
+rmsnorm_back_kernel(struct rmsnorm_back_args a, struct back_parts parts, double share, bool wide) {
     SHARED(double, room, 4 * WARPS);
     SHARED_REST(float, rest);
     const int64_t part = team_number<WARPS>(), C = a.x.cols, first = QUAD * team_thread<WARPS>(), step = QUAD * WARPS * WARP;
@@ -112,7 +119,8 @@ rmsnorm_back_kernel(struct rmsnorm_back_args a, struct back_parts parts, bool wi
         double squares = 0, along = 0;
 #pragma unroll 2
         for (int64_t c = first; c < C; c += step) {
-            const struct quad q = quad_load(x + c, C - c, wide), d = quad_load(dout + c, C - c, wide), v = quad_load(w + c, C - c, wide);
+            const struct quad q = quad_load(x + c, C - c, wide), d = quad_load(dout + c, C - c, wide);
+            const struct quad v = quad_load(w + c, C - c, wide);
             for (int j = 0; j < QUAD; j++) {
                 squares = fma((double)q.v[j], (double)q.v[j], squares);
                 along = fma((double)(d.v[j] * v.v[j]), (double)q.v[j], along);
@@ -121,14 +129,14 @@ rmsnorm_back_kernel(struct rmsnorm_back_args a, struct back_parts parts, bool wi
         double *const here = room + i % 2 * 2 * WARPS; // two rooms by turns: a row's last reader is past the next row's barrier
         squares = team_sum<WARPS>(squares, here);
         along = team_sum<WARPS>(along, here + WARPS);
-        const double r = 1 / sqrt(squares / (double)C + (double)a.eps);
-        const float by = (float)r, along_x = (float)(along * r * r * r / (double)C);
+        const float r = inverse_rms(squares, share, a.eps), along_x = (float)(along * share) * r * r * r;
         for (int64_t c = first; c < C; c += step) {
-            const struct quad q = quad_load(x + c, C - c, wide), d = quad_load(dout + c, C - c, wide), v = quad_load(w + c, C - c, wide);
+            const struct quad q = quad_load(x + c, C - c, wide), d = quad_load(dout + c, C - c, wide);
+            const struct quad v = quad_load(w + c, C - c, wide);
             struct quad to = quad_load(dx + c, C - c, wide), dw = i == start + at ? quad_of(0) : quad_load(sum + c, QUAD, true);
             for (int j = 0; j < QUAD; j++) {
-                to.v[j] += fmaf(by * v.v[j], d.v[j], -__fmul_rn(along_x, q.v[j]));
-                dw.v[j] = fmaf(d.v[j], __fmul_rn(q.v[j], by), dw.v[j]);
+                to.v[j] += fmaf(r * v.v[j], d.v[j], -__fmul_rn(along_x, q.v[j]));
+                dw.v[j] = fmaf(d.v[j], __fmul_rn(q.v[j], r), dw.v[j]);
             }
             quad_store(dx + c, to, C - c, wide);
             quad_store(sum + c, dw, QUAD, true);
@@ -167,7 +175,8 @@ __global__ void add_segments_kernel(struct tensor dw, struct back_parts parts) {
 
 static void cuda_rmsnorm_back(const struct rmsnorm_back_args *a) {
     assert(is_f32(a->dx) && is_f32(a->dout) && is_f32(a->x) && same_shape(a->dx, a->x) && same_shape(a->dout, a->x));
-    assert(is_f32(a->weight) && a->weight.rows == 1 && a->weight.cols == a->x.cols && is_f32(a->dweight) && same_shape(a->dweight, a->weight));
+    assert(is_f32(a->weight) && a->weight.rows == 1 && a->weight.cols == a->x.cols);
+    assert(is_f32(a->dweight) && same_shape(a->dweight, a->weight));
     assert(a->segment > 0 && a->x.rows % a->segment == 0);
     if (a->x.rows == 0) return;
     const int64_t C = a->x.cols, each = ceil_div(a->segment, PART), stride = ceil_div(C, QUAD) * QUAD;
@@ -177,7 +186,7 @@ static void cuda_rmsnorm_back(const struct rmsnorm_back_args *a) {
     parts.shared = bytes <= SUMS_SHARED_MOST;
     if (!parts.shared) bytes = 0;
     const bool wide = by_sixteen(a->dx) && by_sixteen(a->dout) && by_sixteen(a->x) && by_sixteen(a->weight);
-    LAUNCH_TEAMS(rmsnorm_back_kernel, C, parts.count, bytes, *a, parts, wide);
+    LAUNCH_TEAMS(rmsnorm_back_kernel, C, parts.count, bytes, *a, parts, 1 / (double)C, wide);
     LAUNCH((add_segments_kernel), dim3((unsigned)ceil_div(C, WARP)), dim3(WARP, PIECES), 0, a->dweight, parts);
 }
 
@@ -188,7 +197,7 @@ static void cuda_rmsnorm_back(const struct rmsnorm_back_args *a) {
 enum { HEADS_EACH = 2 };
 __global__ void __launch_bounds__(THREADS, 4) rope_kernel(struct rope_args a, int items, bool wide) {
     const int pairs = (int)a.rotated / 2, quads = (pairs + QUAD - 1) / QUAD, item = (int)(quad_column() / QUAD);
-    const int head = item / quads * HEADS_EACH, heads = min((int)HEADS_EACH, (int)(a.x.cols / a.head_size) - head), j = item % quads * QUAD;
+    const int j = item % quads * QUAD, head = item / quads * HEADS_EACH, heads = (int)(a.x.cols / a.head_size) - head;
     const bool halves = a.pairs == ROPE_HALVES;
     // Where a head's two quads begin, and how many of their numbers are there.
     const int low = halves ? j : 2 * j, high = halves ? j + pairs : low + QUAD;
@@ -199,7 +208,10 @@ __global__ void __launch_bounds__(THREADS, 4) rope_kernel(struct rope_args a, in
         struct quad u[HEADS_EACH], v[HEADS_EACH];
 #pragma unroll
         for (int h = 0; h < HEADS_EACH; h++)
-            if (h < heads) u[h] = quad_load(x + h * a.head_size + low, in_low, wide), v[h] = quad_load(x + h * a.head_size + high, in_high, wide);
+            if (h < heads) {
+                u[h] = quad_load(x + h * a.head_size + low, in_low, wide);
+                v[h] = quad_load(x + h * a.head_size + high, in_high, wide);
+            }
 #pragma unroll
         for (int k = 0; k < QUAD; k++) {
             const struct turn t = turn_by(j + k < pairs ? (double)a.pos[row] * (double)a.freq[j + k] : 0);
@@ -216,7 +228,8 @@ __global__ void __launch_bounds__(THREADS, 4) rope_kernel(struct rope_args a, in
                 *first = fmaf(p, cosine[k], -__fmul_rn(q, sine[k]));
                 *second = fmaf(p, sine[k], __fmul_rn(q, cosine[k]));
             }
-            quad_store(x + h * a.head_size + low, u[h], in_low, wide), quad_store(x + h * a.head_size + high, v[h], in_high, wide);
+            quad_store(x + h * a.head_size + low, u[h], in_low, wide);
+            quad_store(x + h * a.head_size + high, v[h], in_high, wide);
         }
     }
 }
@@ -225,14 +238,16 @@ static void cuda_rope(const struct rope_args *a) {
     assert(a->rotated >= 0 && a->rotated <= a->head_size && a->rotated % 2 == 0);
     const int64_t pairs = a->rotated / 2, items = ceil_div(pairs, QUAD) * ceil_div(a->x.cols / a->head_size, HEADS_EACH);
     const bool wide = by_sixteen(a->x) && a->head_size % QUAD == 0 && (a->pairs == ROPE_ADJACENT || pairs % QUAD == 0);
-    if (a->x.rows > 0 && items > 0) LAUNCH((rope_kernel), quad_grid(a->x.rows, items * QUAD), quad_block(a->x.rows, items * QUAD), 0, *a, (int)items, wide);
+    if (a->x.rows > 0 && items > 0)
+        LAUNCH((rope_kernel), quad_grid(a->x.rows, items * QUAD), quad_block(a->x.rows, items * QUAD), 0, *a, (int)items, wide);
 }
 
 // ---------------------------------------------------------------------------------------------------------------
 // Gated units. SILU and GELU are x s(u), u = x or what gelu_inner says; the slope is s + x s(u) s(-u) u'. Written so, neither
 // tail cancels. The floor is 12 bytes a number forward and 20 backward.
 
-static __device__ __forceinline__ float held(float x, float least, float most) { return x > most ? most : x < least ? least : x; } // NaN stays
+// NaN stays.
+static __device__ __forceinline__ float held(float x, float least, float most) { return x > most ? most : x < least ? least : x; }
 
 template <int KIND> static __device__ __forceinline__ float gate_f32(float gate, float up) {
     if (KIND == GLU_SILU) return silu_f32(gate) * up;
@@ -253,21 +268,21 @@ template <int KIND> __global__ void glu_kernel(struct glu_args a, bool wide) {
     }
 }
 static void cuda_glu(const struct glu_args *a) {
-    assert(is_f32(a->out) && is_f32(a->gate) && same_shape(a->out, a->gate) && (a->kind != GLU_CLAMPED || tensor_present(&a->up)));
+    assert(is_f32(a->out) && is_f32(a->gate) && same_shape(a->out, a->gate));
+    assert(a->kind != GLU_CLAMPED || tensor_present(&a->up));
     assert(!tensor_present(&a->up) || (is_f32(a->up) && same_shape(a->out, a->up)));
     struct glu_args b = *a;
     if (has_no_gaps(b.out) && has_no_gaps(b.gate) && has_no_gaps(b.up))
         b.out = as_one_row(b.out), b.gate = as_one_row(b.gate), b.up = as_one_row(b.up);
     if (b.out.rows * b.out.cols == 0) return;
     const bool wide = by_sixteen(b.out) && by_sixteen(b.gate) && by_sixteen(b.up);
-    const dim3 grid = quad_grid(b.out.rows, b.out.cols), block = quad_block(b.out.rows, b.out.cols);
     switch (b.kind) {
-    case GLU_SILU: LAUNCH((glu_kernel<GLU_SILU>), grid, block, 0, b, wide); break;
-    case GLU_GELU: LAUNCH((glu_kernel<GLU_GELU>), grid, block, 0, b, wide); break;
-    case GLU_GELU_ERF: LAUNCH((glu_kernel<GLU_GELU_ERF>), grid, block, 0, b, wide); break;
-    case GLU_RELU2: LAUNCH((glu_kernel<GLU_RELU2>), grid, block, 0, b, wide); break;
-    case GLU_SIGMOID: LAUNCH((glu_kernel<GLU_SIGMOID>), grid, block, 0, b, wide); break;
-    case GLU_CLAMPED: LAUNCH((glu_kernel<GLU_CLAMPED>), grid, block, 0, b, wide); break;
+    case GLU_SILU: LAUNCH_QUADS((glu_kernel<GLU_SILU>), b.out, b, wide); break;
+    case GLU_GELU: LAUNCH_QUADS((glu_kernel<GLU_GELU>), b.out, b, wide); break;
+    case GLU_GELU_ERF: LAUNCH_QUADS((glu_kernel<GLU_GELU_ERF>), b.out, b, wide); break;
+    case GLU_RELU2: LAUNCH_QUADS((glu_kernel<GLU_RELU2>), b.out, b, wide); break;
+    case GLU_SIGMOID: LAUNCH_QUADS((glu_kernel<GLU_SIGMOID>), b.out, b, wide); break;
+    case GLU_CLAMPED: LAUNCH_QUADS((glu_kernel<GLU_CLAMPED>), b.out, b, wide); break;
     }
 }
 
@@ -293,13 +308,14 @@ static void cuda_glu_back(const struct glu_back_args *a) {
     assert(a->kind <= GLU_GELU && is_f32(a->dgate) && is_f32(a->dup) && is_f32(a->dout) && is_f32(a->gate) && is_f32(a->up));
     assert(same_shape(a->dgate, a->dout) && same_shape(a->dup, a->dout) && same_shape(a->gate, a->dout) && same_shape(a->up, a->dout));
     struct glu_back_args b = *a;
-    if (has_no_gaps(b.dgate) && has_no_gaps(b.dup) && has_no_gaps(b.dout) && has_no_gaps(b.gate) && has_no_gaps(b.up))
-        b.dgate = as_one_row(b.dgate), b.dup = as_one_row(b.dup), b.dout = as_one_row(b.dout), b.gate = as_one_row(b.gate), b.up = as_one_row(b.up);
+    if (has_no_gaps(b.dgate) && has_no_gaps(b.dup) && has_no_gaps(b.dout) && has_no_gaps(b.gate) && has_no_gaps(b.up)) {
+        b.dgate = as_one_row(b.dgate), b.dup = as_one_row(b.dup), b.dout = as_one_row(b.dout);
+        b.gate = as_one_row(b.gate), b.up = as_one_row(b.up);
+    }
     if (b.dout.rows * b.dout.cols == 0) return;
     const bool wide = by_sixteen(b.dgate) && by_sixteen(b.dup) && by_sixteen(b.dout) && by_sixteen(b.gate) && by_sixteen(b.up);
-    const dim3 grid = quad_grid(b.dout.rows, b.dout.cols), block = quad_block(b.dout.rows, b.dout.cols);
-    if (b.kind == GLU_SILU) LAUNCH((glu_back_kernel<GLU_SILU>), grid, block, 0, b, wide);
-    else LAUNCH((glu_back_kernel<GLU_GELU>), grid, block, 0, b, wide);
+    if (b.kind == GLU_SILU) LAUNCH_QUADS((glu_back_kernel<GLU_SILU>), b.dout, b, wide);
+    else LAUNCH_QUADS((glu_back_kernel<GLU_GELU>), b.dout, b, wide);
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -353,7 +369,8 @@ __global__ void __launch_bounds__(ROW_THREADS) cross_entropy_kernel(struct cross
 }
 static void cuda_cross_entropy(const struct cross_entropy_args *a) {
     assert(is_f32(a->logits) && a->logits.cols > 0 && a->loss && a->targets);
-    if (a->logits.rows > 0) LAUNCH((cross_entropy_kernel), dim3((unsigned)a->logits.rows), a->logits.cols <= FEW_LOGITS ? (int)THREADS : ROW_THREADS, 0, *a, by_sixteen(a->logits));
+    const int threads = a->logits.cols <= FEW_LOGITS ? (int)THREADS : ROW_THREADS;
+    if (a->logits.rows > 0) LAUNCH((cross_entropy_kernel), dim3((unsigned)a->logits.rows), threads, 0, *a, by_sixteen(a->logits));
 }
 
 void cuda_fill_ops(struct backend *b) {

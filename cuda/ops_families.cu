@@ -10,11 +10,11 @@
 struct mean { float large, small; };
 static __device__ __forceinline__ float apart(float x, struct mean m) { return (x - m.large) - m.small; }
 
-template <int WARPS> __global__ void layernorm_kernel(struct layernorm_args a, bool wide) {
+template <int WARPS> __global__ void layernorm_kernel(struct layernorm_args a, double share, bool wide) {
     SHARED(double, room, 2 * WARPS);
     const int64_t row = team_number<WARPS>(), C = a.x.cols, first = QUAD * team_thread<WARPS>(), step = QUAD * WARPS * WARP;
     if (row >= a.x.rows) return; // a whole warp, where a team is one
-    const float *x = row_f32(a.x, row), *w = a.weight.data ? row_f32(a.weight, 0) : NULL, *bias = a.bias.data ? row_f32(a.bias, 0) : NULL;
+    const float *x = row_f32(a.x, row), *w = (const float *)a.weight.data, *bias = (const float *)a.bias.data;
     float *out = row_f32(a.out, row);
     double sum = 0, squares = 0;
 #pragma unroll 4
@@ -22,7 +22,7 @@ template <int WARPS> __global__ void layernorm_kernel(struct layernorm_args a, b
         const struct quad q = quad_load(x + c, C - c, wide);
         for (int j = 0; j < QUAD; j++) sum += (double)q.v[j];
     }
-    sum = team_sum<WARPS>(sum, room) / (double)C;
+    sum = team_sum<WARPS>(sum, room) * share;
     const struct mean mean = {(float)sum, (float)(sum - (double)(float)sum)};
 #pragma unroll 4
     for (int64_t c = first; c < C; c += step) {
@@ -33,10 +33,11 @@ template <int WARPS> __global__ void layernorm_kernel(struct layernorm_args a, b
         }
     }
     squares = team_sum<WARPS>(squares, room + WARPS);
-    const float r = (float)(1 / sqrt(squares / (double)C + (double)a.eps));
+    const float r = __fdiv_rn(1, __fsqrt_rn((float)(squares * share) + a.eps));
     for (int64_t c = first; c < C; c += step) {
         struct quad q = quad_load(x + c, C - c, wide);
-        const struct quad v = w ? quad_load(w + c, C - c, wide) : quad_of(1), b = bias ? quad_load(bias + c, C - c, wide) : quad_of(0);
+        const struct quad v = w ? quad_load(w + c, C - c, wide) : quad_of(1);
+        const struct quad b = bias ? quad_load(bias + c, C - c, wide) : quad_of(0);
         for (int j = 0; j < QUAD; j++) q.v[j] = fmaf(apart(q.v[j], mean) * r, v.v[j], b.v[j]);
         quad_store(out + c, q, C - c, wide);
     }
@@ -46,11 +47,11 @@ static void cuda_layernorm(const struct layernorm_args *a) {
     assert(!tensor_present(&a->weight) || (is_f32(a->weight) && a->weight.rows == 1 && a->weight.cols == a->x.cols));
     assert(!tensor_present(&a->bias) || (is_f32(a->bias) && a->bias.rows == 1 && a->bias.cols == a->x.cols));
     const bool wide = by_sixteen(a->out) && by_sixteen(a->x) && by_sixteen(a->weight) && by_sixteen(a->bias);
-    if (a->x.rows > 0) LAUNCH_TEAMS(layernorm_kernel, a->x.cols, a->x.rows, 0, *a, wide);
+    if (a->x.rows > 0) LAUNCH_TEAMS(layernorm_kernel, a->x.cols, a->x.rows, 0, *a, 1 / (double)a->x.cols, wide);
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// Number by number, in place.
+// Number by number, in place. Comparisons let a NaN stay.
 
 __global__ void bias_kernel(struct bias_args a, bool wide) {
     const int64_t c = quad_column(), left = a.x.cols - c;
@@ -65,8 +66,7 @@ __global__ void bias_kernel(struct bias_args a, bool wide) {
 }
 static void cuda_bias(const struct bias_args *a) {
     assert(is_f32(a->x) && is_f32(a->bias) && a->bias.rows == 1 && a->bias.cols == a->x.cols);
-    if (a->x.rows * a->x.cols > 0)
-        LAUNCH((bias_kernel), quad_grid(a->x.rows, a->x.cols), quad_block(a->x.rows, a->x.cols), 0, *a, by_sixteen(a->x) && by_sixteen(a->bias));
+    if (a->x.rows * a->x.cols > 0) LAUNCH_QUADS((bias_kernel), a->x, *a, by_sixteen(a->x) && by_sixteen(a->bias));
 }
 
 __global__ void softcap_kernel(struct softcap_args a, bool wide) {
@@ -82,14 +82,14 @@ static void cuda_softcap(const struct softcap_args *a) {
     assert(is_f32(a->x) && a->cap > 0);
     struct softcap_args b = *a;
     if (has_no_gaps(b.x)) b.x = as_one_row(b.x);
-    if (b.x.rows * b.x.cols > 0) LAUNCH((softcap_kernel), quad_grid(b.x.rows, b.x.cols), quad_block(b.x.rows, b.x.cols), 0, b, by_sixteen(b.x));
+    if (b.x.rows * b.x.cols > 0) LAUNCH_QUADS((softcap_kernel), b.x, b, by_sixteen(b.x));
 }
 
 __global__ void clamp_kernel(struct clamp_args a, bool wide) {
     const int64_t c = quad_column(), left = a.x.cols - c;
     for (int64_t row = quad_row(); row < a.x.rows && left > 0; row += quad_rows()) {
         struct quad x = quad_load(row_f32(a.x, row) + c, left, wide);
-        for (int j = 0; j < QUAD; j++) x.v[j] = x.v[j] > a.limit ? a.limit : x.v[j] < -a.limit ? -a.limit : x.v[j]; // NaN stays
+        for (int j = 0; j < QUAD; j++) x.v[j] = x.v[j] > a.limit ? a.limit : x.v[j] < -a.limit ? -a.limit : x.v[j];
         quad_store(row_f32(a.x, row) + c, x, left, wide);
     }
 }
@@ -97,7 +97,7 @@ static void cuda_clamp(const struct clamp_args *a) {
     assert(is_f32(a->x) && a->limit > 0);
     struct clamp_args b = *a;
     if (has_no_gaps(b.x)) b.x = as_one_row(b.x);
-    if (b.x.rows * b.x.cols > 0) LAUNCH((clamp_kernel), quad_grid(b.x.rows, b.x.cols), quad_block(b.x.rows, b.x.cols), 0, b, by_sixteen(b.x));
+    if (b.x.rows * b.x.cols > 0) LAUNCH_QUADS((clamp_kernel), b.x, b, by_sixteen(b.x));
 }
 
 void cuda_fill_families(struct backend *b) {

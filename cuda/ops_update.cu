@@ -11,6 +11,7 @@
 #include <float.h>
 
 static bool is_flat(const struct tensor &t) { return t.data && is_f32(t) && has_no_gaps(t); }
+static bool aligned(const struct tensor &t, uintptr_t bytes) { return (uintptr_t)t.data % bytes == 0; }
 static bool fits(const struct tensor &t, const struct tensor &w) { return is_flat(t) && same_shape(t, w); }
 static bool copy_fits(const struct tensor &t, const struct tensor &w) {
     return !t.data || (t.dtype == DTYPE_BF16 && same_shape(t, w) && (t.rows <= 1 || t.row_bytes == (size_t)t.cols * sizeof(uint16_t)));
@@ -47,7 +48,8 @@ static void cuda_sum_squares(const struct sum_squares_args *a) {
     assert(is_flat(a->x) && a->out);
     const int64_t count = a->x.rows * a->x.cols, chunks = ceil_div(count, SQUARES_CHUNK);
     double *sums = (double *)cuda_scratch(SLOT_UPDATE, (size_t)chunks * sizeof(double));
-    if (chunks > 0) LAUNCH((squares_kernel), dim3((unsigned)chunks), THREADS, 0, (const float *)a->x.data, count, sums, by_sixteen(as_one_row(a->x)));
+    const float *x = (const float *)a->x.data;
+    if (chunks > 0) LAUNCH((squares_kernel), dim3((unsigned)chunks), THREADS, 0, x, count, sums, (uintptr_t)x % 16 == 0);
     LAUNCH((add_chunks_kernel), 1, THREADS, 0, sums, chunks, a->out);
 }
 
@@ -105,7 +107,8 @@ template <int RULE> __global__ void update_kernel(struct update_step u, int64_t 
     const int64_t i = quad_column(), left = count - i;
     if (left <= 0) return;
     const bool has_m = u.a.m.data, has_v = RULE == UPDATE_ADAM || RULE == UPDATE_NADAM || RULE == UPDATE_SCHEDULE_FREE;
-    float *w_at = (float *)u.a.w.data + i, *m_at = (float *)u.a.m.data + i, *v_at = (float *)u.a.v.data + i, *x_at = (float *)u.a.x.data + i;
+    float *w_at = (float *)u.a.w.data + i, *m_at = (float *)u.a.m.data + i;
+    float *v_at = (float *)u.a.v.data + i, *x_at = (float *)u.a.x.data + i;
     const struct quad g = quad_load((const float *)u.a.g.data + i, left, u.wide);
     struct quad w = quad_load(w_at, left, u.wide), m = quad_of(0), v = m, x = m, out;
     if (has_m) m = quad_load(m_at, left, u.wide);
@@ -128,7 +131,6 @@ template <int RULE> __global__ void update_kernel(struct update_step u, int64_t 
     if (u.a.copy.data) copy_store((uint16_t *)u.a.copy.data + i, w, left, u.wide);
 }
 
-static bool aligned(const struct tensor &t, uintptr_t bytes) { return (uintptr_t)t.data % bytes == 0; }
 static void cuda_update(const struct update_args *a) {
     const bool average = a->rule == UPDATE_SCHEDULE_FREE, adam = a->rule == UPDATE_ADAM || a->rule == UPDATE_NADAM;
     assert(is_flat(a->w) && fits(a->g, a->w) && a->step >= 1 && copy_fits(a->copy, a->w));
@@ -139,8 +141,11 @@ static void cuda_update(const struct update_args *a) {
     const int64_t count = a->w.rows * a->w.cols;
     if (count == 0) return;
     const double t = (double)a->step, b1 = (double)a->beta1, b2 = (double)a->beta2;
-    const bool wide = aligned(a->w, 16) && aligned(a->g, 16) && aligned(a->m, 16) && aligned(a->v, 16) && aligned(a->x, 16) && aligned(a->out, 16) && aligned(a->copy, 8);
-    const struct update_step u = {*a, (float)(1 / (1 - pow(b1, t))), (float)(1 / (1 - pow(b1, t + 1))), (float)(1 / (1 - pow(b2, t))), wide};
+    const bool wide = aligned(a->w, 16) && aligned(a->g, 16) && aligned(a->m, 16) && aligned(a->v, 16) && aligned(a->x, 16) &&
+                      aligned(a->out, 16) && aligned(a->copy, 8);
+    const float mean = (float)(1 / (1 - pow(b1, t))), ahead = (float)(1 / (1 - pow(b1, t + 1)));
+    const float square = (float)(1 / (1 - pow(b2, t)));
+    const struct update_step u = {*a, mean, ahead, square, wide};
     const dim3 grid = dim3((unsigned)ceil_div(count, AT_ONCE)), block = dim3(THREADS);
     switch (a->rule) {
     case UPDATE_ADAM: LAUNCH((update_kernel<UPDATE_ADAM>), grid, block, 0, u, count); break;
@@ -164,7 +169,9 @@ struct factored {
     float shrink;        // 1 - lr weight_decay
     bool wide;
 };
-static __device__ __forceinline__ const float *grad_row(const struct factored &f, int64_t r) { return (const float *)f.a.g.data + r * f.a.w.cols; }
+static __device__ __forceinline__ const float *grad_row(const struct factored &f, int64_t r) {
+    return (const float *)f.a.g.data + r * f.a.w.cols;
+}
 
 template <int WARPS> __global__ void row_means_kernel(struct factored f) {
     SHARED(double, room, WARPS);
@@ -235,10 +242,12 @@ template <int WARPS> __global__ void sizes_kernel(struct factored f) {
     SHARED(double, room, 2 * WARPS);
     const int64_t r = team_number<WARPS>(), K = f.a.w.cols;
     if (r >= f.a.w.rows) return;
-    const float *g = grad_row(f, r), *w = (const float *)f.a.w.data + r * K, *column = (const float *)f.a.column.data, share = row_share(f, r);
+    const float *g = grad_row(f, r), *w = (const float *)f.a.w.data + r * K, *column = (const float *)f.a.column.data;
+    const float share = row_share(f, r);
     double units = 0, size = 0;
     for (int64_t k = QUAD * team_thread<WARPS>(); k < K; k += QUAD * WARPS * WARP) {
-        const struct quad q = quad_load(g + k, K - k, f.wide), y = quad_load(w + k, K - k, f.wide), c = quad_load(column + k, K - k, f.wide);
+        const struct quad q = quad_load(g + k, K - k, f.wide), y = quad_load(w + k, K - k, f.wide);
+        const struct quad c = quad_load(column + k, K - k, f.wide);
         for (int j = 0; j < QUAD; j++) {
             const double u = (double)unit_of(f, q.v[j], c.v[j], share); // 0 behind the row's end, as its gradient
             units = fma(u, u, units), size = fma((double)y.v[j], (double)y.v[j], size);
@@ -251,7 +260,8 @@ template <int WARPS> __global__ void sizes_kernel(struct factored f) {
 __global__ void rate_kernel(struct factored f) {
     SHARED(double, room, WARP);
     double units = 0, size = 0;
-    for (int64_t r = threadIdx.x; r < f.a.w.rows; r += THREADS) units += f.a.scratch[r * ROW_SUMS + ROW_U], size += f.a.scratch[r * ROW_SUMS + ROW_W];
+    for (int64_t r = threadIdx.x; r < f.a.w.rows; r += THREADS)
+        units += f.a.scratch[r * ROW_SUMS + ROW_U], size += f.a.scratch[r * ROW_SUMS + ROW_W];
     units = block_sum(units, room);
     size = block_sum(size, room);
     const double count = (double)f.a.w.rows * (double)f.a.w.cols;
@@ -268,7 +278,10 @@ __global__ void factored_kernel(struct factored f) {
         const float share = row_share(f, r);
         const struct quad g = quad_load(grad_row(f, r) + k, left, f.wide);
         struct quad to = quad_load(w, left, f.wide);
-        for (int j = 0; j < QUAD; j++) to.v[j] = fmaf(to.v[j], f.shrink, -__fmul_rn(rate, unit_of(f, g.v[j], column.v[j], share)));
+        for (int j = 0; j < QUAD; j++) {
+            const float u = unit_of(f, g.v[j], column.v[j], share);
+            to.v[j] = fmaf(to.v[j], f.shrink, -__fmul_rn(rate, u));
+        }
         quad_store(w, to, left, f.wide);
         if (f.a.copy.data) copy_store((uint16_t *)f.a.copy.data + r * K + k, to, left, f.wide);
     }
@@ -277,18 +290,21 @@ __global__ void factored_kernel(struct factored f) {
 static void cuda_adafactor(const struct adafactor_args *a) {
     const int64_t M = a->w.rows, K = a->w.cols, parts = ceil_div(M, COLUMN_ROWS);
     assert(is_flat(a->w) && fits(a->g, a->w) && copy_fits(a->copy, a->w) && a->step >= 1 && a->scratch);
-    assert(is_flat(a->column) && a->column.rows == 1 && a->column.cols == K && is_flat(a->row) && a->row.rows == 1 && a->row.cols == M);
+    assert(is_flat(a->column) && a->column.rows == 1 && a->column.cols == K);
+    assert(is_flat(a->row) && a->row.rows == 1 && a->row.cols == M);
     if (M * K == 0) return;
     double *all = (double *)cuda_scratch(SLOT_UPDATE, (size_t)(ALL_SUMS + parts * K) * sizeof(double));
-    const bool wide = by_sixteen(a->w) && by_sixteen(a->g) && by_sixteen(as_one_row(a->column)) && (M == 1 || K % QUAD == 0) && aligned(a->copy, 8);
+    const bool wide = aligned(a->w, 16) && aligned(a->g, 16) && aligned(a->column, 16) && aligned(a->copy, 8) &&
+                      (M == 1 || K % QUAD == 0);
     const struct factored f = {*a, pow((double)a->step, -0.8), all, all + ALL_SUMS, 1 - a->lr * a->weight_decay, wide};
+    const dim3 sums = dim3((unsigned)ceil_div(K, WARP), (unsigned)(parts < 65535 ? parts : 65535));
     if (M > 1) LAUNCH_TEAMS(row_means_kernel, K, M, 0, f);
-    LAUNCH((column_sums_kernel), dim3((unsigned)ceil_div(K, WARP), (unsigned)(parts < 65535 ? parts : 65535)), dim3(WARP, COLUMN_THREADS), 0, f);
+    LAUNCH((column_sums_kernel), sums, dim3(WARP, COLUMN_THREADS), 0, f);
     LAUNCH((column_means_kernel), dim3((unsigned)ceil_div(K, THREADS)), THREADS, 0, f);
     if (M > 1) LAUNCH((mean_of_rows_kernel), 1, THREADS, 0, f);
     LAUNCH_TEAMS(sizes_kernel, K, M, 0, f);
     LAUNCH((rate_kernel), 1, THREADS, 0, f);
-    LAUNCH((factored_kernel), quad_grid(M, K), quad_block(M, K), 0, f);
+    LAUNCH_QUADS((factored_kernel), a->w, f);
 }
 
 void cuda_fill_updates(struct backend *b) {

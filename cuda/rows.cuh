@@ -67,7 +67,10 @@ static inline dim3 quad_grid(int64_t rows, int64_t cols) {
     const int64_t down = ceil_div(rows, block.y);
     return dim3((unsigned)ceil_div(ceil_div(cols, QUAD), block.x), (unsigned)(down < 65535 ? down : 65535));
 }
-// For kernels so launched: for (row = quad_row(); row < rows; row += quad_rows()), and the column of the quad.
+// For all numbers of `shape`.
+#define LAUNCH_QUADS(kernel, shape, ...) \
+    LAUNCH(kernel, quad_grid((shape).rows, (shape).cols), quad_block((shape).rows, (shape).cols), 0, __VA_ARGS__)
+// In kernels so launched: for (row = quad_row(); row < rows; row += quad_rows()), and the column of the quad.
 static __device__ __forceinline__ int64_t quad_column(void) { return ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * QUAD; }
 static __device__ __forceinline__ int64_t quad_row(void) { return (int64_t)blockIdx.y * blockDim.y + threadIdx.y; }
 static __device__ __forceinline__ int64_t quad_rows(void) { return (int64_t)gridDim.y * blockDim.y; }
