@@ -9,8 +9,11 @@
 
 #ifdef CUDA_ON_CPU
 #define UNROLL
+#define UNROLL_BY(n)
 #else
+#define UNROLL_TEXT_(text) _Pragma(#text)
 #define UNROLL _Pragma("unroll") // where arrays must stay in registers
+#define UNROLL_BY(n) UNROLL_TEXT_(unroll n) // where loads should be under way together
 #endif
 
 void cuda_fill_store_rows(struct backend *b);  // store_rows.cu
@@ -41,6 +44,11 @@ static __device__ __forceinline__ size_t head_bytes(enum dtype d, int64_t number
 }
 
 struct eight { uint32_t w[8]; };
+static __device__ __forceinline__ struct eight eight_zeros(void) {
+    struct eight r;
+    UNROLL for (int i = 0; i < 8; i++) r.w[i] = 0;
+    return r;
+}
 // Numbers [c, c + 8) of the D of a head; c a multiple of 8, below D.
 template <int KIND> static __device__ __forceinline__ struct eight load_eight(const char *head, enum dtype dtype, int c, int D) {
     struct eight r;

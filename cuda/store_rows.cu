@@ -4,7 +4,7 @@
 // bytes, which is what the memory likes anyway. The bits are those of dtype_row(...)->from_f32 (core/dtype.c).
 #include "cuda/attend.cuh"
 
-enum { THREADS = 256 };
+enum { THREADS = 128 };
 
 // As f16_from_f32: a NaN keeps its sign and what fits of its payload, where the instruction makes all NaNs one.
 static __device__ __forceinline__ uint16_t f16_bits(float x) {
@@ -13,14 +13,17 @@ static __device__ __forceinline__ uint16_t f16_bits(float x) {
     return to_f16(x);
 }
 
+// A thread for EACH numbers of a row. What a step or a prompt stores is small beside all else that it moves.
+enum { EACH = 8 };
 __global__ void store_numbers_kernel(struct store_rows_args a) {
-    const int64_t at = (int64_t)blockIdx.x * THREADS + threadIdx.x;
-    if (at >= a.src.rows * a.src.cols) return;
-    const int64_t i = at / a.src.cols, c = at % a.src.cols;
-    const float x = row_f32(a.src, i)[c];
+    const int64_t pieces = ceil_div(a.src.cols, EACH), at = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    if (at >= a.src.rows * pieces) return;
+    const int64_t i = at / pieces, first = at % pieces * EACH, end = min(first + EACH, a.src.cols);
+    const float *from = row_f32(a.src, i);
     void *to = row_at(a.dst, a.rows[i]);
-    if (a.dst.dtype == DTYPE_F32) ((float *)to)[c] = x;
-    else ((uint16_t *)to)[c] = a.dst.dtype == DTYPE_BF16 ? to_bf16(x) : f16_bits(x);
+    for (int64_t c = first; c < end; c++)
+        if (a.dst.dtype == DTYPE_F32) ((float *)to)[c] = from[c];
+        else ((uint16_t *)to)[c] = a.dst.dtype == DTYPE_BF16 ? to_bf16(from[c]) : f16_bits(from[c]);
 }
 
 // 1 / d where that is a number: a scale so small is 0 in f16 anyway.
@@ -35,36 +38,38 @@ static __device__ __forceinline__ int q4_code(float x) {
     return code > 15 ? 15 : code;
 }
 
-// A warp makes a block of 32 numbers.
+static __device__ __forceinline__ void store_q8_0(const float *x, struct block_q8_0 *to) {
+    float most = 0;
+    for (int j = 0; j < QK; j++) most = fmaxf(most, fabsf(x[j]));
+    const float d = __fdiv_rn(most, 127), inverse = inverse_of(d);
+    to->d = f16_bits(d);
+    for (int j = 0; j < QK; j++) to->q[j] = (int8_t)q8_code(__fmul_rn(x[j], inverse));
+}
+static __device__ __forceinline__ void store_q4_0(const float *x, struct block_q4_0 *to) {
+    float most = 0;
+    for (int j = 0; j < QK; j++)
+        if (fabsf(x[j]) > fabsf(most)) most = x[j];
+    const float d = __fdiv_rn(most, -8), inverse = inverse_of(d);
+    to->d = f16_bits(d);
+    for (int j = 0; j < QK / 2; j++) to->q[j] = (uint8_t)(q4_code(__fmul_rn(x[j], inverse)) | q4_code(__fmul_rn(x[j + QK / 2], inverse)) << 4);
+}
+// A thread makes a block of 32 numbers.
 __global__ void store_blocks_kernel(struct store_rows_args a) {
-    const int lane = (int)threadIdx.x % WARP;
-    const int64_t blocks = a.src.cols / QK, at = ((int64_t)blockIdx.x * THREADS + threadIdx.x) / WARP;
-    if (at >= a.src.rows * blocks) return; // the whole warp
+    const int64_t blocks = a.src.cols / QK, at = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    if (at >= a.src.rows * blocks) return;
     const int64_t i = at / blocks, b = at % blocks;
-    const float x = row_f32(a.src, i)[b * QK + lane], most = warp_max(fabsf(x) > 0 ? fabsf(x) : 0); // NaN counts as 0
-    char *row = (char *)row_at(a.dst, a.rows[i]);
-    if (a.dst.dtype == DTYPE_Q8_0) {
-        struct block_q8_0 *to = (struct block_q8_0 *)(void *)row + b;
-        const float d = __fdiv_rn(most, 127);
-        to->q[lane] = (int8_t)q8_code(__fmul_rn(x, inverse_of(d)));
-        if (lane == 0) to->d = f16_bits(d);
-        return;
-    }
-    struct block_q4_0 *to = (struct block_q4_0 *)(void *)row + b;
-    const unsigned largest = __ballot_sync(0xffffffffu, fabsf(x) == most && most > 0); // the first of them gives the sign
-    const float signed_most = __shfl_sync(0xffffffffu, x, largest ? __ffs((int)largest) - 1 : 0);
-    const float d = __fdiv_rn(largest ? signed_most : 0, -8);
-    const int code = q4_code(__fmul_rn(x, inverse_of(d))), above = __shfl_down_sync(0xffffffffu, code, QK / 2);
-    if (lane < QK / 2) to->q[lane] = (uint8_t)(code | above << 4);
-    if (lane == 0) to->d = f16_bits(d);
+    const float *from = row_f32(a.src, i) + b * QK;
+    void *row = row_at(a.dst, a.rows[i]);
+    if (a.dst.dtype == DTYPE_Q8_0) store_q8_0(from, (struct block_q8_0 *)row + b);
+    else store_q4_0(from, (struct block_q4_0 *)row + b);
 }
 
 static void cuda_store_rows(const struct store_rows_args *a) {
     assert(is_cache(a->dst, a->head_size) && is_f32(a->src) && a->dst.cols == a->src.cols);
-    const int64_t numbers = a->src.rows * a->src.cols;
-    if (numbers == 0) return;
-    if (is_blocks(a->dst.dtype)) LAUNCH((store_blocks_kernel), ceil_div(numbers, THREADS), THREADS, 0, *a);
-    else LAUNCH((store_numbers_kernel), ceil_div(numbers, THREADS), THREADS, 0, *a);
+    const int64_t threads = a->src.rows * ceil_div(a->src.cols, is_blocks(a->dst.dtype) ? (int)QK : (int)EACH);
+    if (threads == 0) return;
+    if (is_blocks(a->dst.dtype)) LAUNCH((store_blocks_kernel), ceil_div(threads, THREADS), THREADS, 0, *a);
+    else LAUNCH((store_numbers_kernel), ceil_div(threads, THREADS), THREADS, 0, *a);
 }
 
 // ---------------------------------------------------------------------------------------------------------------
