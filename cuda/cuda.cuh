@@ -92,7 +92,14 @@ static __device__ __forceinline__ uint32_t pack_bf16(float lo, float hi) {
     return (uint32_t)to_bf16(lo) | (uint32_t)to_bf16(hi) << 16;
 #endif
 }
+// 2^x, off by some 2^-22 of itself at most; what would be denormal is 0.
+static __device__ __forceinline__ float exp2_fast(float x) {
+    float r;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+    return r;
+}
 #else
+static inline float exp2_fast(float x) { return exp2f(x); }
 static inline float from_f16(uint16_t h) { return f16_to_f32(h); }
 static inline uint16_t to_f16(float x) { return f16_from_f32(x); }
 static inline uint32_t pack_bf16(float lo, float hi) { return (uint32_t)to_bf16(lo) | (uint32_t)to_bf16(hi) << 16; }

@@ -36,13 +36,13 @@ static void cuda_add(const struct add_args *a) {
 // out = a + scale * f * b. Who is dropped is a function of the row's number and the column, so rows stay rows here.
 __global__ void dropout_kernel(struct dropout_args a, bool wide) {
     const int64_t c = quad_column(), left = a.out.cols - c;
-    const float kept = one_if_zero(a.scale) * (65536.f / (float)(65536 - a.drop.below));
+    const float kept = one_if_zero(a.scale) * device_dropout_factor(a.drop);
     for (int64_t row = quad_row(); row < a.out.rows && left > 0; row += quad_rows()) {
-        const struct rng_row key = rng_row_device(a.drop.seed, a.drop.place, (uint64_t)(a.drop.row + row));
+        const struct rng_row key = device_dropout_row(a.drop, row, 0);
         struct quad b = quad_load(row_f32(a.b, row) + c, left, wide), base = quad_of(0);
         if (a.a.data) base = quad_load(row_f32(a.a, row) + c, left, wide);
         for (int j = 0; j < QUAD; j++) {
-            const float factor = rng_row_at_device(key, (uint32_t)(c + j)) < a.drop.below ? 0 : kept;
+            const float factor = device_rng_row_at(key, (uint32_t)(c + j)) < a.drop.below ? 0 : kept;
             b.v[j] = a.a.data ? fmaf(factor, b.v[j], base.v[j]) : factor * b.v[j];
         }
         quad_store(row_f32(a.out, row) + c, b, left, wide);

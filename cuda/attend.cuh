@@ -1,0 +1,98 @@
+// attend.cuh: what the files of attention share: how keys and values are read, and copies of them in bf16 for tensor cores.
+//
+// "Pairs" are a query row and a query head, those of one kv head numbered row * group + (head in group), so that all heads of a
+// group, and neighbouring rows, share the keys that a block reads.
+#ifndef LEHR_ATTEND_CUH
+#define LEHR_ATTEND_CUH
+
+#include "cuda/cuda.cuh"
+
+#ifdef CUDA_ON_CPU
+#define UNROLL
+#define UNROLL_BY(n)
+#else
+#define UNROLL_TEXT_(text) _Pragma(#text)
+#define UNROLL _Pragma("unroll") // where arrays must stay in registers
+#define UNROLL_BY(n) UNROLL_TEXT_(unroll n) // where loads should be under way together
+#endif
+
+void cuda_fill_store_rows(struct backend *b);  // store_rows.cu
+void cuda_fill_attend_back(struct backend *b); // attend_back.cu
+
+static inline bool is_blocks(enum dtype d) { return d == DTYPE_Q8_0 || d == DTYPE_Q4_0; }
+static inline bool is_cache(const struct tensor &t, int64_t head_size) {
+    struct tensor rows = t;
+    rows.layout = LAYOUT_ROWS; // in either it lies row after row
+    if (t.layout == LAYOUT_DEVICE && t.rows % CACHE_ROWS) return false;
+    if (is_blocks(t.dtype)) return is_rows(rows) && head_size % QK == 0;
+    return is_rows(rows) && (t.dtype == DTYPE_F32 || t.dtype == DTYPE_F16 || t.dtype == DTYPE_BF16);
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Eight numbers of a head at once: load_eight asks for them, eight_floats makes them floats, so that several loads can be under
+// way before the first is used. LOOSE: numbers of any address or count, one by one; behind the head's end zeros.
+
+enum kind { KIND_F32, KIND_F16, KIND_BF16, KIND_Q8_0, KIND_Q4_0, KIND_LOOSE };
+static inline enum kind kind_of(const struct tensor &t, int64_t head_size) {
+    if (is_blocks(t.dtype)) return t.dtype == DTYPE_Q8_0 ? KIND_Q8_0 : KIND_Q4_0;
+    if (!by_sixteen(t) || head_size % 8) return KIND_LOOSE;
+    return t.dtype == DTYPE_F32 ? KIND_F32 : t.dtype == DTYPE_F16 ? KIND_F16 : KIND_BF16;
+}
+static __device__ __forceinline__ size_t head_bytes(enum dtype d, int64_t numbers) {
+    return d == DTYPE_F32 ? (size_t)numbers * 4 : d == DTYPE_Q8_0 ? (size_t)numbers / QK * sizeof(struct block_q8_0)
+         : d == DTYPE_Q4_0 ? (size_t)numbers / QK * sizeof(struct block_q4_0) : (size_t)numbers * 2;
+}
+
+struct eight { uint32_t w[8]; };
+static __device__ __forceinline__ struct eight eight_zeros(void) {
+    struct eight r;
+    UNROLL for (int i = 0; i < 8; i++) r.w[i] = 0;
+    return r;
+}
+// Numbers [c, c + 8) of the D of a head; c a multiple of 8, below D.
+template <int KIND> static __device__ __forceinline__ struct eight load_eight(const char *head, enum dtype dtype, int c, int D) {
+    struct eight r;
+    if (KIND == KIND_F32) {
+        const uint4 *p = (const uint4 *)(const void *)(head + 4 * c), a = p[0], b = p[1];
+        r.w[0] = a.x, r.w[1] = a.y, r.w[2] = a.z, r.w[3] = a.w, r.w[4] = b.x, r.w[5] = b.y, r.w[6] = b.z, r.w[7] = b.w;
+    } else if (KIND == KIND_F16 || KIND == KIND_BF16) {
+        const uint4 a = *(const uint4 *)(const void *)(head + 2 * c);
+        r.w[0] = a.x, r.w[1] = a.y, r.w[2] = a.z, r.w[3] = a.w;
+    } else if (KIND == KIND_LOOSE) {
+        UNROLL for (int i = 0; i < 8; i++) r.w[i] = __float_as_uint(c + i < D ? number_at(head, c + i, dtype) : 0);
+    } else { // blocks begin at even addresses: a scale, then 32 bytes, or 16 of two nibbles each
+        const bool q8 = KIND == KIND_Q8_0;
+        const uint16_t *p = (const uint16_t *)(const void *)(head + c / QK * (q8 ? sizeof(struct block_q8_0) : sizeof(struct block_q4_0)));
+        const uint16_t *codes = p + 1 + (q8 ? c % QK : c % (QK / 2)) / 2;
+        r.w[0] = codes[0] | (uint32_t)codes[1] << 16, r.w[1] = codes[2] | (uint32_t)codes[3] << 16, r.w[2] = p[0];
+        if (!q8) r.w[3] = c % QK < QK / 2 ? 0 : 4; // in the lower or the upper nibbles
+    }
+    return r;
+}
+// 2^23 + byte i of w, as a float: its lowest bits are the byte.
+static __device__ __forceinline__ float byte_float(uint32_t w, int i) { return __uint_as_float(__byte_perm(w, 0x4b000000u, 0x7440u | (unsigned)i)); }
+template <int KIND> static __device__ __forceinline__ void eight_floats(const struct eight &r, float x[8]) {
+    if (KIND == KIND_F32 || KIND == KIND_LOOSE) {
+        UNROLL for (int i = 0; i < 8; i++) x[i] = __uint_as_float(r.w[i]);
+    } else if (KIND == KIND_F16) {
+        UNROLL for (int i = 0; i < 8; i++) x[i] = from_f16((uint16_t)(r.w[i / 2] >> 16 * (i % 2)));
+    } else if (KIND == KIND_BF16) {
+        UNROLL for (int i = 0; i < 8; i++) x[i] = from_bf16((uint16_t)(r.w[i / 2] >> 16 * (i % 2)));
+    } else {
+        const float d = from_f16((uint16_t)r.w[2]), zero = KIND == KIND_Q8_0 ? 8388608.f + 128 : 8388608.f + 8;
+        UNROLL for (int i = 0; i < 8; i++) {
+            const uint32_t codes = KIND == KIND_Q8_0 ? r.w[i / 4] ^ 0x80808080u : r.w[i / 4] >> r.w[3] & 0x0f0f0f0fu;
+            x[i] = __fmul_rn(d, __fsub_rn(byte_float(codes, i % 4), zero));
+        }
+    }
+}
+// The same where the kind is not known before.
+static __device__ __forceinline__ void read_eight(enum kind kind, const char *head, enum dtype dtype, int c, int D, float x[8]) {
+    if (kind == KIND_F32) eight_floats<KIND_F32>(load_eight<KIND_F32>(head, dtype, c, D), x);
+    else if (kind == KIND_F16) eight_floats<KIND_F16>(load_eight<KIND_F16>(head, dtype, c, D), x);
+    else if (kind == KIND_BF16) eight_floats<KIND_BF16>(load_eight<KIND_BF16>(head, dtype, c, D), x);
+    else if (kind == KIND_Q8_0) eight_floats<KIND_Q8_0>(load_eight<KIND_Q8_0>(head, dtype, c, D), x);
+    else if (kind == KIND_Q4_0) eight_floats<KIND_Q4_0>(load_eight<KIND_Q4_0>(head, dtype, c, D), x);
+    else eight_floats<KIND_LOOSE>(load_eight<KIND_LOOSE>(head, dtype, c, D), x);
+}
+#endif
