@@ -74,10 +74,10 @@ __global__ void route_back_kernel(struct route_back_args a, bool wide) {
         const int64_t q = a.place[i * used + k];
         const float *x = row_f32(a.x, q), *dx = row_f32(a.dx, q);
         double dot = 0;
-#pragma unroll 4
-        for (int64_t c = QUAD * lane; c < C; c += QUAD * (int)WARP) {
-            const struct quad u = quad_load(x + c, C - c, wide), v = quad_load(dx + c, C - c, wide);
-            for (int j = 0; j < QUAD; j++) dot = fma((double)u.v[j], (double)v.v[j], dot);
+        for (int64_t c = QUAD * lane; c < C; c += 4 * QUAD * (int)WARP) {
+            struct quad u[4], v[4];
+            quads_load<4>(u, x, c, QUAD * (int)WARP, C, wide), quads_load<4>(v, dx, c, QUAD * (int)WARP, C, wide);
+            for (int j = 0; j < 4 * QUAD; j++) dot = fma((double)u[j / QUAD].v[j % QUAD], (double)v[j / QUAD].v[j % QUAD], dot);
         }
         dot = warp_sum(dot);
         if (lane == 0) own[chosen[k]] = dot;
@@ -109,7 +109,7 @@ static void cuda_route_back(const struct route_back_args *a) {
     assert(is_f32(a->x) && is_f32(a->dx) && same_shape(a->x, a->dx) && a->x.rows == a->logits.rows * a->used);
     assert(!tensor_present(&a->balance) || (is_f32(a->balance) && a->balance.cols == a->logits.cols));
     assert(!tensor_present(&a->balance) || a->logits.rows % a->balance.rows == 0);
-    const bool wide = by_sixteen(a->x) && by_sixteen(a->dx);
+    const bool wide = by_sixteen(a->x) && by_sixteen(a->dx) && a->x.cols % QUAD == 0;
     if (a->logits.rows > 0) LAUNCH((route_back_kernel), dim3((unsigned)a->logits.rows), THREADS, 0, *a, wide);
 }
 
@@ -222,16 +222,23 @@ static void cuda_group(const struct group_args *a) {
 // ---------------------------------------------------------------------------------------------------------------
 // Adding up the parts of a row, and its twin.
 
+enum { MIXED_AT_ONCE = 4 }; // loads under way
 __global__ void mix_kernel(struct mix_args a, bool wide) {
     const int64_t c = quad_column(), left = a.out.cols - c;
     for (int64_t i = quad_row(); i < a.out.rows && left > 0; i += quad_rows()) {
-        struct quad sum = quad_of(0);
-#pragma unroll 4
-        for (int64_t k = 0; k < a.used; k++) {
-            const int64_t p = i * a.used + k;
-            const struct quad x = quad_load(row_f32(a.x, a.place ? a.place[p] : p) + c, left, wide);
-            const float w = a.weight ? a.weight[p] : 1;
-            for (int j = 0; j < QUAD; j++) sum.v[j] = k ? fmaf(w, x.v[j], sum.v[j]) : __fmul_rn(w, x.v[j]);
+        struct quad sum = quad_of(0), x[MIXED_AT_ONCE];
+        for (int64_t first = 0; first < a.used; first += MIXED_AT_ONCE) {
+#pragma unroll
+            for (int k = 0; k < MIXED_AT_ONCE; k++) {
+                const int64_t p = i * a.used + first + k;
+                if (first + k < a.used) x[k] = quad_load(row_f32(a.x, a.place ? a.place[p] : p) + c, left, wide);
+            }
+#pragma unroll
+            for (int k = 0; k < MIXED_AT_ONCE; k++) {
+                if (first + k >= a.used) break;
+                const float w = a.weight ? a.weight[i * a.used + first + k] : 1;
+                for (int j = 0; j < QUAD; j++) sum.v[j] = first + k ? fmaf(w, x[k].v[j], sum.v[j]) : __fmul_rn(w, x[k].v[j]);
+            }
         }
         quad_store(row_f32(a.out, i) + c, sum, left, wide);
     }

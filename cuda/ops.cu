@@ -58,8 +58,8 @@ static void cuda_dropout(const struct dropout_args *a) {
 // ---------------------------------------------------------------------------------------------------------------
 // RMSNorm. With r = 1 / sqrt(mean(x^2) + eps):  out = x r w.
 //   dx += r w dout - x r^3 / C * sum(dout w x) ;  dw += sum over rows of dout x r
-// Sums are in double; the root is not, nor is a mean divided (share is 1 / C): every thread does these, and doubles cost much on
-// GPUs that are not made for them.
+// Sums of fours are added in double; the root is in f32, and no mean is divided (share is 1 / C): doubles cost much on GPUs that are
+// not made for them.
 
 static __device__ __forceinline__ float inverse_rms(double sum, double share, float eps) {
     return __fdiv_rn(1, __fsqrt_rn((float)(sum * share) + eps));
@@ -72,25 +72,26 @@ template <int WARPS> __global__ void rmsnorm_kernel(struct rmsnorm_args a, doubl
     const float *x = row_f32(a.x, row), *w = row_f32(a.weight, 0);
     float *out = row_f32(a.out, row);
     double sum = 0;
-#pragma unroll 4
-    for (int64_t c = first; c < C; c += step) {
-        const struct quad q = quad_load(x + c, C - c, wide);
-        for (int j = 0; j < QUAD; j++) sum = fma((double)q.v[j], (double)q.v[j], sum);
+    for (int64_t c = first; c < C; c += 4 * step) {
+        struct quad q[4];
+        quads_load<4>(q, x, c, step, C, wide);
+        for (int n = 0; n < 4; n++) sum += (double)quad_dot(q[n], q[n]);
     }
     sum = team_sum<WARPS>(sum, room);
     const float r = inverse_rms(sum, share, a.eps);
-#pragma unroll 4
-    for (int64_t c = first; c < C; c += step) {
-        struct quad q = quad_load(x + c, C - c, wide);
-        const struct quad v = quad_load(w + c, C - c, wide);
-        for (int j = 0; j < QUAD; j++) q.v[j] = q.v[j] * r * v.v[j];
-        quad_store(out + c, q, C - c, wide);
+    for (int64_t c = first; c < C; c += 2 * step) {
+        struct quad q[2], v[2];
+        quads_load<2>(q, x, c, step, C, wide), quads_load<2>(v, w, c, step, C, wide);
+        for (int n = 0; n < 2; n++) {
+            for (int j = 0; j < QUAD; j++) q[n].v[j] = q[n].v[j] * r * v[n].v[j];
+            quad_store(out + c + n * step, q[n], C - c - n * step, wide);
+        }
     }
 }
 static void cuda_rmsnorm(const struct rmsnorm_args *a) {
     assert(is_f32(a->out) && is_f32(a->x) && same_shape(a->out, a->x));
     assert(is_f32(a->weight) && a->weight.rows == 1 && a->weight.cols == a->x.cols);
-    const bool wide = by_sixteen(a->out) && by_sixteen(a->x) && by_sixteen(a->weight);
+    const bool wide = by_sixteen(a->out) && by_sixteen(a->x) && by_sixteen(a->weight) && a->x.cols % QUAD == 0;
     if (a->x.rows > 0) LAUNCH_TEAMS(rmsnorm_kernel, a->x.cols, a->x.rows, 0, *a, 1 / (double)a->x.cols, wide);
 }
 
@@ -117,13 +118,12 @@ rmsnorm_back_kernel(struct rmsnorm_back_args a, struct back_parts parts, double 
         const float *x = row_f32(a.x, i), *dout = row_f32(a.dout, i);
         float *dx = row_f32(a.dx, i);
         double squares = 0, along = 0;
-#pragma unroll 2
-        for (int64_t c = first; c < C; c += step) {
-            const struct quad q = quad_load(x + c, C - c, wide), d = quad_load(dout + c, C - c, wide);
-            const struct quad v = quad_load(w + c, C - c, wide);
-            for (int j = 0; j < QUAD; j++) {
-                squares = fma((double)q.v[j], (double)q.v[j], squares);
-                along = fma((double)(d.v[j] * v.v[j]), (double)q.v[j], along);
+        for (int64_t c = first; c < C; c += 2 * step) {
+            struct quad q[2], d[2], v[2];
+            quads_load<2>(q, x, c, step, C, wide), quads_load<2>(d, dout, c, step, C, wide), quads_load<2>(v, w, c, step, C, wide);
+            for (int n = 0; n < 2; n++) {
+                for (int j = 0; j < QUAD; j++) d[n].v[j] *= v[n].v[j];
+                squares += (double)quad_dot(q[n], q[n]), along += (double)quad_dot(d[n], q[n]);
             }
         }
         double *const here = room + i % 2 * 2 * WARPS; // two rooms by turns: a row's last reader is past the next row's barrier
@@ -185,7 +185,7 @@ static void cuda_rmsnorm_back(const struct rmsnorm_back_args *a) {
     size_t bytes = (size_t)(teams_a_block(team_warps(C)) * stride) * sizeof(float);
     parts.shared = bytes <= SUMS_SHARED_MOST;
     if (!parts.shared) bytes = 0;
-    const bool wide = by_sixteen(a->dx) && by_sixteen(a->dout) && by_sixteen(a->x) && by_sixteen(a->weight);
+    const bool wide = by_sixteen(a->dx) && by_sixteen(a->dout) && by_sixteen(a->x) && by_sixteen(a->weight) && C % QUAD == 0;
     LAUNCH_TEAMS(rmsnorm_back_kernel, C, parts.count, bytes, *a, parts, 1 / (double)C, wide);
     LAUNCH((add_segments_kernel), dim3((unsigned)ceil_div(C, WARP)), dim3(WARP, PIECES), 0, a->dweight, parts);
 }

@@ -17,36 +17,35 @@ template <int WARPS> __global__ void layernorm_kernel(struct layernorm_args a, d
     const float *x = row_f32(a.x, row), *w = (const float *)a.weight.data, *bias = (const float *)a.bias.data;
     float *out = row_f32(a.out, row);
     double sum = 0, squares = 0;
-#pragma unroll 4
-    for (int64_t c = first; c < C; c += step) {
-        const struct quad q = quad_load(x + c, C - c, wide);
-        for (int j = 0; j < QUAD; j++) sum += (double)q.v[j];
+    struct quad q[4];
+    for (int64_t c = first; c < C; c += 4 * step) {
+        quads_load<4>(q, x, c, step, C, wide);
+        for (int k = 0; k < 4 * QUAD; k++) sum += (double)q[k / QUAD].v[k % QUAD];
     }
     sum = team_sum<WARPS>(sum, room) * share;
     const struct mean mean = {(float)sum, (float)(sum - (double)(float)sum)};
-#pragma unroll 4
-    for (int64_t c = first; c < C; c += step) {
-        const struct quad q = quad_load(x + c, C - c, wide);
-        for (int j = 0; j < QUAD; j++) {
-            const float far = c + j < C ? apart(q.v[j], mean) : 0;
-            squares = fma((double)far, (double)far, squares);
+    for (int64_t c = first; c < C; c += 4 * step) {
+        quads_load<4>(q, x, c, step, C, wide);
+        for (int n = 0; n < 4; n++) {
+            for (int j = 0; j < QUAD; j++) q[n].v[j] = c + n * step + j < C ? apart(q[n].v[j], mean) : 0;
+            squares += (double)quad_dot(q[n], q[n]);
         }
     }
     squares = team_sum<WARPS>(squares, room + WARPS);
     const float r = __fdiv_rn(1, __fsqrt_rn((float)(squares * share) + a.eps));
     for (int64_t c = first; c < C; c += step) {
-        struct quad q = quad_load(x + c, C - c, wide);
+        struct quad one = quad_load(x + c, C - c, wide);
         const struct quad v = w ? quad_load(w + c, C - c, wide) : quad_of(1);
         const struct quad b = bias ? quad_load(bias + c, C - c, wide) : quad_of(0);
-        for (int j = 0; j < QUAD; j++) q.v[j] = fmaf(apart(q.v[j], mean) * r, v.v[j], b.v[j]);
-        quad_store(out + c, q, C - c, wide);
+        for (int j = 0; j < QUAD; j++) one.v[j] = fmaf(apart(one.v[j], mean) * r, v.v[j], b.v[j]);
+        quad_store(out + c, one, C - c, wide);
     }
 }
 static void cuda_layernorm(const struct layernorm_args *a) {
     assert(is_f32(a->out) && is_f32(a->x) && same_shape(a->out, a->x));
     assert(!tensor_present(&a->weight) || (is_f32(a->weight) && a->weight.rows == 1 && a->weight.cols == a->x.cols));
     assert(!tensor_present(&a->bias) || (is_f32(a->bias) && a->bias.rows == 1 && a->bias.cols == a->x.cols));
-    const bool wide = by_sixteen(a->out) && by_sixteen(a->x) && by_sixteen(a->weight) && by_sixteen(a->bias);
+    const bool wide = by_sixteen(a->out) && by_sixteen(a->x) && by_sixteen(a->weight) && by_sixteen(a->bias) && a->x.cols % QUAD == 0;
     if (a->x.rows > 0) LAUNCH_TEAMS(layernorm_kernel, a->x.cols, a->x.rows, 0, *a, 1 / (double)a->x.cols, wide);
 }
 

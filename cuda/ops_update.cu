@@ -25,14 +25,11 @@ static bool copy_fits(const struct tensor &t, const struct tensor &w) {
 enum { SQUARES_CHUNK = 4096, AT_ONCE = THREADS * QUAD }; // numbers that the threads of a block have at once
 __global__ void squares_kernel(const float *x, int64_t count, double *chunk, bool wide) {
     SHARED(double, room, WARP);
-    const int64_t start = (int64_t)blockIdx.x * SQUARES_CHUNK + QUAD * (int)threadIdx.x;
+    constexpr int QUADS = SQUARES_CHUNK / AT_ONCE;
+    struct quad q[QUADS];
     double sum = 0;
-#pragma unroll
-    for (int k = 0; k < SQUARES_CHUNK / AT_ONCE; k++) {
-        const int64_t i = start + (int64_t)k * AT_ONCE;
-        const struct quad q = quad_load(x + i, count - i, wide);
-        for (int j = 0; j < QUAD; j++) sum = fma((double)q.v[j], (double)q.v[j], sum);
-    }
+    quads_load<QUADS>(q, x, (int64_t)blockIdx.x * SQUARES_CHUNK + QUAD * (int)threadIdx.x, AT_ONCE, count, wide);
+    for (int k = 0; k < QUADS * QUAD; k++) sum = fma((double)q[k / QUAD].v[k % QUAD], (double)q[k / QUAD].v[k % QUAD], sum);
     sum = block_sum(sum, room);
     if (threadIdx.x == 0) chunk[blockIdx.x] = sum;
 }
@@ -49,7 +46,7 @@ static void cuda_sum_squares(const struct sum_squares_args *a) {
     const int64_t count = a->x.rows * a->x.cols, chunks = ceil_div(count, SQUARES_CHUNK);
     double *sums = (double *)cuda_scratch(SLOT_UPDATE, (size_t)chunks * sizeof(double));
     const float *x = (const float *)a->x.data;
-    if (chunks > 0) LAUNCH((squares_kernel), dim3((unsigned)chunks), THREADS, 0, x, count, sums, (uintptr_t)x % 16 == 0);
+    if (chunks > 0) LAUNCH((squares_kernel), dim3((unsigned)chunks), THREADS, 0, x, count, sums, aligned(a->x, 16) && count % QUAD == 0);
     LAUNCH((add_chunks_kernel), 1, THREADS, 0, sums, chunks, a->out);
 }
 
@@ -179,10 +176,11 @@ template <int WARPS> __global__ void row_means_kernel(struct factored f) {
     if (r >= f.a.w.rows) return;
     const float *g = grad_row(f, r), scale = one_if_zero(f.a.grad_scale);
     double sum = 0;
-    for (int64_t k = QUAD * team_thread<WARPS>(); k < K; k += QUAD * WARPS * WARP) {
-        const struct quad q = quad_load(g + k, K - k, f.wide);
-        for (int j = 0; j < QUAD; j++) {
-            const double one = (double)__fmul_rn(q.v[j], scale);
+    for (int64_t k = QUAD * team_thread<WARPS>(); k < K; k += 4 * QUAD * WARPS * WARP) {
+        struct quad q[4];
+        quads_load<4>(q, g, k, QUAD * WARPS * WARP, K, f.wide);
+        for (int j = 0; j < 4 * QUAD; j++) {
+            const double one = (double)__fmul_rn(q[j / QUAD].v[j % QUAD], scale);
             sum = fma(one, one, sum);
         }
     }
@@ -295,7 +293,7 @@ static void cuda_adafactor(const struct adafactor_args *a) {
     if (M * K == 0) return;
     double *all = (double *)cuda_scratch(SLOT_UPDATE, (size_t)(ALL_SUMS + parts * K) * sizeof(double));
     const bool wide = aligned(a->w, 16) && aligned(a->g, 16) && aligned(a->column, 16) && aligned(a->copy, 8) &&
-                      (M == 1 || K % QUAD == 0);
+                      K % QUAD == 0;
     const struct factored f = {*a, pow((double)a->step, -0.8), all, all + ALL_SUMS, 1 - a->lr * a->weight_decay, wide};
     const dim3 sums = dim3((unsigned)ceil_div(K, WARP), (unsigned)(parts < 65535 ? parts : 65535));
     if (M > 1) LAUNCH_TEAMS(row_means_kernel, K, M, 0, f);

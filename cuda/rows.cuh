@@ -42,7 +42,26 @@ static __device__ __forceinline__ void quad_store(float *p, struct quad q, int64
             if (j < left) p[j] = q.v[j];
     }
 }
+// N quads of a row, `step` numbers apart from c on. No load waits for another, which a compiler does not see to when each comes
+// with a branch of its own; wide here also says that cols is a multiple of QUAD.
+template <int N>
+static __device__ __forceinline__ void quads_load(struct quad q[N], const float *row, int64_t c, int64_t step, int64_t cols, bool wide) {
+#pragma unroll
+    for (int n = 0; n < N; n++) q[n] = (struct quad){{0, 0, 0, 0}};
+    if (wide) {
+#pragma unroll
+        for (int n = 0; n < N; n++)
+            if (c + n * step < cols) q[n] = quad_load(row + c + n * step, QUAD, true);
+    } else {
+#pragma unroll
+        for (int n = 0; n < N; n++) q[n] = quad_load(row + c + n * step, cols - c - n * step, false);
+    }
+}
 static __device__ __forceinline__ struct quad quad_of(float x) { return (struct quad){{x, x, x, x}}; }
+// The sum of four products, in f32: what goes into a sum in double, so that one in four numbers pays for it.
+static __device__ __forceinline__ float quad_dot(struct quad a, struct quad b) {
+    return fmaf(a.v[3], b.v[3], fmaf(a.v[2], b.v[2], fmaf(a.v[1], b.v[1], __fmul_rn(a.v[0], b.v[0]))));
+}
 
 // Tensors that lie without gaps may be seen as one row. An absent one is whatever the others are.
 static inline bool has_no_gaps(const struct tensor &t) { return t.rows <= 1 || t.row_bytes == (size_t)t.cols * sizeof(float); }
