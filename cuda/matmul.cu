@@ -11,7 +11,8 @@ template <enum dtype D> __global__ void round_kernel(struct tensor t, bool wide,
     const int64_t chunks = ceil_div(t.cols, 8), i = (int64_t)blockIdx.x * ROUND_THREADS + threadIdx.x;
     if (i >= t.rows * chunks) return;
     const int64_t row = i / chunks, chunk = i % chunks;
-    to[i] = eight_bf16<D>(eight_read<D>((const char *)row_at(t, row) + chunk * 8 * (D == DTYPE_F32 ? 4 : 2), (int)(t.cols - 8 * chunk < 8 ? t.cols - 8 * chunk : 8), wide));
+    to[i] = eight_bf16<D>(eight_read<D>((const char *)row_at(t, row) + chunk * 8 * (D == DTYPE_F32 ? 4 : 2),
+                                        (int)(t.cols - 8 * chunk < 8 ? t.cols - 8 * chunk : 8), wide));
 }
 struct factor product_rounded(const struct tensor &t, int64_t outputs, void *to) {
     const unsigned blocks = (unsigned)ceil_div(t.rows * ceil_div(t.cols, 8), ROUND_THREADS);
@@ -27,7 +28,8 @@ struct factor product_rounded(const struct tensor &t, int64_t outputs, void *to)
 // PRECISION_BF16.
 
 typedef take_bf16<false> along;
-template <class S> static void start_by_dtype(const struct product_out &out, const struct factor &x, const struct factor &w, enum dtype d, int64_t K) {
+template <class S>
+static void start_by_dtype(const struct product_out &out, const struct factor &x, const struct factor &w, enum dtype d, int64_t K) {
     if (d == DTYPE_F32) gemm_start<S, along, take_numbers<DTYPE_F32, false>>(out, x, w, K);
     else if (d == DTYPE_F16) gemm_start<S, along, take_numbers<DTYPE_F16, false>>(out, x, w, K);
     else if (!w.wide) gemm_start<S, along, take_numbers<DTYPE_BF16, false>>(out, x, w, K);
@@ -57,7 +59,8 @@ static void matmul_on_tensor_cores(const struct matmul_args *a) {
 // ---------------------------------------------------------------------------------------------------------------
 // PRECISION_F32. Up to 32 rows are read as few: twice 16, of which the second finds the weights in L2.
 
-template <enum dtype D> static void start_chains(const struct product_out &out, const struct factor &x, const struct factor &w, int64_t K) {
+template <enum dtype D>
+static void start_chains(const struct product_out &out, const struct factor &x, const struct factor &w, int64_t K) {
     if (out.rows == 1) product_start<few<D, 1, 1>>(out, x, w, K);
     else if (out.rows == 2) product_start<few<D, 2, 1>>(out, x, w, K);
     else if (out.rows <= 4) product_start<few<D, 4, 1>>(out, x, w, K);

@@ -9,7 +9,8 @@ typedef take_bf16<true> across;
 typedef own_numbers<DTYPE_F32, false> own_rows;
 typedef own_numbers<DTYPE_F32, true> own_across;
 
-template <class S> static void dx_few(const struct product_out &out, const struct factor &dout, const struct factor &w, enum dtype d, int64_t M) {
+template <class S>
+static void dx_few(const struct product_out &out, const struct factor &dout, const struct factor &w, enum dtype d, int64_t M) {
     if (d == DTYPE_F32) gemm_start<S, along, take_numbers<DTYPE_F32, true>>(out, dout, w, M);
     else if (!w.wide) gemm_start<S, along, take_numbers<DTYPE_BF16, true>>(out, dout, w, M);
     else gemm_start<S, along, across>(out, dout, w, M);
@@ -55,6 +56,10 @@ static void dw_on_tensor_cores(const struct matmul_dw_args *a, const struct prod
     }
 }
 
+template <int FOURS>
+static void dw_chains(const struct product_out &out, const struct factor &dout, const struct factor &x, const struct matmul_dw_args *a) {
+    product_segments_start<chains<FOURS, own_across, own_across>>(out, dout, x, a->x.rows, a->segment);
+}
 static void cuda_matmul_dw(const struct matmul_dw_args *a) {
     assert(is_f32(a->dw) && is_f32(a->dout) && is_f32(a->x));
     assert(a->dout.rows == a->x.rows && a->dw.rows == a->dout.cols && a->dw.cols == a->x.cols);
@@ -63,8 +68,8 @@ static void cuda_matmul_dw(const struct matmul_dw_args *a) {
     const struct product_out out = product_out_of(a->dw, a->scale, !a->fresh);
     const struct factor dout = factor_of(a->dout, a->dw.rows), x = factor_of(a->x, a->dw.cols);
     if (a->precision == PRECISION_BF16 && cuda_has_bf16()) dw_on_tensor_cores(a, &out);
-    else if (chains_large(a->dw.rows, a->dw.cols)) product_segments_start<chains<2, own_across, own_across>>(out, dout, x, a->x.rows, a->segment);
-    else product_segments_start<chains<1, own_across, own_across>>(out, dout, x, a->x.rows, a->segment);
+    else if (chains_large(a->dw.rows, a->dw.cols)) dw_chains<2>(out, dout, x, a);
+    else dw_chains<1>(out, dout, x, a);
 }
 
 void cuda_fill_matmul_back(struct backend *b) {

@@ -19,10 +19,12 @@ struct launch {
     struct runs runs;
     struct run_weights weights;
 };
-template <class E> static void start(const struct launch *l) { product_runs_start<E>(l->out, l->rows, l->cols, l->terms, l->runs, l->weights); }
+template <class E>
+static void start(const struct launch *l) { product_runs_start<E>(l->out, l->rows, l->cols, l->terms, l->runs, l->weights); }
 
 // All matrices lie alike. columns: outputs on their side.
-static void launches(struct launch *l, const struct tensor *w, int64_t columns, const int32_t *starts, int64_t experts, int64_t segments, void (*go)(const struct launch *l, enum dtype d)) {
+static void launches(struct launch *l, const struct tensor *w, int64_t columns, const int32_t *starts, int64_t experts,
+                     int64_t segments, void (*go)(const struct launch *l, enum dtype d)) {
     for (int64_t first = 0; first < experts; first += RUN_EXPERTS) {
         const int64_t count = experts - first < RUN_EXPERTS ? experts - first : (int64_t)RUN_EXPERTS;
         l->cols = factor_of(w[first], columns);
@@ -67,7 +69,9 @@ static void go_gemm(const struct launch *l, enum dtype d) {
 }
 
 // The rows of a product, rounded for tensor cores.
-static struct factor rounded(const struct tensor &t) { return product_rounded(t, t.rows, cuda_scratch(SLOT_MATMUL, (size_t)t.rows * product_rounded_bytes(t.cols))); }
+static struct factor rounded(const struct tensor &t) {
+    return product_rounded(t, t.rows, cuda_scratch(SLOT_MATMUL, (size_t)t.rows * product_rounded_bytes(t.cols)));
+}
 
 static void cuda_matmul_experts(const struct matmul_experts_args *a) {
     assert(is_f32(a->out) && is_f32(a->x) && a->out.rows == a->x.rows && a->experts > 0 && a->segments > 0);
@@ -127,7 +131,8 @@ static void cuda_matmul_experts_dw(const struct matmul_experts_dw_args *a) {
         const size_t dout_bytes = (size_t)n * product_rounded_bytes(M), x_bytes = (size_t)n * product_rounded_bytes(K);
         char *room = (char *)cuda_scratch(SLOT_MATMUL, dout_bytes + x_bytes);
         const struct factor dout = product_rounded(a->dout, M, room), x = product_rounded(a->x, K, room + dout_bytes);
-        if (gemm_size_for(a->experts * M, K) == GEMM_SMALL) product_runs_segments_start<gemm<gemm_small, across, across>>(out, dout, x, runs);
+        const bool small = gemm_size_for(a->experts * M, K) == GEMM_SMALL;
+        if (small) product_runs_segments_start<gemm<gemm_small, across, across>>(out, dout, x, runs);
         else product_runs_segments_start<gemm<gemm_large, across, across>>(out, dout, x, runs);
         return;
     }

@@ -36,7 +36,9 @@ static void matrix_free(struct matrix *m) {
     mem_free(m->here.data);
     cuda()->free(m->there.data);
 }
-static void matrix_fetch(struct matrix *m) { cuda()->download(m->here.data, m->there.data, (size_t)m->here.rows * m->here.row_bytes); }
+static void matrix_fetch(struct matrix *m) {
+    cuda()->download(m->here.data, m->there.data, (size_t)m->here.rows * m->here.row_bytes);
+}
 static const char *row_of(const struct matrix *m, int64_t i) { return (const char *)m->here.data + (size_t)i * m->here.row_bytes; }
 
 // The sum as backend.h has it.
@@ -59,16 +61,19 @@ Test(cuda_products, have_the_chains_of_the_contract) {
     for (size_t d = 0; d < COUNT_OF(dtypes); d++)
         for (size_t k = 0; k < COUNT_OF(Ks); k++) {
             const int64_t K = Ks[k];
-            struct matrix x = matrix_new(DTYPE_F32, MOST, K, 1), w = matrix_new(dtypes[d], M, K, 2), out = matrix_new(DTYPE_F32, MOST, M, 3);
+            struct matrix x = matrix_new(DTYPE_F32, MOST, K, 1), w = matrix_new(dtypes[d], M, K, 2);
+            struct matrix out = matrix_new(DTYPE_F32, MOST, M, 3);
             float *want = mem_array(MOST * M, sizeof *want, "sums"), *row = mem_array((size_t)K, sizeof *row, "a row");
             for (int64_t m = 0; m < M; m++) {
                 dtype_row(dtypes[d])->to_f32(row_of(&w, m), row, K);
                 for (int64_t i = 0; i < MOST; i++) want[i * M + m] = chains((const float *)(const void *)row_of(&x, i), row, K);
             }
             for (size_t n = 0; n < COUNT_OF(ns); n++) {
-                cuda()->matmul(&(struct matmul_args){tensor_rows(out.there, 0, ns[n]), tensor_rows(x.there, 0, ns[n]), w.there, 1, false, PRECISION_F32});
+                cuda()->matmul(&(struct matmul_args){tensor_rows(out.there, 0, ns[n]), tensor_rows(x.there, 0, ns[n]), w.there,
+                                                     1, false, PRECISION_F32});
                 matrix_fetch(&out);
-                cr_expect(memcmp(out.here.data, want, (size_t)(ns[n] * M) * sizeof *want) == 0, "%s K %d n %d", dtype_row(dtypes[d])->name, (int)K, (int)ns[n]);
+                cr_expect(memcmp(out.here.data, want, (size_t)(ns[n] * M) * sizeof *want) == 0, "%s K %d n %d",
+                          dtype_row(dtypes[d])->name, (int)K, (int)ns[n]);
             }
             mem_free(want), mem_free(row);
             matrix_free(&x), matrix_free(&w), matrix_free(&out);
@@ -85,7 +90,8 @@ Test(cuda_products, round_alike_whatever_the_tile) {
     enum { N = 256, COLS = 512, K = 136 };
     static const int64_t parts[][2] = {{0, 1}, {100, 20}, {150, 70}, {255, 1}};
     for (int which = FORWARD; which <= BACK; which++) {
-        struct matrix x = matrix_new(DTYPE_F32, N, K, 1), out = matrix_new(DTYPE_F32, N, COLS, 3), part = matrix_new(DTYPE_F32, N, COLS, 3);
+        struct matrix x = matrix_new(DTYPE_F32, N, K, 1);
+        struct matrix out = matrix_new(DTYPE_F32, N, COLS, 3), part = matrix_new(DTYPE_F32, N, COLS, 3);
         struct matrix w = which == FORWARD ? matrix_new(DTYPE_BF16, COLS, K, 2) : matrix_new(DTYPE_BF16, K, COLS, 2);
         product((enum which)which, out.there, x.there, w.there);
         matrix_fetch(&out);
@@ -93,7 +99,8 @@ Test(cuda_products, round_alike_whatever_the_tile) {
             const int64_t at = parts[p][0], n = parts[p][1];
             product((enum which)which, tensor_rows(part.there, 0, n), tensor_rows(x.there, at, n), w.there);
             matrix_fetch(&part);
-            cr_expect(memcmp(part.here.data, row_of(&out, at), (size_t)n * out.here.row_bytes) == 0, "%d: %d rows from %d on", which, (int)n, (int)at);
+            cr_expect(memcmp(part.here.data, row_of(&out, at), (size_t)n * out.here.row_bytes) == 0, "%d: %d rows from %d on",
+                      which, (int)n, (int)at);
         }
         matrix_free(&x), matrix_free(&w), matrix_free(&out), matrix_free(&part);
     }
@@ -103,7 +110,8 @@ Test(cuda_products, round_alike_whatever_the_tile) {
 static void experts_agree(enum precision precision, int64_t experts, int64_t each, int64_t last) {
     enum { M = 24, K = 40 };
     const int64_t n = (experts / 2 - 1) * each + last;
-    struct matrix x = matrix_new(DTYPE_F32, n, K, 1), w = matrix_new(DTYPE_BF16, experts * M, K, 2), out = matrix_new(DTYPE_F32, n, M, 3), own = matrix_new(DTYPE_F32, n, M, 3);
+    struct matrix x = matrix_new(DTYPE_F32, n, K, 1), w = matrix_new(DTYPE_BF16, experts * M, K, 2);
+    struct matrix out = matrix_new(DTYPE_F32, n, M, 3), own = matrix_new(DTYPE_F32, n, M, 3);
     struct tensor *of = mem_array((size_t)experts, sizeof *of, "experts");
     int32_t *start = mem_array((size_t)experts + 1, sizeof *start, "starts");
     struct err err;
@@ -118,10 +126,12 @@ static void experts_agree(enum precision precision, int64_t experts, int64_t eac
     cuda()->matmul_experts(&(struct matmul_experts_args){out.there, x.there, of, there, experts, 1, precision});
     for (int64_t e = 0; e < experts; e++) {
         const int64_t rows = start[e + 1] - start[e];
-        cuda()->matmul(&(struct matmul_args){tensor_rows(own.there, start[e], rows), tensor_rows(x.there, start[e], rows), of[e], 1, false, precision});
+        cuda()->matmul(&(struct matmul_args){tensor_rows(own.there, start[e], rows), tensor_rows(x.there, start[e], rows), of[e],
+                                             1, false, precision});
     }
     matrix_fetch(&out), matrix_fetch(&own);
-    cr_expect(memcmp(out.here.data, own.here.data, (size_t)n * out.here.row_bytes) == 0, "precision %d, %d experts", precision, (int)experts);
+    cr_expect(memcmp(out.here.data, own.here.data, (size_t)n * out.here.row_bytes) == 0, "precision %d, %d experts", precision,
+              (int)experts);
     cuda()->free(there);
     mem_free(of), mem_free(start);
     matrix_free(&x), matrix_free(&w), matrix_free(&out), matrix_free(&own);
@@ -141,19 +151,24 @@ Test(cuda_products, of_experts_backward_are_those_of_matmul) {
     struct err err;
     int32_t *there = cuda()->alloc(sizeof start, "starts", &err);
     cuda()->upload(there, start, sizeof start);
-    struct matrix x = matrix_new(DTYPE_F32, 260, K, 1), dout = matrix_new(DTYPE_F32, 260, M, 2), w = matrix_new(DTYPE_BF16, EXPERTS * M, K, 3);
+    struct matrix x = matrix_new(DTYPE_F32, 260, K, 1), dout = matrix_new(DTYPE_F32, 260, M, 2);
+    struct matrix w = matrix_new(DTYPE_BF16, EXPERTS * M, K, 3);
     struct matrix dx = matrix_new(DTYPE_F32, 260, K, 4), own_dx = matrix_new(DTYPE_F32, 260, K, 4);
     for (int precision = PRECISION_F32; precision <= PRECISION_BF16; precision++) {
         struct matrix dw = matrix_new(DTYPE_F32, EXPERTS * M, K, 5), own = matrix_new(DTYPE_F32, EXPERTS * M, K, 5);
         const struct tensor of[EXPERTS] = {tensor_rows(w.there, 0, M), tensor_rows(w.there, M, M)};
-        cuda()->matmul_experts_dx(&(struct matmul_experts_dx_args){dx.there, dout.there, of, there, EXPERTS, S, false, (enum precision)precision});
-        cuda()->matmul_experts_dw(&(struct matmul_experts_dw_args){dw.there, dout.there, x.there, there, EXPERTS, S, (enum precision)precision, false});
+        cuda()->matmul_experts_dx(&(struct matmul_experts_dx_args){dx.there, dout.there, of, there, EXPERTS, S, false,
+                                                                   (enum precision)precision});
+        cuda()->matmul_experts_dw(&(struct matmul_experts_dw_args){dw.there, dout.there, x.there, there, EXPERTS, S,
+                                                                   (enum precision)precision, false});
         for (int e = 0; e < EXPERTS; e++) {
             const int64_t at = start[e * S], n = start[(e + 1) * S] - at;
-            cuda()->matmul_dx(&(struct matmul_dx_args){tensor_rows(own_dx.there, at, n), tensor_rows(dout.there, at, n), of[e], 1, false, (enum precision)precision});
+            cuda()->matmul_dx(&(struct matmul_dx_args){tensor_rows(own_dx.there, at, n), tensor_rows(dout.there, at, n), of[e],
+                                                       1, false, (enum precision)precision});
             for (int s = 0; s < S; s++) {
                 const int64_t from = start[e * S + s], rows = start[e * S + s + 1] - from;
-                cuda()->matmul_dw(&(struct matmul_dw_args){tensor_rows(own.there, e * M, M), tensor_rows(dout.there, from, rows), tensor_rows(x.there, from, rows), 1, rows,
+                cuda()->matmul_dw(&(struct matmul_dw_args){tensor_rows(own.there, e * M, M), tensor_rows(dout.there, from, rows),
+                                                           tensor_rows(x.there, from, rows), 1, rows,
                                                            (enum precision)precision, false});
             }
         }
