@@ -21,7 +21,7 @@
 #include "cuda/blocks.cuh"
 #include "cuda/gemm.cuh"
 
-enum { WARPS = 8, THREADS = WARPS * (int)WARP, QUAD = 4 }; // QUAD: rows of x in a product of fragments
+enum { THREADS = 256, QUAD = 4 }; // QUAD: rows of x in a product of fragments
 
 // ---------------------------------------------------------------------------------------------------------------
 // x in sixteen bits. A row: for each unit of 128 columns 256 bytes, then for each unit four steps, then the sums of its groups.
@@ -164,11 +164,15 @@ static __device__ __forceinline__ void packed_load(struct unit w[MT][2], const s
 
 // ---------------------------------------------------------------------------------------------------------------
 // Few rows. Warps of a block of threads take blocks of 256 columns by turns and leave their sums in shared memory, where one
-// thread for each output adds them in order; when there are more columns than there is room for, in several rounds.
+// thread for each output adds them in order; when there are more columns than there is room for, in several rounds. 16 warps for
+// up to four rows, twice as many as later, are what keeps 40 KB on their way to each multiprocessor of an H200 with 4096 x 4096 Q4_K.
 
 enum { FEW_ROOM = 48 << 10 };
 template <int MT, int NT> struct few_shape {
-    enum { ROWS = QUAD * NT, COLS = 16 * MT, OUTPUTS = ROWS * COLS, EACH = (OUTPUTS + THREADS - 1) / THREADS, BLOCKS_AT_ONCE = FEW_ROOM / (OUTPUTS * 4) };
+    enum {
+        ROWS = QUAD * NT, COLS = 16 * MT, OUTPUTS = ROWS * COLS, WARPS = MT == 1 ? 16 : 8, THREADS = WARPS * (int)WARP,
+        EACH = (OUTPUTS + THREADS - 1) / THREADS, BLOCKS_AT_ONCE = FEW_ROOM / (OUTPUTS * 4),
+    };
     static size_t bytes(int units) { return (size_t)min((units + 1) / 2, (int)BLOCKS_AT_ONCE) * OUTPUTS * sizeof(float); }
 };
 
@@ -193,7 +197,7 @@ static __device__ __forceinline__ void few_tile(struct product_out out, const st
     for (int i = 0; i < S::EACH; i++) total[i] = 0;
     for (int from = 0; from < blocks; from += S::BLOCKS_AT_ONCE) {
         const int upto = min(blocks, from + (int)S::BLOCKS_AT_ONCE);
-        for (int b = from + warp; b < upto; b += WARPS) {
+        for (int b = from + warp; b < upto; b += S::WARPS) {
             float sums[MT][NT][2];
             UNROLL
             for (int m = 0; m < MT; m++)
@@ -220,25 +224,25 @@ static __device__ __forceinline__ void few_tile(struct product_out out, const st
         __syncthreads();
         UNROLL
         for (int i = 0; i < S::EACH; i++) {
-            const int o = (int)threadIdx.x + i * THREADS;
+            const int o = (int)threadIdx.x + i * S::THREADS;
             for (int b = 0; o < S::OUTPUTS && b < upto - from; b++) total[i] += part[b * S::OUTPUTS + o];
         }
         __syncthreads();
     }
     UNROLL
     for (int i = 0; i < S::EACH; i++) {
-        const int o = (int)threadIdx.x + i * THREADS, r = o % S::ROWS;
+        const int o = (int)threadIdx.x + i * S::THREADS, r = o % S::ROWS;
         if (o < S::OUTPUTS && r < left) product_put(out, row + r, col + o / S::ROWS, total[i]);
     }
 }
 
 template <enum dtype D, int MT, int NT>
-__global__ void __launch_bounds__(THREADS) few_kernel(struct product_out out, struct packed w, struct wide x) {
+__global__ void __launch_bounds__(few_shape<MT, NT>::THREADS, 2) few_kernel(struct product_out out, struct packed w, struct wide x) {
     typedef few_shape<MT, NT> S;
     few_tile<D, MT, NT>(out, w, x, (int64_t)blockIdx.y * S::ROWS, out.rows, (int64_t)blockIdx.x * S::COLS);
 }
 template <enum dtype D, int MT, int NT>
-__global__ void __launch_bounds__(THREADS) few_runs_kernel(struct product_out out, struct packed w, struct wide x, struct runs runs, const __grid_constant__ struct run_weights weights) {
+__global__ void __launch_bounds__(few_shape<MT, NT>::THREADS, 2) few_runs_kernel(struct product_out out, struct packed w, struct wide x, struct runs runs, const __grid_constant__ struct run_weights weights) {
     typedef few_shape<MT, NT> S;
     struct run run;
     if (!run_number(&run, runs, (int)blockIdx.y, S::ROWS)) return;
@@ -348,7 +352,7 @@ enum { FEW_MOST = 96 };
 
 template <enum dtype D, int MT, int NT> static void few_start(const struct product_out &out, const struct packed &w, const struct wide &x) {
     typedef few_shape<MT, NT> S;
-    LAUNCH((few_kernel<D, MT, NT>), dim3(ceil_div(out.cols, S::COLS), ceil_div(out.rows, S::ROWS)), THREADS, S::bytes(x.units), out, w, x);
+    LAUNCH((few_kernel<D, MT, NT>), dim3(ceil_div(out.cols, S::COLS), ceil_div(out.rows, S::ROWS)), S::THREADS, S::bytes(x.units), out, w, x);
 }
 template <enum dtype D> static void whole_product(const struct product_out &out, const struct packed &w, const struct wide &x) {
     if (out.rows <= QUAD) few_start<D, 1, 1>(out, w, x);
@@ -362,13 +366,12 @@ template <enum dtype D, int MT, int NT>
 static void few_runs_start(const struct product_out &out, const struct packed &w, const struct wide &x, const struct runs &runs, const struct run_weights &weights) {
     typedef few_shape<MT, NT> S;
     const dim3 grid(ceil_div(out.cols, S::COLS), runs_tiles(out.rows, runs.experts, S::ROWS));
-    LAUNCH((few_runs_kernel<D, MT, NT>), grid, THREADS, S::bytes(x.units), out, w, x, runs, weights);
+    LAUNCH((few_runs_kernel<D, MT, NT>), grid, S::THREADS, S::bytes(x.units), out, w, x, runs, weights);
 }
 template <enum dtype D>
 static void whole_runs(const struct product_out &out, const struct packed &w, const struct wide &x, const struct runs &runs, const struct run_weights &weights) {
     const int64_t each = ceil_div(out.rows, runs.experts);
     if (each <= QUAD) few_runs_start<D, 1, 1>(out, w, x, runs, weights);
-    else if (each <= 2 * QUAD) few_runs_start<D, 2, 2>(out, w, x, runs, weights);
     else if (each <= FEW_MOST) few_runs_start<D, 2, 4>(out, w, x, runs, weights);
     else
         LAUNCH((many_runs_kernel<D>), dim3(ceil_div(out.cols, MANY_COLS), runs_tiles(out.rows, runs.experts, many_shape<D>::ROWS)), MANY_THREADS,
