@@ -18,10 +18,9 @@
 //
 // PRECISION_BF16 is gemm.cuh, which a taker here gives tiles of packed rows; for many rows the weight becomes bf16 first, some MiB
 // at a time, which stay in L2. Weights that lie as ROWS are packed into scratch first.
-#include "cuda/blocks.cuh"
-#include "cuda/gemm.cuh"
+#include "cuda/matmul_blocks.cuh"
 
-enum { WARPS = 8, THREADS = WARPS * (int)WARP, QUAD = 4 }; // QUAD: rows of x in a product of fragments
+enum { THREADS = 256, QUAD = 4 }; // QUAD: rows of x in a product of fragments
 
 // ---------------------------------------------------------------------------------------------------------------
 // x in sixteen bits. A row: for each unit of 128 columns 256 bytes, then for each unit four steps, then the sums of its groups.
@@ -164,11 +163,15 @@ static __device__ __forceinline__ void packed_load(struct unit w[MT][2], const s
 
 // ---------------------------------------------------------------------------------------------------------------
 // Few rows. Warps of a block of threads take blocks of 256 columns by turns and leave their sums in shared memory, where one
-// thread for each output adds them in order; when there are more columns than there is room for, in several rounds.
+// thread for each output adds them in order; when there are more columns than there is room for, in several rounds. 16 warps for
+// up to four rows, twice as many as later, are what keeps 40 KB on their way to each multiprocessor of an H200 with 4096 x 4096 Q4_K.
 
 enum { FEW_ROOM = 48 << 10 };
 template <int MT, int NT> struct few_shape {
-    enum { ROWS = QUAD * NT, COLS = 16 * MT, OUTPUTS = ROWS * COLS, EACH = (OUTPUTS + THREADS - 1) / THREADS, BLOCKS_AT_ONCE = FEW_ROOM / (OUTPUTS * 4) };
+    enum {
+        ROWS = QUAD * NT, COLS = 16 * MT, OUTPUTS = ROWS * COLS, WARPS = MT == 1 ? 16 : 8, THREADS = WARPS * (int)WARP,
+        EACH = (OUTPUTS + THREADS - 1) / THREADS, BLOCKS_AT_ONCE = FEW_ROOM / (OUTPUTS * 4),
+    };
     static size_t bytes(int units) { return (size_t)min((units + 1) / 2, (int)BLOCKS_AT_ONCE) * OUTPUTS * sizeof(float); }
 };
 
@@ -193,7 +196,7 @@ static __device__ __forceinline__ void few_tile(struct product_out out, const st
     for (int i = 0; i < S::EACH; i++) total[i] = 0;
     for (int from = 0; from < blocks; from += S::BLOCKS_AT_ONCE) {
         const int upto = min(blocks, from + (int)S::BLOCKS_AT_ONCE);
-        for (int b = from + warp; b < upto; b += WARPS) {
+        for (int b = from + warp; b < upto; b += S::WARPS) {
             float sums[MT][NT][2];
             UNROLL
             for (int m = 0; m < MT; m++)
@@ -220,25 +223,25 @@ static __device__ __forceinline__ void few_tile(struct product_out out, const st
         __syncthreads();
         UNROLL
         for (int i = 0; i < S::EACH; i++) {
-            const int o = (int)threadIdx.x + i * THREADS;
+            const int o = (int)threadIdx.x + i * S::THREADS;
             for (int b = 0; o < S::OUTPUTS && b < upto - from; b++) total[i] += part[b * S::OUTPUTS + o];
         }
         __syncthreads();
     }
     UNROLL
     for (int i = 0; i < S::EACH; i++) {
-        const int o = (int)threadIdx.x + i * THREADS, r = o % S::ROWS;
+        const int o = (int)threadIdx.x + i * S::THREADS, r = o % S::ROWS;
         if (o < S::OUTPUTS && r < left) product_put(out, row + r, col + o / S::ROWS, total[i]);
     }
 }
 
 template <enum dtype D, int MT, int NT>
-__global__ void __launch_bounds__(THREADS) few_kernel(struct product_out out, struct packed w, struct wide x) {
+__global__ void __launch_bounds__(few_shape<MT, NT>::THREADS, 2) few_kernel(struct product_out out, struct packed w, struct wide x) {
     typedef few_shape<MT, NT> S;
     few_tile<D, MT, NT>(out, w, x, (int64_t)blockIdx.y * S::ROWS, out.rows, (int64_t)blockIdx.x * S::COLS);
 }
 template <enum dtype D, int MT, int NT>
-__global__ void __launch_bounds__(THREADS) few_runs_kernel(struct product_out out, struct packed w, struct wide x, struct runs runs, const __grid_constant__ struct run_weights weights) {
+__global__ void __launch_bounds__(few_shape<MT, NT>::THREADS, 2) few_runs_kernel(struct product_out out, struct packed w, struct wide x, struct runs runs, const __grid_constant__ struct run_weights weights) {
     typedef few_shape<MT, NT> S;
     struct run run;
     if (!run_number(&run, runs, (int)blockIdx.y, S::ROWS)) return;
@@ -348,7 +351,7 @@ enum { FEW_MOST = 96 };
 
 template <enum dtype D, int MT, int NT> static void few_start(const struct product_out &out, const struct packed &w, const struct wide &x) {
     typedef few_shape<MT, NT> S;
-    LAUNCH((few_kernel<D, MT, NT>), dim3(ceil_div(out.cols, S::COLS), ceil_div(out.rows, S::ROWS)), THREADS, S::bytes(x.units), out, w, x);
+    LAUNCH((few_kernel<D, MT, NT>), dim3(ceil_div(out.cols, S::COLS), ceil_div(out.rows, S::ROWS)), S::THREADS, S::bytes(x.units), out, w, x);
 }
 template <enum dtype D> static void whole_product(const struct product_out &out, const struct packed &w, const struct wide &x) {
     if (out.rows <= QUAD) few_start<D, 1, 1>(out, w, x);
@@ -362,13 +365,12 @@ template <enum dtype D, int MT, int NT>
 static void few_runs_start(const struct product_out &out, const struct packed &w, const struct wide &x, const struct runs &runs, const struct run_weights &weights) {
     typedef few_shape<MT, NT> S;
     const dim3 grid(ceil_div(out.cols, S::COLS), runs_tiles(out.rows, runs.experts, S::ROWS));
-    LAUNCH((few_runs_kernel<D, MT, NT>), grid, THREADS, S::bytes(x.units), out, w, x, runs, weights);
+    LAUNCH((few_runs_kernel<D, MT, NT>), grid, S::THREADS, S::bytes(x.units), out, w, x, runs, weights);
 }
 template <enum dtype D>
 static void whole_runs(const struct product_out &out, const struct packed &w, const struct wide &x, const struct runs &runs, const struct run_weights &weights) {
     const int64_t each = ceil_div(out.rows, runs.experts);
     if (each <= QUAD) few_runs_start<D, 1, 1>(out, w, x, runs, weights);
-    else if (each <= 2 * QUAD) few_runs_start<D, 2, 2>(out, w, x, runs, weights);
     else if (each <= FEW_MOST) few_runs_start<D, 2, 4>(out, w, x, runs, weights);
     else
         LAUNCH((many_runs_kernel<D>), dim3(ceil_div(out.cols, MANY_COLS), runs_tiles(out.rows, runs.experts, many_shape<D>::ROWS)), MANY_THREADS,
@@ -376,67 +378,10 @@ static void whole_runs(const struct product_out &out, const struct packed &w, co
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// PRECISION_BF16.
-
-
-// Packed rows into tiles of gemm.cuh. A thread takes the part of one lane of a unit, of which 64 columns are in the tile.
-template <enum dtype D> struct take_coded {
-    enum { ACROSS = false };
-    template <int ROWS, int THREADS> struct held { struct unit of[ROWS * UNIT_LANES / THREADS]; };
-    template <int ROWS, int THREADS>
-    static __device__ __forceinline__ void fetch(held<ROWS, THREADS> &h, const struct factor &f, uint16_t *, int64_t row, int64_t k, int64_t end) {
-        UNROLL
-        for (int i = 0; i < ROWS * UNIT_LANES / THREADS; i++) {
-            const int piece = (int)threadIdx.x + i * THREADS;
-            const int64_t r = min(row + piece / UNIT_LANES, f.rows - 1); // what is behind the last row is not written
-            unit_load<D>(&h.of[i], f.data + (size_t)r * f.row_bytes, coded_units(end), (int)(k / UNIT), piece % UNIT_LANES);
-        }
-    }
-    // Chunks `first` and first + 1 of the unit.
-    static __device__ __forceinline__ void put(const struct unit *x, uint16_t *tile, int r, int t, int u, int first, int chunks) {
-        UNROLL
-        for (int i = 0; i < 2; i++) {
-            uint32_t words[2];
-            unit_words<D>(x, first + i, words);
-            UNROLL
-            for (int h = 0; h < 2; h++) {
-                float dl, ml, x4[4];
-                unit_factor<D>(x, u, coded_group(D) == 16 ? 2 * (first + i) + h : first + i, &dl, &ml);
-                word_numbers<D>(words[h], dl, ml, x4);
-                const bool there = i < chunks;
-                *(uint2 *)(void *)(along_at(tile, r, 4 * i + 2 * h + t / 2) + t % 2 * 4) =
-                    make_uint2(there ? pack_bf16(x4[0], x4[1]) : 0, there ? pack_bf16(x4[2], x4[3]) : 0);
-            }
-        }
-    }
-    template <int ROWS, int THREADS>
-    static __device__ __forceinline__ void store(const held<ROWS, THREADS> &h, const struct factor &, uint16_t *tile, int64_t, int64_t k, int64_t end) {
-        const int chunks = (int)((end - k) / CHUNK), u = (int)(k / UNIT);
-        UNROLL
-        for (int i = 0; i < ROWS * UNIT_LANES / THREADS; i++) {
-            const int piece = (int)threadIdx.x + i * THREADS, r = piece / UNIT_LANES, t = piece % UNIT_LANES;
-            if (k % UNIT) put(&h.of[i], tile, r, t, u, 2, chunks); // all alike
-            else put(&h.of[i], tile, r, t, u, 0, chunks);
-        }
-    }
-};
-
-typedef take_numbers<DTYPE_F32, false> take_x;
-static struct factor factor_of_packed(const struct packed &w) { return (struct factor){w.data, w.row_bytes, w.rows, true}; }
-
-template <enum dtype D> static void rounded_product(const struct product_out &out, const struct factor &x, const struct packed &w, int64_t K) {
-    if (out.rows <= gemm_few::ROWS) gemm_start<gemm_few, take_x, take_coded<D>>(out, x, factor_of_packed(w), K);
-    else gemm_start<gemm_small, take_x, take_coded<D>>(out, x, factor_of_packed(w), K);
-}
-template <enum dtype D>
-static void rounded_runs(const struct product_out &out, const struct factor &x, const struct packed &w, int64_t K, const struct runs &runs, const struct run_weights &weights) {
-    if (ceil_div(out.rows, runs.experts) <= gemm_few::ROWS)
-        product_runs_start<gemm<gemm_few, take_x, take_coded<D>>>(out, x, factor_of_packed(w), K, runs, weights);
-    else product_runs_start<gemm<gemm_small, take_x, take_coded<D>>>(out, x, factor_of_packed(w), K, runs, weights);
-}
+// What backend.h asks for.
 
 // Many rows: as many rows of the weight as there is room for become bf16, the product is that of numbers.
-enum { ROUND_ROOM = 32 << 20, ROUND_ROWS = 256 };
+enum { ROUND_ROOM = 32 << 20, ROUND_ROWS = 256, ROUND_FEW = 64 };
 
 static void rounded_by_slices(const struct matmul_args *a) {
     const struct backend *b = backend_cuda(0, NULL);
@@ -455,15 +400,13 @@ static void rounded_by_slices(const struct matmul_args *a) {
     }
 }
 
-// ---------------------------------------------------------------------------------------------------------------
-// What backend.h asks for.
-
 // A weight as it was loaded, or its rows packed into `room`.
 static struct packed packed_of(const struct tensor &w, void *room) {
     if (w.layout == LAYOUT_DEVICE) return (struct packed){(const char *)w.data, w.row_bytes, w.rows};
     cuda_pack_rows(&w, room);
     return (struct packed){(const char *)room, coded_row_bytes(w.dtype, w.cols), w.rows};
 }
+static struct factor factor_of_packed(const struct packed &w) { return (struct factor){w.data, w.row_bytes, w.rows, true}; }
 static size_t packing_bytes(const struct tensor &w) { return w.layout == LAYOUT_DEVICE ? 0 : (size_t)w.rows * coded_row_bytes(w.dtype, w.cols); }
 
 static bool is_packed_or_rows(const struct tensor &w) { return is_coded(w.dtype) && w.mats == 1 && (is_rows(w) || (w.layout == LAYOUT_DEVICE && w.data)); }
@@ -473,22 +416,21 @@ void cuda_matmul_blocks(const struct matmul_args *a) {
     assert(a->out.rows == a->x.rows && a->out.cols == a->w.rows && a->x.cols == a->w.cols);
     if (a->out.rows == 0 || a->out.cols == 0) return;
     const bool rounded = a->precision == PRECISION_BF16 && cuda_has_bf16();
-    if (rounded && a->x.rows > gemm_small::ROWS) {
+    if (rounded && a->x.rows > ROUND_FEW) {
         rounded_by_slices(a);
         return;
     }
     const size_t room = packing_bytes(a->w);
     const struct packed w = packed_of(a->w, room ? cuda_scratch(SLOT_BLOCKS, room) : NULL);
     const struct product_out out = product_out_of(a->out, a->scale, a->accumulate);
-    const struct factor numbers = factor_of(a->x, a->x.rows);
-    struct wide x;
-    if (!rounded) x = widen(a->x, coded_group(a->w.dtype));
+    if (rounded) {
+        cuda_rounded_blocks(out, factor_of(a->x, a->x.rows), factor_of_packed(w), a->w.dtype, a->x.cols, NULL, NULL);
+        return;
+    }
+    const struct wide x = widen(a->x, coded_group(a->w.dtype));
     switch (a->w.dtype) {
-#define PRODUCT_CASE(upper, lower)                                                                 \
-    case DTYPE_##upper:                                                                            \
-        if (rounded) rounded_product<DTYPE_##upper>(out, numbers, w, a->x.cols);                   \
-        else whole_product<DTYPE_##upper>(out, w, x);                                              \
-        break;
+#define PRODUCT_CASE(upper, lower) \
+    case DTYPE_##upper: whole_product<DTYPE_##upper>(out, w, x); break;
         CODED_DTYPES(PRODUCT_CASE)
     default: assert(!"no block format");
     }
@@ -502,10 +444,9 @@ void cuda_matmul_experts_blocks(const struct matmul_experts_args *a) {
     const bool rounded = a->precision == PRECISION_BF16 && cuda_has_bf16();
     const size_t each = packing_bytes(*a->w);
     char *room = each ? (char *)cuda_scratch(SLOT_BLOCKS, (size_t)a->experts * each) : NULL;
+    const struct product_out out = product_out_of(a->out, 1, false);
     struct wide x;
     if (!rounded) x = widen(a->x, coded_group(a->w->dtype));
-    const struct product_out out = product_out_of(a->out, 1, false);
-    const struct factor numbers = factor_of(a->x, a->x.rows);
     for (int64_t first = 0; first < a->experts; first += RUN_EXPERTS) {
         const struct runs runs = {a->start + first * a->segments, min(a->experts - first, (int64_t)RUN_EXPERTS), a->segments};
         struct run_weights weights;
@@ -514,13 +455,14 @@ void cuda_matmul_experts_blocks(const struct matmul_experts_args *a) {
             w = packed_of(a->w[first + e], room + (size_t)(first + e) * each);
             weights.data[e] = w.data;
         }
+        if (rounded) {
+            cuda_rounded_blocks(out, factor_of(a->x, a->x.rows), factor_of_packed(w), a->w->dtype, a->x.cols, &runs, &weights);
+            continue;
+        }
         switch (a->w->dtype) {
-#define RUNS_CASE(upper, lower)                                                                    \
-    case DTYPE_##upper:                                                                            \
-        if (rounded) rounded_runs<DTYPE_##upper>(out, numbers, w, a->x.cols, runs, weights);       \
-        else whole_runs<DTYPE_##upper>(out, w, x, runs, weights);                                  \
-        break;
-        CODED_DTYPES(RUNS_CASE)
+#define RUNS_CASE(upper, lower) \
+    case DTYPE_##upper: whole_runs<DTYPE_##upper>(out, w, x, runs, weights); break;
+            CODED_DTYPES(RUNS_CASE)
         default: assert(!"no block format");
         }
     }
