@@ -331,4 +331,5 @@ static void cuda_attend(const struct attend_args *a) {
 void cuda_fill_attend(struct backend *b) {
     b->attend = cuda_attend;
     cuda_fill_store_rows(b);
+    cuda_fill_attend_back(b);
 }
