@@ -181,10 +181,10 @@ template <int P, int LANES> __global__ void __launch_bounds__(F32_THREADS, 2) at
     if (thread < P) state[thread] = joined_nothing();
     __syncthreads();
     struct walk w = {-1, 0, 0};
-    while (walk_next(&w, lo, hi, P, j.cache))
+    while (walk_next<false>(&w, lo, hi, P, j.cache))
         for (int part = walk_part(j, w); part < walk_parts(j, w); part++) {
             t.from = w.origin + (int64_t)part * PART;
-            tile_sees(w, lo, hi, P, j.cache, t.from, &t.begin, &t.end);
+            tile_sees<false>(w, lo, hi, P, j.cache, t.from, &t.begin, &t.end);
             if (t.begin >= t.end) continue;
             BY_KIND(j.k_kind, part_scores, t, j.a.k, g);
             __syncthreads();
@@ -324,10 +324,12 @@ static void cuda_attend(const struct attend_args *a) {
     j.cache = a->k.layout == LAYOUT_DEVICE;
     j.k_kind = kind_of(a->k, a->head_size), j.v_kind = kind_of(a->v, a->head_size);
     j.parts_most = ceil_div(a->k.rows, PART);
-    attend_launches(&j, f32_pairs(&j), false, f32_start, 0);
+    if (attend_bf16_takes(a)) attend_bf16(&j);
+    else attend_launches(&j, f32_pairs(&j), false, f32_start, 0);
 }
 
 void cuda_fill_attend(struct backend *b) {
     b->attend = cuda_attend;
     cuda_fill_store_rows(b);
+    cuda_fill_attend_back(b);
 }

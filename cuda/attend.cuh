@@ -95,4 +95,33 @@ static __device__ __forceinline__ void read_eight(enum kind kind, const char *he
     else if (kind == KIND_Q4_0) eight_floats<KIND_Q4_0>(load_eight<KIND_Q4_0>(head, dtype, c, D), x);
     else eight_floats<KIND_LOOSE>(load_eight<KIND_LOOSE>(head, dtype, c, D), x);
 }
+
+// ---------------------------------------------------------------------------------------------------------------
+// For tensor cores: heads of D numbers of any kind as bf16, each padded with zeros to `wide`, a multiple of 16, rows one after the
+// other. lo, hi: of a cache only what `queries` rows see is made. (attend_bf16.cu)
+
+static inline size_t rounded_bytes(int64_t rows, int64_t heads, int64_t wide) { return ((size_t)(rows * heads * wide) * 2 + 255) / 256 * 256; }
+struct tensor attend_rounded(const struct tensor &from, int64_t heads, int64_t wide, void *to, const int32_t *lo, const int32_t *hi, int64_t queries);
+// The least width of a tile that heads of D fit in, 0 where none is so wide.
+static inline int tile_width(int64_t D) { return D <= 32 ? 32 : D <= 64 ? 64 : D <= 80 ? 80 : D <= 96 ? 96 : D <= 128 ? 128 : D <= 256 ? 256 : 0; }
+size_t cuda_shared_most(void); // bytes of shared memory that a block may have
+
+// Rows of a tile in shared memory are 16 bytes longer than wide: eight of them then lie in different banks, for ldmatrix.
+enum { TILE_PAD = 8 };
+// Fragments out of rows of `wide + TILE_PAD` numbers: for mma_bf16 of b[k][n], two neighbours in n at once.
+// rows are n, columns k: rows [n, n + 16), columns [k, k + 16)
+static __device__ __forceinline__ void tile_b(uint32_t b[4], const uint16_t *rows, int stride, int n, int k) {
+    const int lane = (int)threadIdx.x % WARP;
+    ldmatrix_x4(b, rows + (n + lane / 16 * 8 + lane % 8) * stride + k + lane / 8 % 2 * 8);
+}
+// rows are k, columns n: rows [k, k + 16), columns [n, n + 16)
+static __device__ __forceinline__ void tile_b_turned(uint32_t b[4], const uint16_t *rows, int stride, int k, int n) {
+    const int lane = (int)threadIdx.x % WARP;
+    ldmatrix_x4_trans(b, rows + (k + lane / 8 % 2 * 8 + lane % 8) * stride + n + lane / 16 * 8);
+}
+// a[16][16] out of rows [row, row + 16), columns [k, k + 16)
+static __device__ __forceinline__ void tile_a(uint32_t a[4], const uint16_t *rows, int stride, int row, int k) {
+    const int lane = (int)threadIdx.x % WARP;
+    ldmatrix_x4(a, rows + (row + lane % 16) * stride + k + lane / 16 * 8);
+}
 #endif

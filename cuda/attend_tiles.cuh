@@ -19,9 +19,14 @@ struct attend_job {
     float2 *part_ml; // of the split way: [part][row][head] m and l; o [part][row][head][D]
     float *part_o;
     void *other; // other_bytes of attend_launches
+    struct tensor keys, values; // in bf16, heads padded to the width of a tile: of attend_bf16.cu
 };
 // Starts `start` over tiles of so many pairs, the split way where that is better, and joins the parts. base2: m is in bits.
 void attend_launches(struct attend_job *j, int64_t pairs_of_tile, bool base2, void (*start)(const struct attend_job *j, dim3 grid), size_t other_bytes);
+
+// attend_bf16.cu: whether it takes this call, and the call.
+bool attend_bf16_takes(const struct attend_args *a);
+void attend_bf16(struct attend_job *j);
 
 // The last rows of a prompt see the most keys: they begin first.
 static __device__ __forceinline__ int64_t tile_of(const struct attend_job &j) { return j.split ? blockIdx.x : gridDim.x - 1 - blockIdx.x; }
@@ -43,14 +48,22 @@ static __device__ __forceinline__ void tile_ranges(const struct attend_job &j, i
 // of one document, one document after the other. So every pair has parts of its own even where a tile lies across documents.
 struct walk { int origin, first, end; }; // begins with origin -1
 static __device__ __forceinline__ bool in_walk(const struct walk &w, int32_t lo, int32_t hi, bool cache) { return lo < hi && (cache || lo == w.origin); }
-static __device__ __forceinline__ bool walk_next(struct walk *w, const int32_t *lo, const int32_t *hi, int count, bool cache) {
-    int origin = INT32_MAX;
-    for (int p = 0; p < count; p++)
+// Over the pairs of a tile: by every thread itself, or where they are many (SHARED_OUT) by the lanes of every warp together.
+template <bool SHARED_OUT> static __device__ __forceinline__ int tile_least(int x) {
+    for (int far = WARP / 2; SHARED_OUT && far > 0; far /= 2) x = min(x, __shfl_xor_sync(0xffffffffu, x, far));
+    return x;
+}
+#define FOR_PAIRS(p, count) for (int p = SHARED_OUT ? (int)threadIdx.x % WARP : 0; p < (count); p += SHARED_OUT ? WARP : 1)
+template <bool SHARED_OUT> static __device__ __forceinline__ bool walk_next(struct walk *w, const int32_t *lo, const int32_t *hi, int count, bool cache) {
+    int origin = INT32_MAX, end = 0;
+    FOR_PAIRS(p, count)
         if (lo[p] < hi[p] && lo[p] > w->origin) origin = min(origin, lo[p]);
+    origin = tile_least<SHARED_OUT>(origin);
     if (origin == INT32_MAX || (cache && w->origin >= 0)) return false;
-    w->first = origin, w->origin = cache ? 0 : origin, w->end = 0;
-    for (int p = 0; p < count; p++)
-        if (in_walk(*w, lo[p], hi[p], cache)) w->end = max(w->end, hi[p]);
+    w->first = origin, w->origin = cache ? 0 : origin;
+    FOR_PAIRS(p, count)
+        if (in_walk(*w, lo[p], hi[p], cache)) end = max(end, hi[p]);
+    w->end = -tile_least<SHARED_OUT>(-end);
     return true;
 }
 static __device__ __forceinline__ int walk_part(const struct attend_job &j, const struct walk &w) {
@@ -62,14 +75,15 @@ static __device__ __forceinline__ int walk_parts(const struct attend_job &j, con
     return j.split ? min(end, (int)blockIdx.z + 1) : end;
 }
 // Of the part from row `from` on, the keys that anybody sees.
-static __device__ __forceinline__ void tile_sees(const struct walk &w, const int32_t *lo, const int32_t *hi, int count, bool cache, int64_t from, int *begin,
-                                                 int *end) {
-    *begin = PART, *end = 0;
-    for (int p = 0; p < count; p++) {
+template <bool SHARED_OUT>
+static __device__ __forceinline__ void tile_sees(const struct walk &w, const int32_t *lo, const int32_t *hi, int count, bool cache, int64_t from, int *begin, int *end) {
+    int least = PART, most = 0;
+    FOR_PAIRS(p, count) {
         if (!in_walk(w, lo[p], hi[p], cache)) continue;
         const int first = (int)max((int64_t)0, lo[p] - from), limit = (int)min((int64_t)PART, hi[p] - from);
-        if (first < limit) *begin = min(*begin, first), *end = max(*end, limit);
+        if (first < limit) least = min(least, first), most = max(most, limit);
     }
+    *begin = tile_least<SHARED_OUT>(least), *end = -tile_least<SHARED_OUT>(-most);
 }
 
 // ---------------------------------------------------------------------------------------------------------------
