@@ -104,7 +104,6 @@ static inline size_t rounded_bytes(int64_t rows, int64_t heads, int64_t wide) { 
 struct tensor attend_rounded(const struct tensor &from, int64_t heads, int64_t wide, void *to, const int32_t *lo, const int32_t *hi, int64_t queries);
 // The least width of a tile that heads of D fit in, 0 where none is so wide.
 static inline int tile_width(int64_t D) { return D <= 32 ? 32 : D <= 64 ? 64 : D <= 80 ? 80 : D <= 96 ? 96 : D <= 128 ? 128 : D <= 256 ? 256 : 0; }
-size_t cuda_shared_most(void); // bytes of shared memory that a block may have
 
 // Rows of a tile in shared memory are 16 bytes longer than wide: eight of them then lie in different banks, for ldmatrix.
 enum { TILE_PAD = 8 };

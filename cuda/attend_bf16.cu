@@ -19,17 +19,6 @@
 // from L2, 20 bytes a cycle and multiprocessor of some 24 that there are; tiles of 64 pairs would wait for L2.
 #include "cuda/attend_tiles.cuh"
 
-size_t cuda_shared_most(void) {
-#ifdef CUDA_ON_CPU
-    return 227 << 10;
-#else
-    static int most;
-    int device = 0;
-    if (!most && (cudaGetDevice(&device) || cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device))) most = 48 << 10;
-    return (size_t)most;
-#endif
-}
-
 // ---------------------------------------------------------------------------------------------------------------
 // Copies in bf16.
 
