@@ -30,13 +30,14 @@ else ifeq ($(CONFIG),fuzz)
   LDFLAGS += -fsanitize=fuzzer,address,undefined
 endif
 
-# cuda/*.cu for GPUs, where there is nvcc (CUDA=0 leaves them out): for the GPU of this machine, or, where it has none, for all
-# from Turing on, as CUDA_ARCH=all does. In the shim configurations the same files are compiled for this very processor.
+# cuda/*.cu for GPUs: where there are nvcc and a GPU for this one; with CUDA=1, which needs no GPU, for all from Turing on and, as
+# PTX, for those to come, which takes minutes. In the shim configurations the same files are compiled for this very processor.
 CXX       ?= c++
 comma     := ,
 NVCC      ?= $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc))
-CUDA      ?= $(if $(NVCC),1,0)
-CUDA_ARCH ?= $(if $(wildcard /dev/nvidia0),native,all)
+GPU_HERE  := $(wildcard /dev/nvidia0)
+CUDA      ?= $(if $(and $(NVCC),$(GPU_HERE)),1,0)
+CUDA_ARCH ?= $(if $(GPU_HERE),native,all)
 CUDA_CODE := $(if $(filter all,$(CUDA_ARCH)),$(foreach a,75 80 90a 120,-gencode arch=compute_$(a)$(comma)code=sm_$(a)) -gencode arch=compute_120$(comma)code=compute_120,-arch=$(CUDA_ARCH))
 GPUOBJ    := $(patsubst %.cu,$(B)/%.o,$(wildcard cuda/*.cu))
 LINK      := $(CC)
@@ -79,6 +80,7 @@ $(B)/device.o: OURS += $(if $(GPUOBJ),-DLEHR_CUDA)
 TESTOBJ := $(patsubst %.c,$(B)/%.o,$(wildcard tests/*.c))
 
 all: train run ## build ./train and ./run
+	@[ $(CUDA) = 1 ] || echo "no GPUs in this build: $(if $(NVCC),this machine has none; make CUDA=1 compiles for all of them,nvcc was not found)"
 train run: %: $(B)/%
 	@cp -f $< $@
 $(B)/train: $(B)/train.o $(B)/train_setup.o $(B)/train_from.o $(B)/train_draft.o $(B)/train_loop.o $(B)/train_save.o $(B)/train_find.o $(B)/train_check.o $(B)/train_tune.o $(B)/train_end.o \

@@ -15,7 +15,7 @@ static const struct backend *open_gpu(int number, struct err *err) {
     return b && device_check(b, err) ? b : NULL;
 #else
     (void)number;
-    err_set(err, "no CUDA in this build: nvcc was not found when it was made");
+    err_set(err, "no GPUs in this build; make CUDA=1, with the CUDA Toolkit, compiles for them");
     return NULL;
 #endif
 }
