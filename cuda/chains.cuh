@@ -31,10 +31,12 @@ template <enum dtype D, bool ACROSS> struct own_numbers {
     enum { BYTES = D == DTYPE_F32 ? 4 : 2, WORDS = BYTES };
     template <int ROWS, int TERMS, int THREADS> struct held { uint32_t of[ROWS * TERMS / 4 / THREADS][WORDS]; };
     template <int ROWS, int TERMS, int THREADS>
-    static __device__ __forceinline__ void fetch(held<ROWS, TERMS, THREADS> &h, const struct factor &f, int64_t row, int64_t k, int64_t end) {
+    static __device__ __forceinline__ void fetch(held<ROWS, TERMS, THREADS> &h, const struct factor &f, int64_t row, int64_t k,
+                                                 int64_t end) {
         enum { PER_LINE = ACROSS ? ROWS / 4 : TERMS / 4 };
         enum { EACH = THREADS / PER_LINE };
-        const int64_t line = (ACROSS ? k : row) + (int)threadIdx.x / PER_LINE, place = (ACROSS ? row : k) + (int)threadIdx.x % PER_LINE * 4;
+        const int64_t line = (ACROSS ? k : row) + (int)threadIdx.x / PER_LINE;
+        const int64_t place = (ACROSS ? row : k) + (int)threadIdx.x % PER_LINE * 4;
         const int numbers_left = at_most((ACROSS ? f.rows : end) - place);
         int lines_left = at_most((ACROSS ? end : f.rows) - line);
         size_t step = f.row_bytes * EACH;
@@ -85,7 +87,8 @@ template <enum dtype D, bool ACROSS> struct own_numbers {
 // A thread has FOURS x FOURS patches of 4 x 4 outputs, 32 rows or 64 columns apart.
 template <int FOURS, class Rows, class Cols> struct chains {
     enum {
-        ROWS = 32 * FOURS, COLS = 64 * FOURS, THREADS = 128, BLOCKS = FOURS == 2 ? 2 : 4, TERMS = 16, IN_CHAIN = CHAIN_TERMS / TERMS, SIDE = 4 * FOURS,
+        ROWS = 32 * FOURS, COLS = 64 * FOURS, THREADS = 128, BLOCKS = FOURS == 2 ? 2 : 4, TERMS = 16,
+        IN_CHAIN = CHAIN_TERMS / TERMS, SIDE = 4 * FOURS,
         ROWS_LINE = ROWS + 4, COLS_LINE = COLS + 4, // so that the four terms of a load fall into other banks
         COLS_AT = TERMS * ROWS_LINE, STAGE = COLS_AT + TERMS * COLS_LINE, BYTES = 2 * STAGE * 4,
     };
@@ -111,7 +114,8 @@ template <int FOURS, class Rows, class Cols> struct chains {
             UNROLL
             for (int i = 0; i < SIDE; i++)
                 UNROLL
-                for (int j = 0; j < SIDE; j++) chain.at[i][j] = __fmaf_rn((&row[i / 4].x)[i % 4], (&col[j / 4].x)[j % 4], chain.at[i][j]);
+                for (int j = 0; j < SIDE; j++)
+                    chain.at[i][j] = __fmaf_rn((&row[i / 4].x)[i % 4], (&col[j / 4].x)[j % 4], chain.at[i][j]);
         }
     }
     static __device__ __forceinline__ void end_chain(sums &s, sums &chain) {
@@ -120,7 +124,8 @@ template <int FOURS, class Rows, class Cols> struct chains {
             UNROLL
             for (int j = 0; j < SIDE; j++) s.at[i][j] = __fadd_rn(s.at[i][j], chain.at[i][j]), chain.at[i][j] = 0;
     }
-    static __device__ __forceinline__ void add(sums &s, void *room, const struct factor &rows, int64_t row, const struct factor &cols, int64_t col, int64_t k, int64_t end) {
+    static __device__ __forceinline__ void add(sums &s, void *room, const struct factor &rows, int64_t row,
+                                               const struct factor &cols, int64_t col, int64_t k, int64_t end) {
         typename Rows::template held<ROWS, TERMS, THREADS> rows_held;
         typename Cols::template held<COLS, TERMS, THREADS> cols_held;
         float *tile = (float *)room;
@@ -150,19 +155,22 @@ template <int FOURS, class Rows, class Cols> struct chains {
         for (int i = 0; i < SIDE; i++)
             UNROLL
             for (int j = 0; j < SIDE; j += 2)
-                product_put_two(out, row + first_row() + i / 4 * 32 + i % 4, col + first_col() + j / 4 * 64 + j % 4, s.at[i][j], s.at[i][j + 1]);
+                product_put_two(out, row + first_row() + i / 4 * 32 + i % 4, col + first_col() + j / 4 * 64 + j % 4, s.at[i][j],
+                                s.at[i][j + 1]);
     }
 };
 
 // ---------------------------------------------------------------------------------------------------------------
 // Few rows: N of them, and R of the outputs for each of 16 groups of eight lanes. Lane b of a group runs the chain of block b of
-// the eight. A stage is PIECE terms of each of the eight blocks, for all outputs and rows of the thread block; a piece of chunks
-// of 16 bytes, placed so that eight lanes which read the same chunk of their blocks find no bank twice.
-// Shared memory stays within 64 KiB, which every GPU has; on a Hopper two or three blocks a multiprocessor have about 50 KiB
-// under way, more than the 25 KiB that 4.8 TB/s and 700 ns ask for.
+// the eight. A stage is PIECE terms of each of the eight blocks, for all outputs and rows of the thread block: 128 bytes of the
+// weights where that leaves room for the rows. A piece is chunks of 16 bytes, placed so that eight lanes which read the same chunk
+// of their blocks find no bank twice.
+// Shared memory stays within 64 KiB, which every GPU has; on a Hopper two blocks a multiprocessor have 50 KiB or more under way,
+// more than the 25 KiB that 4.8 TB/s and 700 ns ask for.
 template <enum dtype D, int N, int R> struct few {
     enum {
-        ROWS = N, COLS = 16 * R, THREADS = 128, BLOCKS = N * R > 16 ? 3 : 4, LANES = 8, PIECE = 32, IN_CHAIN = CHAIN_TERMS / PIECE, WHOLE = LANES * CHAIN_TERMS,
+        ROWS = N, COLS = 16 * R, THREADS = 128, BLOCKS = N * R > 16 ? 3 : 4, LANES = 8,
+        PIECE = D != DTYPE_F32 && N <= 2 ? 64 : 32, IN_CHAIN = CHAIN_TERMS / PIECE, WHOLE = LANES * CHAIN_TERMS,
         BYTES_EACH = D == DTYPE_F32 ? 4 : 2, IN_CHUNK = 16 / BYTES_EACH, CHUNKS = PIECE / IN_CHUNK, X_CHUNKS = PIECE / 4,
         X_AT = COLS * LANES * CHUNKS, STAGE = X_AT + N * LANES * X_CHUNKS, // chunks
         FIT = 65536 / 16 / STAGE, STAGES = FIT > 4 ? 4 : FIT, BYTES = STAGES * STAGE * 16,
@@ -176,8 +184,11 @@ template <enum dtype D, int N, int R> struct few {
             UNROLL
             for (int i = 0; i < N; i++) s.at[r][i] = 0;
     }
+    template <int PER>
+    static __device__ __forceinline__ int swizzled(int chunk, int block) { return chunk ^ (PER < 8 ? block * PER / 8 : block); }
     // COUNT lines of one factor: chunk c of block b of line i to ((i LANES + b) PER + c, swizzled).
-    template <int COUNT, int NUMBER_BYTES> static __device__ __forceinline__ void fetch(uint4 *to, const struct factor &f, int64_t row, int64_t k, int64_t end) {
+    template <int COUNT, int NUMBER_BYTES>
+    static __device__ __forceinline__ void fetch(uint4 *to, const struct factor &f, int64_t row, int64_t k, int64_t end) {
         enum { PER = PIECE * NUMBER_BYTES / 16, LINE = LANES * PER, EACH = THREADS / LINE };
         const int chunk = (int)threadIdx.x % PER, block = (int)threadIdx.x / PER % LANES, line = (int)threadIdx.x / LINE;
         const int64_t place = k + block * (int)CHAIN_TERMS + chunk * (16 / NUMBER_BYTES);
@@ -186,7 +197,7 @@ template <enum dtype D, int N, int R> struct few {
         int rows_left = at_most(f.rows - row);
         size_t step = f.row_bytes * EACH;
         keep_here(rows_left), keep_here(step);
-        to += line * LINE + block * PER + (chunk ^ block / (8 / PER));
+        to += line * LINE + block * PER + swizzled<PER>(chunk, block);
         UNROLL
         for (int i = 0; i < COUNT; i += EACH, from += step, to += EACH * LINE) {
             if (i + EACH > COUNT && i + line >= COUNT) continue;
@@ -203,17 +214,18 @@ template <enum dtype D, int N, int R> struct few {
         for (int c = 0; c < CHUNKS; c++) {
             uint4 codes[R];
             UNROLL
-            for (int r = 0; r < R; r++) codes[r] = w[r * LANES * CHUNKS + (c ^ block / (8 / CHUNKS))];
+            for (int r = 0; r < R; r++) codes[r] = w[r * LANES * CHUNKS + swizzled<CHUNKS>(c, block)];
             UNROLL
             for (int q = 0; q < IN_CHUNK / 4; q++)
                 UNROLL
                 for (int i = 0; i < N; i++) {
-                    const uint4 four = x[i * LANES * X_CHUNKS + ((c * (IN_CHUNK / 4) + q) ^ block)];
+                    const uint4 four = x[i * LANES * X_CHUNKS + swizzled<X_CHUNKS>(c * (IN_CHUNK / 4) + q, block)];
                     UNROLL
                     for (int r = 0; r < R; r++)
                         UNROLL
                         for (int j = 0; j < 4; j++)
-                            chain.at[r][i] = __fmaf_rn(number_of<DTYPE_F32>(four, j), number_of<D>(codes[r], 4 * q + j), chain.at[r][i]);
+                            chain.at[r][i] = __fmaf_rn(number_of<DTYPE_F32>(four, j), number_of<D>(codes[r], 4 * q + j),
+                                                       chain.at[r][i]);
                 }
         }
     }
@@ -224,12 +236,14 @@ template <enum dtype D, int N, int R> struct few {
             UNROLL
             for (int i = 0; i < N; i++) {
                 UNROLL
-                for (int b = 0; b < LANES; b++) s.at[r][i] = __fadd_rn(s.at[r][i], __shfl_sync(0xffffffffu, chain.at[r][i], b, LANES));
+                for (int b = 0; b < LANES; b++)
+                    s.at[r][i] = __fadd_rn(s.at[r][i], __shfl_sync(0xffffffffu, chain.at[r][i], b, LANES));
                 chain.at[r][i] = 0;
             }
     }
     static __device__ __forceinline__ int64_t stage_k(int t) { return (int64_t)(t / IN_CHAIN) * WHOLE + t % IN_CHAIN * PIECE; }
-    static __device__ __forceinline__ void add(sums &s, void *room, const struct factor &x, int64_t row, const struct factor &w, int64_t col, int64_t k, int64_t end) {
+    static __device__ __forceinline__ void add(sums &s, void *room, const struct factor &x, int64_t row, const struct factor &w,
+                                               int64_t col, int64_t k, int64_t end) {
         uint4 *stages = (uint4 *)room;
         const int64_t terms = end - k;
         const int count = (int)(terms / WHOLE * IN_CHAIN + min((int64_t)IN_CHAIN, ceil_div(terms % WHOLE, PIECE)));
@@ -269,7 +283,8 @@ template <enum dtype D> constexpr int FEW_R = D == DTYPE_F32 ? 1 : 2; // with 8 
 // Launches. Which size of tile shows in no bit: the larger one where there is enough of it for every multiprocessor.
 
 static inline bool chains_large(int64_t rows, int64_t cols) { return ceil_div(rows, 64) * ceil_div(cols, 128) >= cuda_processors(); }
-template <class Rows, class Cols> static inline void chains_start(const struct product_out &out, const struct factor &rows, const struct factor &cols, int64_t K) {
+template <class Rows, class Cols>
+static inline void chains_start(const struct product_out &out, const struct factor &rows, const struct factor &cols, int64_t K) {
     if (chains_large(out.rows, out.cols)) product_start<chains<2, Rows, Cols>>(out, rows, cols, K);
     else product_start<chains<1, Rows, Cols>>(out, rows, cols, K);
 }

@@ -62,14 +62,16 @@ template <bool ACROSS_> struct take_bf16 {
     enum { ACROSS = ACROSS_ };
     template <int ROWS, int THREADS> struct held {};
     template <int ROWS, int THREADS>
-    static __device__ __forceinline__ void fetch(held<ROWS, THREADS> &, const struct factor &f, uint16_t *tile, int64_t row, int64_t k, int64_t end) {
+    static __device__ __forceinline__ void fetch(held<ROWS, THREADS> &, const struct factor &f, uint16_t *tile, int64_t row,
+                                                 int64_t k, int64_t end) {
         const struct lines<ACROSS, ROWS, THREADS> of(f, 2, row, k, end);
         const char *from = of.first;
         UNROLL
         for (int i = 0; i < of.COUNT; i++, from += of.bytes) cp_async16(of.at(tile, i), from, of.left(i) > 0);
     }
     template <int ROWS, int THREADS>
-    static __device__ __forceinline__ void store(const held<ROWS, THREADS> &, const struct factor &, uint16_t *, int64_t, int64_t, int64_t) {}
+    static __device__ __forceinline__ void store(const held<ROWS, THREADS> &, const struct factor &, uint16_t *, int64_t,
+                                                 int64_t, int64_t) {}
 };
 
 // Eight numbers as they lie in memory, and as bf16.
@@ -100,14 +102,16 @@ template <enum dtype D, bool ACROSS_> struct take_numbers {
     enum { ACROSS = ACROSS_, BYTES = D == DTYPE_F32 ? 4 : 2 };
     template <int ROWS, int THREADS> struct held { struct eight<D> of[ROWS * GEMM_CHUNKS / THREADS]; };
     template <int ROWS, int THREADS>
-    static __device__ __forceinline__ void fetch(held<ROWS, THREADS> &h, const struct factor &f, uint16_t *, int64_t row, int64_t k, int64_t end) {
+    static __device__ __forceinline__ void fetch(held<ROWS, THREADS> &h, const struct factor &f, uint16_t *, int64_t row,
+                                                 int64_t k, int64_t end) {
         const struct lines<ACROSS, ROWS, THREADS> of(f, BYTES, row, k, end);
         const char *from = of.first;
         UNROLL
         for (int i = 0; i < of.COUNT; i++, from += of.bytes) h.of[i] = eight_read<D>(from, of.left(i), f.wide);
     }
     template <int ROWS, int THREADS>
-    static __device__ __forceinline__ void store(const held<ROWS, THREADS> &h, const struct factor &f, uint16_t *tile, int64_t row, int64_t k, int64_t end) {
+    static __device__ __forceinline__ void store(const held<ROWS, THREADS> &h, const struct factor &f, uint16_t *tile,
+                                                 int64_t row, int64_t k, int64_t end) {
         const struct lines<ACROSS, ROWS, THREADS> of(f, BYTES, row, k, end);
         UNROLL
         for (int i = 0; i < of.COUNT; i++) *(uint4 *)(void *)of.at(tile, i) = eight_bf16<D>(h.of[i]);
@@ -139,7 +143,8 @@ template <class S> struct gemm_sums {
 template <class S> struct gemm_cols {
     uint32_t at[S::WARP_COLS / 16][4];
 };
-template <class S, class Rows> static __device__ __forceinline__ void gemm_read_rows(uint32_t to[4], uint16_t *tile, int i, int step) {
+template <class S, class Rows>
+static __device__ __forceinline__ void gemm_read_rows(uint32_t to[4], uint16_t *tile, int i, int step) {
     const int lane = (int)threadIdx.x % WARP, row = (int)threadIdx.x / WARP / (S::COLS / S::WARP_COLS) * S::WARP_ROWS;
     if (Rows::ACROSS) {
         uint16_t *from = across_at<S::ROWS>(tile, 16 * step + lane / 16 * 8 + lane % 8, row / 8 + 2 * i + lane / 8 % 2);
@@ -149,7 +154,8 @@ template <class S, class Rows> static __device__ __forceinline__ void gemm_read_
         ldmatrix_x4(to, from);
     }
 }
-template <class S, class Cols> static __device__ __forceinline__ void gemm_read_cols(struct gemm_cols<S> &to, uint16_t *tile, int step) {
+template <class S, class Cols>
+static __device__ __forceinline__ void gemm_read_cols(struct gemm_cols<S> &to, uint16_t *tile, int step) {
     const int lane = (int)threadIdx.x % WARP, col = (int)threadIdx.x / WARP % (S::COLS / S::WARP_COLS) * S::WARP_COLS;
     UNROLL
     for (int j = 0; j < S::WARP_COLS / 16; j++) {
@@ -163,7 +169,8 @@ template <class S, class Cols> static __device__ __forceinline__ void gemm_read_
     }
 }
 // sums += one tile of each factor. Fragments are read a step ahead, those of rows into the place of the ones just used.
-template <class S, class Rows, class Cols> static __device__ __forceinline__ void gemm_tile(struct gemm_sums<S> &sums, uint16_t *rows, uint16_t *cols) {
+template <class S, class Rows, class Cols>
+static __device__ __forceinline__ void gemm_tile(struct gemm_sums<S> &sums, uint16_t *rows, uint16_t *cols) {
     enum { STEPS = GEMM_K / 16, DOWN = S::WARP_ROWS / 16, ASIDE = S::WARP_COLS / 8 };
     uint32_t part[DOWN][4];
     struct gemm_cols<S> with[2];
@@ -237,7 +244,9 @@ template <class S> static __device__ __forceinline__ void gemm_zero(struct gemm_
 
 // ---------------------------------------------------------------------------------------------------------------
 // The tile of out at (row, col).
-template <class S> static __device__ __forceinline__ void gemm_put(const struct gemm_sums<S> &sums, const struct product_out &out, int64_t row, int64_t col) {
+template <class S>
+static __device__ __forceinline__ void gemm_put(const struct gemm_sums<S> &sums, const struct product_out &out, int64_t row,
+                                                int64_t col) {
     const int lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP;
     row += warp / (S::COLS / S::WARP_COLS) * S::WARP_ROWS + lane / 4;
     col += warp % (S::COLS / S::WARP_COLS) * S::WARP_COLS + lane % 4 * 2;
@@ -257,34 +266,37 @@ template <class S, class Rows, class Cols> struct gemm {
     enum { ROWS = S::ROWS, COLS = S::COLS, THREADS = S::THREADS, BLOCKS = S::BLOCKS, BYTES = S::BYTES };
     typedef gemm_sums<S> sums;
     static __device__ __forceinline__ void zero(sums &s) { gemm_zero<S>(s); }
-    static __device__ __forceinline__ void add(sums &s, void *room, const struct factor &rows, int64_t row, const struct factor &cols, int64_t col, int64_t k, int64_t end) {
+    static __device__ __forceinline__ void add(sums &s, void *room, const struct factor &rows, int64_t row,
+                                               const struct factor &cols, int64_t col, int64_t k, int64_t end) {
         gemm_add<S, Rows, Cols>(s, (uint16_t *)room, rows, row, cols, col, k, end);
     }
-    static __device__ __forceinline__ void put(const sums &s, const struct product_out &out, int64_t row, int64_t col) { gemm_put<S>(s, out, row, col); }
+    static __device__ __forceinline__ void put(const sums &s, const struct product_out &out, int64_t row, int64_t col) {
+        gemm_put<S>(s, out, row, col);
+    }
 };
-template <class S, class Rows, class Cols> static inline void gemm_start(const struct product_out &out, const struct factor &rows, const struct factor &cols, int64_t K) {
-    product_start<gemm<S, Rows, Cols>>(out, rows, cols, K);
-}
 template <class S, class Rows, class Cols>
-static inline void gemm_runs_start(const struct product_out &out, const struct factor &rows, const struct factor &cols, int64_t K, const struct runs &runs,
-                                   const struct run_weights &weights) {
-    product_runs_start<gemm<S, Rows, Cols>>(out, rows, cols, K, runs, weights);
+static inline void gemm_start(const struct product_out &out, const struct factor &rows, const struct factor &cols, int64_t K) {
+    product_start<gemm<S, Rows, Cols>>(out, rows, cols, K);
 }
 
 // ---------------------------------------------------------------------------------------------------------------
 // On the host.
 
-// The shape of tiles for an [rows, cols] of out that more rows than gemm_few's share: the least time by what a multiprocessor is
+// The shape of tiles for an out of [rows, cols], where rows are more than a few: the least time by what a multiprocessor is
 // taken to do with each, tiles being dealt out in whole waves. Only speed depends on it.
 enum gemm_size { GEMM_SMALL, GEMM_LARGE, GEMM_HUGE };
 static inline enum gemm_size gemm_size_for(int64_t rows, int64_t cols) {
     const struct { int rows, cols, blocks; double speed; } shape[] = {
-        {gemm_small::ROWS, gemm_small::COLS, gemm_small::BLOCKS, .5}, {gemm_large::ROWS, gemm_large::COLS, gemm_large::BLOCKS, .85}, {gemm_huge::ROWS, gemm_huge::COLS, gemm_huge::BLOCKS, 1}};
+        {gemm_small::ROWS, gemm_small::COLS, gemm_small::BLOCKS, .5},
+        {gemm_large::ROWS, gemm_large::COLS, gemm_large::BLOCKS, .85},
+        {gemm_huge::ROWS, gemm_huge::COLS, gemm_huge::BLOCKS, 1},
+    };
     double least = 0;
     enum gemm_size best = GEMM_SMALL;
     for (int i = GEMM_SMALL; i <= (cuda_shared_most() >= (size_t)gemm_huge::BYTES ? GEMM_HUGE : GEMM_LARGE); i++) {
-        const int64_t tiles = ceil_div(rows, shape[i].rows) * ceil_div(cols, shape[i].cols), at_once = (int64_t)cuda_processors() * shape[i].blocks;
-        const int64_t each = tiles < at_once ? ceil_div(tiles, cuda_processors()) : ceil_div(tiles, at_once) * shape[i].blocks; // of one multiprocessor
+        const int64_t tiles = ceil_div(rows, shape[i].rows) * ceil_div(cols, shape[i].cols), processors = cuda_processors();
+        const int64_t waves = ceil_div(tiles, processors * shape[i].blocks);
+        const int64_t each = waves == 1 ? ceil_div(tiles, processors) : waves * shape[i].blocks; // of one multiprocessor
         const double time = (double)each * shape[i].rows * shape[i].cols / shape[i].speed;
         if (i == GEMM_SMALL || time < least) least = time, best = (enum gemm_size)i;
     }

@@ -6,7 +6,6 @@
 #include "cuda/chains.cuh"
 #include "cuda/gemm.cuh"
 
-typedef take_numbers<DTYPE_F32, false> take_rows;
 typedef take_bf16<false> along;
 typedef take_bf16<true> across;
 typedef own_numbers<DTYPE_F32, false> own_rows;
@@ -20,10 +19,12 @@ struct launch {
     struct runs runs;
     struct run_weights weights;
 };
-template <class E> static void start(const struct launch *l) { product_runs_start<E>(l->out, l->rows, l->cols, l->terms, l->runs, l->weights); }
+template <class E>
+static void start(const struct launch *l) { product_runs_start<E>(l->out, l->rows, l->cols, l->terms, l->runs, l->weights); }
 
 // All matrices lie alike. columns: outputs on their side.
-static void launches(struct launch *l, const struct tensor *w, int64_t columns, const int32_t *starts, int64_t experts, int64_t segments, void (*go)(const struct launch *l, enum dtype d)) {
+static void launches(struct launch *l, const struct tensor *w, int64_t columns, const int32_t *starts, int64_t experts,
+                     int64_t segments, void (*go)(const struct launch *l, enum dtype d)) {
     for (int64_t first = 0; first < experts; first += RUN_EXPERTS) {
         const int64_t count = experts - first < RUN_EXPERTS ? experts - first : (int64_t)RUN_EXPERTS;
         l->cols = factor_of(w[first], columns);
@@ -56,22 +57,20 @@ static void go_chains(const struct launch *l, enum dtype d) {
     else start_chains<DTYPE_BF16>(l);
 }
 template <class S> static void start_gemm(const struct launch *l, enum dtype d) {
-    if (d == DTYPE_F32) start<gemm<S, take_rows, take_numbers<DTYPE_F32, false>>>(l);
-    else if (d == DTYPE_F16) start<gemm<S, take_rows, take_numbers<DTYPE_F16, false>>>(l);
-    else if (!l->cols.wide) start<gemm<S, take_rows, take_numbers<DTYPE_BF16, false>>>(l);
-    else start<gemm<S, take_rows, along>>(l);
+    if (d == DTYPE_F32) start<gemm<S, along, take_numbers<DTYPE_F32, false>>>(l);
+    else if (d == DTYPE_F16) start<gemm<S, along, take_numbers<DTYPE_F16, false>>>(l);
+    else if (!l->cols.wide) start<gemm<S, along, take_numbers<DTYPE_BF16, false>>>(l);
+    else start<gemm<S, along, along>>(l);
 }
-static void go_rounded(const struct launch *l, enum dtype d) {
+static void go_gemm(const struct launch *l, enum dtype d) {
     if (rows_each(l) <= gemm_few::ROWS) start_gemm<gemm_few>(l, d);
-    else start_gemm<gemm_small>(l, d);
+    else if (rows_each(l) <= gemm_small::ROWS || d != DTYPE_BF16 || !l->cols.wide) start_gemm<gemm_small>(l, d);
+    else start<gemm<gemm_large, along, along>>(l);
 }
-static void go_large(const struct launch *l, enum dtype d) { (void)d, start<gemm<gemm_large, along, along>>(l); }
 
-// Many rows and weights that need no rounding: rows are rounded ahead, and tiles are large.
-static bool worth_rounding(const struct tensor *w, int64_t experts, int64_t rows) {
-    bool wide = w->dtype == DTYPE_BF16 && w->cols % 8 == 0 && rows > experts * gemm_small::ROWS;
-    for (int64_t e = 0; wide && e < experts; e++) wide = by_sixteen(w[e]);
-    return wide;
+// The rows of a product, rounded for tensor cores.
+static struct factor rounded(const struct tensor &t) {
+    return product_rounded(t, t.rows, cuda_scratch(SLOT_MATMUL, (size_t)t.rows * product_rounded_bytes(t.cols)));
 }
 
 static void cuda_matmul_experts(const struct matmul_experts_args *a) {
@@ -84,15 +83,9 @@ static void cuda_matmul_experts(const struct matmul_experts_args *a) {
     }
     struct launch l = {};
     l.out = product_out_of(a->out, 1, false), l.rows = factor_of(a->x, a->x.rows), l.terms = a->x.cols;
-    void (*go)(const struct launch *l, enum dtype d) = go_chains;
-    if (a->precision == PRECISION_BF16 && cuda_has_bf16()) {
-        go = go_rounded;
-        if (worth_rounding(a->w, a->experts, a->x.rows)) {
-            l.rows = product_rounded(a->x, a->x.rows, cuda_scratch(SLOT_MATMUL, (size_t)a->x.rows * product_rounded_bytes(a->x.cols)));
-            go = go_large;
-        }
-    }
-    launches(&l, a->w, a->w->rows, a->start, a->experts, a->segments, go);
+    const bool rounds = a->precision == PRECISION_BF16 && cuda_has_bf16();
+    if (rounds) l.rows = rounded(a->x);
+    launches(&l, a->w, a->w->rows, a->start, a->experts, a->segments, rounds ? go_gemm : go_chains);
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -105,12 +98,12 @@ static void go_dx_chains(const struct launch *l, enum dtype d) {
     else if (large) start<chains<2, own_rows, own_numbers<DTYPE_BF16, true>>>(l);
     else start<chains<1, own_rows, own_numbers<DTYPE_BF16, true>>>(l);
 }
-static void go_dx_rounded(const struct launch *l, enum dtype d) {
-    if (d == DTYPE_F32) start<gemm<gemm_small, take_rows, take_numbers<DTYPE_F32, true>>>(l);
-    else if (!l->cols.wide) start<gemm<gemm_small, take_rows, take_numbers<DTYPE_BF16, true>>>(l);
-    else start<gemm<gemm_small, take_rows, across>>(l);
+static void go_dx_gemm(const struct launch *l, enum dtype d) {
+    if (d == DTYPE_F32) start<gemm<gemm_small, along, take_numbers<DTYPE_F32, true>>>(l);
+    else if (!l->cols.wide) start<gemm<gemm_small, along, take_numbers<DTYPE_BF16, true>>>(l);
+    else if (rows_each(l) <= gemm_small::ROWS) start<gemm<gemm_small, along, across>>(l);
+    else start<gemm<gemm_large, along, across>>(l);
 }
-static void go_dx_large(const struct launch *l, enum dtype d) { (void)d, start<gemm<gemm_large, along, across>>(l); }
 
 static void cuda_matmul_experts_dx(const struct matmul_experts_dx_args *a) {
     assert(is_f32(a->dx) && is_f32(a->dout) && a->dx.rows == a->dout.rows && a->experts > 0 && a->segments > 0);
@@ -118,15 +111,9 @@ static void cuda_matmul_experts_dx(const struct matmul_experts_dx_args *a) {
     if (a->dx.rows == 0) return;
     struct launch l = {};
     l.out = product_out_of(a->dx, 1, a->accumulate), l.rows = factor_of(a->dout, a->dout.rows), l.terms = a->dout.cols;
-    void (*go)(const struct launch *l, enum dtype d) = go_dx_chains;
-    if (a->precision == PRECISION_BF16 && cuda_has_bf16()) {
-        go = go_dx_rounded;
-        if (worth_rounding(a->w, a->experts, a->dx.rows)) {
-            l.rows = product_rounded(a->dout, a->dx.rows, cuda_scratch(SLOT_MATMUL, (size_t)a->dx.rows * product_rounded_bytes(a->dout.cols)));
-            go = go_dx_large;
-        }
-    }
-    launches(&l, a->w, a->w->cols, a->start, a->experts, a->segments, go);
+    const bool rounds = a->precision == PRECISION_BF16 && cuda_has_bf16();
+    if (rounds) l.rows = rounded(a->dout);
+    launches(&l, a->w, a->w->cols, a->start, a->experts, a->segments, rounds ? go_dx_gemm : go_dx_chains);
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -144,7 +131,8 @@ static void cuda_matmul_experts_dw(const struct matmul_experts_dw_args *a) {
         const size_t dout_bytes = (size_t)n * product_rounded_bytes(M), x_bytes = (size_t)n * product_rounded_bytes(K);
         char *room = (char *)cuda_scratch(SLOT_MATMUL, dout_bytes + x_bytes);
         const struct factor dout = product_rounded(a->dout, M, room), x = product_rounded(a->x, K, room + dout_bytes);
-        if (gemm_size_for(a->experts * M, K) == GEMM_SMALL) product_runs_segments_start<gemm<gemm_small, across, across>>(out, dout, x, runs);
+        const bool small = gemm_size_for(a->experts * M, K) == GEMM_SMALL;
+        if (small) product_runs_segments_start<gemm<gemm_small, across, across>>(out, dout, x, runs);
         else product_runs_segments_start<gemm<gemm_large, across, across>>(out, dout, x, runs);
         return;
     }

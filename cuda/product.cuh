@@ -69,7 +69,8 @@ struct product_out {
     bool accumulate, pairs; // pairs: two neighbours of even columns may be written at once
 };
 static inline struct product_out product_out_of(const struct tensor &t, float scale, bool accumulate) {
-    return (struct product_out){(char *)t.data, t.row_bytes, t.rows, t.cols, one_if_zero(scale), accumulate, ((uintptr_t)t.data | t.row_bytes) % 8 == 0};
+    return (struct product_out){(char *)t.data, t.row_bytes, t.rows, t.cols, one_if_zero(scale), accumulate,
+                                ((uintptr_t)t.data | t.row_bytes) % 8 == 0};
 }
 static __device__ __forceinline__ float product_end(const struct product_out &out, float sum, float was) {
     return out.accumulate ? __fmaf_rn(out.scale, sum, was) : __fmul_rn(out.scale, sum);
@@ -79,7 +80,8 @@ static __device__ __forceinline__ void product_put(const struct product_out &out
     float *to = (float *)(void *)(out.data + (size_t)row * out.row_bytes) + col;
     *to = product_end(out, sum, out.accumulate ? *to : 0);
 }
-static __device__ __forceinline__ void product_put_two(const struct product_out &out, int64_t row, int64_t col, float first, float second) {
+static __device__ __forceinline__ void product_put_two(const struct product_out &out, int64_t row, int64_t col, float first,
+                                                       float second) {
     if (!out.pairs || col + 1 >= out.cols) {
         product_put(out, row, col, first);
         product_put(out, row, col + 1, second);
@@ -94,13 +96,14 @@ static __device__ __forceinline__ void product_put_two(const struct product_out 
 
 // Tile `number` of a matrix, in groups of 8 rows of tiles: blocks that run at the same time share what they read through L2.
 struct tile_place { int64_t row, col; };
-static __device__ __forceinline__ struct tile_place tile_number(int64_t number, int64_t rows, int64_t cols, int tile_rows, int tile_cols) {
+static __device__ __forceinline__ struct tile_place tile_number(int64_t number, int64_t rows, int64_t cols, int tile_rows,
+                                                                int tile_cols) {
     const int64_t down = ceil_div(rows, tile_rows), across = ceil_div(cols, tile_cols), group = number / (8 * across) * 8;
     const int64_t high = down - group < 8 ? down - group : 8, in = number - group * across;
     return (struct tile_place){(group + in % high) * tile_rows, in / high * tile_cols};
 }
 
-// Runs of rows, one an expert, as `start` of backend.h has them (on the device). start NULL: one run of all rows.
+// Runs of rows, one an expert, as `start` of backend.h has them (on the device).
 enum { RUN_EXPERTS = 256 };
 struct runs {
     const int32_t *start;
@@ -147,7 +150,9 @@ struct run_weights {
 // ---------------------------------------------------------------------------------------------------------------
 // The kernels: of one matrix, of a run of rows for each of many, and their twins that sum up over segments of rows.
 
-template <class E> __global__ void __launch_bounds__(E::THREADS, E::BLOCKS) product_kernel(struct product_out out, struct factor rows, struct factor cols, int64_t K) {
+template <class E>
+__global__ void __launch_bounds__(E::THREADS, E::BLOCKS)
+product_kernel(struct product_out out, struct factor rows, struct factor cols, int64_t K) {
     SHARED_REST(char, room);
     const struct tile_place at = tile_number(blockIdx.x, out.rows, out.cols, E::ROWS, E::COLS);
     typename E::sums sums;
@@ -155,14 +160,16 @@ template <class E> __global__ void __launch_bounds__(E::THREADS, E::BLOCKS) prod
     E::add(sums, room, rows, at.row, cols, at.col, 0, K);
     E::put(sums, out, at.row, at.col);
 }
-template <class E> static inline void product_start(const struct product_out &out, const struct factor &rows, const struct factor &cols, int64_t K) {
+template <class E>
+static inline void product_start(const struct product_out &out, const struct factor &rows, const struct factor &cols, int64_t K) {
     LAUNCH((product_kernel<E>), ceil_div(out.rows, E::ROWS) * ceil_div(out.cols, E::COLS), E::THREADS, E::BYTES, out, rows, cols, K);
 }
 
 // cols: as one of the matrices, whose data is in `weights`. Consecutive blocks take the tiles of all runs for the same columns.
 template <class E>
 __global__ void __launch_bounds__(E::THREADS, E::BLOCKS)
-product_runs_kernel(struct product_out out, struct factor rows, struct factor cols, int64_t K, struct runs runs, int tiles, const __grid_constant__ struct run_weights weights) {
+product_runs_kernel(struct product_out out, struct factor rows, struct factor cols, int64_t K, struct runs runs, int tiles,
+                    const __grid_constant__ struct run_weights weights) {
     SHARED_REST(char, room);
     struct run run;
     if (!run_number(&run, runs, (int)(blockIdx.x % (unsigned)tiles), E::ROWS)) return;
@@ -175,15 +182,17 @@ product_runs_kernel(struct product_out out, struct factor rows, struct factor co
     E::put(sums, out, run.row, col);
 }
 template <class E>
-static inline void product_runs_start(const struct product_out &out, const struct factor &rows, const struct factor &cols, int64_t K, const struct runs &runs,
-                                      const struct run_weights &weights) {
+static inline void product_runs_start(const struct product_out &out, const struct factor &rows, const struct factor &cols,
+                                      int64_t K, const struct runs &runs, const struct run_weights &weights) {
     const int64_t tiles = runs_tiles(out.rows, runs.experts, E::ROWS);
-    LAUNCH((product_runs_kernel<E>), tiles * ceil_div(out.cols, E::COLS), E::THREADS, E::BYTES, out, rows, cols, K, runs, (int)tiles, weights);
+    LAUNCH((product_runs_kernel<E>), tiles * ceil_div(out.cols, E::COLS), E::THREADS, E::BYTES, out, rows, cols, K, runs,
+           (int)tiles, weights);
 }
 
 // A tile walks through its segments in order; in between its sums lie in out, which for the tiles under way at one time is in L2.
 template <class E>
-__global__ void __launch_bounds__(E::THREADS, E::BLOCKS) product_segments_kernel(struct product_out out, struct factor rows, struct factor cols, int64_t n, int64_t segment) {
+__global__ void __launch_bounds__(E::THREADS, E::BLOCKS)
+product_segments_kernel(struct product_out out, struct factor rows, struct factor cols, int64_t n, int64_t segment) {
     SHARED_REST(char, room);
     const struct tile_place at = tile_number(blockIdx.x, out.rows, out.cols, E::ROWS, E::COLS);
     typename E::sums sums;
@@ -195,12 +204,17 @@ __global__ void __launch_bounds__(E::THREADS, E::BLOCKS) product_segments_kernel
         out.accumulate = true;
     }
 }
-template <class E> static inline void product_segments_start(const struct product_out &out, const struct factor &rows, const struct factor &cols, int64_t n, int64_t segment) {
-    LAUNCH((product_segments_kernel<E>), ceil_div(out.rows, E::ROWS) * ceil_div(out.cols, E::COLS), E::THREADS, E::BYTES, out, rows, cols, n, segment);
+template <class E>
+static inline void product_segments_start(const struct product_out &out, const struct factor &rows, const struct factor &cols,
+                                          int64_t n, int64_t segment) {
+    LAUNCH((product_segments_kernel<E>), ceil_div(out.rows, E::ROWS) * ceil_div(out.cols, E::COLS), E::THREADS, E::BYTES, out,
+           rows, cols, n, segment);
 }
 
 // out: of the first expert; those of the others follow it.
-template <class E> __global__ void __launch_bounds__(E::THREADS, E::BLOCKS) product_runs_segments_kernel(struct product_out out, struct factor rows, struct factor cols, struct runs runs) {
+template <class E>
+__global__ void __launch_bounds__(E::THREADS, E::BLOCKS)
+product_runs_segments_kernel(struct product_out out, struct factor rows, struct factor cols, struct runs runs) {
     SHARED_REST(char, room);
     const int64_t tiles = ceil_div(out.rows, E::ROWS) * ceil_div(out.cols, E::COLS), expert = blockIdx.x / tiles;
     const struct tile_place at = tile_number(blockIdx.x % tiles, out.rows, out.cols, E::ROWS, E::COLS);
@@ -218,7 +232,10 @@ template <class E> __global__ void __launch_bounds__(E::THREADS, E::BLOCKS) prod
         out.accumulate = true;
     }
 }
-template <class E> static inline void product_runs_segments_start(const struct product_out &out, const struct factor &rows, const struct factor &cols, const struct runs &runs) {
-    LAUNCH((product_runs_segments_kernel<E>), ceil_div(out.rows, E::ROWS) * ceil_div(out.cols, E::COLS) * runs.experts, E::THREADS, E::BYTES, out, rows, cols, runs);
+template <class E>
+static inline void product_runs_segments_start(const struct product_out &out, const struct factor &rows,
+                                               const struct factor &cols, const struct runs &runs) {
+    LAUNCH((product_runs_segments_kernel<E>), ceil_div(out.rows, E::ROWS) * ceil_div(out.cols, E::COLS) * runs.experts,
+           E::THREADS, E::BYTES, out, rows, cols, runs);
 }
 #endif
