@@ -424,7 +424,7 @@ void cuda_matmul_blocks(const struct matmul_args *a) {
     const struct packed w = packed_of(a->w, room ? cuda_scratch(SLOT_BLOCKS, room) : NULL);
     const struct product_out out = product_out_of(a->out, a->scale, a->accumulate);
     if (rounded) {
-        cuda_rounded_blocks(out, factor_of(a->x, a->x.rows), factor_of_packed(w), a->w.dtype, a->x.cols, NULL, NULL);
+        cuda_rounded_blocks(out, a->x, factor_of_packed(w), a->w.dtype, NULL, NULL);
         return;
     }
     const struct wide x = widen(a->x, coded_group(a->w.dtype));
@@ -456,7 +456,7 @@ void cuda_matmul_experts_blocks(const struct matmul_experts_args *a) {
             weights.data[e] = w.data;
         }
         if (rounded) {
-            cuda_rounded_blocks(out, factor_of(a->x, a->x.rows), factor_of_packed(w), a->w->dtype, a->x.cols, &runs, &weights);
+            cuda_rounded_blocks(out, a->x, factor_of_packed(w), a->w->dtype, &runs, &weights);
             continue;
         }
         switch (a->w->dtype) {
