@@ -49,10 +49,7 @@ static __device__ __forceinline__ void tile_ranges(const struct attend_job &j, i
 struct walk { int origin, first, end; }; // begins with origin -1
 static __device__ __forceinline__ bool in_walk(const struct walk &w, int32_t lo, int32_t hi, bool cache) { return lo < hi && (cache || lo == w.origin); }
 // Over the pairs of a tile: by every thread itself, or where they are many (SHARED_OUT) by the lanes of every warp together.
-template <bool SHARED_OUT> static __device__ __forceinline__ int tile_least(int x) {
-    for (int far = WARP / 2; SHARED_OUT && far > 0; far /= 2) x = min(x, __shfl_xor_sync(0xffffffffu, x, far));
-    return x;
-}
+template <bool SHARED_OUT> static __device__ __forceinline__ int tile_least(int x) { return SHARED_OUT ? warp_least(x) : x; }
 #define FOR_PAIRS(p, count) for (int p = SHARED_OUT ? (int)threadIdx.x % WARP : 0; p < (count); p += SHARED_OUT ? WARP : 1)
 template <bool SHARED_OUT> static __device__ __forceinline__ bool walk_next(struct walk *w, const int32_t *lo, const int32_t *hi, int count, bool cache) {
     int origin = INT32_MAX, end = 0;
