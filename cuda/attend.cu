@@ -20,15 +20,15 @@ enum { F32_WARPS = 8, F32_THREADS = 256, KEYS_OF_WARP = 32 };
 static_assert((int)F32_THREADS == (int)F32_WARPS * (int)WARP && (int)KEYS_OF_WARP * (int)F32_WARPS == (int)PART, "the warps share a part");
 
 // ---------------------------------------------------------------------------------------------------------------
-// Sums over 2 FAR neighbours of N numbers each: at every step a lane gives away the half that it does not keep. Of the sums the lane
-// has those from the one returned on: N / (2 FAR), or one, which 2 FAR / N neighbours have in common. The order of a sum does not
-// depend on N.
+// Sums over lanes that differ in the bits from FAR down to LEAST, of N numbers each: at every step a lane gives away the half that it
+// does not keep. Of the sums the lane has those from the one returned on: N / (2 FAR / LEAST), or one, which lanes that differ in the
+// lower bits have in common. The order of a sum does not depend on N.
 
-template <int N, int FAR> static __device__ __forceinline__ int lanes_sums(float *v) {
-    if (FAR == 0) return 0;
+template <int N, int FAR, int LEAST> static __device__ __forceinline__ int lanes_sums(float *v) {
+    if (FAR < LEAST) return 0;
     if (N == 1) {
         v[0] += __shfl_xor_sync(0xffffffffu, v[0], FAR);
-        return lanes_sums<1, FAR / 2>(v);
+        return lanes_sums<1, FAR / 2, LEAST>(v);
     }
     const int half = N / 2;
     const bool upper = (int)threadIdx.x & FAR;
@@ -36,7 +36,7 @@ template <int N, int FAR> static __device__ __forceinline__ int lanes_sums(float
         const float keep = upper ? v[i + half] : v[i], give = upper ? v[i] : v[i + half];
         v[i] = keep + __shfl_xor_sync(0xffffffffu, give, FAR);
     }
-    return (upper ? half : 0) + lanes_sums<(N > 1 ? N / 2 : 1), FAR / 2>(v);
+    return (upper ? half : 0) + lanes_sums<(N > 1 ? N / 2 : 1), FAR / 2, LEAST>(v);
 }
 // Keys that a lane asks for before it uses the first: as many as there are registers for.
 template <int P, int KIND> static __device__ __forceinline__ constexpr int keys_at_once(void) { return (P == 1 ? 8 : 4) / (KIND == KIND_F32 || KIND == KIND_LOOSE ? 2 : 1); }
@@ -76,14 +76,14 @@ template <int P, int LANES, int KIND> static __device__ __forceinline__ void par
                 }
             }
         }
-        const int first = lanes_sums<N, LANES / 2>(sum);
+        const int first = lanes_sums<N, LANES / 2, 1>(sum);
         const bool mine = lane % (LANES / min(N, LANES)) == 0;
         UNROLL for (int i = 0; i < max(1, N / LANES); i++)
             if (mine) t.s[(first + i) / AT_ONCE * PART + key + (first + i) % AT_ONCE * TOGETHER + sub] = sum[i];
     }
 }
 
-// sums[warp] = sum p v over the warp's own keys, in order within `sub`, then over these.
+// sums[warp] = sum p v over the warp's own keys, in order within `sub`, then by lanes_sums.
 template <int P, int LANES, int KIND> static __device__ __forceinline__ void part_values(const struct part_at &t, const struct tensor &v, int g) {
     constexpr int AT_ONCE = keys_at_once<P, KIND>(), TOGETHER = WARP / LANES;
     const int lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP, sub = lane / LANES;
@@ -109,12 +109,11 @@ template <int P, int LANES, int KIND> static __device__ __forceinline__ void par
                 }
             }
         }
-        UNROLL for (int p = 0; p < P; p++) {
-            UNROLL for (int i = 0; i < 8; i++)
-                UNROLL for (int far = LANES; far < WARP; far *= 2) o[p][i] += __shfl_xor_sync(0xffffffffu, o[p][i], far);
-            if (sub || c >= t.D) continue;
-            float4 *to = (float4 *)(void *)(t.sums + (warp * P + p) * t.wide + c);
-            to[0] = make_float4(o[p][0], o[p][1], o[p][2], o[p][3]), to[1] = make_float4(o[p][4], o[p][5], o[p][6], o[p][7]);
+        constexpr int EACH = P * 8 / TOGETHER;
+        const int from = lanes_sums<P * 8, WARP / 2, LANES>(&o[0][0]);
+        if (c < t.D) UNROLL for (int i = 0; i < EACH; i++) {
+            const int at = from + i;
+            t.sums[(warp * P + at / 8) * t.wide + c + at % 8] = o[i / 8][i % 8];
         }
     }
 }
