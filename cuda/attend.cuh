@@ -49,11 +49,6 @@ static __device__ __forceinline__ size_t head_bytes(enum dtype d, int64_t number
 }
 
 struct eight { uint32_t w[8]; };
-static __device__ __forceinline__ struct eight eight_zeros(void) {
-    struct eight r;
-    UNROLL for (int i = 0; i < 8; i++) r.w[i] = 0;
-    return r;
-}
 // Numbers [c, c + 8) of the D of a head; c a multiple of 8, below D.
 template <int KIND> static __device__ __forceinline__ struct eight load_eight(const char *head, enum dtype dtype, int c, int D) {
     struct eight r;

@@ -81,8 +81,8 @@ struct place {
 };
 template <int STEP> static __device__ __forceinline__ bool place_next(struct place *at, const struct attend_job &j, const int32_t *lo, const int32_t *hi, int count) {
     if (++at->step < at->steps) return true;
-    for (at->part++;; at->part++) {
-        while (at->w.origin < 0 || at->part >= walk_parts(j, at->w)) {
+    for (at->part += parts_apart(j);; at->part += parts_apart(j)) {
+        while (at->w.origin < 0 || at->part >= walk_parts(at->w)) {
             if (!walk_next<true>(&at->w, lo, hi, count, j.cache)) return false;
             at->part = walk_part(j, at->w);
         }
