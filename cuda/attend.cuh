@@ -28,6 +28,11 @@ static inline bool is_cache(const struct tensor &t, int64_t head_size) {
     return is_rows(rows) && (t.dtype == DTYPE_F32 || t.dtype == DTYPE_F16 || t.dtype == DTYPE_BF16);
 }
 
+static __device__ __forceinline__ int warp_least(int x) {
+    for (int far = WARP / 2; far > 0; far /= 2) x = min(x, __shfl_xor_sync(0xffffffffu, x, far));
+    return x;
+}
+
 // ---------------------------------------------------------------------------------------------------------------
 // Eight numbers of a head at once: load_eight asks for them, eight_floats makes them floats, so that several loads can be under
 // way before the first is used. LOOSE: numbers of any address or count, one by one; behind the head's end zeros.
@@ -44,11 +49,6 @@ static __device__ __forceinline__ size_t head_bytes(enum dtype d, int64_t number
 }
 
 struct eight { uint32_t w[8]; };
-static __device__ __forceinline__ struct eight eight_zeros(void) {
-    struct eight r;
-    UNROLL for (int i = 0; i < 8; i++) r.w[i] = 0;
-    return r;
-}
 // Numbers [c, c + 8) of the D of a head; c a multiple of 8, below D.
 template <int KIND> static __device__ __forceinline__ struct eight load_eight(const char *head, enum dtype dtype, int c, int D) {
     struct eight r;

@@ -22,7 +22,7 @@
 // ---------------------------------------------------------------------------------------------------------------
 // Copies in bf16.
 
-enum { ROUND_ROWS = 16, ROUND_THREADS = 256 }; // of a block
+enum { ROUND_ROWS = 64, ROUND_THREADS = 256 }; // of a block
 
 struct round_job {
     struct tensor from, to;
@@ -32,14 +32,12 @@ struct round_job {
     int64_t queries;
 };
 __global__ void __launch_bounds__(ROUND_THREADS) attend_round_kernel(struct round_job r) {
-    SHARED(float, room, WARP);
-    int64_t first = (int64_t)blockIdx.x * ROUND_ROWS, end = min(first + ROUND_ROWS, r.from.rows);
-    if (r.lo) { // rows that nobody sees are left out; as floats, exact below 2^24 rows, else a few more are made
-        float least = INFINITY, most = 0;
-        for (int64_t i = threadIdx.x; i < r.queries; i += ROUND_THREADS)
-            if (r.lo[i] < r.hi[i]) least = fminf(least, (float)r.lo[i]), most = fmaxf(most, (float)r.hi[i]);
-        least = -block_max(-least, room), most = block_max(most, room);
-        if ((float)end < least || (float)first > most) return;
+    const int64_t first = (int64_t)blockIdx.x * ROUND_ROWS, end = min(first + ROUND_ROWS, r.from.rows);
+    if (r.lo) { // rows that nobody sees are left out; every warp finds out by itself
+        int least = INT32_MAX, most = 0;
+        for (int64_t i = (int)threadIdx.x % WARP; i < r.queries; i += WARP)
+            if (r.lo[i] < r.hi[i]) least = min(least, r.lo[i]), most = max(most, r.hi[i]);
+        if (end <= warp_least(least) || first >= -warp_least(-most)) return;
     }
     const int eights = r.wide / 8;
     for (int64_t e = threadIdx.x; e < (end - first) * r.heads * eights; e += ROUND_THREADS) {
@@ -72,8 +70,8 @@ struct place {
 };
 template <int STEP> static __device__ __forceinline__ bool place_next(struct place *at, const struct attend_job &j, const int32_t *lo, const int32_t *hi, int count) {
     if (++at->step < at->steps) return true;
-    for (at->part++;; at->part++) {
-        while (at->w.origin < 0 || at->part >= walk_parts(j, at->w)) {
+    for (at->part += parts_apart(j);; at->part += parts_apart(j)) {
+        while (at->w.origin < 0 || at->part >= walk_parts(at->w)) {
             if (!walk_next<true>(&at->w, lo, hi, count, j.cache)) return false;
             at->part = walk_part(j, at->w);
         }

@@ -13,7 +13,7 @@ struct attend_job {
     int group;     // query heads of a kv head
     int64_t pairs; // rows * group
     bool cache;    // parts are counted from row 0
-    bool split;    // a block makes one part of its tile, blockIdx.z
+    bool split;    // a block leaves the parts that it makes to be joined: every gridDim.z-th of its tile
     enum kind k_kind, v_kind;
     int64_t parts_most;
     float2 *part_ml; // of the split way: [part][row][head] m and l; o [part][row][head][D]
@@ -49,10 +49,7 @@ static __device__ __forceinline__ void tile_ranges(const struct attend_job &j, i
 struct walk { int origin, first, end; }; // begins with origin -1
 static __device__ __forceinline__ bool in_walk(const struct walk &w, int32_t lo, int32_t hi, bool cache) { return lo < hi && (cache || lo == w.origin); }
 // Over the pairs of a tile: by every thread itself, or where they are many (SHARED_OUT) by the lanes of every warp together.
-template <bool SHARED_OUT> static __device__ __forceinline__ int tile_least(int x) {
-    for (int far = WARP / 2; SHARED_OUT && far > 0; far /= 2) x = min(x, __shfl_xor_sync(0xffffffffu, x, far));
-    return x;
-}
+template <bool SHARED_OUT> static __device__ __forceinline__ int tile_least(int x) { return SHARED_OUT ? warp_least(x) : x; }
 #define FOR_PAIRS(p, count) for (int p = SHARED_OUT ? (int)threadIdx.x % WARP : 0; p < (count); p += SHARED_OUT ? WARP : 1)
 template <bool SHARED_OUT> static __device__ __forceinline__ bool walk_next(struct walk *w, const int32_t *lo, const int32_t *hi, int count, bool cache) {
     int origin = INT32_MAX, end = 0;
@@ -66,14 +63,15 @@ template <bool SHARED_OUT> static __device__ __forceinline__ bool walk_next(stru
     w->end = -tile_least<SHARED_OUT>(-end);
     return true;
 }
-static __device__ __forceinline__ int walk_part(const struct attend_job &j, const struct walk &w) {
+// The parts of a walk that are this block's: all, or with `split` every gridDim.z-th.
+static __device__ __forceinline__ int parts_apart(const struct attend_job &j) { return j.split ? (int)gridDim.z : 1; }
+static __device__ __forceinline__ int walk_part(const struct attend_job &j, const struct walk &w) { // the first
     const int first = (w.first - w.origin) / PART;
-    return j.split ? max(first, (int)blockIdx.z) : first;
+    if (!j.split) return first;
+    const int behind = (int)blockIdx.z - first % (int)gridDim.z;
+    return first + (behind < 0 ? behind + (int)gridDim.z : behind);
 }
-static __device__ __forceinline__ int walk_parts(const struct attend_job &j, const struct walk &w) { // the end
-    const int end = (w.end - w.origin + PART - 1) / PART;
-    return j.split ? min(end, (int)blockIdx.z + 1) : end;
-}
+static __device__ __forceinline__ int walk_parts(const struct walk &w) { return (w.end - w.origin + PART - 1) / PART; } // the end
 // Of the part from row `from` on, the keys that anybody sees.
 template <bool SHARED_OUT>
 static __device__ __forceinline__ void tile_sees(const struct walk &w, const int32_t *lo, const int32_t *hi, int count, bool cache, int64_t from, int *begin, int *end) {
