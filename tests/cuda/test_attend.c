@@ -7,13 +7,7 @@
 
 #include "tests/cuda/place.h"
 
-static const struct backend *cuda(void) {
-    static const struct backend *b;
-    struct err err;
-    if (!b) place_begin(), b = backend_cuda(0, &err);
-    cr_assert(b, "%s", err.text);
-    return b;
-}
+static const struct backend *cuda(void) { return place_gpu(); }
 
 static void *sent(const void *from, size_t bytes) {
     struct err err;
