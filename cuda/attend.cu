@@ -287,7 +287,11 @@ void attend_launches(struct attend_job *j, int64_t pairs_of_tile, bool base2, vo
     else LAUNCH((attend_join_kernel<false>), j->a.q.rows * j->a.heads, threads, 0, *j);
 }
 
-static int f32_pairs(const struct attend_job *j) { return j->pairs == 1 ? 1 : j->pairs <= 4 || j->a.head_size > 128 ? 4 : 8; }
+static int f32_pairs(const struct attend_job *j) {
+    const int64_t D = j->a.head_size;
+    if (j->pairs == 1 || f32_shared_bytes(4, (int)D) + 1024 > cuda_shared_most()) return 1;
+    return j->pairs <= 4 || D > 128 ? 4 : 8;
+}
 static void f32_start(const struct attend_job *j, dim3 grid) {
     const int P = f32_pairs(j), D = (int)j->a.head_size;
     const size_t bytes = f32_shared_bytes(P, D);

@@ -129,6 +129,20 @@ template <int T, int COLUMNS> static void back_f32_launch(const struct back_job 
     LAUNCH((attend_back_f32_kernel<T, COLUMNS, true>), dim3(j->segments * ceil_div(j->a.segment, T), j->a.kv_heads), BACK_THREADS, bytes, *j);
 }
 
+static bool tile_fits(int T, int64_t D) { return back_shared_bytes(T, D) <= cuda_shared_most(); }
+// The size of a tile shows in no bit: all sums are chains.
+static void back_f32(const struct back_job *j) {
+    const int64_t D = j->a.head_size;
+    if (D <= 64) back_f32_launch<32, 8>(j);
+    else if (D <= 128 && tile_fits(32, D)) back_f32_launch<32, 16>(j);
+    else if (D <= 256 && tile_fits(16, D)) back_f32_launch<16, 16>(j);
+    else if (tile_fits(16, D)) back_f32_launch<16, 32>(j);
+    else {
+        assert(tile_fits(8, D));
+        back_f32_launch<8, 16>(j);
+    }
+}
+
 // ---------------------------------------------------------------------------------------------------------------
 // The op.
 
@@ -157,10 +171,9 @@ static void cuda_attend_back(const struct attend_back_args *a) {
     if (bf16) {
         LAUNCH((attend_seen_kernel), ceil_div(j.segments * j.steps, DELTA_THREADS), DELTA_THREADS, 0, j);
         attend_back_bf16(&j, room + delta + seen);
-    } else if (a->head_size <= 64) back_f32_launch<32, 8>(&j);
-    else if (a->head_size <= 128) back_f32_launch<32, 16>(&j);
-    else if (a->head_size <= 256) back_f32_launch<16, 16>(&j);
-    else back_f32_launch<16, 32>(&j);
+    } else {
+        back_f32(&j);
+    }
 }
 
 void cuda_fill_attend_back(struct backend *b) { b->attend_back = cuda_attend_back; }
