@@ -19,10 +19,10 @@ static size_t back_tile_bytes(int64_t wide) { return (size_t)((2 * OWN + 4 * BAC
 // What blocks know of pairs: lse in bits, delta, what they see, and their random numbers.
 struct facts { float *lse, *delta; int32_t *lo, *hi; uint2 *random; };
 
-static __device__ __forceinline__ int64_t row_of(const struct back_job &j, int64_t start, int64_t pair) { return start + pair / j.group; }
-static __device__ __forceinline__ int head_of(const struct back_job &j, int g, int64_t pair) { return g * j.group + (int)(pair % j.group); }
+INLINE int64_t row_of(const struct back_job &j, int64_t start, int64_t pair) { return start + pair / j.group; }
+INLINE int head_of(const struct back_job &j, int g, int64_t pair) { return g * j.group + (int)(pair % j.group); }
 
-static __device__ __forceinline__ void facts_load(const struct back_job &j, const struct facts &f, int64_t start, int g, int64_t first, int count) {
+INLINE void facts_load(const struct back_job &j, const struct facts &f, int64_t start, int g, int64_t first, int count) {
     const int m = (int)threadIdx.x;
     if (m >= count) return;
     const int64_t pair = first + m, row = row_of(j, start, pair);
@@ -37,7 +37,8 @@ static __device__ __forceinline__ void facts_load(const struct back_job &j, cons
 }
 
 // Rows of heads into shared memory: `count` pairs or keys of the segment from `first` on; behind the end zeros.
-template <int WIDE, bool PAIRS> static __device__ __forceinline__ void heads_load(const struct back_job &j, const struct tensor &t, int64_t start, int g, int64_t first, int count, uint16_t *to) {
+template <int WIDE, bool PAIRS>
+INLINE void heads_load(const struct back_job &j, const struct tensor &t, int64_t start, int g, int64_t first, int count, uint16_t *to) {
     UNROLL_BY(1) for (int e = (int)threadIdx.x; e < count * (WIDE / 8); e += BACK_TILE_THREADS) {
         const int r = e / (WIDE / 8), c = e % (WIDE / 8) * 8;
         const int64_t at = first + r;
@@ -49,7 +50,7 @@ template <int WIDE, bool PAIRS> static __device__ __forceinline__ void heads_loa
 }
 
 // p and ds / scale of one pair and key, where seen, out of q . k and dout . v.
-static __device__ __forceinline__ void score_turns(const struct back_job &j, const struct facts &f, int m, int64_t key, float c, float factor, float *s, float *dp) {
+INLINE void score_turns(const struct back_job &j, const struct facts &f, int m, int64_t key, float c, float factor, float *s, float *dp) {
     if (key < f.lo[m] || key >= f.hi[m]) {
         *s = *dp = 0;
         return;
@@ -66,7 +67,8 @@ static __device__ __forceinline__ void score_turns(const struct back_job &j, con
 
 // S and dP: 16 rows of own, BACK_STEP columns of the others.
 template <int WIDE, bool CHANGES>
-static __device__ __forceinline__ void scores_of(const uint16_t *own0, const uint16_t *own1, const uint16_t *met0, const uint16_t *met1, float s[BACK_STEP / 8][4], float dp[BACK_STEP / 8][4]) {
+INLINE void scores_of(const uint16_t *own0, const uint16_t *own1, const uint16_t *met0, const uint16_t *met1, float s[BACK_STEP / 8][4],
+                      float dp[BACK_STEP / 8][4]) {
     const int stride = WIDE + TILE_PAD, row = (int)threadIdx.x / WARP * 16;
     UNROLL for (int n = 0; n < BACK_STEP / 8; n++)
         UNROLL for (int i = 0; i < 4; i++) s[n][i] = dp[n][i] = 0;
@@ -88,10 +90,10 @@ static __device__ __forceinline__ void scores_of(const uint16_t *own0, const uin
     }
 }
 // to[16][WIDE] += x[16][BACK_STEP] rows[BACK_STEP][WIDE]
-template <int WIDE> static __device__ __forceinline__ void add_product(float to[WIDE / 8][4], const float x[BACK_STEP / 8][4], const uint16_t *rows) {
+template <int WIDE> INLINE void add_product(float to[WIDE / 8][4], const float x[BACK_STEP / 8][4], const uint16_t *rows) {
     UNROLL for (int k = 0; k < BACK_STEP / 16; k++) {
-        const uint32_t a[4] = {pack_bf16(x[2 * k][0], x[2 * k][1]), pack_bf16(x[2 * k][2], x[2 * k][3]), pack_bf16(x[2 * k + 1][0], x[2 * k + 1][1]),
-                               pack_bf16(x[2 * k + 1][2], x[2 * k + 1][3])};
+        uint32_t a[4];
+        tile_a_of(a, x[2 * k], x[2 * k + 1]);
         UNROLL for (int n = 0; n < WIDE / 16; n++) {
             uint32_t b[4];
             tile_b_turned(b, rows, WIDE + TILE_PAD, k * 16, n * 16);
@@ -101,7 +103,9 @@ template <int WIDE> static __device__ __forceinline__ void add_product(float to[
     }
 }
 // The 16 rows of a warp, times `by`, to where they belong.
-template <int WIDE, bool PAIRS> static __device__ __forceinline__ void heads_write(const struct back_job &j, const struct tensor &to, int64_t start, int g, int64_t first, const float x[WIDE / 8][4], float by) {
+template <int WIDE, bool PAIRS>
+INLINE void heads_write(const struct back_job &j, const struct tensor &to, int64_t start, int g, int64_t first,
+                        const float x[WIDE / 8][4], float by) {
     const int lane = (int)threadIdx.x % WARP;
     UNROLL for (int half = 0; half < 2; half++) {
         const int64_t at = first + (int)threadIdx.x / WARP * 16 + lane / 4 + half * 8;
@@ -118,7 +122,8 @@ template <int WIDE, bool PAIRS> static __device__ __forceinline__ void heads_wri
 // ---------------------------------------------------------------------------------------------------------------
 // dq: the block owns pairs and walks over the steps of keys that any of them sees, counted from the segment's start.
 
-template <int WIDE> __global__ void __launch_bounds__(BACK_TILE_THREADS, WIDE <= 64 ? 3 : WIDE <= 128 ? 2 : 1) attend_back_pairs_kernel(struct back_job j) {
+template <int WIDE>
+__global__ void __launch_bounds__(BACK_TILE_THREADS, WIDE <= 64 ? 3 : WIDE <= 128 ? 2 : 1) attend_back_pairs_kernel(struct back_job j) {
     const int STAGE = BACK_STEP * (WIDE + TILE_PAD), lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP, g = (int)blockIdx.y;
     SHARED_REST(uint16_t, room); // q, dout of OWN pairs; two stages of keys, two of values
     SHARED(float, lse, OWN);
@@ -165,7 +170,7 @@ template <int WIDE> __global__ void __launch_bounds__(BACK_TILE_THREADS, WIDE <=
 // dk and dv: the block owns keys and walks over the steps of pairs of which one sees any of them.
 
 // The first such step from `from` on, NEVER where there is none: the lanes of every warp look at 32 at once.
-static __device__ __forceinline__ int64_t step_that_sees(const struct back_job &j, int64_t segment, int64_t key, int64_t from) {
+INLINE int64_t step_that_sees(const struct back_job &j, int64_t segment, int64_t key, int64_t from) {
     for (; from < j.steps; from += WARP) {
         const int64_t step = from + (int)threadIdx.x % WARP;
         const int2 seen = step < j.steps ? j.seen[segment * j.steps + step] : make_int2(0, 0);
@@ -185,7 +190,8 @@ __global__ void __launch_bounds__(BACK_TILE_THREADS, WIDE <= 64 ? 3 : WIDE <= 12
     SHARED(int32_t, hi, 2 * BACK_STEP);
     SHARED(uint2, random, 2 * BACK_STEP);
     uint16_t *keys = room, *values = keys + OWN * (WIDE + TILE_PAD), *q = values + OWN * (WIDE + TILE_PAD), *dout = q + 2 * STAGE;
-    const int64_t tiles = ceil_div(j.a.segment, OWN), segment = blockIdx.x / tiles, start = segment * j.a.segment, first = blockIdx.x % tiles * OWN;
+    const int64_t tiles = ceil_div(j.a.segment, OWN), segment = blockIdx.x / tiles;
+    const int64_t start = segment * j.a.segment, first = blockIdx.x % tiles * OWN;
     heads_load<WIDE, false>(j, j.k, start, g, first, OWN, keys);
     heads_load<WIDE, false>(j, j.v, start, g, first, OWN, values);
     const float c = 1.44269504088896f * j.a.scale, factor = device_dropout_factor(j.a.drop);
