@@ -19,7 +19,9 @@
 //
 // A tile is made of chunks of 16 bytes, 8 numbers of bf16 each, placed so that ldmatrix and 16-byte stores find no bank twice:
 //   along   chunk c of row r holds terms 8 c .. 8 c + 7 of that output; for factors whose rows run over k
-//   across  chunk c of term k holds outputs 8 c .. 8 c + 7; for factors whose rows are terms, as w in dx and both in dw
+//   across  chunk c of term k holds outputs 8 c .. 8 c + 7; for factors whose rows are terms, as w in dx and both in dw. More than
+//           64 outputs lie in panels of 64, one behind the other
+// These are also the layouts that wgmma reads with a swizzle of 128 bytes (wgmma.cuh, which has the launches).
 #ifndef LEHR_CUDA_GEMM_CUH
 #define LEHR_CUDA_GEMM_CUH
 
@@ -31,7 +33,8 @@ static __device__ __forceinline__ uint16_t *along_at(uint16_t *tile, int row, in
     return tile + row * GEMM_K + (chunk ^ (row & 7)) * 8;
 }
 template <int ROWS> static __device__ __forceinline__ uint16_t *across_at(uint16_t *tile, int term, int chunk) {
-    return tile + term * ROWS + (chunk ^ (term & (ROWS < 64 ? ROWS / 8 - 1 : 7))) * 8;
+    enum { WIDE = ROWS < 64 ? ROWS / 8 : 8 }; // chunks of a term in one panel
+    return tile + chunk / WIDE * (8 * WIDE * GEMM_K) + term * 8 * WIDE + (chunk % WIDE ^ (term & (WIDE - 1))) * 8;
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -260,7 +263,7 @@ static __device__ __forceinline__ void gemm_put(const struct gemm_sums<S> &sums,
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// As the kernels of product.cuh take it, and its launches.
+// As the kernels of product.cuh take it.
 
 template <class S, class Rows, class Cols> struct gemm {
     enum { ROWS = S::ROWS, COLS = S::COLS, THREADS = S::THREADS, BLOCKS = S::BLOCKS, BYTES = S::BYTES };
@@ -274,10 +277,6 @@ template <class S, class Rows, class Cols> struct gemm {
         gemm_put<S>(s, out, row, col);
     }
 };
-template <class S, class Rows, class Cols>
-static inline void gemm_start(const struct product_out &out, const struct factor &rows, const struct factor &cols, int64_t K) {
-    product_start<gemm<S, Rows, Cols>>(out, rows, cols, K);
-}
 
 // ---------------------------------------------------------------------------------------------------------------
 // On the host.

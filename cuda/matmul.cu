@@ -1,6 +1,6 @@
 // matmul.cu: out = scale * x w^T + (accumulate ? out : 0), w of numbers. Block formats have a file of their own.
 #include "cuda/chains.cuh"
-#include "cuda/gemm.cuh"
+#include "cuda/wgmma.cuh"
 
 // ---------------------------------------------------------------------------------------------------------------
 // Rounding ahead. x always: it is small beside the weights where rows are few, and read again and again where they are many; so

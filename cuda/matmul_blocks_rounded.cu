@@ -1,5 +1,5 @@
 // matmul_blocks_rounded.cu: products with weights of block formats in PRECISION_BF16: what gemm.cuh takes of packed rows.
-#include "cuda/gemm.cuh"
+#include "cuda/wgmma.cuh"
 #include "cuda/matmul_blocks.cuh"
 
 // Packed rows into tiles of gemm.cuh. A thread takes the part of one lane of a unit, of which 64 columns are in the tile.
@@ -46,7 +46,7 @@ template <enum dtype D> struct take_coded {
 
 typedef take_numbers<DTYPE_F32, false> take_x;
 template <enum dtype D, class S> static void start(const struct product_out &out, const struct factor &x, const struct factor &w, int64_t K, const struct runs *runs, const struct run_weights *weights) {
-    if (runs) product_runs_start<gemm<S, take_x, take_coded<D>>>(out, x, w, K, *runs, *weights);
+    if (runs) gemm_runs_start<S, take_x, take_coded<D>>(out, x, w, K, *runs, *weights);
     else gemm_start<S, take_x, take_coded<D>>(out, x, w, K);
 }
 
