@@ -4,15 +4,15 @@
 #include "cuda/chains.cuh"
 #include "cuda/wgmma.cuh"
 
-typedef take_bf16<false> along;
-typedef take_bf16<true> across;
+typedef take_bf16<LIES_ALONG> along;
+typedef take_bf16<LIES_ACROSS> across;
 typedef own_numbers<DTYPE_F32, false> own_rows;
 typedef own_numbers<DTYPE_F32, true> own_across;
 
 template <class S>
 static void dx_few(const struct product_out &out, const struct factor &dout, const struct factor &w, enum dtype d, int64_t M) {
-    if (d == DTYPE_F32) gemm_start<S, along, take_numbers<DTYPE_F32, true>>(out, dout, w, M);
-    else if (!w.wide) gemm_start<S, along, take_numbers<DTYPE_BF16, true>>(out, dout, w, M);
+    if (d == DTYPE_F32) gemm_start<S, along, take_numbers<DTYPE_F32, LIES_ACROSS>>(out, dout, w, M);
+    else if (!w.wide) gemm_start<S, along, take_numbers<DTYPE_BF16, LIES_ACROSS>>(out, dout, w, M);
     else gemm_start<S, along, across>(out, dout, w, M);
 }
 static void dx_on_tensor_cores(const struct matmul_dx_args *a) {

@@ -4,7 +4,7 @@
 
 // Packed rows into tiles of gemm.cuh. A thread takes the part of one lane of a unit, of which 64 columns are in the tile.
 template <enum dtype D> struct take_coded {
-    enum { ACROSS = false };
+    enum { ACROSS = LIES_ALONG };
     template <int ROWS, int THREADS> struct held { struct unit of[ROWS * UNIT_LANES / THREADS]; };
     template <int ROWS, int THREADS>
     static __device__ __forceinline__ void fetch(held<ROWS, THREADS> &h, const struct factor &f, uint16_t *, int64_t row, int64_t k, int64_t end) {
@@ -44,7 +44,7 @@ template <enum dtype D> struct take_coded {
     }
 };
 
-typedef take_numbers<DTYPE_F32, false> take_x;
+typedef take_numbers<DTYPE_F32, LIES_ALONG> take_x;
 template <enum dtype D, class S> static void start(const struct product_out &out, const struct factor &x, const struct factor &w, int64_t K, const struct runs *runs, const struct run_weights *weights) {
     if (runs) gemm_runs_start<S, take_x, take_coded<D>>(out, x, w, K, *runs, *weights);
     else gemm_start<S, take_x, take_coded<D>>(out, x, w, K);

@@ -6,8 +6,8 @@
 #include "cuda/chains.cuh"
 #include "cuda/wgmma.cuh"
 
-typedef take_bf16<false> along;
-typedef take_bf16<true> across;
+typedef take_bf16<LIES_ALONG> along;
+typedef take_bf16<LIES_ACROSS> across;
 typedef own_numbers<DTYPE_F32, false> own_rows;
 typedef own_numbers<DTYPE_F32, true> own_across;
 
@@ -60,9 +60,9 @@ static void go_chains(const struct launch *l, enum dtype d) {
     else start_chains<DTYPE_BF16>(l);
 }
 template <class S> static void start_gemm(const struct launch *l, enum dtype d) {
-    if (d == DTYPE_F32) start_rounded<S, along, take_numbers<DTYPE_F32, false>>(l);
-    else if (d == DTYPE_F16) start_rounded<S, along, take_numbers<DTYPE_F16, false>>(l);
-    else if (!l->cols.wide) start_rounded<S, along, take_numbers<DTYPE_BF16, false>>(l);
+    if (d == DTYPE_F32) start_rounded<S, along, take_numbers<DTYPE_F32, LIES_ALONG>>(l);
+    else if (d == DTYPE_F16) start_rounded<S, along, take_numbers<DTYPE_F16, LIES_ALONG>>(l);
+    else if (!l->cols.wide) start_rounded<S, along, take_numbers<DTYPE_BF16, LIES_ALONG>>(l);
     else start_rounded<S, along, along>(l);
 }
 static void go_gemm(const struct launch *l, enum dtype d) {
@@ -102,8 +102,8 @@ static void go_dx_chains(const struct launch *l, enum dtype d) {
     else start<chains<1, own_rows, own_numbers<DTYPE_BF16, true>>>(l);
 }
 static void go_dx_gemm(const struct launch *l, enum dtype d) {
-    if (d == DTYPE_F32) start_rounded<gemm_small, along, take_numbers<DTYPE_F32, true>>(l);
-    else if (!l->cols.wide) start_rounded<gemm_small, along, take_numbers<DTYPE_BF16, true>>(l);
+    if (d == DTYPE_F32) start_rounded<gemm_small, along, take_numbers<DTYPE_F32, LIES_ACROSS>>(l);
+    else if (!l->cols.wide) start_rounded<gemm_small, along, take_numbers<DTYPE_BF16, LIES_ACROSS>>(l);
     else if (rows_each(l) <= gemm_small::ROWS) start_rounded<gemm_small, along, across>(l);
     else start_rounded<gemm_large, along, across>(l);
 }

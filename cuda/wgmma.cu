@@ -49,19 +49,22 @@ static bool near(const float *a, const float *b) {
         if (!(fabsf(a[i] - b[i]) <= K * 0x1p-19f)) return false;
     return true;
 }
+template <class S, class Rows, class Cols> static void by_wgmma(const struct asked *a, float *to) {
+    multiply<wgmma<S, typename wgmma_takes<Rows>::taker, typename wgmma_takes<Cols>::taker>>(a, Rows::ACROSS, Cols::ACROSS, to);
+}
 template <class S, class Rows, class Cols> static bool same_bits(const struct asked *a) {
-    multiply<wgmma<S, Rows, Cols>>(a, Rows::ACROSS, Cols::ACROSS, a->sums);
+    by_wgmma<S, Rows, Cols>(a, a->sums);
     return memcmp(a->sums, a->first, BYTES_OUT) == 0;
 }
 template <class Rows, class Cols, class Few> static bool agrees(const struct asked *a) {
     multiply<gemm<gemm_small, Rows, Cols>>(a, Rows::ACROSS, Cols::ACROSS, a->sums);
-    multiply<wgmma<Few, Rows, Cols>>(a, Rows::ACROSS, Cols::ACROSS, a->first);
+    by_wgmma<Few, Rows, Cols>(a, a->first);
     return near(a->sums, a->first) && same_bits<wgmma_small, Rows, Cols>(a) && same_bits<wgmma_large, Rows, Cols>(a) && same_bits<wgmma_huge, Rows, Cols>(a);
 }
 
 bool cuda_wgmma_agrees(const struct backend *b) {
-    typedef take_bf16<false> along;
-    typedef take_bf16<true> across;
+    typedef take_bf16<LIES_ALONG> along;
+    typedef take_bf16<LIES_ACROSS> across;
     struct asked a = {};
     a.b = b;
     if (!filled(&a)) return room_free(&a, false);

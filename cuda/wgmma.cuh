@@ -53,7 +53,7 @@ static __device__ __forceinline__ void wgmma_tile(struct wgmma_sums<S> &sums, ui
     for (int s = 0; s < GEMM_K / 16; s++) {
         const uint64_t a = wgmma_matrix(rows + s * (Rows::ACROSS ? 16 * 64 : 16), PANEL, EIGHT);
         const uint64_t b = wgmma_matrix(cols + s * (Cols::ACROSS ? 16 * 64 : 16), PANEL, EIGHT);
-        wgmma_bf16<S::COLS, Rows::ACROSS, Cols::ACROSS>(sums.at, a, b);
+        wgmma_bf16<S::COLS, (bool)Rows::ACROSS, (bool)Cols::ACROSS>(sums.at, a, b);
     }
     wgmma_commit();
 }
@@ -63,6 +63,7 @@ template <class S, class Rows, class Cols>
 static __device__ __forceinline__ void wgmma_add(struct wgmma_sums<S> &sums, void *given, const struct factor &rows, int64_t row,
                                                  const struct factor &cols, int64_t col, int64_t k, int64_t end) {
     enum { N = S::THREADS, AHEAD = S::STAGES - 2 };
+    static_assert((int)Rows::ACROSS != LIES_ACROSS && (int)Cols::ACROSS != LIES_ACROSS, "wgmma reads panels");
     static_assert(GEMM_K == 64, "a row of a tile is what a swizzle of 128 bytes goes over");
     uint16_t *room = (uint16_t *)(void *)((char *)given + (-shared_address(given) & (S::ALIGN - 1)));
     typename Rows::template held<S::ROWS, N> rows_held;
@@ -142,7 +143,13 @@ template <> struct wgmma_for<gemm_few, true> { typedef wgmma_few_across shape; }
 template <bool ACROSS> struct wgmma_for<gemm_small, ACROSS> { typedef wgmma_small shape; };
 template <bool ACROSS> struct wgmma_for<gemm_large, ACROSS> { typedef wgmma_large shape; };
 template <bool ACROSS> struct wgmma_for<gemm_huge, ACROSS> { typedef wgmma_huge shape; };
-template <class S, class Rows, class Cols> using wgmma_of = wgmma<typename wgmma_for<S, Cols::ACROSS>::shape, Rows, Cols>;
+// And the taker: tiles that lie across lie in panels here.
+template <class T> struct wgmma_takes { typedef T taker; };
+template <> struct wgmma_takes<take_bf16<LIES_ACROSS>> { typedef take_bf16<LIES_IN_PANELS> taker; };
+template <enum dtype D> struct wgmma_takes<take_numbers<D, LIES_ACROSS>> { typedef take_numbers<D, LIES_IN_PANELS> taker; };
+template <class S, class Rows, class Cols>
+using wgmma_of = wgmma<typename wgmma_for<S, (bool)Cols::ACROSS>::shape,
+                       typename wgmma_takes<Rows>::taker, typename wgmma_takes<Cols>::taker>;
 
 // ---------------------------------------------------------------------------------------------------------------
 // Launches of every product in bf16: those of product.cuh, by the engine that this GPU has.
