@@ -30,15 +30,17 @@ else ifeq ($(CONFIG),fuzz)
   LDFLAGS += -fsanitize=fuzzer,address,undefined
 endif
 
-# cuda/*.cu for GPUs: where there are nvcc and a GPU for this one; with CUDA=1, which needs no GPU, for all from Turing on and, as
-# PTX, for those to come, which takes minutes. In the shim configurations the same files are compiled for this very processor.
+# cuda/*.cu for GPUs: where there are nvcc and a GPU for this one, Hopper by its own name, as native leaves wgmma out; with CUDA=1,
+# which needs no GPU, for all from Turing on and, as PTX, for those to come, which takes minutes. In the shim configurations the same
+# files are compiled for this very processor.
 CXX       ?= c++
 comma     := ,
 NVCC      ?= $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc))
 GPU_HERE  := $(wildcard /dev/nvidia0)
 CUDA      ?= $(if $(and $(NVCC),$(GPU_HERE)),1,0)
-CUDA_ARCH ?= $(if $(GPU_HERE),native,all)
-CUDA_CODE := $(if $(filter all,$(CUDA_ARCH)),$(foreach a,75 80 90a 120,-gencode arch=compute_$(a)$(comma)code=sm_$(a)) -gencode arch=compute_120$(comma)code=compute_120,-arch=$(CUDA_ARCH))
+CUDA_CAP  := $(if $(GPU_HERE),$(shell nvidia-smi --query-gpu=compute_cap --format=csv$(comma)noheader 2>/dev/null))
+CUDA_ARCH ?= $(if $(GPU_HERE),$(if $(filter 9.0,$(CUDA_CAP)),sm_90a,native),all)
+CUDA_CODE := $(if $(filter all,$(CUDA_ARCH)),$(foreach a,75 80 90a 120,-gencode arch=compute_$(a)$(comma)code=sm_$(a)) -gencode arch=compute_120$(comma)code=compute_120,$(if $(filter sm_%,$(CUDA_ARCH)),-gencode arch=$(CUDA_ARCH:sm_%=compute_%)$(comma)code=$(CUDA_ARCH),-arch=$(CUDA_ARCH)))
 GPUOBJ    := $(patsubst %.cu,$(B)/%.o,$(wildcard cuda/*.cu))
 LINK      := $(CC)
 ifneq (,$(filter shim%,$(CONFIG)))

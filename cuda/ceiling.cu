@@ -56,6 +56,42 @@ __global__ void bf16_kernel(float *never, int rounds) {
     if (sum == -1) *never = sum;
 }
 
+// The same by warpgroups, where products are made of it: 64 x 256 outputs to each, out of one tile of each factor. What the tiles hold
+// are small numbers that differ, as power has a say in how fast tensor cores are.
+enum { WGMMA_COLS = 256, WGMMA_STEPS = 4, WGMMA_BYTES = (64 + WGMMA_COLS) * 128 + 1024 };
+__global__ void __launch_bounds__(WARPGROUP) wgmma_burn_kernel(float *never, int rounds) {
+#if CUDA_WGMMA
+    SHARED_REST(uint16_t, given);
+    uint16_t *a = given + (-shared_address(given) & 1023) / 2, *b = a + 64 * 64;
+    for (int i = (int)threadIdx.x; i < (64 + WGMMA_COLS) * 64; i += WARPGROUP) a[i] = (uint16_t)(0x3c00 + i * 37 % 512);
+    fence_proxy_async();
+    __syncthreads();
+    float d[WGMMA_COLS / 2];
+#pragma unroll
+    for (int j = 0; j < WGMMA_COLS / 2; j++) d[j] = 0;
+#pragma unroll
+    for (int j = 0; j < WGMMA_COLS / 2; j++) keep_here(d[j]);
+#pragma unroll 1
+    for (int i = 0; i < rounds; i++) {
+        wgmma_fence();
+#pragma unroll
+        for (int s = 0; s < WGMMA_STEPS; s++) wgmma_bf16<WGMMA_COLS, false, false>(d, wgmma_matrix(a + 16 * s, 0, 1024), wgmma_matrix(b + 16 * s, 0, 1024));
+        wgmma_commit();
+        wgmma_wait<1>();
+    }
+    wgmma_wait<0>();
+    float sum = 0;
+#pragma unroll
+    for (int j = 0; j < WGMMA_COLS / 2; j++) {
+        keep_here(d[j]);
+        sum += d[j];
+    }
+    if (sum == -1) *never = sum;
+#else
+    (void)never, (void)rounds;
+#endif
+}
+
 // One round of each: what it starts, and how many bytes or operations that is.
 struct burn_room {
     void *a, *b;
@@ -79,6 +115,10 @@ static double burn_bytes(const struct burn_room *r) {
     return 8.0 * CHAINS * THREADS * r->blocks * r->rounds;
 }
 static double burn_bf16(const struct burn_room *r) {
+    if (cuda_has_wgmma()) {
+        LAUNCH((wgmma_burn_kernel), r->blocks, WARPGROUP, WGMMA_BYTES, (float *)r->b, r->rounds);
+        return 2.0 * 64 * WGMMA_COLS * 16 * WGMMA_STEPS * r->blocks * r->rounds;
+    }
     LAUNCH((bf16_kernel), r->blocks, THREADS, 0, (float *)r->b, r->rounds);
     return 2.0 * 16 * 8 * 16 * 4 * (THREADS / WARP) * r->blocks * r->rounds;
 }

@@ -14,7 +14,7 @@
 static pthread_mutex_t alone = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
 
 static struct device {
-    bool open, has_bf16, small; // small: no GPU, so that nothing big is asked of it
+    bool open, has_bf16, has_wgmma, small; // small: no GPU, so that nothing big is asked of it
     int number, processors, major, minor;
     size_t bytes, shared_most;
     char name[256];
@@ -22,6 +22,11 @@ static struct device {
 } device;
 
 bool cuda_has_bf16(void) { return device.has_bf16; }
+#ifdef CUDA_ON_CPU
+bool cuda_has_wgmma(void) { return on_cpu_has_wgmma(); } // as tests choose
+#else
+bool cuda_has_wgmma(void) { return device.has_wgmma; }
+#endif
 int cuda_processors(void) { return device.processors; }
 size_t cuda_shared_most(void) { return device.shared_most; }
 
@@ -32,7 +37,7 @@ size_t cuda_shared_most(void) { return device.shared_most; }
 
 static bool device_open(int number, struct err *err) {
     if (number) return err_set(err, "cuda: there is no GPU number %d: here a processor stands in for the one there is", number);
-    device = (struct device){true, true, true, 0, 4, 9, 0, (size_t)8 << 30, (size_t)227 << 10, "a processor in its place", 1e10};
+    device = (struct device){true, true, true, true, 0, 4, 9, 0, (size_t)8 << 30, (size_t)227 << 10, "a processor in its place", 1e10};
     return true;
 }
 static void check(int result, const char *what) {
@@ -308,6 +313,7 @@ static void cuda_end(void) {
 static void cuda_report(struct text *line) {
     text_fmt(line, "cuda: %s, %d multiprocessors, compute capability %d.%d, %.1f GiB%s", device.name, device.processors, device.major, device.minor,
              (double)device.bytes / 0x1p30, device.has_bf16 ? "" : ", all products in f32");
+    if (device.has_bf16) text_fmt(line, ", bf16 products by %s", cuda_has_wgmma() ? "wgmma" : "mma");
     if (bytes_with_host) text_fmt(line, "; %.1f GiB of weights did not fit and are read from the host's memory, slowly", (double)bytes_with_host / 0x1p30);
 }
 
@@ -343,5 +349,6 @@ const struct backend *backend_cuda(int number, struct err *err) {
     cuda_fill_experts(&table);
     cuda_fill_branches(&table);
     cuda_fill_embed(&table);
+    if (!device.small) device.has_wgmma = device.major == 9 && cuda_wgmma_agrees(&table);
     return &table;
 }

@@ -109,7 +109,9 @@ static inline uint32_t pack_bf16(float lo, float hi) { return (uint32_t)to_bf16(
 #ifndef CUDA_ON_CPU
 static __device__ __forceinline__ void keep_here(int &x) { asm volatile("" : "+r"(x)); }
 static __device__ __forceinline__ void keep_here(size_t &x) { asm volatile("" : "+l"(x)); }
+static __device__ __forceinline__ void keep_here(float &x) { asm volatile("" : "+f"(x) : : "memory"); }
 #else
+static inline void keep_here(float &) {}
 static inline void keep_here(int &) {}
 static inline void keep_here(size_t &) {}
 #endif
@@ -252,9 +254,83 @@ template <int N> static __device__ __forceinline__ void cp_async_wait(void) {
 #endif
 
 // ---------------------------------------------------------------------------------------------------------------
+// Tensor cores of Hopper: a warpgroup, 4 warps from a multiple of 4 on, multiplies tiles that lie in shared memory, while its threads
+// go on (PTX ISA, "Asynchronous warpgroup level matrix instructions"). Only code for sm_90a has it; elsewhere it does nothing,
+// which the first product shows (wgmma.cu). What is to be done around it:
+//   - who has written into shared memory by stores or cp_async16 calls fence_proxy_async before the barrier behind which it is read
+//   - all threads of the group call wgmma_fence before the first product, wgmma_commit behind the last, and wgmma_wait<N> until at
+//     most the N youngest commits are under way: the sums are there, and the tiles may be written again. Until then nobody touches either
+#if defined(CUDA_ON_CPU) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define CUDA_WGMMA 1
+#else
+#define CUDA_WGMMA 0
+#endif
+enum { WARPGROUP = 128 };
+
+// A matrix in shared memory, rows of 128 bytes swizzled: their chunks of 16 bytes xor-ed by bits 7..9 of the address, so that what 8
+// rows begin at is a multiple of 1024. Along: rows are outputs, `stride` bytes from 8 of them to the next 8; `lead` means nothing.
+// Across: rows are terms, of 64 outputs each; stride bytes from 8 terms to the next 8, lead bytes from 64 outputs to the next 64.
+static __device__ __forceinline__ uint64_t wgmma_matrix(const void *at, int lead, int stride) {
+    return (uint64_t)(shared_address(at) >> 4 & 0x3fff) | (uint64_t)(lead >> 4) << 16 | (uint64_t)(stride >> 4) << 32 | (uint64_t)1 << 62;
+}
+#ifndef CUDA_ON_CPU
+static __device__ __forceinline__ void fence_proxy_async(void) {
+#if CUDA_WGMMA
+    asm volatile("fence.proxy.async.shared::cta;" : : : "memory");
+#endif
+}
+static __device__ __forceinline__ void wgmma_fence(void) {
+#if CUDA_WGMMA
+    asm volatile("wgmma.fence.sync.aligned;" : : : "memory");
+#endif
+}
+static __device__ __forceinline__ void wgmma_commit(void) {
+#if CUDA_WGMMA
+    asm volatile("wgmma.commit_group.sync.aligned;" : : : "memory");
+#endif
+}
+template <int N> static __device__ __forceinline__ void wgmma_wait(void) {
+#if CUDA_WGMMA
+    asm volatile("wgmma.wait_group.sync.aligned %0;" : : "n"(N) : "memory");
+#endif
+}
+#define WGMMA_SUMS_8(d) "+f"((d)[0]), "+f"((d)[1]), "+f"((d)[2]), "+f"((d)[3]), "+f"((d)[4]), "+f"((d)[5]), "+f"((d)[6]), "+f"((d)[7])
+#define WGMMA_SUMS_16(d) WGMMA_SUMS_8(d), WGMMA_SUMS_8((d) + 8)
+#define WGMMA_SUMS_32(d) WGMMA_SUMS_16(d), WGMMA_SUMS_16((d) + 16)
+#define WGMMA_SUMS_64(d) WGMMA_SUMS_32(d), WGMMA_SUMS_32((d) + 32)
+#define WGMMA_SUMS_128(d) WGMMA_SUMS_64(d), WGMMA_SUMS_64((d) + 64)
+#define WGMMA_NAMES_16 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
+#define WGMMA_NAMES_32 WGMMA_NAMES_16 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
+#define WGMMA_NAMES_64 WGMMA_NAMES_32 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53" \
+    ",%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#define WGMMA_NAMES_128 WGMMA_NAMES_64 ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85" \
+    ",%86,%87,%88,%89,%90,%91,%92,%93,%94,%95,%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107" \
+    ",%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
+// count: registers of a thread, named in `names`; a and b are the next two operands, behind them how they lie.
+#define WGMMA_BF16(columns, count, names, rest)                                                                                    \
+    asm volatile("wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32.bf16.bf16 {" names "}, " rest ";" \
+                 : WGMMA_SUMS_##count(d) : "l"(a), "l"(b), "n"(ACROSS_A ? 1 : 0), "n"(ACROSS_B ? 1 : 0) : "memory")
+// d[64,N] += a[64,16] b[16,N]. Warp w of the group has rows 16 w ..; with g = lane / 4 and t = lane % 4 of these
+//   d[4j..4j+1] (g, 8j + 2t..)  d[4j+2..4j+3] (g + 8, 8j + 2t..)
+template <int N, bool ACROSS_A, bool ACROSS_B> static __device__ __forceinline__ void wgmma_bf16(float d[N / 2], uint64_t a, uint64_t b) {
+    static_assert(N == 32 || N == 64 || N == 128 || N == 256);
+#if CUDA_WGMMA
+    if constexpr (N == 32) WGMMA_BF16(32, 16, WGMMA_NAMES_16, "%16, %17, 1, 1, 1, %18, %19");
+    if constexpr (N == 64) WGMMA_BF16(64, 32, WGMMA_NAMES_32, "%32, %33, 1, 1, 1, %34, %35");
+    if constexpr (N == 128) WGMMA_BF16(128, 64, WGMMA_NAMES_64, "%64, %65, 1, 1, 1, %66, %67");
+    if constexpr (N == 256) WGMMA_BF16(256, 128, WGMMA_NAMES_128, "%128, %129, 1, 1, 1, %130, %131");
+#else
+    (void)d, (void)a, (void)b;
+#endif
+}
+#endif
+
+// ---------------------------------------------------------------------------------------------------------------
 // What the files of cuda/ share on the host.
 
 bool cuda_has_bf16(void);            // mma_bf16 exists on this GPU (Ampere and later); else products are in f32
+bool cuda_has_wgmma(void);           // products in bf16 are all made by wgmma_bf16; else by mma_bf16
+bool cuda_wgmma_agrees(const struct backend *b); // wgmma gives what mma gives, and the same bits with every tile: measured (wgmma.cu)
 int cuda_processors(void);           // multiprocessors
 size_t cuda_shared_most(void);       // bytes of shared memory that a block may have
 // Memory that a launch needs beside its arguments: device memory of at least `bytes` for one slot, kept for the next call.

@@ -8,7 +8,7 @@
 //
 // A factor is read by a *taker*, a struct of constants and static functions, the only thing here that knows formats:
 //
-//   enum { ACROSS };            // how the tile lies, below
+//   enum { ACROSS };            // how the tile lies, below: LIES_...
 //   held<ROWS, THREADS>         // what a thread carries in registers from fetch to store; empty where copies are asynchronous
 //   fetch<ROWS, THREADS>(held, factor, tile, row, k, end)  // begins: loads into held, or cp_async16 into the tile
 //   store<ROWS, THREADS>(held, factor, tile, row, k, end)  // ends: converts what is held and writes it into the tile
@@ -20,12 +20,15 @@
 // A tile is made of chunks of 16 bytes, 8 numbers of bf16 each, placed so that ldmatrix and 16-byte stores find no bank twice:
 //   along   chunk c of row r holds terms 8 c .. 8 c + 7 of that output; for factors whose rows run over k
 //   across  chunk c of term k holds outputs 8 c .. 8 c + 7; for factors whose rows are terms, as w in dx and both in dw
+//   panels  the same, by 64 outputs: all terms of 64 of them, then those of the next 64
+// The first and the last are what wgmma reads with a swizzle of 128 bytes (wgmma.cuh, which has the launches, too).
 #ifndef LEHR_CUDA_GEMM_CUH
 #define LEHR_CUDA_GEMM_CUH
 
 #include "cuda/product.cuh"
 
 enum { GEMM_K = 64, GEMM_CHUNKS = GEMM_K / 8 };
+enum { LIES_ALONG, LIES_ACROSS, LIES_IN_PANELS };
 
 static __device__ __forceinline__ uint16_t *along_at(uint16_t *tile, int row, int chunk) {
     return tile + row * GEMM_K + (chunk ^ (row & 7)) * 8;
@@ -33,13 +36,16 @@ static __device__ __forceinline__ uint16_t *along_at(uint16_t *tile, int row, in
 template <int ROWS> static __device__ __forceinline__ uint16_t *across_at(uint16_t *tile, int term, int chunk) {
     return tile + term * ROWS + (chunk ^ (term & (ROWS < 64 ? ROWS / 8 - 1 : 7))) * 8;
 }
+static __device__ __forceinline__ uint16_t *panels_at(uint16_t *tile, int term, int chunk) {
+    return tile + chunk / 8 * (64 * GEMM_K) + term * 64 + (chunk % 8 ^ (term & 7)) * 8;
+}
 
 // ---------------------------------------------------------------------------------------------------------------
 // Takers of numbers. Memory has lines: rows of outputs (along) or of terms (across); a chunk of a tile is a place in a line.
 
 // What a thread takes: a chunk of every EACH-th line. All that a step needs of 64 bits is made anew in every step (keep_here): else
 // the compiler keeps an address for each chunk in registers, which the sums need.
-template <bool ACROSS, int ROWS, int THREADS> struct lines {
+template <int ACROSS, int ROWS, int THREADS> struct lines {
     enum { CHUNKS = ACROSS ? ROWS / 8 : GEMM_CHUNKS, EACH = THREADS / CHUNKS, COUNT = ROWS * GEMM_CHUNKS / THREADS };
     const char *first;
     size_t bytes;
@@ -53,12 +59,13 @@ template <bool ACROSS, int ROWS, int THREADS> struct lines {
     }
     __device__ __forceinline__ int left(int i) const { return i * EACH < lines_left ? numbers_left : 0; }
     __device__ __forceinline__ uint16_t *at(uint16_t *tile, int i) const {
+        if (ACROSS == LIES_IN_PANELS) return panels_at(tile, line + i * EACH, chunk);
         return ACROSS ? across_at<ROWS>(tile, line + i * EACH, chunk) : along_at(tile, line + i * EACH, chunk);
     }
 };
 
 // bf16 that may be read wide: straight into the tile.
-template <bool ACROSS_> struct take_bf16 {
+template <int ACROSS_> struct take_bf16 {
     enum { ACROSS = ACROSS_ };
     template <int ROWS, int THREADS> struct held {};
     template <int ROWS, int THREADS>
@@ -98,7 +105,7 @@ template <enum dtype D> static __device__ __forceinline__ struct eight<D> eight_
 }
 
 // Numbers of any dtype and alignment: through registers, rounded on the way.
-template <enum dtype D, bool ACROSS_> struct take_numbers {
+template <enum dtype D, int ACROSS_> struct take_numbers {
     enum { ACROSS = ACROSS_, BYTES = D == DTYPE_F32 ? 4 : 2 };
     template <int ROWS, int THREADS> struct held { struct eight<D> of[ROWS * GEMM_CHUNKS / THREADS]; };
     template <int ROWS, int THREADS>
@@ -260,7 +267,7 @@ static __device__ __forceinline__ void gemm_put(const struct gemm_sums<S> &sums,
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// As the kernels of product.cuh take it, and its launches.
+// As the kernels of product.cuh take it.
 
 template <class S, class Rows, class Cols> struct gemm {
     enum { ROWS = S::ROWS, COLS = S::COLS, THREADS = S::THREADS, BLOCKS = S::BLOCKS, BYTES = S::BYTES };
@@ -274,10 +281,6 @@ template <class S, class Rows, class Cols> struct gemm {
         gemm_put<S>(s, out, row, col);
     }
 };
-template <class S, class Rows, class Cols>
-static inline void gemm_start(const struct product_out &out, const struct factor &rows, const struct factor &cols, int64_t K) {
-    product_start<gemm<S, Rows, Cols>>(out, rows, cols, K);
-}
 
 // ---------------------------------------------------------------------------------------------------------------
 // On the host.

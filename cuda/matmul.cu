@@ -1,6 +1,6 @@
 // matmul.cu: out = scale * x w^T + (accumulate ? out : 0), w of numbers. Block formats have a file of their own.
 #include "cuda/chains.cuh"
-#include "cuda/gemm.cuh"
+#include "cuda/wgmma.cuh"
 
 // ---------------------------------------------------------------------------------------------------------------
 // Rounding ahead. x always: it is small beside the weights where rows are few, and read again and again where they are many; so
@@ -27,12 +27,12 @@ struct factor product_rounded(const struct tensor &t, int64_t outputs, void *to)
 // ---------------------------------------------------------------------------------------------------------------
 // PRECISION_BF16.
 
-typedef take_bf16<false> along;
+typedef take_bf16<LIES_ALONG> along;
 template <class S>
 static void start_by_dtype(const struct product_out &out, const struct factor &x, const struct factor &w, enum dtype d, int64_t K) {
-    if (d == DTYPE_F32) gemm_start<S, along, take_numbers<DTYPE_F32, false>>(out, x, w, K);
-    else if (d == DTYPE_F16) gemm_start<S, along, take_numbers<DTYPE_F16, false>>(out, x, w, K);
-    else if (!w.wide) gemm_start<S, along, take_numbers<DTYPE_BF16, false>>(out, x, w, K);
+    if (d == DTYPE_F32) gemm_start<S, along, take_numbers<DTYPE_F32, LIES_ALONG>>(out, x, w, K);
+    else if (d == DTYPE_F16) gemm_start<S, along, take_numbers<DTYPE_F16, LIES_ALONG>>(out, x, w, K);
+    else if (!w.wide) gemm_start<S, along, take_numbers<DTYPE_BF16, LIES_ALONG>>(out, x, w, K);
     else gemm_start<S, along, along>(out, x, w, K);
 }
 

@@ -2,17 +2,17 @@
 //
 // dx sums over the rows of w, dw over the rows of the batch, one sum for each segment: both read factors across, as they lie.
 #include "cuda/chains.cuh"
-#include "cuda/gemm.cuh"
+#include "cuda/wgmma.cuh"
 
-typedef take_bf16<false> along;
-typedef take_bf16<true> across;
+typedef take_bf16<LIES_ALONG> along;
+typedef take_bf16<LIES_ACROSS> across;
 typedef own_numbers<DTYPE_F32, false> own_rows;
 typedef own_numbers<DTYPE_F32, true> own_across;
 
 template <class S>
 static void dx_few(const struct product_out &out, const struct factor &dout, const struct factor &w, enum dtype d, int64_t M) {
-    if (d == DTYPE_F32) gemm_start<S, along, take_numbers<DTYPE_F32, true>>(out, dout, w, M);
-    else if (!w.wide) gemm_start<S, along, take_numbers<DTYPE_BF16, true>>(out, dout, w, M);
+    if (d == DTYPE_F32) gemm_start<S, along, take_numbers<DTYPE_F32, LIES_ACROSS>>(out, dout, w, M);
+    else if (!w.wide) gemm_start<S, along, take_numbers<DTYPE_BF16, LIES_ACROSS>>(out, dout, w, M);
     else gemm_start<S, along, across>(out, dout, w, M);
 }
 static void dx_on_tensor_cores(const struct matmul_dx_args *a) {
@@ -50,9 +50,9 @@ static void dw_on_tensor_cores(const struct matmul_dw_args *a, const struct prod
     char *room = (char *)cuda_scratch(SLOT_MATMUL, dout_bytes + x_bytes);
     const struct factor dout = product_rounded(a->dout, M, room), x = product_rounded(a->x, K, room + dout_bytes);
     switch (gemm_size_for(M, K)) {
-    case GEMM_SMALL: product_segments_start<gemm<gemm_small, across, across>>(*out, dout, x, n, a->segment); break;
-    case GEMM_LARGE: product_segments_start<gemm<gemm_large, across, across>>(*out, dout, x, n, a->segment); break;
-    case GEMM_HUGE: product_segments_start<gemm<gemm_huge, across, across>>(*out, dout, x, n, a->segment); break;
+    case GEMM_SMALL: gemm_segments_start<gemm_small, across, across>(*out, dout, x, n, a->segment); break;
+    case GEMM_LARGE: gemm_segments_start<gemm_large, across, across>(*out, dout, x, n, a->segment); break;
+    case GEMM_HUGE: gemm_segments_start<gemm_huge, across, across>(*out, dout, x, n, a->segment); break;
     }
 }
 

@@ -1,10 +1,10 @@
 // matmul_blocks_rounded.cu: products with weights of block formats in PRECISION_BF16: what gemm.cuh takes of packed rows.
-#include "cuda/gemm.cuh"
+#include "cuda/wgmma.cuh"
 #include "cuda/matmul_blocks.cuh"
 
 // Packed rows into tiles of gemm.cuh. A thread takes the part of one lane of a unit, of which 64 columns are in the tile.
 template <enum dtype D> struct take_coded {
-    enum { ACROSS = false };
+    enum { ACROSS = LIES_ALONG };
     template <int ROWS, int THREADS> struct held { struct unit of[ROWS * UNIT_LANES / THREADS]; };
     template <int ROWS, int THREADS>
     static __device__ __forceinline__ void fetch(held<ROWS, THREADS> &h, const struct factor &f, uint16_t *, int64_t row, int64_t k, int64_t end) {
@@ -44,10 +44,10 @@ template <enum dtype D> struct take_coded {
     }
 };
 
-typedef take_bf16<false> along;
+typedef take_bf16<LIES_ALONG> along;
 template <enum dtype D, class S>
 static void start(const struct product_out &out, const struct factor &x, const struct factor &w, int64_t K, const struct runs *runs, const struct run_weights *weights) {
-    if (runs) product_runs_start<gemm<S, along, take_coded<D>>>(out, x, w, K, *runs, *weights);
+    if (runs) gemm_runs_start<S, along, take_coded<D>>(out, x, w, K, *runs, *weights);
     else gemm_start<S, along, take_coded<D>>(out, x, w, K);
 }
 

@@ -4,10 +4,10 @@
 // each finds its expert among the runs' starts (run_number), and those left over leave. The matrices' addresses go with the
 // launch, RUN_EXPERTS of them. Engines are those of matmul, so a row has the bits that matmul gives it.
 #include "cuda/chains.cuh"
-#include "cuda/gemm.cuh"
+#include "cuda/wgmma.cuh"
 
-typedef take_bf16<false> along;
-typedef take_bf16<true> across;
+typedef take_bf16<LIES_ALONG> along;
+typedef take_bf16<LIES_ACROSS> across;
 typedef own_numbers<DTYPE_F32, false> own_rows;
 typedef own_numbers<DTYPE_F32, true> own_across;
 
@@ -21,6 +21,9 @@ struct launch {
 };
 template <class E>
 static void start(const struct launch *l) { product_runs_start<E>(l->out, l->rows, l->cols, l->terms, l->runs, l->weights); }
+template <class S, class Rows, class Cols> static void start_rounded(const struct launch *l) {
+    gemm_runs_start<S, Rows, Cols>(l->out, l->rows, l->cols, l->terms, l->runs, l->weights);
+}
 
 // All matrices lie alike. columns: outputs on their side.
 static void launches(struct launch *l, const struct tensor *w, int64_t columns, const int32_t *starts, int64_t experts,
@@ -57,15 +60,15 @@ static void go_chains(const struct launch *l, enum dtype d) {
     else start_chains<DTYPE_BF16>(l);
 }
 template <class S> static void start_gemm(const struct launch *l, enum dtype d) {
-    if (d == DTYPE_F32) start<gemm<S, along, take_numbers<DTYPE_F32, false>>>(l);
-    else if (d == DTYPE_F16) start<gemm<S, along, take_numbers<DTYPE_F16, false>>>(l);
-    else if (!l->cols.wide) start<gemm<S, along, take_numbers<DTYPE_BF16, false>>>(l);
-    else start<gemm<S, along, along>>(l);
+    if (d == DTYPE_F32) start_rounded<S, along, take_numbers<DTYPE_F32, LIES_ALONG>>(l);
+    else if (d == DTYPE_F16) start_rounded<S, along, take_numbers<DTYPE_F16, LIES_ALONG>>(l);
+    else if (!l->cols.wide) start_rounded<S, along, take_numbers<DTYPE_BF16, LIES_ALONG>>(l);
+    else start_rounded<S, along, along>(l);
 }
 static void go_gemm(const struct launch *l, enum dtype d) {
     if (rows_each(l) <= gemm_few::ROWS) start_gemm<gemm_few>(l, d);
     else if (rows_each(l) <= gemm_small::ROWS || d != DTYPE_BF16 || !l->cols.wide) start_gemm<gemm_small>(l, d);
-    else start<gemm<gemm_large, along, along>>(l);
+    else start_rounded<gemm_large, along, along>(l);
 }
 
 // The rows of a product, rounded for tensor cores.
@@ -99,10 +102,10 @@ static void go_dx_chains(const struct launch *l, enum dtype d) {
     else start<chains<1, own_rows, own_numbers<DTYPE_BF16, true>>>(l);
 }
 static void go_dx_gemm(const struct launch *l, enum dtype d) {
-    if (d == DTYPE_F32) start<gemm<gemm_small, along, take_numbers<DTYPE_F32, true>>>(l);
-    else if (!l->cols.wide) start<gemm<gemm_small, along, take_numbers<DTYPE_BF16, true>>>(l);
-    else if (rows_each(l) <= gemm_small::ROWS) start<gemm<gemm_small, along, across>>(l);
-    else start<gemm<gemm_large, along, across>>(l);
+    if (d == DTYPE_F32) start_rounded<gemm_small, along, take_numbers<DTYPE_F32, LIES_ACROSS>>(l);
+    else if (!l->cols.wide) start_rounded<gemm_small, along, take_numbers<DTYPE_BF16, LIES_ACROSS>>(l);
+    else if (rows_each(l) <= gemm_small::ROWS) start_rounded<gemm_small, along, across>(l);
+    else start_rounded<gemm_large, along, across>(l);
 }
 
 static void cuda_matmul_experts_dx(const struct matmul_experts_dx_args *a) {
@@ -132,8 +135,8 @@ static void cuda_matmul_experts_dw(const struct matmul_experts_dw_args *a) {
         char *room = (char *)cuda_scratch(SLOT_MATMUL, dout_bytes + x_bytes);
         const struct factor dout = product_rounded(a->dout, M, room), x = product_rounded(a->x, K, room + dout_bytes);
         const bool small = gemm_size_for(a->experts * M, K) == GEMM_SMALL;
-        if (small) product_runs_segments_start<gemm<gemm_small, across, across>>(out, dout, x, runs);
-        else product_runs_segments_start<gemm<gemm_large, across, across>>(out, dout, x, runs);
+        if (small) gemm_runs_segments_start<gemm_small, across, across>(out, dout, x, runs);
+        else gemm_runs_segments_start<gemm_large, across, across>(out, dout, x, runs);
         return;
     }
     const struct factor dout = factor_of(a->dout, M), x = factor_of(a->x, K);

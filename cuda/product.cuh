@@ -8,7 +8,7 @@
 // An *engine* knows how a block of threads computes one tile: a struct with
 //   ROWS, COLS, THREADS, BLOCKS (that fit a multiprocessor), BYTES (of shared memory), sums (a type: what a thread holds)
 //   zero(sums); add(sums, room, rows, row, cols, col, k, end): the terms [k, end) of the tile at (row, col); put(sums, out, row, col)
-// and there are three: gemm.cuh on tensor cores, chains.cuh in FMAs, for many rows and for few. The order of sums of an engine
+// and there are four: gemm.cuh and wgmma.cuh on tensor cores, chains.cuh in FMAs, for many rows and for few. The order of sums of an engine
 // depends on the number of terms only.
 #ifndef LEHR_CUDA_PRODUCT_CUH
 #define LEHR_CUDA_PRODUCT_CUH

@@ -28,7 +28,7 @@ extern "C" void on_cpu_switch(void **from, void *to); // keeps what a call keeps
 
 namespace {
 
-enum { WARP = 32, SLOT = 64, STACK = 256 << 10, SHARED_MOST = 227 << 10, STATIC_MOST = 48 << 10, GAP = 64, FILL = 0xff, CANARY = 0xff }; // NaN
+enum { WARP = 32, GROUP = 4 * WARP, SLOT = 64, STACK = 256 << 10, SHARED_MOST = 227 << 10, STATIC_MOST = 48 << 10, GAP = 64, FILL = 0xff, CANARY = 0xff }; // NaN
 enum wait { READY, AT_BARRIER, IN_WARP, ENDED };
 
 // ---- random orders: xorshift, which is enough to shuffle
@@ -49,6 +49,17 @@ struct copy {
     unsigned char bytes[16];
     int group; // number of the commit it belongs to
 };
+// Sums that products of its group are to be added to: what they are so far. d itself is NaN.
+struct flight {
+    float *d;
+    int left; // products that were not waited for
+    std::vector<float> sums;
+};
+struct begun {
+    size_t product; // number of it in its group
+    float *d;
+    int group; // of commits
+};
 struct fiber {
     void *sp;
     unsigned char *stack;
@@ -59,6 +70,11 @@ struct fiber {
     unsigned mask;
     int commits;
     std::vector<copy> copies;
+    bool group_fence, proxy_fence; // called since the last wait; since the last barrier
+    int group_commits;
+    size_t products;
+    std::vector<begun> under_way;
+    std::vector<flight> flights;
 };
 // Lanes of one mask meet again and again, even and odd meetings by turns: who has left one cannot come to the one after the next
 // before all others have left it, too.
@@ -72,8 +88,23 @@ struct warp {
     std::deque<meeting> meetings; // one for each mask
 };
 
+// A product of a warpgroup: its factors as they were when all had come, numbers (row, k) of 16 terms.
+struct product {
+    int come, done, columns;
+    uint64_t a, b;
+    bool across_a, across_b;
+    std::vector<uint16_t> rows, cols;
+    std::vector<float> of_rows, of_cols;
+};
+struct group {
+    std::deque<product> products;
+};
+
 std::vector<fiber *> fibers; // as many as the largest block had
 std::vector<warp> warps;
+std::vector<group> groups;
+bool async_sees; // shared memory as all threads wrote it is what wgmma reads
+bool has_wgmma = true;
 int now = -1, live, count;
 const char *kernel_name = "";
 const std::function<void()> *body;
@@ -115,9 +146,16 @@ void leave(bool last) {
 #endif
 }
 
+// All who have not ended are at the barrier.
 void wake_barrier(void) {
-    for (int i = 0; i < count; i++)
-        if (fibers[i]->wait == AT_BARRIER) fibers[i]->wait = READY;
+    async_sees = true;
+    for (int i = 0; i < count; i++) {
+        fiber *f = fibers[i];
+        if (f->wait == ENDED) continue;
+        async_sees = async_sees && f->proxy_fence;
+        f->proxy_fence = false;
+        f->wait = READY;
+    }
 }
 int waiting_at_barrier;
 
@@ -151,8 +189,11 @@ void prepare(fiber *f) {
 #endif
     f->sp = top;
     f->wait = READY;
-    f->commits = 0;
+    f->commits = f->group_commits = 0;
     f->copies.clear();
+    f->group_fence = f->proxy_fence = false;
+    f->products = 0;
+    f->under_way.clear(), f->flights.clear();
 }
 
 void run(int i) {
@@ -211,6 +252,36 @@ void shared_begin(void) {
     shared_used = 0;
     POISON(shared_room, sizeof shared_room);
     if (rest_bytes) on_cpu_shared(&rest_bytes, rest_bytes, "the rest");
+}
+
+uint64_t bits(uint64_t from, int first, int count_) { return from >> first & (((uint64_t)1 << count_) - 1); }
+// Number (row, k) of a matrix of wgmma, by the descriptor of the PTX ISA: address, offset of the leading dimension and of the stride,
+// all by 16 bytes in bits 0..13, 16..29 and 32..45; base offset in 49..51; swizzle in 62..63.
+uint16_t described(uint64_t matrix, bool across, int row, int k) {
+    if (bits(matrix, 62, 2) != 1) fault("wgmma: a swizzle other than that of 128 bytes");
+    if (bits(matrix, 49, 3)) fault("wgmma: a base offset");
+    if (bits(matrix, 14, 2) | bits(matrix, 30, 2) | bits(matrix, 46, 3) | bits(matrix, 52, 10)) fault("wgmma: a descriptor with bits where there are none");
+    const size_t start = 16 * bits(matrix, 0, 14), lead = 16 * bits(matrix, 16, 14), stride = 16 * bits(matrix, 32, 14);
+    const size_t along_at = (size_t)(row % 8) * 128 + (size_t)(row / 8) * stride + (size_t)k * 2;
+    const size_t across_at = (size_t)(row % 64) * 2 + (size_t)(row / 64) * lead + (size_t)(k % 8) * 128 + (size_t)(k / 8) * stride;
+    size_t at = start + (across ? across_at : along_at);
+    at ^= (at >> 7 & 7) << 4;
+    if (at + 2 > shared_used) fault("wgmma: a matrix behind the end of shared memory");
+    uint16_t number;
+    memcpy(&number, shared_room + at, 2);
+    return number;
+}
+std::vector<uint16_t> described_all(uint64_t matrix, bool across, int rows) {
+    std::vector<uint16_t> all;
+    all.reserve((size_t)rows * 16);
+    for (int r = 0; r < rows; r++)
+        for (int k = 0; k < 16; k++) all.push_back(described(matrix, across, r, k));
+    return all;
+}
+std::vector<float> as_floats(const std::vector<uint16_t> &numbers) {
+    std::vector<float> all;
+    for (uint16_t n : numbers) all.push_back(__uint_as_float((uint32_t)n << 16));
+    return all;
 }
 
 void shared_end(void) {
@@ -334,6 +405,86 @@ void on_cpu_wait(int but) {
     f->copies.resize(kept);
 }
 
+uint32_t on_cpu_address(const void *shared) {
+    const size_t at = (size_t)((const unsigned char *)shared - shared_room);
+    if (at >= (size_t)256 << 10) fault("an address that is not of shared memory");
+    return (uint32_t)at;
+}
+void on_cpu_proxy_fence(void) { fibers[now]->proxy_fence = true; }
+void on_cpu_group_fence(void) { fibers[now]->group_fence = true; }
+void on_cpu_group_commit(void) { fibers[now]->group_commits++; }
+
+// The product that comes next for this thread's group; the last of its threads to come sees what is in shared memory.
+static product *group_meet(int columns, uint64_t a, uint64_t b, bool across_a, bool across_b) {
+    fiber *f = fibers[now];
+    const int first = now / GROUP * GROUP;
+    if (first + GROUP > count) fault("wgmma in a block without all the warps of a group");
+    group *g = &groups[(size_t)(now / GROUP)];
+    const size_t which = f->products++;
+    if (which == g->products.size()) g->products.push_back({0, 0, columns, a, b, across_a, across_b, {}, {}, {}, {}});
+    product *p = &g->products[which];
+    if (p->columns != columns || p->a != a || p->b != b || p->across_a != across_a || p->across_b != across_b)
+        fault("wgmma: threads of a group multiply different matrices");
+    f->site = __LINE__, f->mask = ~0u;
+    if (++p->come < GROUP) {
+        f->wait = IN_WARP;
+        leave(false);
+        return p;
+    }
+    p->rows = described_all(a, across_a, 64), p->cols = described_all(b, across_b, columns);
+    p->of_rows = as_floats(p->rows), p->of_cols = as_floats(p->cols);
+    for (int i = first; i < first + GROUP; i++) fibers[i]->wait = READY;
+    return p;
+}
+// Sixteen terms are summed up from zero before they are added: not what mma_bf16 does, as on a GPU it need not be.
+void on_cpu_group_multiply(float *d, int columns, uint64_t a, uint64_t b, bool across_a, bool across_b) {
+    fiber *f = fibers[now];
+    if (!f->group_fence) fault("wgmma without wgmma_fence");
+    if (!async_sees) fault("wgmma: not all threads called fence_proxy_async before the last barrier");
+    const product *p = group_meet(columns, a, b, across_a, across_b);
+    f->under_way.push_back({f->products - 1, d, f->group_commits});
+    size_t at = 0;
+    while (at < f->flights.size() && f->flights[at].d != d) at++;
+    if (at == f->flights.size()) {
+        f->flights.push_back({d, 0, std::vector<float>(d, d + columns / 2)});
+        for (int i = 0; i < columns / 2; i++) d[i] = NAN;
+    }
+    flight *to = &f->flights[at];
+    to->left++;
+    const int lane = now % WARP, row = now % GROUP / WARP * 16 + lane / 4, col = lane % 4 * 2;
+    for (int i = 0; i < columns / 2; i++) {
+        const float *x = &p->of_rows[(size_t)(row + i / 2 % 2 * 8) * 16], *y = &p->of_cols[(size_t)(col + i / 4 * 8 + i % 2) * 16];
+        float sum = 0;
+        for (int k = 0; k < 16; k++) sum += x[k] * y[k];
+        to->sums[(size_t)i] += sum;
+    }
+}
+void on_cpu_group_wait(int but) {
+    fiber *f = fibers[now];
+    size_t kept = 0;
+    for (const begun &b : f->under_way) {
+        if (b.group >= f->group_commits - but) {
+            f->under_way[kept++] = b;
+            continue;
+        }
+        product *p = &groups[(size_t)(now / GROUP)].products[b.product];
+        if (++p->done == GROUP) {
+            if (p->rows != described_all(p->a, p->across_a, 64) || p->cols != described_all(p->b, p->across_b, p->columns))
+                fault("wgmma: a matrix was written while it was being read");
+            p->rows = {}, p->cols = {}, p->of_rows = {}, p->of_cols = {};
+        }
+        size_t at = 0;
+        while (f->flights[at].d != b.d) at++;
+        if (--f->flights[at].left) continue;
+        std::copy(f->flights[at].sums.begin(), f->flights[at].sums.end(), b.d);
+        f->flights.erase(f->flights.begin() + (long)at);
+    }
+    f->under_way.resize(kept);
+    f->group_fence = false;
+}
+void on_cpu_wgmma(bool yes) { has_wgmma = yes; }
+bool on_cpu_has_wgmma(void) { return has_wgmma; }
+
 struct on_cpu_list {
     std::vector<std::function<void()>> steps;
 };
@@ -362,6 +513,7 @@ void on_cpu_launch(const char *kernel, dim3 grid, dim3 block, size_t rest, const
     if (count < 1 || count > 1024 || grid.x < 1 || grid.y < 1 || grid.z < 1 || grid.y > 65535 || grid.z > 65535) fault("a launch of a size that no GPU has");
     while ((int)fibers.size() < count) fibers.push_back(new fiber());
     if (warps.size() < (size_t)(count + WARP - 1) / WARP) warps.resize((size_t)(count + WARP - 1) / WARP);
+    groups.resize((size_t)(count + GROUP - 1) / GROUP);
     body = &thread;
     rest_bytes = rest;
     device_allow(true);
@@ -378,6 +530,8 @@ void on_cpu_launch(const char *kernel, dim3 grid, dim3 block, size_t rest, const
                 on_cpu_now.block = dim3(turns.empty() ? x : (unsigned)turns[x], y, z);
                 shared_begin();
                 for (warp &w : warps) w.meetings.clear();
+                for (group &g : groups) g.products.clear();
+                async_sees = false;
                 for (int i = 0; i < count; i++) prepare(fibers[i]);
                 live = count;
                 waiting_at_barrier = 0;
@@ -390,6 +544,7 @@ void on_cpu_launch(const char *kernel, dim3 grid, dim3 block, size_t rest, const
                 }
                 for (int i = 0; i < count; i++)
                     if (!fibers[i]->copies.empty()) fault("a copy into shared memory that nobody waited for");
+                    else if (!fibers[i]->under_way.empty()) fault("a product of a warpgroup that nobody waited for");
                 shared_end();
             }
     device_allow(false);

@@ -7,6 +7,8 @@
 //   - shared memory written outside its arrays (canaries between them; under ASan reads, too), or more of it than there is
 //   - shared memory read before it is written: it begins as NaN. Device memory, too, where nobody zeroes it
 //   - copies into shared memory (cp.async) that nobody waited for: they arrive with the wait, before that there is NaN
+//   - products of warpgroups (wgmma) that nobody waited for: their sums are NaN until the wait; tiles written before it; no fence of
+//     the writers before the barrier, where this is stricter than a GPU: every thread must have called it since the barrier before
 //   - device memory touched by the host: it may only be read and written while a kernel runs
 //   - device memory touched behind its end: an unmapped page lies there
 // What it cannot tell: memory ordering weaker than this processor's, bank conflicts, speed.
@@ -76,6 +78,13 @@ void on_cpu_copy(void *shared, const void *global, bool present);
 void on_cpu_commit(void);
 void on_cpu_wait(int but);
 int on_cpu_lane(void);
+uint32_t on_cpu_address(const void *shared); // of shared memory, as PTX has it
+void on_cpu_group_fence(void);
+void on_cpu_group_multiply(float *d, int columns, uint64_t a, uint64_t b, bool across_a, bool across_b);
+void on_cpu_group_commit(void);
+void on_cpu_group_wait(int but);
+void on_cpu_proxy_fence(void);
+bool on_cpu_has_wgmma(void);
 // Launches, copies inside the device's memory and zeroing are from here on not done but kept, until end, which gives the list of
 // them; it is done as often as wanted.
 struct on_cpu_list;
@@ -86,6 +95,7 @@ void on_cpu_drop(struct on_cpu_list *list);
 // What a test chooses and asks: the seed of every order drawn from here on (0: threads in order), and how many launches there were.
 extern "C" void on_cpu_seed(uint64_t seed);
 extern "C" uint64_t on_cpu_launches(void);
+extern "C" void on_cpu_wgmma(bool yes); // is this a GPU that has it? true at first
 
 #define LAUNCH_NAME_(...) __VA_ARGS__
 // Arguments are what they are now, also when the launch is kept for later.
@@ -235,6 +245,15 @@ static inline void on_cpu_ldmatrix(int site, uint32_t r[4], const void *row, boo
 static inline void cp_async16(void *shared, const void *global, bool present) { on_cpu_copy(shared, global, present); }
 static inline void cp_async_commit(void) { on_cpu_commit(); }
 template <int N> static inline void cp_async_wait(void) { on_cpu_wait(N); }
+
+static inline uint32_t shared_address(const void *p) { return on_cpu_address(p); }
+static inline void fence_proxy_async(void) { on_cpu_proxy_fence(); }
+static inline void wgmma_fence(void) { on_cpu_group_fence(); }
+static inline void wgmma_commit(void) { on_cpu_group_commit(); }
+template <int N> static inline void wgmma_wait(void) { on_cpu_group_wait(N); }
+template <int N, bool ACROSS_A, bool ACROSS_B> static inline void wgmma_bf16(float d[N / 2], uint64_t a, uint64_t b) {
+    on_cpu_group_multiply(d, N, a, b, ACROSS_A, ACROSS_B);
+}
 
 // ---------------------------------------------------------------------------------------------------------------
 // As much of the runtime as cuda/cuda.cu calls. Everything is done when the call returns.

@@ -11,6 +11,7 @@
 #ifdef CUDA_ON_CPU
 void on_cpu_seed(uint64_t seed);
 uint64_t on_cpu_launches(void);
+void on_cpu_wgmma(bool yes); // is this a GPU that has it? true at first
 #endif
 // The GPU; ends the test where there is none.
 const struct backend *place_gpu(void);

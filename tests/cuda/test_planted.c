@@ -49,6 +49,28 @@ Test(planted, a_read_behind_a_shared_array_shows) { cr_assert_eq(wrong_with(PLAN
 Test(planted, a_shuffle_that_half_a_warp_misses_ends, .signal = SIGABRT) { wrong_with(PLANTED_DIVERGENT); }
 Test(planted, a_barrier_in_two_places_ends, .signal = SIGABRT) { wrong_with(PLANTED_BARRIER_NOT_ALL_REACH); }
 
+// Products of a warpgroup.
+static bool wgmma_is_right(enum planted_wgmma fault) {
+    struct err err;
+    const struct backend *b = backend_cuda(0, &err);
+    cr_assert(b, "%s", err.text);
+    float sum[64 * 64], *out = b->alloc(sizeof sum, "sums", &err);
+    planted_wgmma(fault, out);
+    b->download(sum, out, sizeof sum);
+    b->free(out);
+    for (int i = 0; i < 64 * 64; i++)
+        if (sum[i] != (float)(i / 64 + i % 64)) return false;
+    return true;
+}
+Test(planted, a_product_of_a_warpgroup_is_right) { cr_assert(wgmma_is_right(PLANTED_WGMMA_NOTHING)); }
+Test(planted, a_store_that_tensor_cores_need_not_see_ends, .signal = SIGABRT) { wgmma_is_right(PLANTED_WGMMA_PROXY); }
+Test(planted, sums_that_were_not_handed_over_end, .signal = SIGABRT) { wgmma_is_right(PLANTED_WGMMA_FENCE); }
+Test(planted, sums_that_nobody_waited_for_show) { cr_assert_not(wgmma_is_right(PLANTED_WGMMA_WAIT)); }
+Test(planted, a_tile_written_while_it_is_read_ends, .signal = SIGABRT) { wgmma_is_right(PLANTED_WGMMA_EARLY); }
+Test(planted, a_wrong_stride_shows) { cr_assert_not(wgmma_is_right(PLANTED_WGMMA_STRIDE)); }
+Test(planted, a_tile_in_a_wrong_place_shows) { cr_assert_not(wgmma_is_right(PLANTED_WGMMA_ALIGN)); }
+Test(planted, a_warp_that_is_missing_ends, .signal = SIGABRT) { wgmma_is_right(PLANTED_WGMMA_WARPS); }
+
 // Memory of the device is not the host's.
 #ifdef __SANITIZE_ADDRESS__
 Test(planted, device_memory_read_by_the_host_ends, .exit_code = 1) {

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "tests/cuda/place.h"
+#include "tests/cuda/planted.h"
 
 static const struct backend *cuda(void) { return place_gpu(); }
 
@@ -86,7 +87,7 @@ static void product(enum which which, struct tensor out, struct tensor x, struct
     if (which == FORWARD) cuda()->matmul(&(struct matmul_args){out, x, w, 1, false, PRECISION_BF16});
     else cuda()->matmul_dx(&(struct matmul_dx_args){out, x, w, 1, false, PRECISION_BF16});
 }
-Test(cuda_products, round_alike_whatever_the_tile) {
+static void round_alike(void) {
     enum { N = 256, COLS = 512, K = 136 };
     static const int64_t parts[][2] = {{0, 1}, {100, 20}, {150, 70}, {255, 1}};
     for (int which = FORWARD; which <= BACK; which++) {
@@ -105,6 +106,7 @@ Test(cuda_products, round_alike_whatever_the_tile) {
         matrix_free(&x), matrix_free(&w), matrix_free(&out), matrix_free(&part);
     }
 }
+Test(cuda_products, round_alike_whatever_the_tile) { round_alike(); }
 
 // More experts than one launch takes, some with no row and one with many; each has the bits of a product of its own.
 static void experts_agree(enum precision precision, int64_t experts, int64_t each, int64_t last) {
@@ -145,7 +147,7 @@ Test(cuda_products, of_experts_are_those_of_matmul) {
 }
 
 // Gradients of experts, with large tiles, too.
-Test(cuda_products, of_experts_backward_are_those_of_matmul) {
+static void experts_backward_agree(enum precision precision) {
     enum { M = 264, K = 136, EXPERTS = 2, S = 2 };
     static const int32_t start[] = {0, 70, 130, 200, 260}; // of each expert's segments
     struct err err;
@@ -154,29 +156,59 @@ Test(cuda_products, of_experts_backward_are_those_of_matmul) {
     struct matrix x = matrix_new(DTYPE_F32, 260, K, 1), dout = matrix_new(DTYPE_F32, 260, M, 2);
     struct matrix w = matrix_new(DTYPE_BF16, EXPERTS * M, K, 3);
     struct matrix dx = matrix_new(DTYPE_F32, 260, K, 4), own_dx = matrix_new(DTYPE_F32, 260, K, 4);
-    for (int precision = PRECISION_F32; precision <= PRECISION_BF16; precision++) {
-        struct matrix dw = matrix_new(DTYPE_F32, EXPERTS * M, K, 5), own = matrix_new(DTYPE_F32, EXPERTS * M, K, 5);
-        const struct tensor of[EXPERTS] = {tensor_rows(w.there, 0, M), tensor_rows(w.there, M, M)};
-        cuda()->matmul_experts_dx(&(struct matmul_experts_dx_args){dx.there, dout.there, of, there, EXPERTS, S, false,
-                                                                   (enum precision)precision});
-        cuda()->matmul_experts_dw(&(struct matmul_experts_dw_args){dw.there, dout.there, x.there, there, EXPERTS, S,
-                                                                   (enum precision)precision, false});
-        for (int e = 0; e < EXPERTS; e++) {
-            const int64_t at = start[e * S], n = start[(e + 1) * S] - at;
-            cuda()->matmul_dx(&(struct matmul_dx_args){tensor_rows(own_dx.there, at, n), tensor_rows(dout.there, at, n), of[e],
-                                                       1, false, (enum precision)precision});
-            for (int s = 0; s < S; s++) {
-                const int64_t from = start[e * S + s], rows = start[e * S + s + 1] - from;
-                cuda()->matmul_dw(&(struct matmul_dw_args){tensor_rows(own.there, e * M, M), tensor_rows(dout.there, from, rows),
-                                                           tensor_rows(x.there, from, rows), 1, rows,
-                                                           (enum precision)precision, false});
-            }
+    struct matrix dw = matrix_new(DTYPE_F32, EXPERTS * M, K, 5), own = matrix_new(DTYPE_F32, EXPERTS * M, K, 5);
+    const struct tensor of[EXPERTS] = {tensor_rows(w.there, 0, M), tensor_rows(w.there, M, M)};
+    cuda()->matmul_experts_dx(&(struct matmul_experts_dx_args){dx.there, dout.there, of, there, EXPERTS, S, false,
+                                                               precision});
+    cuda()->matmul_experts_dw(&(struct matmul_experts_dw_args){dw.there, dout.there, x.there, there, EXPERTS, S,
+                                                               precision, false});
+    for (int e = 0; e < EXPERTS; e++) {
+        const int64_t at = start[e * S], n = start[(e + 1) * S] - at;
+        cuda()->matmul_dx(&(struct matmul_dx_args){tensor_rows(own_dx.there, at, n), tensor_rows(dout.there, at, n), of[e],
+                                                   1, false, precision});
+        for (int s = 0; s < S; s++) {
+            const int64_t from = start[e * S + s], rows = start[e * S + s + 1] - from;
+            cuda()->matmul_dw(&(struct matmul_dw_args){tensor_rows(own.there, e * M, M), tensor_rows(dout.there, from, rows),
+                                                       tensor_rows(x.there, from, rows), 1, rows,
+                                                       precision, false});
         }
-        matrix_fetch(&dx), matrix_fetch(&own_dx), matrix_fetch(&dw), matrix_fetch(&own);
-        cr_expect(memcmp(dx.here.data, own_dx.here.data, 260 * dx.here.row_bytes) == 0, "dx, precision %d", precision);
-        cr_expect(memcmp(dw.here.data, own.here.data, EXPERTS * M * dw.here.row_bytes) == 0, "dw, precision %d", precision);
-        matrix_free(&dw), matrix_free(&own);
     }
+    matrix_fetch(&dx), matrix_fetch(&own_dx), matrix_fetch(&dw), matrix_fetch(&own);
+    cr_expect(memcmp(dx.here.data, own_dx.here.data, 260 * dx.here.row_bytes) == 0, "dx, precision %d", precision);
+    cr_expect(memcmp(dw.here.data, own.here.data, EXPERTS * M * dw.here.row_bytes) == 0, "dw, precision %d", precision);
+    matrix_free(&dw), matrix_free(&own);
     matrix_free(&x), matrix_free(&dout), matrix_free(&w), matrix_free(&dx), matrix_free(&own_dx);
     cuda()->free(there);
 }
+Test(cuda_products, of_experts_backward_are_those_of_matmul) {
+    experts_backward_agree(PRECISION_F32);
+    experts_backward_agree(PRECISION_BF16);
+}
+
+// Rule 2 rests on what no manual says: that wgmma gives a sum the same bits whatever the number of columns. A GPU that has it tells
+// here, and one that does not keep to it fails here, and multiplies by mma.
+static bool reports(const char *words) {
+    struct text line = {0};
+    cuda()->report(&line);
+    const bool there = strstr(line.data, words);
+    text_free(&line);
+    return there;
+}
+Test(cuda_products, by_wgmma_have_the_same_bits_with_every_tile) {
+    if (!reports("compute capability 9.")) return;
+    cr_expect(planted_wgmma_agrees(cuda()));
+    cr_expect(reports("bf16 products by wgmma"), "this GPU has it, and it is not used");
+}
+#ifdef CUDA_ON_CPU
+// The same promises on a GPU without it.
+Test(cuda_products, by_mma_round_alike_whatever_the_tile) {
+    on_cpu_wgmma(false);
+    cr_expect(reports("bf16 products by mma"));
+    round_alike();
+}
+Test(cuda_products, by_mma_of_experts_are_those_of_matmul) {
+    on_cpu_wgmma(false);
+    experts_agree(PRECISION_BF16, 6, 20, 130);
+    experts_backward_agree(PRECISION_BF16);
+}
+#endif
