@@ -10,10 +10,10 @@ template <enum dtype D, int MT, int NT>
 __global__ void __launch_bounds__(few_shape<MT, NT>::THREADS, 2) gated_few_kernel(struct wide_gated a, int at_once, struct wide x) {
     typedef few_shape<MT, NT> S;
     enum { HALF = CHUNK / S::COLS }; // sets of one weight
-    const int64_t row = (int64_t)blockIdx.y * S::ROWS, col = (int64_t)blockIdx.x * CHUNK;
+    const int row = (int)blockIdx.y * S::ROWS, col = (int)blockIdx.x * CHUNK;
     struct packed first = a.up;
     if (a.gate) first.data = a.gate;
-    float *sums = few_sums<D, MT, NT>(first, a.up.data, HALF, a.gate ? 2 * HALF : (int)HALF, at_once, x, row, a.out.rows, col);
+    float *sums = few_sums<D, MT, NT>(first, a.up.data, HALF, a.gate ? 2 * HALF : (int)HALF, at_once, x, row, (int)a.out.rows, col);
     const float *ups = a.gate ? sums + HALF * S::OUTPUTS : sums;
     // Four neighbours of a row for each thread, whole warps.
     for (int o = (int)threadIdx.x; o < S::ROWS * CHUNK / QUAD; o += (int)blockDim.x) {

@@ -50,8 +50,8 @@ template <int WARPS> __global__ void norm_widen_kernel(struct rmsnorm_args a, do
 
 static struct wide wide_of(char *data, int64_t cols) { return (struct wide){data, wide_bytes(cols), coded_units(cols), (int)(cols / CHUNK)}; }
 struct wide cuda_widen(const struct tensor &x, const struct tensor &norm, float eps, int64_t more_cols, struct wide *more) {
-    const size_t bytes = (size_t)x.rows * wide_bytes(x.cols);
-    char *room = (char *)cuda_scratch(SLOT_WHOLE, bytes + (size_t)x.rows * wide_bytes(more_cols));
+    const size_t bytes = (size_t)(x.rows + WIDE_ROWS) * wide_bytes(x.cols);
+    char *room = (char *)cuda_scratch(SLOT_WHOLE, bytes + (size_t)(x.rows + WIDE_ROWS) * wide_bytes(more_cols));
     const struct wide to = wide_of(room, x.cols);
     if (more) *more = wide_of(room + bytes, more_cols);
     if (!tensor_present(&norm)) {
@@ -70,14 +70,15 @@ struct wide cuda_widen(const struct tensor &x, const struct tensor &norm, float 
 template <enum dtype D, int MT, int NT>
 __global__ void __launch_bounds__(few_shape<MT, NT>::THREADS, 2) few_kernel(const __grid_constant__ struct wide_list list, int at_once, struct wide x) {
     typedef few_shape<MT, NT> S;
-    const int tile = (int)blockIdx.x;
+    int tile = (int)blockIdx.x, which = 0;
     struct packed w = list.of[0].w;
-    struct product_out out = list.of[0].out;
-    int first = 0;
     UNROLL
     for (int j = 1; j < PROJECT_MOST; j++)
-        if (j < list.count && tile >= list.of[j].first) w = list.of[j].w, out = list.of[j].out, first = list.of[j].first;
-    few_tile<D, MT, NT>(out, w, at_once, x, (int64_t)blockIdx.y * S::ROWS, out.rows, (int64_t)(tile - first) * S::COLS);
+        if (j < list.count && tile >= list.of[j].first) w.data = list.of[j].w.data, w.rows = list.of[j].w.rows, which = j; // as far apart
+    const int row = (int)blockIdx.y * S::ROWS;
+    tile -= list.of[which].first;
+    const float *sums = few_sums<D, MT, NT>(w, w.data, 1, 1, at_once, x, row, (int)list.of[0].out.rows, tile * S::COLS);
+    few_put<S>(list.of[which].out, sums, (int)blockIdx.y * S::ROWS, (int)list.of[0].out.rows, tile * S::COLS);
 }
 template <enum dtype D, int MT, int NT>
 __global__ void __launch_bounds__(few_shape<MT, NT>::THREADS, 2) few_runs_kernel(struct product_out out, struct packed w, int at_once, struct wide x, struct runs runs, const __grid_constant__ struct run_weights weights) {
@@ -85,7 +86,8 @@ __global__ void __launch_bounds__(few_shape<MT, NT>::THREADS, 2) few_runs_kernel
     struct run run;
     if (!run_number(&run, runs, (int)blockIdx.y, S::ROWS)) return;
     w.data = weights.data[run.expert];
-    few_tile<D, MT, NT>(out, w, at_once, x, run.row, run.end, (int64_t)blockIdx.x * S::COLS);
+    const float *sums = few_sums<D, MT, NT>(w, w.data, 1, 1, at_once, x, (int)run.row, (int)run.end, (int)blockIdx.x * S::COLS);
+    few_put<S>(out, sums, (int)run.row, (int)run.end, (int)blockIdx.x * S::COLS);
 }
 
 // ---------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@
 // 32 columns, then of its groups of 16, so that weights of all formats read the same row. The bytes of a unit are
 // [2 pairs of chunks][high, low][4 lanes][2 chunks][2 words]: 16 to a lane.
 
-enum { SIXTEEN_BITS = 32512, UNIT_BYTES = 256, STEP_BYTES = 16 };
+enum { SIXTEEN_BITS = 32512, UNIT_BYTES = 256, STEP_BYTES = 16, WIDE_ROWS = 15 }; // so many rows more have place behind the last
 
 static __host__ __device__ __forceinline__ int sum_bytes(int group) { return UNIT / group * 4; } // of a unit
 // Where in a row of so many units the sums of these groups begin; the row ends behind those of 16.
@@ -110,8 +110,8 @@ template <int MT> static __device__ __forceinline__ void packed_at(struct packed
     for (int m = 0; m < MT; m++)
         UNROLL
         for (int l = 0; l < 2; l++) {
-            const int64_t row = first + 16 * m + 8 * l + lane / 4;
-            to->at[m][l] = w.data + (size_t)(row < w.rows ? row : w.rows - 1) * w.row_bytes;
+            const int row = (int)first + 16 * m + 8 * l + lane / 4;
+            to->at[m][l] = w.data + (size_t)min(row, (int)w.rows - 1) * w.row_bytes;
         }
 }
 template <enum dtype D, int MT>
@@ -127,6 +127,8 @@ static __device__ __forceinline__ void packed_load(struct unit w[MT][2], const s
 // thread for each output adds them in order; when there are more columns than there is room for, in several rounds. There are as
 // many warps as take equal turns.
 //
+// As many warps as leave registers enough: 64, 128 and 168 a thread.
+//
 // Under way: a warp asks for 16 rows by 256 columns at once, 2304 bytes of Q4_K. 64 registers let a multiprocessor have 32 such
 // warps: 72 KB, three times what an H200 needs for 4.8 TB/s (25 KB); of the 4096 x 4096 of a projection alone, 256 blocks of 16
 // warps, that is all there is to read at once. A small weight has few warps a block, but as many of them in all.
@@ -134,7 +136,7 @@ static __device__ __forceinline__ void packed_load(struct unit w[MT][2], const s
 enum { FEW_ROOM = 40 << 10 };
 template <int MT, int NT> struct few_shape {
     enum {
-        ROWS = QUAD * NT, COLS = 16 * MT, OUTPUTS = ROWS * COLS, WARPS = MT == 1 ? 16 : 8, THREADS = WARPS * (int)WARP,
+        ROWS = QUAD * NT, COLS = 16 * MT, OUTPUTS = ROWS * COLS, WARPS = MT == 1 ? 16 : NT == 2 ? 8 : 6, THREADS = WARPS * (int)WARP,
         LINE = COLS + 8, PART = ROWS * LINE, // numbers that a warp leaves: so that its lanes find no bank twice
     };
 };
@@ -153,26 +155,25 @@ template <int MT, int NT> static inline struct few_turns few_turns(int units, in
 // The sums of rows [row, end) of x, at most ROWS: [set][row of x][row of the weight] in shared memory, where every thread sees them.
 // Set s is of the weight first, and those from `half` on of second; of rows col + s COLS, counted from 0 for second again.
 template <enum dtype D, int MT, int NT>
-static __device__ __forceinline__ float *few_sums(const struct packed &first, const char *second, int half, int sets, int at_once, const struct wide &x, int64_t row,
-                                                  int64_t end, int64_t col) {
+static __device__ __forceinline__ float *few_sums(const struct packed &first, const char *second, int half, int sets, int at_once, const struct wide &x, int row, int end,
+                                                  int col) {
     typedef few_shape<MT, NT> S;
     SHARED_REST(float, total);
     float *const part = total + sets * S::OUTPUTS;
     const int lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP, warps = (int)blockDim.x / WARP;
-    const int blocks = (x.units + 1) / 2, left = (int)min(end - row, (int64_t)S::ROWS);
-    const char *base = x.data + (size_t)row * x.row_bytes;
+    const int blocks = (x.units + 1) / 2;
+    // Of four rows that are not there is the last one again; of more, which are read behind the end, there is place (WIDE_ROWS).
+    const int most = NT == 1 ? min(end - row, (int)QUAD) - 1 : QUAD - 1;
+    const char *const codes = x.data + (size_t)(row + min(lane / 8, most)) * x.row_bytes + lane / 4 % 2 * 64 + lane % 4 * 16;
+    const char *const steps = x.data + (size_t)(row + min(lane % 4, most)) * x.row_bytes;
     struct seen<NT> at;
     UNROLL
-    for (int n = 0; n < NT; n++) { // rows that are not there are the last one again, and not written
-        const int code_row = min(QUAD * n + lane / 8, left - 1), step_row = min(QUAD * n + lane % 4, left - 1);
-        at.code_at[n] = code_row * (int)x.row_bytes + lane / 4 % 2 * 64 + lane % 4 * 16;
-        at.step_at[n] = at.sum_at[n] = step_row * (int)x.row_bytes;
-    }
+    for (int n = 0; n < NT; n++) at.code_at[n] = at.step_at[n] = at.sum_at[n] = QUAD * n * (int)x.row_bytes;
     for (int from = 0; from < blocks; from += at_once) {
         const int here = min(blocks - from, at_once);
         UNROLL_NOT
         for (int task = warp; task < here * sets; task += warps) {
-            const int set = task / here, b = from + task % here;
+            const int set = sets == 1 ? 0 : task / here, b = from + task - set * here; // sets is a constant, if 1
             struct packed w = first;
             if (set >= half) w.data = second;
             struct packed_rows<MT> rows;
@@ -188,9 +189,9 @@ static __device__ __forceinline__ float *few_sums(const struct packed &first, co
                 if (u >= x.units) continue; // all alike
                 struct unit unit[MT][2];
                 packed_load<D, MT>(unit, rows, x.units, u);
-                at.codes = base + (size_t)u * UNIT_BYTES;
-                at.steps = base + (size_t)x.units * UNIT_BYTES + (size_t)u * STEP_BYTES;
-                at.sums = base + sums_at(x.units, coded_group(D)) + (size_t)(u * sum_bytes(coded_group(D)));
+                at.codes = codes + u * UNIT_BYTES;
+                at.steps = steps + x.units * UNIT_BYTES + u * STEP_BYTES;
+                at.sums = steps + sums_at(x.units, coded_group(D)) + u * sum_bytes(coded_group(D));
                 unit_multiply<D, MT, NT>(sums, unit, u, x.chunks, at);
             }
             float *to = part + task * S::PART + lane % 4 * S::LINE + lane / 4;
@@ -212,17 +213,18 @@ static __device__ __forceinline__ float *few_sums(const struct packed &first, co
     }
     return total;
 }
-// One weight: the sums where they belong.
-template <enum dtype D, int MT, int NT>
-static __device__ __forceinline__ void few_tile(const struct product_out &out, const struct packed &w, int at_once, const struct wide &x, int64_t row, int64_t end, int64_t col) {
-    typedef few_shape<MT, NT> S;
-    const float *sums = few_sums<D, MT, NT>(w, w.data, 1, 1, at_once, x, row, end, col);
-    for (int o = (int)threadIdx.x; o < S::OUTPUTS; o += (int)blockDim.x) {
-        const int64_t r = row + o / S::COLS;
-        if (r < end) product_put(out, r, col + o % S::COLS, sums[o]);
-    }
+// The sums of one weight where they belong.
+template <class S>
+static __device__ __forceinline__ void few_put(const struct product_out &out, const float *sums, int row, int end, int col) {
+    for (int o = (int)threadIdx.x; o < S::OUTPUTS; o += (int)blockDim.x)
+        if (row + o / S::COLS < end) product_put(out, row + o / S::COLS, col + o % S::COLS, sums[o]);
 }
 
 // The kernel few<D, MT, NT> for so many rows of x.
-#define BY_FEW_ROWS(rows, few, ...)                                 do {                                                                if ((rows) <= QUAD) few<D, 1, 1>(__VA_ARGS__);                  else if ((rows) <= 2 * QUAD) few<D, 2, 2>(__VA_ARGS__);         else few<D, 2, 4>(__VA_ARGS__);                             } while (0)
+#define BY_FEW_ROWS(rows, few, ...)                             \
+    do {                                                        \
+        if ((rows) <= QUAD) few<D, 1, 1>(__VA_ARGS__);          \
+        else if ((rows) <= 2 * QUAD) few<D, 2, 2>(__VA_ARGS__); \
+        else few<D, 2, 4>(__VA_ARGS__);                         \
+    } while (0)
 #endif
