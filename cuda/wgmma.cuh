@@ -47,13 +47,14 @@ template <class S> static __device__ __forceinline__ void wgmma_keep(struct wgmm
 template <class S, class Rows, class Cols>
 static __device__ __forceinline__ void wgmma_tile(struct wgmma_sums<S> &sums, uint16_t *rows, uint16_t *cols) {
     enum { PANEL = 64 * GEMM_K * 2, EIGHT = 8 * GEMM_K * 2 }; // bytes: 64 outputs by GEMM_K terms, and eight rows of 64 numbers
+    constexpr bool rows_across = (int)Rows::ACROSS != LIES_ALONG, cols_across = (int)Cols::ACROSS != LIES_ALONG;
     rows += (int)threadIdx.x / WARPGROUP * S::GROUP_ROWS * GEMM_K;
     wgmma_fence();
     UNROLL
     for (int s = 0; s < GEMM_K / 16; s++) {
-        const uint64_t a = wgmma_matrix(rows + s * ((int)Rows::ACROSS != LIES_ALONG ? 16 * 64 : 16), PANEL, EIGHT);
-        const uint64_t b = wgmma_matrix(cols + s * ((int)Cols::ACROSS != LIES_ALONG ? 16 * 64 : 16), PANEL, EIGHT);
-        wgmma_bf16<S::COLS, (bool)Rows::ACROSS, (bool)Cols::ACROSS>(sums.at, a, b);
+        const uint64_t a = wgmma_matrix(rows + s * (rows_across ? 16 * 64 : 16), PANEL, EIGHT);
+        const uint64_t b = wgmma_matrix(cols + s * (cols_across ? 16 * 64 : 16), PANEL, EIGHT);
+        wgmma_bf16<S::COLS, rows_across, cols_across>(sums.at, a, b);
     }
     wgmma_commit();
 }
@@ -148,7 +149,7 @@ template <class T> struct wgmma_takes { typedef T taker; };
 template <> struct wgmma_takes<take_bf16<LIES_ACROSS>> { typedef take_bf16<LIES_IN_PANELS> taker; };
 template <enum dtype D> struct wgmma_takes<take_numbers<D, LIES_ACROSS>> { typedef take_numbers<D, LIES_IN_PANELS> taker; };
 template <class S, class Rows, class Cols>
-using wgmma_of = wgmma<typename wgmma_for<S, (bool)Cols::ACROSS>::shape,
+using wgmma_of = wgmma<typename wgmma_for<S, (int)Cols::ACROSS != LIES_ALONG>::shape,
                        typename wgmma_takes<Rows>::taker, typename wgmma_takes<Cols>::taker>;
 
 // ---------------------------------------------------------------------------------------------------------------

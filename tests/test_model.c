@@ -596,6 +596,9 @@ Test(model, losses_of_any_size_add_up_the_same) {
 
 // Every amount of recomputation, from none to all that there can be.
 Test(model, what_is_computed_again_changes_no_bit) {
+#ifdef PLACE_LONG
+    PLACE_LONG;
+#endif
     static const char *const kinds[] = {"granite", "llama", "granitemoe", "qwen3moe"};
     for (size_t f = 0; f < COUNT_OF(kinds); f++) {
         bool half = f % 2;
@@ -699,6 +702,9 @@ Test(model, evaluation_leaves_gradients_alone) {
 }
 
 Test(model, nothing_is_allocated_after_the_first_step) {
+#ifdef PLACE_LONG
+    PLACE_LONG;
+#endif
     pool_start(2);
     for (int f = 0; f < 4; f++) {
         struct model_config c = tiny(f < 2 ? "granite" : "granitemoe");
