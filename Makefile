@@ -152,7 +152,7 @@ $(B)/tests/cuda_on_cpu.o: tests/cuda_on_cpu.cpp
 	@mkdir -p $(@D)
 	$(CUDA_CC) -std=c++20 -I. -D_GNU_SOURCE -c -o $@ $<
 
-shim: ## the kernels of cuda/ on this processor, one fiber for each thread of a GPU (needs Criterion and a C++ compiler)
+shim: ## the kernels of cuda/ on this processor, one fiber for each thread of a GPU (needs Criterion, a C++ compiler); LEHR_LONG=1: all
 	@$(MAKE) --no-print-directory CONFIG=shim build/shim/cuda_suites build/shim/run build/shim/train
 	build/shim/cuda_suites --jobs 2
 

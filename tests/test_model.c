@@ -526,6 +526,9 @@ static void same_gradients(struct model *m, const struct batch *b, const int64_t
 }
 
 Test(model, micro_batches_and_threads_change_no_bit) {
+#ifdef PLACE_LONG
+    PLACE_LONG;
+#endif
     for (size_t f = 0; f < COUNT_OF(trained); f++) {
         for (int half = 0; half < 2; half++) {
             struct model_config c = tiny(trained[f]);

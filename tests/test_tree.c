@@ -159,6 +159,9 @@ static void judge_file(struct model_file *f, int64_t ctx, const char *name, uint
 }
 
 Test(tree, has_the_bits_of_plain_decoding_in_every_family) {
+#ifdef PLACE_LONG
+    PLACE_LONG;
+#endif
     static const char *const names[] = {"llama_divisors", "llama_biases", "qwen2", "qwen3", "gemma3", "gpt2", "phi3", "olmo2",
                                         "gemma", "gemma2", "minicpm", "granitemoe", "mixtral", "olmoe", "qwen3moe"};
     for (size_t g = 0; g < COUNT_OF(names); g++) {

@@ -18,9 +18,11 @@ const struct backend *place_gpu(void);
 // backend_cpu as those suites see it.
 const struct backend *place_backend(const char *level, struct err *err);
 
-// At the start of a test that takes minutes where a processor stands in for a GPU: it is left out there.
+// At the start of a test that takes minutes where a processor stands in for a GPU: it is left out there, unless LEHR_LONG is set.
 #ifdef CUDA_ON_CPU
-#define PLACE_LONG cr_skip_test("takes minutes on a processor in the place of a GPU")
+#include <stdlib.h>
+#define PLACE_LONG \
+    if (!getenv("LEHR_LONG")) cr_skip_test("takes minutes on a processor in the place of a GPU: LEHR_LONG=1 does it")
 #endif
 
 #ifdef LEHR_ON_GPU
