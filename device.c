@@ -15,7 +15,7 @@ static const struct backend *open_gpu(int number, struct err *err) {
     return b && device_check(b, err) ? b : NULL;
 #else
     (void)number;
-    err_set(err, "no GPUs in this build; make CUDA=1, with the CUDA Toolkit, compiles for them");
+    err_set(err, "no GPU in this build; make CUDA=1 with the CUDA Toolkit compiles for all of them");
     return NULL;
 #endif
 }
@@ -46,5 +46,5 @@ const struct backend *device_open(const char *name, const char *level, struct er
 
 void device_report(const struct backend *b, struct text *line) {
     b->report(line);
-    if (*no_gpu.text) text_fmt(line, " (%s)", no_gpu.text);
+    if (*no_gpu.text) text_fmt(line, " (%.*s)", (int)strcspn(no_gpu.text, ";"), no_gpu.text); // without what to do about it
 }

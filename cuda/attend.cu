@@ -6,7 +6,7 @@
 //   s = scale q . k ; m = max s ; p = e^(s - m) ; l = sum p ; o = sum p v
 //
 // and (m, l, o) are added to what came before: by the block itself, part after part, or where blocks would be few (decoding), by
-// attend_join_kernel behind blocks of one part each. Both add with attend_join, so that the choice shows in no bit. Nor do other
+// attend_join_kernel behind blocks of a few parts each. Both add with attend_join, so that the choice shows in no bit. Nor do other
 // rows of a tile: a pair that does not see a key has p = 0 for it, and adding 0 changes nothing. (A NaN among the values of a key
 // that a neighbour in the tile sees does show, as on the processor: 0 NaN is NaN.)
 //
@@ -20,15 +20,15 @@ enum { F32_WARPS = 8, F32_THREADS = 256, KEYS_OF_WARP = 32 };
 static_assert((int)F32_THREADS == (int)F32_WARPS * (int)WARP && (int)KEYS_OF_WARP * (int)F32_WARPS == (int)PART, "the warps share a part");
 
 // ---------------------------------------------------------------------------------------------------------------
-// Sums over 2 FAR neighbours of N numbers each: at every step a lane gives away the half that it does not keep. Of the sums the lane
-// has those from the one returned on: N / (2 FAR), or one, which 2 FAR / N neighbours have in common. The order of a sum does not
-// depend on N.
+// Sums over lanes that differ in the bits from FAR down to LEAST, of N numbers each: at every step a lane gives away the half that it
+// does not keep. Of the sums the lane has those from the one returned on: N / (2 FAR / LEAST), or one, which lanes that differ in the
+// lower bits have in common. The order of a sum does not depend on N.
 
-template <int N, int FAR> static __device__ __forceinline__ int lanes_sums(float *v) {
-    if (FAR == 0) return 0;
+template <int N, int FAR, int LEAST> INLINE int lanes_sums(float *v) {
+    if (FAR < LEAST) return 0;
     if (N == 1) {
         v[0] += __shfl_xor_sync(0xffffffffu, v[0], FAR);
-        return lanes_sums<1, FAR / 2>(v);
+        return lanes_sums<1, FAR / 2, LEAST>(v);
     }
     const int half = N / 2;
     const bool upper = (int)threadIdx.x & FAR;
@@ -36,10 +36,11 @@ template <int N, int FAR> static __device__ __forceinline__ int lanes_sums(float
         const float keep = upper ? v[i + half] : v[i], give = upper ? v[i] : v[i + half];
         v[i] = keep + __shfl_xor_sync(0xffffffffu, give, FAR);
     }
-    return (upper ? half : 0) + lanes_sums<(N > 1 ? N / 2 : 1), FAR / 2>(v);
+    return (upper ? half : 0) + lanes_sums<(N > 1 ? N / 2 : 1), FAR / 2, LEAST>(v);
 }
 // Keys that a lane asks for before it uses the first: as many as there are registers for.
-template <int P, int KIND> static __device__ __forceinline__ constexpr int keys_at_once(void) { return (P == 1 ? 8 : 4) / (KIND == KIND_F32 || KIND == KIND_LOOSE ? 2 : 1); }
+template <int P, int KIND>
+INLINE constexpr int keys_at_once(void) { return (P == 1 ? 8 : 4) / (KIND == KIND_F16 || KIND == KIND_BF16 ? 1 : 2); }
 
 // What a tile knows of the part at hand. Rooms: q [P][wide], where the first halves of all eights lie before the second halves, so
 // that a warp reads them without conflicts; s [P][PART]; sums [F32_WARPS][P][wide].
@@ -47,11 +48,13 @@ struct part_at {
     int64_t from;   // row of its first key
     int begin, end; // the keys of it that anybody here sees
     int D, wide;
-    float *q, *s, *sums;
+    float *q; // and behind it s and sums
 };
+template <int P> INLINE float *scores_room(const struct part_at &t) { return t.q + P * t.wide; }
+template <int P> INLINE float *sums_room(const struct part_at &t) { return t.q + P * (t.wide + PART); }
 
 // s = q . k of the warp's own keys: each lane a chain over its columns, then lanes_sums.
-template <int P, int LANES, int KIND> static __device__ __forceinline__ void part_scores(const struct part_at &t, const struct tensor &k, int g) {
+template <int P, int LANES, int KIND> INLINE void part_scores(const struct part_at &t, const struct tensor &k, int g) {
     constexpr int AT_ONCE = keys_at_once<P, KIND>(), TOGETHER = WARP / LANES, N = P * AT_ONCE;
     const int lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP, sub = lane / LANES;
     const size_t head = head_bytes(k.dtype, (int64_t)g * t.D);
@@ -76,15 +79,15 @@ template <int P, int LANES, int KIND> static __device__ __forceinline__ void par
                 }
             }
         }
-        const int first = lanes_sums<N, LANES / 2>(sum);
+        const int first = lanes_sums<N, LANES / 2, 1>(sum);
         const bool mine = lane % (LANES / min(N, LANES)) == 0;
         UNROLL for (int i = 0; i < max(1, N / LANES); i++)
-            if (mine) t.s[(first + i) / AT_ONCE * PART + key + (first + i) % AT_ONCE * TOGETHER + sub] = sum[i];
+            if (mine) scores_room<P>(t)[(first + i) / AT_ONCE * PART + key + (first + i) % AT_ONCE * TOGETHER + sub] = sum[i];
     }
 }
 
-// sums[warp] = sum p v over the warp's own keys, in order within `sub`, then over these.
-template <int P, int LANES, int KIND> static __device__ __forceinline__ void part_values(const struct part_at &t, const struct tensor &v, int g) {
+// sums[warp] = sum p v over the warp's own keys, in order within `sub`, then by lanes_sums.
+template <int P, int LANES, int KIND> INLINE void part_values(const struct part_at &t, const struct tensor &v, int g) {
     constexpr int AT_ONCE = keys_at_once<P, KIND>(), TOGETHER = WARP / LANES;
     const int lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP, sub = lane / LANES;
     const size_t head = head_bytes(v.dtype, (int64_t)g * t.D);
@@ -95,32 +98,30 @@ template <int P, int LANES, int KIND> static __device__ __forceinline__ void par
             if (key + AT_ONCE * TOGETHER <= t.begin || key >= t.end) continue;
             struct eight r[AT_ONCE];
             UNROLL for (int u = 0; u < AT_ONCE; u++) {
-                const int at = key + u * TOGETHER + sub;
-                r[u] = eight_zeros();
-                if (c < t.D && at >= t.begin && at < t.end)
-                    r[u] = load_eight<KIND>((const char *)row_at(v, t.from + at) + head, v.dtype, c, t.D);
+                const int at = min(max(key + u * TOGETHER + sub, t.begin), t.end - 1); // p is 0 where this is another key
+                r[u] = load_eight<KIND>((const char *)row_at(v, t.from + at) + head, v.dtype, c < t.D ? c : 0, t.D);
             }
             UNROLL for (int u = 0; u < AT_ONCE; u++) {
                 float x[8];
                 eight_floats<KIND>(r[u], x);
                 UNROLL for (int p = 0; p < P; p++) {
-                    const float weight = t.s[p * PART + key + u * TOGETHER + sub];
+                    const float weight = scores_room<P>(t)[p * PART + key + u * TOGETHER + sub];
                     UNROLL for (int i = 0; i < 8; i++) o[p][i] = fmaf(weight, x[i], o[p][i]);
                 }
             }
         }
-        UNROLL for (int p = 0; p < P; p++) {
-            UNROLL for (int i = 0; i < 8; i++)
-                UNROLL for (int far = LANES; far < WARP; far *= 2) o[p][i] += __shfl_xor_sync(0xffffffffu, o[p][i], far);
-            if (sub || c >= t.D) continue;
-            float4 *to = (float4 *)(void *)(t.sums + (warp * P + p) * t.wide + c);
-            to[0] = make_float4(o[p][0], o[p][1], o[p][2], o[p][3]), to[1] = make_float4(o[p][4], o[p][5], o[p][6], o[p][7]);
+        constexpr int EACH = P * 8 / TOGETHER;
+        const int from = lanes_sums<P * 8, WARP / 2, LANES>(&o[0][0]);
+        if (c >= t.D) continue;
+        UNROLL for (int i = 0; i < EACH; i++) {
+            const int at = from + i;
+            sums_room<P>(t)[(warp * P + at / 8) * t.wide + c + at % 8] = o[i / 8][i % 8];
         }
     }
 }
 
 // The softmax of one pair's part by one warp: s becomes p. Returns m and l.
-static __device__ __forceinline__ float2 part_softmax(const struct attend_job &j, float *s, int first, int limit, int64_t row, int head, int64_t drop_from) {
+INLINE float2 part_softmax(const struct attend_job &j, float *s, int first, int limit, int64_t row, int head, int64_t drop_from) {
     const int EACH = (int)PART / WARP;
     const struct attend_args &a = j.a;
     const int lane = (int)threadIdx.x % WARP;
@@ -169,12 +170,13 @@ template <int P, int LANES> __global__ void __launch_bounds__(F32_THREADS, 2) at
     SHARED(float2, part_ml, P);
     const int D = (int)j.a.head_size, wide = (D + 7) / 8 * 8, thread = (int)threadIdx.x, warp = thread / WARP, g = (int)blockIdx.y;
     const int64_t pair = tile_of(j) * P; // the first
-    struct part_at t = {0, 0, 0, D, wide, room, room + P * wide, room + P * (wide + PART)};
-    float *total = t.sums + F32_WARPS * P * wide;
+    struct part_at t = {0, 0, 0, D, wide, room};
+    float *s = scores_room<P>(t), *sums = sums_room<P>(t), *total = sums + F32_WARPS * P * wide;
     for (int e = thread; e < P * wide; e += F32_THREADS) {
         const int p = e / wide, c = e % wide;
         const bool there = pair + p < j.pairs && c < D;
-        t.q[p * wide + c % 8 / 4 * (wide / 2) + c / 8 * 4 + c % 4] = there ? row_f32(j.a.q, (pair + p) / j.group)[head_of(j, g, pair + p) * D + c] : 0;
+        const float *q = there ? row_f32(j.a.q, (pair + p) / j.group) + head_of(j, g, pair + p) * D : NULL;
+        t.q[p * wide + c % 8 / 4 * (wide / 2) + c / 8 * 4 + c % 4] = there ? q[c] : 0;
         total[e] = 0;
     }
     tile_ranges(j, pair, P, lo, hi);
@@ -182,7 +184,7 @@ template <int P, int LANES> __global__ void __launch_bounds__(F32_THREADS, 2) at
     __syncthreads();
     struct walk w = {-1, 0, 0};
     while (walk_next<false>(&w, lo, hi, P, j.cache))
-        for (int part = walk_part(j, w); part < walk_parts(j, w); part++) {
+        for (int part = walk_part(j, w); part < walk_parts(w); part += parts_apart(j)) {
             t.from = w.origin + (int64_t)part * PART;
             tile_sees<false>(w, lo, hi, P, j.cache, t.from, &t.begin, &t.end);
             if (t.begin >= t.end) continue;
@@ -191,8 +193,9 @@ template <int P, int LANES> __global__ void __launch_bounds__(F32_THREADS, 2) at
             if (warp < P) {
                 const int64_t row = (pair + warp) / j.group;
                 const bool here = j.cache || lo[warp] == w.origin;
-                const int first = here ? (int)max((int64_t)0, lo[warp] - t.from) : 0, limit = here ? (int)min((int64_t)PART, hi[warp] - t.from) : 0;
-                const float2 ml = part_softmax(j, t.s + warp * PART, first, limit, row, head_of(j, g, pair + warp), (int64_t)part * PART);
+                const int first = here ? (int)max((int64_t)0, lo[warp] - t.from) : 0;
+                const int limit = here ? (int)min((int64_t)PART, hi[warp] - t.from) : 0;
+                const float2 ml = part_softmax(j, s + warp * PART, first, limit, row, head_of(j, g, pair + warp), (int64_t)part * PART);
                 if (thread % WARP == 0) part_ml[warp] = ml, joined_scalars<false>(&state[warp], ml, first < limit);
             }
             __syncthreads();
@@ -201,8 +204,8 @@ template <int P, int LANES> __global__ void __launch_bounds__(F32_THREADS, 2) at
             for (int e = thread; e < P * D; e += F32_THREADS) {
                 const int p = e / D, c = e % D;
                 if (!state[p].saw) continue;
-                float o = t.sums[p * wide + c];
-                for (int i = 1; i < F32_WARPS; i++) o = __fadd_rn(o, t.sums[(i * P + p) * wide + c]);
+                float o = sums[p * wide + c];
+                for (int i = 1; i < F32_WARPS; i++) o = __fadd_rn(o, sums[(i * P + p) * wide + c]);
                 if (j.split) part_write(j, part, (pair + p) / j.group, head_of(j, g, pair + p), c, o, part_ml[p]);
                 else total[p * wide + c] = joined_number(state[p], total[p * wide + c], o);
             }
@@ -267,28 +270,37 @@ template <bool BASE2> __global__ void __launch_bounds__(JOIN_THREADS) attend_joi
 // ---------------------------------------------------------------------------------------------------------------
 // The op.
 
-// Blocks of one part each where whole rows would be too few for the machine, as long as what they leave behind is not large.
+// Blocks of some parts each where whole rows would be too few for the machine, as long as what they leave behind is not large. How
+// many keys there are only the device knows: blocks without any are quick, but not free.
+enum { BLOCKS_EACH = 4 }; // of a multiprocessor
 static bool attend_splits(const struct attend_job *j, int64_t blocks) {
     const int64_t bytes = j->parts_most * j->a.q.rows * j->a.heads * (j->a.head_size + 2) * (int64_t)sizeof(float);
-    return j->parts_most > 1 && j->parts_most < 65536 && blocks < 2 * cuda_processors() && bytes <= (int64_t)256 << 20;
+    return j->parts_most > 1 && blocks < BLOCKS_EACH / 2 * cuda_processors() && bytes <= (int64_t)256 << 20;
 }
-void attend_launches(struct attend_job *j, int64_t pairs_of_tile, bool base2, void (*start)(const struct attend_job *j, dim3 grid), size_t other_bytes) {
-    const int64_t tiles = ceil_div(j->pairs, pairs_of_tile), numbers = j->parts_most * j->a.q.rows * j->a.heads;
-    j->split = attend_splits(j, tiles * j->a.kv_heads);
-    const size_t o_bytes = j->split ? (size_t)(numbers * j->a.head_size) * sizeof(float) : 0, ml_bytes = j->split ? (size_t)numbers * sizeof(float2) : 0;
+void attend_launches(struct attend_job *j, int64_t pairs_of_tile, bool base2, void (*start)(const struct attend_job *j, dim3 grid),
+                     size_t other_bytes) {
+    const int64_t tiles = ceil_div(j->pairs, pairs_of_tile), blocks = tiles * j->a.kv_heads;
+    const int64_t numbers = j->parts_most * j->a.q.rows * j->a.heads;
+    j->split = attend_splits(j, blocks);
+    const size_t o_bytes = j->split ? (size_t)(numbers * j->a.head_size) * sizeof(float) : 0;
+    const size_t ml_bytes = j->split ? (size_t)numbers * sizeof(float2) : 0;
     other_bytes = (other_bytes + 255) / 256 * 256;
     char *room = (char *)cuda_scratch(SLOT_ATTEND, other_bytes + ml_bytes + o_bytes + 1);
     j->other = room;
     j->part_ml = (float2 *)(void *)(room + other_bytes);
     j->part_o = (float *)(void *)(room + other_bytes + ml_bytes);
-    start(j, dim3(tiles, j->a.kv_heads, j->split ? j->parts_most : 1));
+    start(j, dim3(tiles, j->a.kv_heads, j->split ? min(ceil_div(BLOCKS_EACH * cuda_processors(), blocks), j->parts_most) : 1));
     if (!j->split) return;
     const int64_t threads = min(ceil_div(j->a.head_size, WARP) * WARP, (int64_t)JOIN_THREADS);
     if (base2) LAUNCH((attend_join_kernel<true>), j->a.q.rows * j->a.heads, threads, 0, *j);
     else LAUNCH((attend_join_kernel<false>), j->a.q.rows * j->a.heads, threads, 0, *j);
 }
 
-static int f32_pairs(const struct attend_job *j) { return j->pairs == 1 ? 1 : j->pairs <= 4 || j->a.head_size > 128 ? 4 : 8; }
+static int f32_pairs(const struct attend_job *j) {
+    const int64_t D = j->a.head_size;
+    if (j->pairs == 1 || f32_shared_bytes(4, (int)D) + 1024 > cuda_shared_most()) return 1;
+    return j->pairs <= 4 || D > 128 ? 4 : 8;
+}
 static void f32_start(const struct attend_job *j, dim3 grid) {
     const int P = f32_pairs(j), D = (int)j->a.head_size;
     const size_t bytes = f32_shared_bytes(P, D);

@@ -49,7 +49,8 @@ enum { BACK_THREADS = 256 };
 static size_t back_shared_bytes(int T, int64_t D) { return (size_t)(4 * T * (D + 1) + 2 * T * (T + 1)) * sizeof(float); }
 
 // Rows of heads: of pairs [first, first + T) of the segment, or of keys; behind the end zeros.
-template <int T, bool KEYS> static __device__ __forceinline__ void back_load(const struct back_job &j, const struct tensor &t, int64_t start, int g, int64_t first, float *to) {
+template <int T, bool KEYS>
+INLINE void back_load(const struct back_job &j, const struct tensor &t, int64_t start, int g, int64_t first, float *to) {
     const int D = (int)j.a.head_size;
     for (int e = (int)threadIdx.x; e < T * D; e += BACK_THREADS) {
         const int64_t at = first + e / D, row = KEYS ? at : at / j.group;
@@ -60,12 +61,13 @@ template <int T, bool KEYS> static __device__ __forceinline__ void back_load(con
 
 // p (with f) and ds of the pairs and keys at hand; what is not seen 0. Shared: [own][met].
 template <int T, bool KEYS>
-static __device__ __forceinline__ void back_scores(const struct back_job &j, int64_t start, int g, int64_t own_first, int64_t met_first, const float *own0, const float *own1, const float *met0,
-                                                   const float *met1, float *p, float *ds) {
+INLINE void back_scores(const struct back_job &j, int64_t start, int g, int64_t own_first, int64_t met_first, const float *own0,
+                        const float *own1, const float *met0, const float *met1, float *p, float *ds) {
     const int D = (int)j.a.head_size;
     for (int e = (int)threadIdx.x; e < T * T; e += BACK_THREADS) {
         const int r = e / T, m = e % T;
-        const int64_t pair = KEYS ? met_first + m : own_first + r, key = start + (KEYS ? own_first + r : met_first + m), row = start + pair / j.group;
+        const int64_t pair = KEYS ? met_first + m : own_first + r, key = start + (KEYS ? own_first + r : met_first + m);
+        const int64_t row = start + pair / j.group;
         float weight = 0, slope = 0;
         if (pair < j.pairs && key >= j.a.lo[row] && key < j.a.hi[row]) {
             const int h = g * j.group + (int)(pair % j.group);
@@ -85,8 +87,10 @@ static __device__ __forceinline__ void back_scores(const struct back_job &j, int
 
 template <int T, int COLUMNS, bool KEYS> __global__ void __launch_bounds__(BACK_THREADS) attend_back_f32_kernel(struct back_job j) {
     SHARED_REST(float, room);
-    const int D = (int)j.a.head_size, APART = BACK_THREADS / T, r = (int)threadIdx.x / APART, sub = (int)threadIdx.x % APART, g = (int)blockIdx.y;
-    float *own0 = room, *own1 = own0 + T * (D + 1), *met0 = own1 + T * (D + 1), *met1 = met0 + T * (D + 1), *p = met1 + T * (D + 1), *ds = p + T * (T + 1);
+    const int D = (int)j.a.head_size, APART = BACK_THREADS / T, r = (int)threadIdx.x / APART, sub = (int)threadIdx.x % APART;
+    const int g = (int)blockIdx.y;
+    float *own0 = room, *own1 = own0 + T * (D + 1), *met0 = own1 + T * (D + 1), *met1 = met0 + T * (D + 1);
+    float *p = met1 + T * (D + 1), *ds = p + T * (T + 1);
     const int64_t own = KEYS ? j.a.segment : j.pairs, met = KEYS ? j.pairs : j.a.segment, tiles = ceil_div(own, T);
     const int64_t start = blockIdx.x / tiles * j.a.segment, own_first = blockIdx.x % tiles * T;
     back_load<T, KEYS>(j, KEYS ? j.a.k : j.a.q, start, g, own_first, own0);
@@ -94,7 +98,8 @@ template <int T, int COLUMNS, bool KEYS> __global__ void __launch_bounds__(BACK_
     float sum0[COLUMNS] = {0}, sum1[COLUMNS] = {0}; // dk, dv; or dq
     for (int64_t met_first = 0; met_first < met; met_first += T) {
         // Does any pair of these see any of these keys? Every warp finds out by itself.
-        const int64_t pair = (KEYS ? met_first : own_first) + (int)threadIdx.x % T, key = start + (KEYS ? own_first : met_first), row = start + pair / j.group;
+        const int64_t pair = (KEYS ? met_first : own_first) + (int)threadIdx.x % T, key = start + (KEYS ? own_first : met_first);
+        const int64_t row = start + pair / j.group;
         const bool sees = pair < j.pairs && max((int64_t)j.a.lo[row], key) < min((int64_t)j.a.hi[row], key + T);
         if (!__any_sync(0xffffffffu, sees)) continue;
         __syncthreads();
@@ -125,15 +130,31 @@ template <int T, int COLUMNS, bool KEYS> __global__ void __launch_bounds__(BACK_
 
 template <int T, int COLUMNS> static void back_f32_launch(const struct back_job *j) {
     const size_t bytes = back_shared_bytes(T, j->a.head_size);
-    LAUNCH((attend_back_f32_kernel<T, COLUMNS, false>), dim3(j->segments * ceil_div(j->pairs, T), j->a.kv_heads), BACK_THREADS, bytes, *j);
-    LAUNCH((attend_back_f32_kernel<T, COLUMNS, true>), dim3(j->segments * ceil_div(j->a.segment, T), j->a.kv_heads), BACK_THREADS, bytes, *j);
+    const dim3 pairs(j->segments * ceil_div(j->pairs, T), j->a.kv_heads), keys(j->segments * ceil_div(j->a.segment, T), j->a.kv_heads);
+    LAUNCH((attend_back_f32_kernel<T, COLUMNS, false>), pairs, BACK_THREADS, bytes, *j);
+    LAUNCH((attend_back_f32_kernel<T, COLUMNS, true>), keys, BACK_THREADS, bytes, *j);
+}
+
+static bool tile_fits(int T, int64_t D) { return back_shared_bytes(T, D) <= cuda_shared_most(); }
+// The size of a tile shows in no bit: all sums are chains.
+static void back_f32(const struct back_job *j) {
+    const int64_t D = j->a.head_size;
+    if (D <= 64) back_f32_launch<32, 8>(j);
+    else if (D <= 128 && tile_fits(32, D)) back_f32_launch<32, 16>(j);
+    else if (D <= 256 && tile_fits(16, D)) back_f32_launch<16, 16>(j);
+    else if (tile_fits(16, D)) back_f32_launch<16, 32>(j);
+    else {
+        assert(tile_fits(8, D));
+        back_f32_launch<8, 16>(j);
+    }
 }
 
 // ---------------------------------------------------------------------------------------------------------------
 // The op.
 
 static void cuda_attend_back(const struct attend_back_args *a) {
-    assert(a->heads > 0 && a->kv_heads > 0 && a->heads % a->kv_heads == 0 && a->head_size > 0 && a->head_size <= 512 && a->kv_heads < 65536);
+    assert(a->heads > 0 && a->kv_heads > 0 && a->heads % a->kv_heads == 0 && a->head_size > 0);
+    assert(a->head_size <= 512 && a->kv_heads < 65536);
     assert(is_f32(a->dq) && is_f32(a->dout) && is_f32(a->out) && is_f32(a->q) && a->lse);
     assert(same_shape(a->dq, a->q) && same_shape(a->dout, a->q) && same_shape(a->out, a->q));
     assert(is_f32(a->dk) && is_f32(a->dv) && is_f32(a->k) && is_f32(a->v));
@@ -149,7 +170,8 @@ static void cuda_attend_back(const struct attend_back_args *a) {
     j.segments = a->q.rows / a->segment;
     j.steps = ceil_div(j.pairs, BACK_STEP);
     const bool bf16 = attend_back_bf16_takes(a);
-    const size_t delta = ((size_t)(a->q.rows * a->heads) * sizeof(float) + 255) / 256 * 256, seen = ((size_t)(j.segments * j.steps) * sizeof(int2) + 255) / 256 * 256;
+    const size_t delta = ((size_t)(a->q.rows * a->heads) * sizeof(float) + 255) / 256 * 256;
+    const size_t seen = ((size_t)(j.segments * j.steps) * sizeof(int2) + 255) / 256 * 256;
     char *room = (char *)cuda_scratch(SLOT_ATTEND_BACK, delta + seen + (bf16 ? attend_back_bf16_bytes(a) : 0));
     j.delta = (float *)(void *)room;
     j.seen = (int2 *)(void *)(room + delta);
@@ -157,10 +179,9 @@ static void cuda_attend_back(const struct attend_back_args *a) {
     if (bf16) {
         LAUNCH((attend_seen_kernel), ceil_div(j.segments * j.steps, DELTA_THREADS), DELTA_THREADS, 0, j);
         attend_back_bf16(&j, room + delta + seen);
-    } else if (a->head_size <= 64) back_f32_launch<32, 8>(&j);
-    else if (a->head_size <= 128) back_f32_launch<32, 16>(&j);
-    else if (a->head_size <= 256) back_f32_launch<16, 16>(&j);
-    else back_f32_launch<16, 32>(&j);
+    } else {
+        back_f32(&j);
+    }
 }
 
 void cuda_fill_attend_back(struct backend *b) { b->attend_back = cuda_attend_back; }

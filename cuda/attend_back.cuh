@@ -21,7 +21,7 @@ size_t attend_back_bf16_bytes(const struct attend_back_args *a); // of the room
 void attend_back_bf16(struct back_job *j, void *room);
 
 // What dropout makes of the probability of the key that is number `at` of the row.
-static __device__ __forceinline__ float drop_factor_of(const struct back_job &j, int64_t row, int head, int64_t at) {
+INLINE float drop_factor_of(const struct back_job &j, int64_t row, int head, int64_t at) {
     if (j.a.drop.below == 0) return 1;
     const bool dropped = device_rng_row_at(device_dropout_row(j.a.drop, row, head), (uint32_t)at) < j.a.drop.below;
     return dropped ? 0 : device_dropout_factor(j.a.drop);

@@ -12,7 +12,7 @@
 // numbers are its own.
 //
 // Keys and values come as bf16 into two stages of shared memory, by copies that go on while the stage before is multiplied. What
-// is not bf16 with heads as wide as a tile is made so first, once for all tiles that read it: 6 bytes of traffic for a number of
+// is not bf16 with heads as wide as a tile is made so first, once for all tiles that read it: 4 bytes of traffic for a number of
 // f16 beside 2 for every tile of 128 pairs.
 //
 // The floor for D = 128: a step of 64 keys takes 2 MFMA for 128 pairs, some 1600 cycles at the rate of mma.sync on Hopper, and 32 KiB
@@ -22,7 +22,7 @@
 // ---------------------------------------------------------------------------------------------------------------
 // Copies in bf16.
 
-enum { ROUND_ROWS = 16, ROUND_THREADS = 256 }; // of a block
+enum { ROUND_ROWS = 64, ROUND_THREADS = 256 }; // of a block
 
 struct round_job {
     struct tensor from, to;
@@ -32,27 +32,27 @@ struct round_job {
     int64_t queries;
 };
 __global__ void __launch_bounds__(ROUND_THREADS) attend_round_kernel(struct round_job r) {
-    SHARED(float, room, WARP);
-    int64_t first = (int64_t)blockIdx.x * ROUND_ROWS, end = min(first + ROUND_ROWS, r.from.rows);
-    if (r.lo) { // rows that nobody sees are left out; as floats, exact below 2^24 rows, else a few more are made
-        float least = INFINITY, most = 0;
-        for (int64_t i = threadIdx.x; i < r.queries; i += ROUND_THREADS)
-            if (r.lo[i] < r.hi[i]) least = fminf(least, (float)r.lo[i]), most = fmaxf(most, (float)r.hi[i]);
-        least = -block_max(-least, room), most = block_max(most, room);
-        if ((float)end < least || (float)first > most) return;
+    const int64_t first = (int64_t)blockIdx.x * ROUND_ROWS, end = min(first + ROUND_ROWS, r.from.rows);
+    if (r.lo) { // rows that nobody sees are left out; every warp finds out by itself
+        int least = INT32_MAX, most = 0;
+        for (int64_t i = (int)threadIdx.x % WARP; i < r.queries; i += WARP)
+            if (r.lo[i] < r.hi[i]) least = min(least, r.lo[i]), most = max(most, r.hi[i]);
+        if (end <= warp_least(least) || first >= -warp_least(-most)) return;
     }
     const int eights = r.wide / 8;
     for (int64_t e = threadIdx.x; e < (end - first) * r.heads * eights; e += ROUND_THREADS) {
         const int c = (int)(e % eights) * 8, head = (int)(e / eights % r.heads);
         const int64_t i = first + e / eights / r.heads;
         float x[8] = {0};
-        if (c < r.D) read_eight(r.kind, (const char *)row_at(r.from, i) + head_bytes(r.from.dtype, (int64_t)head * r.D), r.from.dtype, c, r.D, x);
+        const char *from = (const char *)row_at(r.from, i) + head_bytes(r.from.dtype, (int64_t)head * r.D);
+        if (c < r.D) read_eight(r.kind, from, r.from.dtype, c, r.D, x);
         uint4 *to = (uint4 *)(void *)((uint16_t *)row_at(r.to, i) + head * r.wide + c);
         *to = make_uint4(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7]));
     }
 }
 
-struct tensor attend_rounded(const struct tensor &from, int64_t heads, int64_t wide, void *to, const int32_t *lo, const int32_t *hi, int64_t queries) {
+struct tensor attend_rounded(const struct tensor &from, int64_t heads, int64_t wide, void *to, const int32_t *lo, const int32_t *hi,
+                             int64_t queries) {
     struct round_job r;
     memset(&r, 0, sizeof r);
     r.from = from, r.to = from, r.heads = (int)heads, r.D = (int)(from.cols / heads), r.wide = (int)wide;
@@ -70,10 +70,10 @@ struct place {
     struct walk w;
     int part, step, steps; // steps: the end within the part
 };
-template <int STEP> static __device__ __forceinline__ bool place_next(struct place *at, const struct attend_job &j, const int32_t *lo, const int32_t *hi, int count) {
+template <int STEP> INLINE bool place_next(struct place *at, const struct attend_job &j, const int32_t *lo, const int32_t *hi, int count) {
     if (++at->step < at->steps) return true;
-    for (at->part++;; at->part++) {
-        while (at->w.origin < 0 || at->part >= walk_parts(j, at->w)) {
+    for (at->part += parts_apart(j);; at->part += parts_apart(j)) {
+        while (at->w.origin < 0 || at->part >= walk_parts(at->w)) {
             if (!walk_next<true>(&at->w, lo, hi, count, j.cache)) return false;
             at->part = walk_part(j, at->w);
         }
@@ -92,7 +92,8 @@ template <int STEP> static __device__ __forceinline__ bool place_next(struct pla
 template <int WIDE> static __host__ __device__ constexpr bool q_in_shared(void) { return WIDE == 64 || WIDE >= 128; }
 template <int WIDE> static __host__ __device__ constexpr bool total_in_shared(void) { return WIDE <= 64 || WIDE > 128; }
 template <int WIDE, int STEP, int WARPS> static size_t bf16_shared_bytes(void) {
-    const size_t stages = (size_t)(4 * STEP * (WIDE + TILE_PAD)) * 2, q = q_in_shared<WIDE>() ? (size_t)(WARPS * 16 * (WIDE + TILE_PAD)) * 2 : 0;
+    const size_t stages = (size_t)(4 * STEP * (WIDE + TILE_PAD)) * 2;
+    const size_t q = q_in_shared<WIDE>() ? (size_t)(WARPS * 16 * (WIDE + TILE_PAD)) * 2 : 0;
     return stages + q + (total_in_shared<WIDE>() ? (size_t)(WARPS * WARP * (WIDE / 2)) * sizeof(float) : 0);
 }
 
@@ -104,11 +105,12 @@ template <int WIDE> struct tile {
     const uint2 *random; // of the warp's 16 pairs
     float c;             // of the exponent
 };
-static __device__ __forceinline__ int pair_of(int which) { return (int)threadIdx.x / WARP * 16 + (int)threadIdx.x % WARP / 4 + which * 8; }
+INLINE int pair_of(int which) { return (int)threadIdx.x / WARP * 16 + (int)threadIdx.x % WARP / 4 + which * 8; }
 
 // STEP rows from row `row` on into a stage, zeros in the place of rows outside [first, end).
-template <int WIDE, int STEP> static __device__ __forceinline__ void stage_load(uint16_t *stage, const struct tensor &t, int g, int row, int first, int end) {
-    UNROLL_BY(1) for (int e = (int)threadIdx.x; e < STEP * (WIDE / 8); e += (int)blockDim.x) { // unrolled it takes registers that others need
+template <int WIDE, int STEP> INLINE void stage_load(uint16_t *stage, const struct tensor &t, int g, int row, int first, int end) {
+    // unrolled it takes registers that others need
+    UNROLL_BY(1) for (int e = (int)threadIdx.x; e < STEP * (WIDE / 8); e += (int)blockDim.x) {
         const int r = e / (WIDE / 8), c = e % (WIDE / 8) * 8;
         const bool there = row + r >= first && row + r < end;
         cp_async16(stage + r * (WIDE + TILE_PAD) + c, (const uint16_t *)row_at(t, there ? row + r : first) + g * WIDE + c, there);
@@ -116,7 +118,7 @@ template <int WIDE, int STEP> static __device__ __forceinline__ void stage_load(
 }
 
 // Queries as factors, of the sign of the scale; c > 0, so that what is not seen is 2^-inf.
-template <int WIDE> static __device__ __forceinline__ void tile_open(struct tile<WIDE> *t, const struct attend_job &j, int g, int64_t pair, uint16_t *shared_q) {
+template <int WIDE> INLINE void tile_open(struct tile<WIDE> *t, const struct attend_job &j, int g, int64_t pair, uint16_t *shared_q) {
     const int lane = (int)threadIdx.x % WARP, D = (int)j.a.head_size;
     const float sign = j.a.scale < 0 ? -1 : 1;
     t->c = 1.44269504088896f * (j.a.softcap > 0 ? j.a.softcap : fmaxf(fabsf(j.a.scale), 1e-30f));
@@ -134,14 +136,14 @@ template <int WIDE> static __device__ __forceinline__ void tile_open(struct tile
             }
     }
 }
-template <int WIDE> static __device__ __forceinline__ void part_open(struct tile<WIDE> *t) {
+template <int WIDE> INLINE void part_open(struct tile<WIDE> *t) {
     UNROLL for (int n = 0; n < WIDE / 8; n++)
         UNROLL for (int i = 0; i < 4; i++) t->o[n][i] = 0;
     t->m[0] = t->m[1] = -INFINITY, t->l[0] = t->l[1] = 0;
 }
 
 // Scores of what is not seen become -inf. Column of s[n][i]: n * 8 + lane % 4 * 2 + i % 2; row: i / 2.
-template <int STEP> static __device__ __forceinline__ void mask_scores(float s[STEP / 8][4], const int first[2], const int limit[2]) {
+template <int STEP> INLINE void mask_scores(float s[STEP / 8][4], const int first[2], const int limit[2]) {
     const int lane = (int)threadIdx.x % WARP;
     UNROLL for (int n = 0; n < STEP / 8; n++)
         UNROLL for (int i = 0; i < 4; i++) {
@@ -150,7 +152,7 @@ template <int STEP> static __device__ __forceinline__ void mask_scores(float s[S
         }
 }
 // Some p become 0. from: the number that the first key of the step is for the row, a multiple of STEP. A word serves two keys 16 apart.
-template <int STEP> static __device__ __forceinline__ void drop_scores(float s[STEP / 8][4], const uint2 *random, uint32_t below, uint32_t from) {
+template <int STEP> INLINE void drop_scores(float s[STEP / 8][4], const uint2 *random, uint32_t below, uint32_t from) {
     const int lane = (int)threadIdx.x % WARP;
     UNROLL for (int i = 0; i < 4; i++) {
         const uint2 two = random[lane / 4 + i / 2 * 8];
@@ -166,7 +168,7 @@ template <int STEP> static __device__ __forceinline__ void drop_scores(float s[S
 }
 
 // m, l and P of a step out of its scores; what was summed before is scaled.
-template <int WIDE, int STEP> static __device__ __forceinline__ void step_softmax(struct tile<WIDE> *t, float s[STEP / 8][4]) {
+template <int WIDE, int STEP> INLINE void step_softmax(struct tile<WIDE> *t, float s[STEP / 8][4]) {
     UNROLL for (int which = 0; which < 2; which++) {
         float most = -INFINITY, sum = 0;
         UNROLL for (int n = 0; n < STEP / 8; n++) most = fmaxf(most, fmaxf(s[n][which * 2], s[n][which * 2 + 1]));
@@ -187,8 +189,8 @@ template <int WIDE, int STEP> static __device__ __forceinline__ void step_softma
 
 // A step: keys and values of STEP rows, of which a thread's rows see [first, limit). whole: all of the warp see all.
 template <int WIDE, int STEP>
-static __device__ __forceinline__ void tile_step(struct tile<WIDE> *t, const struct attend_args &a, const uint16_t *keys, const uint16_t *values, const int first[2], const int limit[2],
-                                                 bool whole, uint32_t drop_from) {
+INLINE void tile_step(struct tile<WIDE> *t, const struct attend_args &a, const uint16_t *keys, const uint16_t *values,
+                      const int first[2], const int limit[2], bool whole, uint32_t drop_from) {
     const int stride = WIDE + TILE_PAD;
     float s[STEP / 8][4];
     UNROLL for (int n = 0; n < STEP / 8; n++)
@@ -213,8 +215,8 @@ static __device__ __forceinline__ void tile_step(struct tile<WIDE> *t, const str
     step_softmax<WIDE, STEP>(t, s);
     if (a.drop.below > 0) drop_scores<STEP>(s, t->random, a.drop.below, drop_from);
     UNROLL for (int k = 0; k < STEP / 16; k++) {
-        const uint32_t p[4] = {pack_bf16(s[2 * k][0], s[2 * k][1]), pack_bf16(s[2 * k][2], s[2 * k][3]), pack_bf16(s[2 * k + 1][0], s[2 * k + 1][1]),
-                               pack_bf16(s[2 * k + 1][2], s[2 * k + 1][3])};
+        uint32_t p[4];
+        tile_a_of(p, s[2 * k], s[2 * k + 1]);
         UNROLL for (int n = 0; n < WIDE / 16; n++) {
             uint32_t b[4];
             tile_b_turned(b, values, stride, k * 16, n * 16);
@@ -229,14 +231,14 @@ template <int WIDE, int WARPS> struct totals {
     float here[total_in_shared<WIDE>() ? 1 : WIDE / 8][4];
     float *there;
 };
-template <int WIDE, int WARPS> static __device__ __forceinline__ float *total_at(struct totals<WIDE, WARPS> *t, int n, int i) {
+template <int WIDE, int WARPS> INLINE float *total_at(struct totals<WIDE, WARPS> *t, int n, int i) {
     return total_in_shared<WIDE>() ? &t->there[(n * 4 + i) * WARPS * WARP] : &t->here[total_in_shared<WIDE>() ? 0 : n][i];
 }
 
 // The end of a part, of which a thread's rows saw something or not.
 template <int WIDE, int WARPS>
-static __device__ __forceinline__ void part_close(struct tile<WIDE> *t, struct totals<WIDE, WARPS> *total, struct joined state[2], const struct attend_job &j, int g, int64_t pair, int part,
-                                                  const bool saw[2]) {
+INLINE void part_close(struct tile<WIDE> *t, struct totals<WIDE, WARPS> *total, struct joined state[2], const struct attend_job &j,
+                       int g, int64_t pair, int part, const bool saw[2]) {
     UNROLL for (int which = 0; which < 2; which++) {
         float l = t->l[which];
         l += __shfl_xor_sync(0xffffffffu, l, 1);
@@ -300,19 +302,23 @@ __global__ void __launch_bounds__(WARPS *WARP, WIDE <= 64 ? 2 : 1) attend_bf16_k
                 first[which] = in ? max(0, from - row) : STEP, limit[which] = in ? min(STEP, to - row) : 0;
                 saw[which] = in && max(part_from, from) < min(part_from + PART, to);
             }
-            const bool any = first[0] < limit[0] || first[1] < limit[1], all = max(first[0], first[1]) == 0 && min(limit[0], limit[1]) == STEP;
+            const bool any = first[0] < limit[0] || first[1] < limit[1];
+            const bool all = max(first[0], first[1]) == 0 && min(limit[0], limit[1]) == STEP;
             if (__any_sync(0xffffffffu, any))
-                tile_step<WIDE, STEP>(&t, j.a, room + stage * STAGE, room + (2 + stage) * STAGE, first, limit, __all_sync(0xffffffffu, all), (uint32_t)(row - origin));
+                tile_step<WIDE, STEP>(&t, j.a, room + stage * STAGE, room + (2 + stage) * STAGE, first, limit,
+                __all_sync(0xffffffffu, all), (uint32_t)(row - origin));
             if (!more || next.part != part || next.w.origin != origin) part_close(&t, &total, state, j, g, pair, part, saw), part_open(&t);
         }
         if (!more) break;
         origin = next.w.origin, part = next.part, row = next_row;
     }
-    if (!j.split) UNROLL for (int i = 0; i < 4; i++) {
+    if (j.split) return;
+    UNROLL for (int i = 0; i < 4; i++) {
         const int64_t at = pair + pair_of(i / 2);
         UNROLL for (int n = 0; n < WIDE / 8; n++) {
             const int c = n * 8 + (int)threadIdx.x % 4 * 2 + i % 2;
-            if (at < j.pairs && c < j.a.head_size) attend_write<true>(j, at / j.group, head_of(j, g, at), c, state[i / 2], *total_at(&total, n, i));
+            if (at < j.pairs && c < j.a.head_size)
+                attend_write<true>(j, at / j.group, head_of(j, g, at), c, state[i / 2], *total_at(&total, n, i));
         }
     }
 }
@@ -320,7 +326,9 @@ __global__ void __launch_bounds__(WARPS *WARP, WIDE <= 64 ? 2 : 1) attend_bf16_k
 // ---------------------------------------------------------------------------------------------------------------
 // The call.
 
-bool attend_bf16_takes(const struct attend_args *a) { return a->precision == PRECISION_BF16 && cuda_has_bf16() && tile_width(a->head_size); }
+bool attend_bf16_takes(const struct attend_args *a) {
+    return a->precision == PRECISION_BF16 && cuda_has_bf16() && tile_width(a->head_size);
+}
 
 static bool as_it_lies(const struct tensor &t, int64_t D) { return t.dtype == DTYPE_BF16 && by_sixteen(t) && D == tile_width(D); }
 static int pairs_of_tile(int64_t D) { return tile_width(D) > 128 ? 64 : 128; }
@@ -351,5 +359,6 @@ static void bf16_start(const struct attend_job *given, dim3 grid) {
 void attend_bf16(struct attend_job *j) {
     const struct attend_args *a = &j->a;
     const size_t each = rounded_bytes(a->k.rows, a->kv_heads, tile_width(a->head_size));
-    attend_launches(j, pairs_of_tile(a->head_size), true, bf16_start, each * (size_t)(!as_it_lies(a->k, a->head_size) + !as_it_lies(a->v, a->head_size)));
+    const int made = !as_it_lies(a->k, a->head_size) + !as_it_lies(a->v, a->head_size);
+    attend_launches(j, pairs_of_tile(a->head_size), true, bf16_start, each * (size_t)made);
 }

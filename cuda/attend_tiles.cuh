@@ -13,7 +13,7 @@ struct attend_job {
     int group;     // query heads of a kv head
     int64_t pairs; // rows * group
     bool cache;    // parts are counted from row 0
-    bool split;    // a block makes one part of its tile, blockIdx.z
+    bool split;    // a block leaves the parts that it makes to be joined: every gridDim.z-th of its tile
     enum kind k_kind, v_kind;
     int64_t parts_most;
     float2 *part_ml; // of the split way: [part][row][head] m and l; o [part][row][head][D]
@@ -22,20 +22,21 @@ struct attend_job {
     struct tensor keys, values; // in bf16, heads padded to the width of a tile: of attend_bf16.cu
 };
 // Starts `start` over tiles of so many pairs, the split way where that is better, and joins the parts. base2: m is in bits.
-void attend_launches(struct attend_job *j, int64_t pairs_of_tile, bool base2, void (*start)(const struct attend_job *j, dim3 grid), size_t other_bytes);
+void attend_launches(struct attend_job *j, int64_t pairs_of_tile, bool base2, void (*start)(const struct attend_job *j, dim3 grid),
+                     size_t other_bytes);
 
 // attend_bf16.cu: whether it takes this call, and the call.
 bool attend_bf16_takes(const struct attend_args *a);
 void attend_bf16(struct attend_job *j);
 
 // The last rows of a prompt see the most keys: they begin first.
-static __device__ __forceinline__ int64_t tile_of(const struct attend_job &j) { return j.split ? blockIdx.x : gridDim.x - 1 - blockIdx.x; }
-static __device__ __forceinline__ int head_of(const struct attend_job &j, int g, int64_t pair) { return g * j.group + (int)(pair % j.group); }
+INLINE int64_t tile_of(const struct attend_job &j) { return j.split ? blockIdx.x : gridDim.x - 1 - blockIdx.x; }
+INLINE int head_of(const struct attend_job &j, int g, int64_t pair) { return g * j.group + (int)(pair % j.group); }
 
 // ---------------------------------------------------------------------------------------------------------------
 // Which keys. In shared memory lo and hi of every pair of the tile; one that sees nothing has lo = hi = 0.
 
-static __device__ __forceinline__ void tile_ranges(const struct attend_job &j, int64_t pair, int count, int32_t *lo, int32_t *hi) {
+INLINE void tile_ranges(const struct attend_job &j, int64_t pair, int count, int32_t *lo, int32_t *hi) {
     for (int p = (int)threadIdx.x; p < count; p += (int)blockDim.x) {
         const bool there = pair + p < j.pairs;
         const int64_t row = there ? (pair + p) / j.group : 0;
@@ -47,14 +48,11 @@ static __device__ __forceinline__ void tile_ranges(const struct attend_job &j, i
 // Pairs whose parts are counted from the same row walk together over keys [first, end): all pairs in a cache; among ROWS those
 // of one document, one document after the other. So every pair has parts of its own even where a tile lies across documents.
 struct walk { int origin, first, end; }; // begins with origin -1
-static __device__ __forceinline__ bool in_walk(const struct walk &w, int32_t lo, int32_t hi, bool cache) { return lo < hi && (cache || lo == w.origin); }
+INLINE bool in_walk(const struct walk &w, int32_t lo, int32_t hi, bool cache) { return lo < hi && (cache || lo == w.origin); }
 // Over the pairs of a tile: by every thread itself, or where they are many (SHARED_OUT) by the lanes of every warp together.
-template <bool SHARED_OUT> static __device__ __forceinline__ int tile_least(int x) {
-    for (int far = WARP / 2; SHARED_OUT && far > 0; far /= 2) x = min(x, __shfl_xor_sync(0xffffffffu, x, far));
-    return x;
-}
+template <bool SHARED_OUT> INLINE int tile_least(int x) { return SHARED_OUT ? warp_least(x) : x; }
 #define FOR_PAIRS(p, count) for (int p = SHARED_OUT ? (int)threadIdx.x % WARP : 0; p < (count); p += SHARED_OUT ? WARP : 1)
-template <bool SHARED_OUT> static __device__ __forceinline__ bool walk_next(struct walk *w, const int32_t *lo, const int32_t *hi, int count, bool cache) {
+template <bool SHARED_OUT> INLINE bool walk_next(struct walk *w, const int32_t *lo, const int32_t *hi, int count, bool cache) {
     int origin = INT32_MAX, end = 0;
     FOR_PAIRS(p, count)
         if (lo[p] < hi[p] && lo[p] > w->origin) origin = min(origin, lo[p]);
@@ -66,17 +64,19 @@ template <bool SHARED_OUT> static __device__ __forceinline__ bool walk_next(stru
     w->end = -tile_least<SHARED_OUT>(-end);
     return true;
 }
-static __device__ __forceinline__ int walk_part(const struct attend_job &j, const struct walk &w) {
+// The parts of a walk that are this block's: all, or with `split` every gridDim.z-th.
+INLINE int parts_apart(const struct attend_job &j) { return j.split ? (int)gridDim.z : 1; }
+INLINE int walk_part(const struct attend_job &j, const struct walk &w) { // the first
     const int first = (w.first - w.origin) / PART;
-    return j.split ? max(first, (int)blockIdx.z) : first;
+    if (!j.split) return first;
+    const int behind = (int)blockIdx.z - first % (int)gridDim.z;
+    return first + (behind < 0 ? behind + (int)gridDim.z : behind);
 }
-static __device__ __forceinline__ int walk_parts(const struct attend_job &j, const struct walk &w) { // the end
-    const int end = (w.end - w.origin + PART - 1) / PART;
-    return j.split ? min(end, (int)blockIdx.z + 1) : end;
-}
+INLINE int walk_parts(const struct walk &w) { return (w.end - w.origin + PART - 1) / PART; } // the end
 // Of the part from row `from` on, the keys that anybody sees.
 template <bool SHARED_OUT>
-static __device__ __forceinline__ void tile_sees(const struct walk &w, const int32_t *lo, const int32_t *hi, int count, bool cache, int64_t from, int *begin, int *end) {
+INLINE void tile_sees(const struct walk &w, const int32_t *lo, const int32_t *hi, int count, bool cache, int64_t from, int *begin,
+                      int *end) {
     int least = PART, most = 0;
     FOR_PAIRS(p, count) {
         if (!in_walk(w, lo[p], hi[p], cache)) continue;
@@ -96,14 +96,14 @@ struct joined {
     float keep, add; // factors of the last join
     int saw;         // the last part had a key for this pair
 };
-static __device__ __forceinline__ struct joined joined_nothing(void) {
+INLINE struct joined joined_nothing(void) {
     struct joined s = {-INFINITY, 0, 0, 0, 0};
     return s;
 }
-static __device__ __forceinline__ float joined_number(const struct joined &s, float before, float part) {
+INLINE float joined_number(const struct joined &s, float before, float part) {
     return fmaf(before, s.keep, __fmul_rn(part, s.add));
 }
-template <bool BASE2> static __device__ __forceinline__ void joined_scalars(struct joined *s, float2 ml, int saw) {
+template <bool BASE2> INLINE void joined_scalars(struct joined *s, float2 ml, int saw) {
     s->saw = saw;
     if (!saw) return;
     const float most = fmaxf(s->m, ml.x);
@@ -113,21 +113,22 @@ template <bool BASE2> static __device__ __forceinline__ void joined_scalars(stru
     s->l = joined_number(*s, s->l, ml.y);
 }
 
-static __device__ __forceinline__ int64_t part_at_row(const struct attend_job &j, int part, int64_t row, int head) {
+INLINE int64_t part_at_row(const struct attend_job &j, int part, int64_t row, int head) {
     return (part * j.a.q.rows + row) * j.a.heads + head;
 }
-static __device__ __forceinline__ void part_write(const struct attend_job &j, int part, int64_t row, int head, int c, float o, float2 ml) {
+INLINE void part_write(const struct attend_job &j, int part, int64_t row, int head, int c, float o, float2 ml) {
     const int64_t at = part_at_row(j, part, row, head);
     j.part_o[at * j.a.head_size + c] = o;
     if (c == 0) j.part_ml[at] = ml;
 }
-static __device__ __forceinline__ float2 part_ml_at(const struct attend_job &j, int part, int64_t row, int head) { return j.part_ml[part_at_row(j, part, row, head)]; }
-static __device__ __forceinline__ float part_number_at(const struct attend_job &j, int part, int64_t row, int head, int c) {
+INLINE float2 part_ml_at(const struct attend_job &j, int part, int64_t row, int head) { return j.part_ml[part_at_row(j, part, row, head)]; }
+INLINE float part_number_at(const struct attend_job &j, int part, int64_t row, int head, int c) {
     return j.part_o[part_at_row(j, part, row, head) * j.a.head_size + c];
 }
 
 // Column c of the result; with column 0 goes the log-sum-exp.
-template <bool BASE2> static __device__ __forceinline__ void attend_write(const struct attend_job &j, int64_t row, int head, int c, const struct joined &s, float total) {
+template <bool BASE2>
+INLINE void attend_write(const struct attend_job &j, int64_t row, int head, int c, const struct joined &s, float total) {
     const bool nothing = s.l == 0;
     row_f32(j.a.out, row)[head * j.a.head_size + c] = nothing ? 0 : __fmul_rn(device_dropout_factor(j.a.drop), __fdiv_rn(total, s.l));
     if (c || !j.a.lse) return;

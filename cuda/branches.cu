@@ -1,9 +1,14 @@
-// branches.cu: project, feed_forward and head_loss as the sequences they stand for, out of the table's own members, so their bits
-// are those of the parts. Everything between is enqueued on the one stream; nothing is waited for.
+// branches.cu: project, feed_forward and head_loss with the bits of the sequences they stand for.
 //
-// Where the parts are bound by memory, this is what they move beside the products: feed_forward reads x twice and writes x' (12
-// bytes a number of it), and goes over gates, ups and product once (12 bytes a number of these).
-#include "cuda/cuda.cuh"
+// Decoding reads every weight once for a few rows, 2 us of an H200 for a large one: a launch costs as much. So in PRECISION_F32, where
+// nobody wants to see what is in between, few rows take few launches:
+//
+//   project       numbers: the norm; all products.  block formats: the norm and x in sixteen bits; all products of a format
+//   feed_forward  numbers: the norm; gate, up and activation; down.  block formats: the same three, if down is of one, too:
+//                 the second leaves the product in sixteen bits
+//
+// Everything else is the sequence itself, out of the table's own members.
+#include "cuda/branches.cuh"
 
 static const struct backend *parts; // the table, whole when the first op runs
 
@@ -19,18 +24,91 @@ static void multiply(struct tensor out, struct tensor x, struct tensor w, float 
     parts->matmul(&a);
 }
 
+static bool rounds(enum precision precision) { return precision == PRECISION_BF16 && cuda_has_bf16(); }
+static bool is_loaded(const struct tensor &w) { return w.layout == LAYOUT_DEVICE && dtype_row(w.dtype)->block_weights > 1 && w.mats == 1; }
+static bool is_numbers(const struct tensor &w) { return is_rows(w) && (w.dtype == DTYPE_F32 || w.dtype == DTYPE_F16 || w.dtype == DTYPE_BF16); }
+static struct packed packed_of(const struct tensor &w) { return (struct packed){(const char *)w.data, w.row_bytes, w.rows}; }
+
+// Products of one x, those of a format together. wide: x in sixteen bits, for weights of block formats, where it has been made.
+static void products(const struct matmul_args *list, int count, struct wide wide) {
+    bool done[PROJECT_MOST] = {};
+    for (int j = 0; j < count; j++) {
+        if (done[j]) continue;
+        struct matmul_args some[PROJECT_MOST];
+        struct wide_list blocks = {};
+        int here = 0;
+        const bool loaded = is_loaded(list[j].w), few = !loaded && is_numbers(list[j].w) && list[j].x.rows <= FEW_NUMBERS;
+        for (int i = j; i < count; i++) {
+            if (i > j && (list[i].w.dtype != list[j].w.dtype || list[i].w.layout != list[j].w.layout || !(loaded || few))) continue;
+            assert(is_f32(list[i].out) && list[i].out.rows == list[i].x.rows && list[i].out.cols == list[i].w.rows && list[i].x.cols == list[i].w.cols);
+            blocks.of[here].w = packed_of(list[i].w), blocks.of[here].out = product_out_of(list[i].out, list[i].scale, list[i].accumulate);
+            some[here++] = list[i], done[i] = true;
+        }
+        if (!loaded && !few) {
+            parts->matmul(some);
+        } else if (few) {
+            cuda_few_products(some, here);
+        } else {
+            if (!wide.data) wide = cuda_widen(list[j].x, {}, 0, 0, NULL);
+            blocks.count = here;
+            cuda_wide_products(&blocks, list[j].w.dtype, wide);
+        }
+    }
+}
+
 static void cuda_project(const struct project_args *a) {
-    assert(a->count >= 1 && a->count <= PROJECT_MOST);
+    assert(a->count >= 1 && a->count <= PROJECT_MOST && is_f32(a->x));
+    if (a->x.rows == 0) return;
+    bool loaded = !a->keep;
+    for (int j = 0; j < a->count; j++) loaded = loaded && is_loaded(a->to[j].w);
+    struct wide wide = {};
+    struct tensor x = a->x;
+    if (loaded && !rounds(a->precision)) wide = cuda_widen(x, a->norm, a->eps, 0, NULL);
+    else x = entering(x, a->norm, a->normed, a->eps);
+    struct matmul_args list[PROJECT_MOST];
+    for (int j = 0; j < a->count; j++) {
+        list[j] = (struct matmul_args){a->to[j].out, x, a->to[j].w, 1, false, a->precision};
+        if (rounds(a->precision)) parts->matmul(&list[j]);
+    }
+    if (!rounds(a->precision)) products(list, a->count, wide);
+}
+
+// The product of a gated unit of few rows in one launch, and all of it in three; false where that cannot be.
+static bool feed_forward_numbers(const struct feed_forward_args *a) {
+    const bool gated = tensor_present(&a->gate) && a->gate.dtype == a->up.dtype && a->gate.row_bytes == a->up.row_bytes;
+    if (!gated || !is_numbers(a->up) || !is_numbers(a->gate) || a->x.rows > FEW_NUMBERS) return false;
     const struct tensor x = entering(a->x, a->norm, a->normed, a->eps);
-    for (int j = 0; j < a->count; j++) multiply(a->to[j].out, x, a->to[j].w, 1, false, a->precision);
+    const struct few_gated unit = {product_out_of(a->product, 1, false), (const float *)a->up_bias.data, a->kind};
+    cuda_few_gated(&unit, x, a->gate, a->up);
+    if (tensor_present(&a->down)) multiply(a->out, a->product, a->down, a->scale, a->accumulate, a->precision);
+    return true;
+}
+static bool feed_forward_blocks(const struct feed_forward_args *a) {
+    const bool has_gate = tensor_present(&a->gate), wide_down = tensor_present(&a->down) && is_loaded(a->down);
+    if (!is_loaded(a->up) || (has_gate && (!is_loaded(a->gate) || a->gate.dtype != a->up.dtype)) || a->x.rows > FEW_MOST) return false;
+    struct wide product = {};
+    const struct wide x = cuda_widen(a->x, a->norm, a->eps, wide_down ? a->down.cols : 0, &product);
+    struct wide_gated unit = {packed_of(a->up), (const char *)a->gate.data, (const float *)a->up_bias.data, a->kind, product_out_of(a->product, 1, false), {}};
+    if (wide_down) unit.wide = product;
+    cuda_wide_gated(&unit, a->up.dtype, x);
+    if (!tensor_present(&a->down)) return true;
+    const struct matmul_args down = {a->out, a->product, a->down, a->scale, a->accumulate, a->precision};
+    if (wide_down) products(&down, 1, product);
+    else parts->matmul(&down);
+    return true;
 }
 
 static void cuda_feed_forward(const struct feed_forward_args *a) {
+    const bool gated = tensor_present(&a->gate), biased = tensor_present(&a->up_bias);
+    assert(is_f32(a->x) && is_f32(a->product) && a->product.rows == a->x.rows && a->product.cols == a->up.rows && a->up.cols == a->x.cols);
+    assert(!gated || same_shape(a->gate, a->up));
+    assert(!biased || (is_f32(a->up_bias) && a->up_bias.rows == 1 && a->up_bias.cols == a->up.rows));
+    if (a->x.rows == 0) return;
+    if (!a->keep && !rounds(a->precision) && (feed_forward_blocks(a) || feed_forward_numbers(a))) return;
     const struct tensor x = entering(a->x, a->norm, a->normed, a->eps);
-    const bool gated = tensor_present(&a->gate);
     multiply(a->ups, x, a->up, 1, false, a->precision);
     if (gated) multiply(a->gates, x, a->gate, 1, false, a->precision);
-    if (tensor_present(&a->up_bias)) {
+    if (biased) {
         const struct bias_args bias = {a->ups, a->up_bias, 1};
         parts->bias(&bias);
     }

@@ -34,13 +34,15 @@ static __device__ __forceinline__ void put_four(const struct expand &e, int64_t 
         float *to = row_f32(e.out, i) + c;
         if (e.wide_out && n == 4) *(float4 *)to = make_float4(x[0], x[1], x[2], x[3]);
         else
-            for (int k = 0; k < n; k++) to[k] = x[k];
+            for (int k = 0; k < 4; k++)
+                if (k < n) to[k] = x[k];
         return;
     }
     uint16_t *to = (uint16_t *)row_at(e.out, i) + c;
     if (e.wide_out && n == 4) *(uint2 *)to = make_uint2(short_of(x[0], d) | short_of(x[1], d) << 16, short_of(x[2], d) | short_of(x[3], d) << 16);
     else
-        for (int k = 0; k < n; k++) to[k] = (uint16_t)short_of(x[k], d);
+        for (int k = 0; k < 4; k++)
+            if (k < n) to[k] = (uint16_t)short_of(x[k], d);
 }
 
 // A thread for four columns.
@@ -52,7 +54,7 @@ template <enum dtype D> __global__ void expand_numbers(struct expand e) {
     const void *row = row_at(e.table, row_of(e, i));
     float x[4];
     if (!e.wide_in || n < 4)
-        for (int k = 0; k < n; k++) x[k] = number_at(row, c + k, D);
+        for (int k = 0; k < 4; k++) x[k] = k < n ? number_at(row, c + k, D) : 0;
     else if (D == DTYPE_F32) {
         const float4 v = *(const float4 *)((const float *)row + c);
         x[0] = v.x, x[1] = v.y, x[2] = v.z, x[3] = v.w;
@@ -63,7 +65,7 @@ template <enum dtype D> __global__ void expand_numbers(struct expand e) {
             x[k] = D == DTYPE_BF16 ? from_bf16(h) : from_f16(h);
         }
     }
-    for (int k = 0; k < n; k++) x[k] = e.scale == 1 ? x[k] : __fmul_rn(e.scale, x[k]);
+    for (int k = 0; k < 4; k++) x[k] = e.scale == 1 ? x[k] : __fmul_rn(e.scale, x[k]);
     put_four(e, i, c, n, x);
 }
 

@@ -9,8 +9,8 @@
 //
 // in chains over blocks of 256 columns, each from zero, block sums added in order, whatever kernel it is:
 //
-//   few    16 or 32 rows of the weight and 4 to 16 of x to a block of threads; its warps take blocks of columns by turns, so that
-//          a small weight, too, is read by all multiprocessors. A weight is read once, 16 bytes a lane, into registers and
+//   few    16 or 32 rows of the weights and 4 to 16 of x to a block of threads; its warps take blocks of columns by turns, so that
+//          a small weight, too, is read by all multiprocessors; up to three weights with one launch, and gated units. A weight is read once, 16 bytes a lane, into registers and
 //          nowhere else. One row of x costs what four do: about 150 instructions of a warp for 2048 weights, 1152 bytes of
 //          Q4_K; an H200 reads these in 220 issue slots of a multiprocessor.
 //   many   64 x 64 outputs, x in shared memory. Five operations in floats for each output and 32 columns are the limit: 128 a
@@ -18,235 +18,76 @@
 //
 // PRECISION_BF16 is gemm.cuh, which a taker here gives tiles of packed rows; for many rows the weight becomes bf16 first, some MiB
 // at a time, which stay in L2. Weights that lie as ROWS are packed into scratch first.
-#include "cuda/matmul_blocks.cuh"
-
-enum { THREADS = 256, QUAD = 4 }; // QUAD: rows of x in a product of fragments
-
-// ---------------------------------------------------------------------------------------------------------------
-// x in sixteen bits. A row: for each unit of 128 columns 256 bytes, then for each unit four steps, then the sums of its groups.
-// The bytes of a unit are [2 pairs of chunks][high, low][4 lanes][2 chunks][2 words]: 16 to a lane.
-
-enum { SIXTEEN_BITS = 32512, UNIT_BYTES = 256, STEP_BYTES = 16 };
-
-struct wide {
-    const char *data;
-    size_t row_bytes;
-    int units, chunks; // chunks of 32 columns that there are
-};
-static __host__ __device__ __forceinline__ int sum_bytes(int group) { return UNIT / group * 4; } // of a unit
-static size_t wide_bytes(int64_t cols, int group) { return (size_t)coded_units(cols) * (size_t)(UNIT_BYTES + STEP_BYTES + sum_bytes(group)); }
-
-// A thread for four columns; eight neighbours are a chunk.
-template <int GROUP> __global__ void widen_kernel(struct tensor x, bool by_four, int units, char *to, size_t to_bytes) {
-    const int64_t fours = (int64_t)units * (UNIT / 4), at = (int64_t)blockIdx.x * THREADS + threadIdx.x, i = at / fours, c = at % fours * 4;
-    const bool here = i < x.rows && c < x.cols;
-    float v[4] = {0, 0, 0, 0};
-    if (here && by_four) {
-        const float4 four = *(const float4 *)(row_f32(x, i) + c);
-        v[0] = four.x, v[1] = four.y, v[2] = four.z, v[3] = four.w;
-    } else if (here)
-        for (int k = 0; k < 4; k++) v[k] = row_f32(x, i)[c + k];
-    uint32_t most = 0; // magnitudes of floats are in the order of their bits, NaN above all
-    for (int k = 0; k < 4; k++) most = max(most, __float_as_uint(v[k]) & 0x7fffffffu);
-    for (int far = 1; far < 8; far *= 2) most = max(most, __shfl_xor_sync(0xffffffffu, most, far));
-    const float largest = __uint_as_float(most);
-    const bool finite = most < 0x7f800000u, some = finite && largest >= 1e-30f;
-    const float inverse = some ? __fdiv_rn(SIXTEEN_BITS, largest) : 0;
-    const float step = !finite ? __uint_as_float(0x7fc00000u) : some ? __fdiv_rn(largest, SIXTEEN_BITS) : 0;
-    uint32_t high = 0, low = 0;
-    int sum = 0;
-    for (int k = 0; k < 4; k++) {
-        const int q = some ? __float2int_rn(__fmul_rn(v[k], inverse)) : 0, h = (q + 128) >> 8;
-        high |= (uint32_t)(h & 255) << 8 * k, low |= (uint32_t)(q & 255) << 8 * k;
-        sum += q;
-    }
-    for (int far = 1; far < GROUP / 4; far *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, far);
-    if (i >= x.rows) return;
-    const int u = (int)(c / UNIT), chunk = (int)(c % UNIT / CHUNK), h = (int)(c % CHUNK / 16), t = (int)(c % 16 / 4);
-    char *row = to + (size_t)i * to_bytes;
-    uint32_t *codes = (uint32_t *)(row + (size_t)u * UNIT_BYTES + chunk / 2 * 128 + t * 16 + chunk % 2 * 8 + h * 4);
-    codes[0] = high, codes[64 / 4] = low;
-    row += (size_t)units * UNIT_BYTES;
-    if (c % CHUNK == 0) ((float *)row)[u * CHUNKS + chunk] = step;
-    row += (size_t)units * STEP_BYTES;
-    if (c % GROUP == 0) ((float *)row)[c / GROUP] = __fmul_rn(step, (float)sum);
-}
-
-static struct wide widen(const struct tensor &x, int group) {
-    const size_t row_bytes = wide_bytes(x.cols, group);
-    const int units = coded_units(x.cols);
-    char *to = (char *)cuda_scratch(SLOT_WHOLE, (size_t)x.rows * row_bytes);
-    const int64_t blocks = ceil_div(x.rows * units * (UNIT / 4), THREADS);
-    if (group == 16) LAUNCH((widen_kernel<16>), blocks, THREADS, 0, x, by_sixteen(x), units, to, row_bytes);
-    else LAUNCH((widen_kernel<32>), blocks, THREADS, 0, x, by_sixteen(x), units, to, row_bytes);
-    return (struct wide){to, row_bytes, units, (int)(x.cols / CHUNK)};
-}
+#include "cuda/norm.cuh"
+#include "cuda/wide.cuh"
 
 // ---------------------------------------------------------------------------------------------------------------
-// A unit of MT x 16 rows of the weight by NT x 4 rows of x.
+// x in sixteen bits.
 
-// Where a lane finds its part of a unit of x: codes of row lane / 8 of each four, steps and sums of row lane % 4.
-template <int NT> struct seen {
-    const char *codes, *steps, *sums;
-    int code_at[NT], step_at[NT], sum_at[NT];
-};
-
-static __device__ __forceinline__ void add_group(float *sum, bool mins, float dl, float ml, float step, float offset, int high, int low) {
-    const float dot = (float)(high * 256 + low);
-    *sum = __fmaf_rn(dl, __fmul_rn(step, dot), *sum);
-    if (mins) *sum = __fmaf_rn(ml, offset, *sum);
+// A thread for four columns.
+__global__ void widen_kernel(struct tensor x, bool by_four, struct wide to) {
+    const int64_t fours = (int64_t)to.units * (UNIT / 4), at = (int64_t)blockIdx.x * THREADS + threadIdx.x, i = at / fours, c = at % fours * 4;
+    struct quad q = quad_of(0);
+    if (i < x.rows) q = quad_load(row_f32(x, i) + c, x.cols - c, by_four);
+    widen_four(i < x.rows ? to.data + (size_t)i * to.row_bytes : NULL, to.units, c, q.v);
 }
-
-// sums[..][..][0] of weight row lane / 4, [1] of the one 8 below it, both by row lane % 4 of x.
-template <enum dtype D, int MT, int NT>
-static __device__ __forceinline__ void unit_multiply(float sums[MT][NT][2], const struct unit w[MT][2], int u, int chunks, const struct seen<NT> &x) {
-    const int HALVES = coded_group(D) == 16 ? 2 : 1;
-    UNROLL
-    for (int c = 0; c < CHUNKS; c++) {
-        if (!coded_scales(D) && u * CHUNKS + c >= chunks) break; // all alike
-        uint4 codes[NT];
-        UNROLL
-        for (int n = 0; n < NT; n++) codes[n] = *(const uint4 *)(x.codes + x.code_at[n] + c / 2 * 128);
-        UNROLL
-        for (int m = 0; m < MT; m++) {
-            uint32_t upper[2], lower[2];
-            unit_words<D>(&w[m][0], c, upper), unit_words<D>(&w[m][1], c, lower);
-            const uint32_t a[4] = {upper[0], lower[0], upper[1], lower[1]};
-            UNROLL
-            for (int h = 0; h < HALVES; h++) {
-                const int g = c * HALVES + h;
-                float dl[2], ml[2];
-                unit_factor<D>(&w[m][0], u, g, &dl[0], &ml[0]), unit_factor<D>(&w[m][1], u, g, &dl[1], &ml[1]);
-                UNROLL
-                for (int n = 0; n < NT; n++) {
-                    const uint32_t b[2] = {c % 2 ? codes[n].z : codes[n].x, c % 2 ? codes[n].w : codes[n].y};
-                    int32_t d[4] = {0, 0, 0, 0};
-                    if (HALVES == 1) mma_s8(d, a, b);
-                    else mma_s8_16(d, a[2 * h], a[2 * h + 1], b[h]);
-                    const float step = ((const float *)(x.steps + x.step_at[n]))[c];
-                    const float offset = coded_mins(D) ? ((const float *)(x.sums + x.sum_at[n]))[g] : 0;
-                    add_group(&sums[m][n][0], coded_mins(D), dl[0], ml[0], step, offset, d[0], d[1]);
-                    add_group(&sums[m][n][1], coded_mins(D), dl[1], ml[1], step, offset, d[2], d[3]);
-                }
-            }
+// The same behind an rmsnorm, whose team has the row; 32 lanes have a unit.
+template <int WARPS> __global__ void norm_widen_kernel(struct rmsnorm_args a, double share, bool wide, struct wide to) {
+    SHARED(double, room, WARPS);
+    const int64_t row = team_number<WARPS>(), C = a.x.cols, first = QUAD * team_thread<WARPS>(), step = QUAD * WARPS * WARP;
+    if (row >= a.x.rows) return; // a whole warp, where a team is one
+    const float *x = row_f32(a.x, row), *w = row_f32(a.weight, 0);
+    const float r = row_inverse_rms<WARPS>(x, C, share, a.eps, wide, room);
+    for (int64_t c = first; c < (int64_t)to.units * UNIT; c += 2 * step) {
+        struct quad q[2], v[2];
+        quads_load<2>(q, x, c, step, C, wide), quads_load<2>(v, w, c, step, C, wide);
+        for (int n = 0; n < 2; n++) {
+            if (c + n * step >= (int64_t)to.units * UNIT) continue; // a whole warp
+            widen_four(to.data + (size_t)row * to.row_bytes, to.units, c + n * step, quad_normed(q[n], r, v[n]).v);
         }
     }
 }
 
-// A weight of block format, packed.
-struct packed {
-    const char *data;
-    size_t row_bytes;
-    int64_t rows;
-};
-// Rows first + lane / 4 and 8 below of each 16; what lies behind the last row reads it again, and is not written.
-template <int MT> struct packed_rows {
-    const char *at[MT][2];
-};
-template <int MT> static __device__ __forceinline__ void packed_at(struct packed_rows<MT> *to, const struct packed &w, int64_t first) {
-    const int lane = (int)threadIdx.x % WARP;
-    UNROLL
-    for (int m = 0; m < MT; m++)
-        UNROLL
-        for (int l = 0; l < 2; l++) {
-            const int64_t row = first + 16 * m + 8 * l + lane / 4;
-            to->at[m][l] = w.data + (size_t)(row < w.rows ? row : w.rows - 1) * w.row_bytes;
-        }
-}
-template <enum dtype D, int MT>
-static __device__ __forceinline__ void packed_load(struct unit w[MT][2], const struct packed_rows<MT> &rows, int units, int u) {
-    UNROLL
-    for (int m = 0; m < MT; m++)
-        UNROLL
-        for (int l = 0; l < 2; l++) unit_load<D>(&w[m][l], rows.at[m][l], units, u, (int)threadIdx.x % 4);
+static struct wide wide_of(char *data, int64_t cols) { return (struct wide){data, wide_bytes(cols), coded_units(cols), (int)(cols / CHUNK)}; }
+struct wide cuda_widen(const struct tensor &x, const struct tensor &norm, float eps, int64_t more_cols, struct wide *more) {
+    const size_t bytes = (size_t)(x.rows + WIDE_ROWS) * wide_bytes(x.cols);
+    char *room = (char *)cuda_scratch(SLOT_WHOLE, bytes + (size_t)(x.rows + WIDE_ROWS) * wide_bytes(more_cols));
+    const struct wide to = wide_of(room, x.cols);
+    if (more) *more = wide_of(room + bytes, more_cols);
+    if (!tensor_present(&norm)) {
+        LAUNCH((widen_kernel), ceil_div(x.rows * to.units * (UNIT / 4), THREADS), THREADS, 0, x, by_sixteen(x), to);
+        return to;
+    }
+    assert(is_rmsnorm(x, norm));
+    const struct rmsnorm_args a = {x, x, norm, eps};
+    LAUNCH_TEAMS(norm_widen_kernel, x.cols, x.rows, 0, a, 1 / (double)x.cols, by_sixteen(x) && by_sixteen(norm) && x.cols % QUAD == 0, to);
+    return to;
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// Few rows. Warps of a block of threads take blocks of 256 columns by turns and leave their sums in shared memory, where one
-// thread for each output adds them in order; when there are more columns than there is room for, in several rounds. 16 warps for
-// up to four rows, twice as many as later, are what keeps 40 KB on their way to each multiprocessor of an H200 with 4096 x 4096 Q4_K.
+// Few rows.
 
-enum { FEW_ROOM = 48 << 10 };
-template <int MT, int NT> struct few_shape {
-    enum {
-        ROWS = QUAD * NT, COLS = 16 * MT, OUTPUTS = ROWS * COLS, WARPS = MT == 1 ? 16 : 8, THREADS = WARPS * (int)WARP,
-        EACH = (OUTPUTS + THREADS - 1) / THREADS, BLOCKS_AT_ONCE = FEW_ROOM / (OUTPUTS * 4),
-    };
-    static size_t bytes(int units) { return (size_t)min((units + 1) / 2, (int)BLOCKS_AT_ONCE) * OUTPUTS * sizeof(float); }
-};
-
-// Rows [row, end) of x, at most ROWS, by weight rows from `col` on.
 template <enum dtype D, int MT, int NT>
-static __device__ __forceinline__ void few_tile(struct product_out out, const struct packed &w, const struct wide &x, int64_t row, int64_t end, int64_t col) {
+__global__ void __launch_bounds__(few_shape<MT, NT>::THREADS, 2) few_kernel(const __grid_constant__ struct wide_list list, int at_once, struct wide x) {
     typedef few_shape<MT, NT> S;
-    SHARED_REST(float, part);
-    const int lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP, blocks = (x.units + 1) / 2, left = (int)min(end - row, (int64_t)S::ROWS);
-    const char *base = x.data + (size_t)row * x.row_bytes;
-    struct packed_rows<MT> rows;
-    packed_at<MT>(&rows, w, col);
-    struct seen<NT> at;
+    int tile = (int)blockIdx.x, which = 0;
+    struct packed w = list.of[0].w;
     UNROLL
-    for (int n = 0; n < NT; n++) { // rows that are not there are the last one again, and not written
-        const int code_row = min(QUAD * n + lane / 8, left - 1), step_row = min(QUAD * n + lane % 4, left - 1);
-        at.code_at[n] = code_row * (int)x.row_bytes + lane / 4 % 2 * 64 + lane % 4 * 16;
-        at.step_at[n] = at.sum_at[n] = step_row * (int)x.row_bytes;
-    }
-    float total[S::EACH];
-    UNROLL
-    for (int i = 0; i < S::EACH; i++) total[i] = 0;
-    for (int from = 0; from < blocks; from += S::BLOCKS_AT_ONCE) {
-        const int upto = min(blocks, from + (int)S::BLOCKS_AT_ONCE);
-        for (int b = from + warp; b < upto; b += S::WARPS) {
-            float sums[MT][NT][2];
-            UNROLL
-            for (int m = 0; m < MT; m++)
-                UNROLL
-                for (int n = 0; n < NT; n++) sums[m][n][0] = sums[m][n][1] = 0;
-            UNROLL
-            for (int half = 0; half < 2; half++) {
-                const int u = 2 * b + half;
-                if (u >= x.units) continue; // all alike
-                struct unit unit[MT][2];
-                packed_load<D, MT>(unit, rows, x.units, u);
-                at.codes = base + (size_t)u * UNIT_BYTES;
-                at.steps = base + (size_t)x.units * UNIT_BYTES + (size_t)u * STEP_BYTES;
-                at.sums = base + (size_t)x.units * (UNIT_BYTES + STEP_BYTES) + (size_t)(u * sum_bytes(coded_group(D)));
-                unit_multiply<D, MT, NT>(sums, unit, u, x.chunks, at);
-            }
-            UNROLL
-            for (int m = 0; m < MT; m++)
-                UNROLL
-                for (int n = 0; n < NT; n++)
-                    UNROLL
-                    for (int l = 0; l < 2; l++) part[(b - from) * S::OUTPUTS + (16 * m + 8 * l + lane / 4) * S::ROWS + QUAD * n + lane % 4] = sums[m][n][l];
-        }
-        __syncthreads();
-        UNROLL
-        for (int i = 0; i < S::EACH; i++) {
-            const int o = (int)threadIdx.x + i * S::THREADS;
-            for (int b = 0; o < S::OUTPUTS && b < upto - from; b++) total[i] += part[b * S::OUTPUTS + o];
-        }
-        __syncthreads();
-    }
-    UNROLL
-    for (int i = 0; i < S::EACH; i++) {
-        const int o = (int)threadIdx.x + i * S::THREADS, r = o % S::ROWS;
-        if (o < S::OUTPUTS && r < left) product_put(out, row + r, col + o / S::ROWS, total[i]);
-    }
-}
-
-template <enum dtype D, int MT, int NT>
-__global__ void __launch_bounds__(few_shape<MT, NT>::THREADS, 2) few_kernel(struct product_out out, struct packed w, struct wide x) {
-    typedef few_shape<MT, NT> S;
-    few_tile<D, MT, NT>(out, w, x, (int64_t)blockIdx.y * S::ROWS, out.rows, (int64_t)blockIdx.x * S::COLS);
+    for (int j = 1; j < PROJECT_MOST; j++)
+        if (j < list.count && tile >= list.of[j].first) w.data = list.of[j].w.data, w.rows = list.of[j].w.rows, which = j; // as far apart
+    const int row = (int)blockIdx.y * S::ROWS;
+    tile -= list.of[which].first;
+    const float *sums = few_sums<D, MT, NT>(w, w.data, 1, 1, at_once, x, row, (int)list.of[0].out.rows, tile * S::COLS);
+    few_put<S>(list.of[which].out, sums, (int)blockIdx.y * S::ROWS, (int)list.of[0].out.rows, tile * S::COLS);
 }
 template <enum dtype D, int MT, int NT>
-__global__ void __launch_bounds__(few_shape<MT, NT>::THREADS, 2) few_runs_kernel(struct product_out out, struct packed w, struct wide x, struct runs runs, const __grid_constant__ struct run_weights weights) {
+__global__ void __launch_bounds__(few_shape<MT, NT>::THREADS, 2) few_runs_kernel(struct product_out out, struct packed w, int at_once, struct wide x, struct runs runs, const __grid_constant__ struct run_weights weights) {
     typedef few_shape<MT, NT> S;
     struct run run;
     if (!run_number(&run, runs, (int)blockIdx.y, S::ROWS)) return;
     w.data = weights.data[run.expert];
-    few_tile<D, MT, NT>(out, w, x, run.row, run.end, (int64_t)blockIdx.x * S::COLS);
+    const float *sums = few_sums<D, MT, NT>(w, w.data, 1, 1, at_once, x, (int)run.row, (int)run.end, (int)blockIdx.x * S::COLS);
+    few_put<S>(out, sums, (int)run.row, (int)run.end, (int)blockIdx.x * S::COLS);
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -272,7 +113,7 @@ template <enum dtype D> static __device__ __forceinline__ void many_fetch(char *
         if (p < CODES) from += (size_t)u * UNIT_BYTES + p * 16, to += r * UNIT_BYTES + p * 16;
         else if (p == CODES) from += (size_t)x.units * UNIT_BYTES + (size_t)u * STEP_BYTES, to += MANY * UNIT_BYTES + r * STEP_BYTES;
         else {
-            from += (size_t)x.units * (UNIT_BYTES + STEP_BYTES) + (size_t)u * SUMS + (p - CODES - STEPS) * 16;
+            from += sums_at(x.units, coded_group(D)) + (size_t)u * SUMS + (p - CODES - STEPS) * 16;
             to += MANY * (UNIT_BYTES + STEP_BYTES) + r * SUMS + (p - CODES - STEPS) * 16;
         }
         cp_async16(to, from, true);
@@ -347,25 +188,37 @@ __global__ void __launch_bounds__(MANY_THREADS, 2) many_runs_kernel(struct produ
 // Which kernel. By the rows of x, which shows in no bit: a pass of `few` reads the weight again, mostly from L2, so that it is the
 // better one until there are enough tiles of `many` for all multiprocessors.
 
-enum { FEW_MOST = 96 };
-
-template <enum dtype D, int MT, int NT> static void few_start(const struct product_out &out, const struct packed &w, const struct wide &x) {
+template <enum dtype D, int MT, int NT> static void few_start(struct wide_list *list, const struct wide &x) {
     typedef few_shape<MT, NT> S;
-    LAUNCH((few_kernel<D, MT, NT>), dim3(ceil_div(out.cols, S::COLS), ceil_div(out.rows, S::ROWS)), S::THREADS, S::bytes(x.units), out, w, x);
+    const struct few_turns turns = few_turns<MT, NT>(x.units, 1);
+    int tiles = 0;
+    for (int j = 0; j < list->count; j++) list->of[j].first = tiles, tiles += (int)ceil_div(list->of[j].w.rows, S::COLS);
+    LAUNCH((few_kernel<D, MT, NT>), dim3(tiles, ceil_div(list->of[0].out.rows, S::ROWS)), turns.threads, turns.bytes, *list, turns.at_once, x);
 }
-template <enum dtype D> static void whole_product(const struct product_out &out, const struct packed &w, const struct wide &x) {
-    if (out.rows <= QUAD) few_start<D, 1, 1>(out, w, x);
-    else if (out.rows <= 2 * QUAD) few_start<D, 2, 2>(out, w, x);
-    else if (out.rows <= FEW_MOST) few_start<D, 2, 4>(out, w, x);
+template <enum dtype D> static void wide_products(struct wide_list *list, const struct wide &x) {
+    const int64_t n = list->of[0].out.rows;
+    if (n <= FEW_MOST) BY_FEW_ROWS(n, few_start, list, x);
     else
-        LAUNCH((many_kernel<D>), ceil_div(out.rows, many_shape<D>::ROWS) * ceil_div(out.cols, MANY_COLS), MANY_THREADS, (size_t)(2 * many_stage<D>()), out, w, x);
+        for (int j = 0; j < list->count; j++) {
+            const struct product_out &out = list->of[j].out;
+            LAUNCH((many_kernel<D>), ceil_div(n, many_shape<D>::ROWS) * ceil_div(out.cols, MANY_COLS), MANY_THREADS, (size_t)(2 * many_stage<D>()), out, list->of[j].w, x);
+        }
+}
+void cuda_wide_products(struct wide_list *list, enum dtype d, const struct wide &x) {
+    switch (d) {
+#define PRODUCT_CASE(upper, lower) \
+    case DTYPE_##upper: wide_products<DTYPE_##upper>(list, x); break;
+        CODED_DTYPES(PRODUCT_CASE)
+    default: assert(!"no block format");
+    }
 }
 
 template <enum dtype D, int MT, int NT>
 static void few_runs_start(const struct product_out &out, const struct packed &w, const struct wide &x, const struct runs &runs, const struct run_weights &weights) {
     typedef few_shape<MT, NT> S;
+    const struct few_turns turns = few_turns<MT, NT>(x.units, 1);
     const dim3 grid(ceil_div(out.cols, S::COLS), runs_tiles(out.rows, runs.experts, S::ROWS));
-    LAUNCH((few_runs_kernel<D, MT, NT>), grid, S::THREADS, S::bytes(x.units), out, w, x, runs, weights);
+    LAUNCH((few_runs_kernel<D, MT, NT>), grid, turns.threads, turns.bytes, out, w, turns.at_once, x, runs, weights);
 }
 template <enum dtype D>
 static void whole_runs(const struct product_out &out, const struct packed &w, const struct wide &x, const struct runs &runs, const struct run_weights &weights) {
@@ -424,16 +277,11 @@ void cuda_matmul_blocks(const struct matmul_args *a) {
     const struct packed w = packed_of(a->w, room ? cuda_scratch(SLOT_BLOCKS, room) : NULL);
     const struct product_out out = product_out_of(a->out, a->scale, a->accumulate);
     if (rounded) {
-        cuda_rounded_blocks(out, factor_of(a->x, a->x.rows), factor_of_packed(w), a->w.dtype, a->x.cols, NULL, NULL);
+        cuda_rounded_blocks(out, a->x, factor_of_packed(w), a->w.dtype, NULL, NULL);
         return;
     }
-    const struct wide x = widen(a->x, coded_group(a->w.dtype));
-    switch (a->w.dtype) {
-#define PRODUCT_CASE(upper, lower) \
-    case DTYPE_##upper: whole_product<DTYPE_##upper>(out, w, x); break;
-        CODED_DTYPES(PRODUCT_CASE)
-    default: assert(!"no block format");
-    }
+    struct wide_list list = {{{w, out, 0}}, 1};
+    cuda_wide_products(&list, a->w.dtype, cuda_widen(a->x, {}, 0, 0, NULL));
 }
 
 void cuda_matmul_experts_blocks(const struct matmul_experts_args *a) {
@@ -446,7 +294,7 @@ void cuda_matmul_experts_blocks(const struct matmul_experts_args *a) {
     char *room = each ? (char *)cuda_scratch(SLOT_BLOCKS, (size_t)a->experts * each) : NULL;
     const struct product_out out = product_out_of(a->out, 1, false);
     struct wide x;
-    if (!rounded) x = widen(a->x, coded_group(a->w->dtype));
+    if (!rounded) x = cuda_widen(a->x, {}, 0, 0, NULL);
     for (int64_t first = 0; first < a->experts; first += RUN_EXPERTS) {
         const struct runs runs = {a->start + first * a->segments, min(a->experts - first, (int64_t)RUN_EXPERTS), a->segments};
         struct run_weights weights;
@@ -456,7 +304,7 @@ void cuda_matmul_experts_blocks(const struct matmul_experts_args *a) {
             weights.data[e] = w.data;
         }
         if (rounded) {
-            cuda_rounded_blocks(out, factor_of(a->x, a->x.rows), factor_of_packed(w), a->w->dtype, a->x.cols, &runs, &weights);
+            cuda_rounded_blocks(out, a->x, factor_of_packed(w), a->w->dtype, &runs, &weights);
             continue;
         }
         switch (a->w->dtype) {

@@ -44,14 +44,17 @@ template <enum dtype D> struct take_coded {
     }
 };
 
-typedef take_numbers<DTYPE_F32, LIES_ALONG> take_x;
-template <enum dtype D, class S> static void start(const struct product_out &out, const struct factor &x, const struct factor &w, int64_t K, const struct runs *runs, const struct run_weights *weights) {
-    if (runs) gemm_runs_start<S, take_x, take_coded<D>>(out, x, w, K, *runs, *weights);
-    else gemm_start<S, take_x, take_coded<D>>(out, x, w, K);
+typedef take_bf16<LIES_ALONG> along;
+template <enum dtype D, class S>
+static void start(const struct product_out &out, const struct factor &x, const struct factor &w, int64_t K, const struct runs *runs, const struct run_weights *weights) {
+    if (runs) gemm_runs_start<S, along, take_coded<D>>(out, x, w, K, *runs, *weights);
+    else gemm_start<S, along, take_coded<D>>(out, x, w, K);
 }
 
-void cuda_rounded_blocks(const struct product_out &out, const struct factor &x, const struct factor &w, enum dtype d, int64_t K, const struct runs *runs,
+void cuda_rounded_blocks(const struct product_out &out, const struct tensor &numbers, const struct factor &w, enum dtype d, const struct runs *runs,
                          const struct run_weights *weights) {
+    const int64_t K = numbers.cols;
+    const struct factor x = product_rounded(numbers, numbers.rows, cuda_scratch(SLOT_MATMUL, (size_t)numbers.rows * product_rounded_bytes(K)));
     const bool few = ceil_div(out.rows, runs ? runs->experts : 1) <= gemm_few::ROWS;
     switch (d) {
 #define START_CASE(upper, lower)                                                                   \

@@ -2,9 +2,9 @@
 //
 // All of them are bound by memory. What the comments call the floor is the bytes that must move for one number of the batch;
 // arithmetic has to stay below some 70 instructions a number at 12 bytes of it (H200: 4.8 TB/s against 29e12 lanes a second).
-#include "cuda/exp.cuh"
+#include "cuda/gate.cuh"
+#include "cuda/norm.cuh"
 #include "cuda/rng.cuh"
-#include "cuda/rows.cuh"
 
 // ---------------------------------------------------------------------------------------------------------------
 // out = a + scale * b
@@ -58,12 +58,6 @@ static void cuda_dropout(const struct dropout_args *a) {
 // ---------------------------------------------------------------------------------------------------------------
 // RMSNorm. With r = 1 / sqrt(mean(x^2) + eps):  out = x r w.
 //   dx += r w dout - x r^3 / C * sum(dout w x) ;  dw += sum over rows of dout x r
-// Sums of fours are added in double; the root is in f32, and no mean is divided (share is 1 / C): doubles cost much on GPUs that are
-// not made for them.
-
-static __device__ __forceinline__ float inverse_rms(double sum, double share, float eps) {
-    return __fdiv_rn(1, __fsqrt_rn((float)(sum * share) + eps));
-}
 
 template <int WARPS> __global__ void rmsnorm_kernel(struct rmsnorm_args a, double share, bool wide) {
     SHARED(double, room, WARPS);
@@ -71,26 +65,15 @@ template <int WARPS> __global__ void rmsnorm_kernel(struct rmsnorm_args a, doubl
     if (row >= a.x.rows) return; // a whole warp, where a team is one
     const float *x = row_f32(a.x, row), *w = row_f32(a.weight, 0);
     float *out = row_f32(a.out, row);
-    double sum = 0;
-    for (int64_t c = first; c < C; c += 4 * step) {
-        struct quad q[4];
-        quads_load<4>(q, x, c, step, C, wide);
-        for (int n = 0; n < 4; n++) sum += (double)quad_dot(q[n], q[n]);
-    }
-    sum = team_sum<WARPS>(sum, room);
-    const float r = inverse_rms(sum, share, a.eps);
+    const float r = row_inverse_rms<WARPS>(x, C, share, a.eps, wide, room);
     for (int64_t c = first; c < C; c += 2 * step) {
         struct quad q[2], v[2];
         quads_load<2>(q, x, c, step, C, wide), quads_load<2>(v, w, c, step, C, wide);
-        for (int n = 0; n < 2; n++) {
-            for (int j = 0; j < QUAD; j++) q[n].v[j] = q[n].v[j] * r * v[n].v[j];
-            quad_store(out + c + n * step, q[n], C - c - n * step, wide);
-        }
+        for (int n = 0; n < 2; n++) quad_store(out + c + n * step, quad_normed(q[n], r, v[n]), C - c - n * step, wide);
     }
 }
 static void cuda_rmsnorm(const struct rmsnorm_args *a) {
-    assert(is_f32(a->out) && is_f32(a->x) && same_shape(a->out, a->x));
-    assert(is_f32(a->weight) && a->weight.rows == 1 && a->weight.cols == a->x.cols);
+    assert(is_f32(a->out) && same_shape(a->out, a->x) && is_rmsnorm(a->x, a->weight));
     const bool wide = by_sixteen(a->out) && by_sixteen(a->x) && by_sixteen(a->weight) && a->x.cols % QUAD == 0;
     if (a->x.rows > 0) LAUNCH_TEAMS(rmsnorm_kernel, a->x.cols, a->x.rows, 0, *a, 1 / (double)a->x.cols, wide);
 }
@@ -246,18 +229,6 @@ static void cuda_rope(const struct rope_args *a) {
 // Gated units. SILU and GELU are x s(u), u = x or what gelu_inner says; the slope is s + x s(u) s(-u) u'. Written so, neither
 // tail cancels. The floor is 12 bytes a number forward and 20 backward.
 
-// NaN stays.
-static __device__ __forceinline__ float held(float x, float least, float most) { return x > most ? most : x < least ? least : x; }
-
-template <int KIND> static __device__ __forceinline__ float gate_f32(float gate, float up) {
-    if (KIND == GLU_SILU) return silu_f32(gate) * up;
-    if (KIND == GLU_GELU) return gelu_f32(gate) * up;
-    if (KIND == GLU_GELU_ERF) return 0.5f * gate * erfcf(gate * -0.70710678118654752440f) * up;
-    if (KIND == GLU_RELU2) return (gate <= 0 ? 0 : gate * gate) * up; // NaN stays
-    if (KIND == GLU_SIGMOID) return sigmoid_f32(gate) * up;
-    const float g = held(gate, -INFINITY, 7);
-    return g * sigmoid_f32(1.702f * g) * (held(up, -7, 7) + 1);
-}
 template <int KIND> __global__ void glu_kernel(struct glu_args a, bool wide) {
     const int64_t c = quad_column(), left = a.out.cols - c;
     for (int64_t row = quad_row(); row < a.out.rows && left > 0; row += quad_rows()) {

@@ -298,7 +298,8 @@ static __device__ void six_bits_join(const struct block_parts *p, uint8_t *s) {
 // A number into the two bytes at p.
 static __device__ void put_f16(void *p, float x) { *(uint16_t *)p = to_f16(x); }
 
-static __device__ void join(enum dtype d, const struct block_parts *p, void *block) {
+// Formats of 32 weights.
+static __device__ void small_join(enum dtype d, const struct block_parts *p, void *block) {
     switch (d) {
     case DTYPE_Q4_0:
     case DTYPE_IQ4_NL:
@@ -319,13 +320,18 @@ static __device__ void join(enum dtype d, const struct block_parts *p, void *blo
         nibbles_join(p->code, ((struct block_q5_1 *)block)->q);
         fifth_join(p->code, ((struct block_q5_1 *)block)->high);
         break;
-    case DTYPE_MXFP4: {
+    default: { // MXFP4
         struct block_mxfp4 *b = (struct block_mxfp4 *)block;
         const int e = p->d > 0 ? ilogbf(p->d) + 128 : 0;
         b->e = (uint8_t)(e < 0 ? 0 : e > 255 ? 255 : e);
         nibbles_join(p->code, b->q);
-        break;
     }
+    }
+}
+
+// Formats of 256.
+static __device__ void large_join(enum dtype d, const struct block_parts *p, void *block) {
+    switch (d) {
     case DTYPE_Q2_K: {
         struct block_q2_k *b = (struct block_q2_k *)block;
         put_f16(&b->d, p->d), put_f16(&b->dmin, p->dmin);
@@ -408,7 +414,8 @@ __global__ void quantize_kernel(struct tensor dst, struct tensor src, struct for
     else if (dst.dtype == DTYPE_Q4_1 || dst.dtype == DTYPE_Q5_1) rule_range(f, x, &parts);
     else if (dst.dtype == DTYPE_MXFP4) rule_mxfp4(f, x, &parts, &room);
     else block_search(f, dst.dtype, x, &parts);
-    join(dst.dtype, &parts, block);
+    if (f.weights == QK) small_join(dst.dtype, &parts, block);
+    else large_join(dst.dtype, &parts, block);
 }
 
 void cuda_quantize(const struct tensor *dst, const struct tensor *src) {

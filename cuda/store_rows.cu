@@ -7,7 +7,7 @@
 enum { THREADS = 128 };
 
 // As f16_from_f32: a NaN keeps its sign and what fits of its payload, where the instruction makes all NaNs one.
-static __device__ __forceinline__ uint16_t f16_bits(float x) {
+INLINE uint16_t f16_bits(float x) {
     const uint32_t u = __float_as_uint(x), magnitude = u & 0x7fffffffu;
     if (magnitude > 0x7f800000u) return (uint16_t)((u >> 16 & 0x8000u) | 0x7e00u | (magnitude >> 13 & 0x3ffu));
     return to_f16(x);
@@ -27,31 +27,32 @@ __global__ void store_numbers_kernel(struct store_rows_args a) {
 }
 
 // 1 / d where that is a number: a scale so small is 0 in f16 anyway.
-static __device__ __forceinline__ float inverse_of(float d) {
+INLINE float inverse_of(float d) {
     const float inverse = __fdiv_rn(1, d);
     return isfinite(inverse) ? inverse : 0;
 }
-static __device__ __forceinline__ int q8_code(float x) { return x == x ? (int)roundf(x) : 0; }
-static __device__ __forceinline__ int q4_code(float x) {
+INLINE int q8_code(float x) { return x == x ? (int)roundf(x) : 0; }
+INLINE int q4_code(float x) {
     if (!(x > -8.5f)) return x == x ? 0 : 8; // NaN becomes 0, which is code 8
     const int code = (int)__fadd_rn(x, 8.5f);
     return code > 15 ? 15 : code;
 }
 
-static __device__ __forceinline__ void store_q8_0(const float *x, struct block_q8_0 *to) {
+INLINE void store_q8_0(const float *x, struct block_q8_0 *to) {
     float most = 0;
     for (int j = 0; j < QK; j++) most = fmaxf(most, fabsf(x[j]));
     const float d = __fdiv_rn(most, 127), inverse = inverse_of(d);
     to->d = f16_bits(d);
     for (int j = 0; j < QK; j++) to->q[j] = (int8_t)q8_code(__fmul_rn(x[j], inverse));
 }
-static __device__ __forceinline__ void store_q4_0(const float *x, struct block_q4_0 *to) {
+INLINE void store_q4_0(const float *x, struct block_q4_0 *to) {
     float most = 0;
     for (int j = 0; j < QK; j++)
         if (fabsf(x[j]) > fabsf(most)) most = x[j];
     const float d = __fdiv_rn(most, -8), inverse = inverse_of(d);
     to->d = f16_bits(d);
-    for (int j = 0; j < QK / 2; j++) to->q[j] = (uint8_t)(q4_code(__fmul_rn(x[j], inverse)) | q4_code(__fmul_rn(x[j + QK / 2], inverse)) << 4);
+    for (int j = 0; j < QK / 2; j++)
+        to->q[j] = (uint8_t)(q4_code(__fmul_rn(x[j], inverse)) | q4_code(__fmul_rn(x[j + QK / 2], inverse)) << 4);
 }
 // A thread makes a block of 32 numbers.
 __global__ void store_blocks_kernel(struct store_rows_args a) {

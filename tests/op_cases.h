@@ -104,6 +104,7 @@ bool op_check_equal(const struct op_case *c, const struct backend *b, const stru
 bool op_check_gradient(const struct op_case *c, const struct backend *b, double *worst,
                        struct err *err);
 bool op_check_rows(const struct op_case *c, const struct backend *b, struct err *err);
+extern bool op_check_quick; // rows: one cut into parts of several sizes instead of one for each size; for slow backends
 bool op_check_threads(const struct op_case *c, const struct backend *b, struct err *err);
 bool op_check_nan(const struct op_case *c, const struct backend *b, struct err *err);
 // "matmul Q8_0 n 5 K 257 M 33 padded"

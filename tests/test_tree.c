@@ -174,6 +174,9 @@ Test(tree, has_the_bits_of_plain_decoding_in_every_family) {
 static const char *const levels[] = {"plain", "avx2", "avx512", "amx", "neon", "dotprod", "i8mm"};
 
 Test(tree, has_the_bits_of_plain_decoding_with_every_cache_on_every_level) {
+#ifdef PLACE_LONG
+    PLACE_LONG;
+#endif
     static const enum dtype caches[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_Q8_0, DTYPE_Q4_0};
     struct model_file *f = open_file("data/stories-1m.gguf");
     for (size_t l = 0; l < COUNT_OF(levels); l++) {

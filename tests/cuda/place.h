@@ -18,6 +18,11 @@ const struct backend *place_gpu(void);
 // backend_cpu as those suites see it.
 const struct backend *place_backend(const char *level, struct err *err);
 
+// At the start of a test that takes minutes where a processor stands in for a GPU: it is left out there.
+#ifdef CUDA_ON_CPU
+#define PLACE_LONG cr_skip_test("takes minutes on a processor in the place of a GPU")
+#endif
+
 #ifdef LEHR_ON_GPU
 #define backend_cpu(level, err) place_backend(level, err)
 #endif
