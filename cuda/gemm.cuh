@@ -59,8 +59,8 @@ template <int ACROSS, int ROWS, int THREADS> struct lines {
     }
     __device__ __forceinline__ int left(int i) const { return i * EACH < lines_left ? numbers_left : 0; }
     __device__ __forceinline__ uint16_t *at(uint16_t *tile, int i) const {
-        if (ACROSS == LIES_IN_PANELS) return panels_at(tile, line + i * EACH, chunk);
-        return ACROSS ? across_at<ROWS>(tile, line + i * EACH, chunk) : along_at(tile, line + i * EACH, chunk);
+        if constexpr (ACROSS == LIES_IN_PANELS) return panels_at(tile, line + i * EACH, chunk);
+        else return ACROSS ? across_at<ROWS>(tile, line + i * EACH, chunk) : along_at(tile, line + i * EACH, chunk);
     }
 };
 
