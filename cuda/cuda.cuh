@@ -330,7 +330,7 @@ template <int N, bool ACROSS_A, bool ACROSS_B> static __device__ __forceinline__
 
 bool cuda_has_bf16(void);            // mma_bf16 exists on this GPU (Ampere and later); else products are in f32
 bool cuda_has_wgmma(void);           // products in bf16 are all made by wgmma_bf16; else by mma_bf16
-bool cuda_wgmma_agrees(const struct backend *b); // wgmma gives what mma gives, and the same bits with every tile: measured (wgmma.cu)
+extern "C" bool cuda_wgmma_agrees(const struct backend *b); // also for the tests, which are C: wgmma gives what mma gives, and the same bits with every tile: measured (wgmma.cu)
 int cuda_processors(void);           // multiprocessors
 size_t cuda_shared_most(void);       // bytes of shared memory that a block may have
 // Memory that a launch needs beside its arguments: device memory of at least `bytes` for one slot, kept for the next call.

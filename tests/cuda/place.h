@@ -13,6 +13,7 @@ void on_cpu_seed(uint64_t seed);
 uint64_t on_cpu_launches(void);
 void on_cpu_wgmma(bool yes); // is this a GPU that has it? true at first
 #endif
+bool cuda_wgmma_agrees(const struct backend *b); // of cuda.cuh, which is C++
 // The GPU; ends the test where there is none.
 const struct backend *place_gpu(void);
 // backend_cpu as those suites see it.

@@ -96,4 +96,3 @@ extern "C" void planted_wgmma(enum planted_wgmma fault, float *out) {
     case PLANTED_WGMMA_WARPS: LAUNCH((wgmma_kernel<PLANTED_WGMMA_WARPS>), 1, WARPGROUP, BYTES, out); break;
     }
 }
-extern "C" bool planted_wgmma_agrees(const struct backend *b) { return cuda_wgmma_agrees(b); }

@@ -31,8 +31,6 @@ extern "C" {
 #endif
 // out[64,64] = a[64,64] b[64,64]^T: a[i][k] = i + k, b[i][k] = i == k. All on the device.
 void planted_wgmma(enum planted_wgmma fault, float *out);
-// cuda_wgmma_agrees.
-bool planted_wgmma_agrees(const struct backend *b);
 // Sums of 256 numbers, in blocks: sum[b] = numbers[256 b] + ... + numbers[256 b + 255]. All on the device.
 void planted_sums(enum planted fault, float *sum, const float *numbers, int blocks);
 #ifdef __cplusplus

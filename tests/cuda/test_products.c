@@ -7,7 +7,6 @@
 #include <string.h>
 
 #include "tests/cuda/place.h"
-#include "tests/cuda/planted.h"
 
 static const struct backend *cuda(void) { return place_gpu(); }
 
@@ -196,7 +195,7 @@ static bool reports(const char *words) {
 }
 Test(cuda_products, by_wgmma_have_the_same_bits_with_every_tile) {
     if (!reports("compute capability 9.")) return;
-    cr_expect(planted_wgmma_agrees(cuda()));
+    cr_expect(cuda_wgmma_agrees(cuda()));
     cr_expect(reports("bf16 products by wgmma"), "this GPU has it, and it is not used");
 }
 #ifdef CUDA_ON_CPU
