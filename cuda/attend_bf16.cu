@@ -352,7 +352,8 @@ static void bf16_start(const struct attend_job *given, dim3 grid) {
     else if (wide == 64) bf16_launch<64, 64, 8>(j, grid);
     else if (wide == 80) bf16_launch<80, 64, 8>(j, grid);
     else if (wide == 96) bf16_launch<96, 64, 8>(j, grid);
-    else if (wide == 128) bf16_launch<128, 64, 8>(j, grid);
+    else if (wide == 128 && cuda_shared_most() >= bf16_shared_bytes<128, 64, 8>() + 2048) bf16_launch<128, 64, 8>(j, grid);
+    else if (wide == 128) bf16_launch<128, 32, 8>(j, grid); // GPUs with 99 KiB
     else if (cuda_shared_most() >= bf16_shared_bytes<256, 32, 4>() + 2048) bf16_launch<256, 32, 4>(j, grid);
     else bf16_launch<256, 16, 4>(j, grid);
 }
