@@ -1,4 +1,4 @@
-// backend.c: the names of the ops, the one thing that all backends share in code.
+// backend.c: the names of the ops and what they read: what all backends share in code.
 //
 // The names stand in reports, refusals ("matmul does not read Q4_0") and the op-case tables of the tests.
 #include "backend.h"
@@ -45,4 +45,30 @@ const char *op_name(enum op op) {
     static_assert(COUNT_OF(names) == OP_COUNT, "every op has a name");
     assert(op >= 0 && op < OP_COUNT);
     return names[op];
+}
+
+bool op_reads(enum op op, enum dtype dtype) {
+    bool f32 = dtype == DTYPE_F32;
+    bool half = dtype == DTYPE_F16 || dtype == DTYPE_BF16;
+    bool number_or_block = dtype < DTYPE_COUNT && dtype_row(dtype)->to_f32;
+    switch (op) {
+    case OP_EMBED:
+    case OP_MATMUL:
+    case OP_MATMUL_EXPERTS:
+    case OP_PROJECT:
+    case OP_FEED_FORWARD:
+    case OP_CAST:
+        return number_or_block;
+    case OP_MATMUL_DX:
+    case OP_MATMUL_EXPERTS_DX:
+    case OP_HEAD_LOSS:
+        return f32 || dtype == DTYPE_BF16;
+    case OP_STORE_ROWS:
+    case OP_ATTEND:
+        return f32 || half || dtype == DTYPE_Q8_0 || dtype == DTYPE_Q4_0;
+    case OP_COUNT:
+        return false;
+    default:
+        return f32;
+    }
 }

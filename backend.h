@@ -58,6 +58,7 @@ enum op {
     OP_COUNT
 };
 const char *op_name(enum op op); // "matmul"
+bool op_reads(enum op op, enum dtype dtype); // the supports member of a backend that lacks nothing
 
 // out[i,:] = scale * table[ids[i],:]                       table [V,C] of any dtype; ids on the device, in [0,V)
 struct embed_args { struct tensor out, table; const int32_t *ids; float scale; };

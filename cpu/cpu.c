@@ -134,36 +134,10 @@ static bool cpu_begin(uint64_t key) { return (void)key, false; }
 // ---------------------------------------------------------------------------------------------------------------
 // What is read in which dtype, and weights as they lie in the file.
 
-static bool cpu_supports(enum op op, enum dtype dtype) {
-    bool f32 = dtype == DTYPE_F32;
-    bool half = dtype == DTYPE_F16 || dtype == DTYPE_BF16;
-    bool number_or_block = dtype < DTYPE_COUNT && dtype_row(dtype)->to_f32;
-    switch (op) {
-    case OP_EMBED:
-    case OP_MATMUL:
-    case OP_MATMUL_EXPERTS:
-    case OP_PROJECT:
-    case OP_FEED_FORWARD:
-    case OP_CAST:
-        return number_or_block;
-    case OP_MATMUL_DX:
-    case OP_MATMUL_EXPERTS_DX:
-    case OP_HEAD_LOSS:
-        return f32 || dtype == DTYPE_BF16;
-    case OP_STORE_ROWS:
-    case OP_ATTEND:
-        return f32 || half || dtype == DTYPE_Q8_0 || dtype == DTYPE_Q4_0;
-    case OP_COUNT:
-        return false;
-    default:
-        return f32;
-    }
-}
-
 static bool plain_weight_load(struct tensor *device, const struct tensor *host, bool *owned,
                               struct err *err) {
     assert(host->layout == LAYOUT_ROWS && host->data);
-    if (!cpu_supports(OP_MATMUL, host->dtype)) {
+    if (!op_reads(OP_MATMUL, host->dtype)) {
         const char *name =
             host->dtype < DTYPE_COUNT ? dtype_row(host->dtype)->name : "an unknown type";
         return err_set(err, "cpu: expected weights of numbers or a block format, found %s",
@@ -291,7 +265,7 @@ static bool level_fill(struct backend *b, enum level level) {
         .report = level_rows[level].report,
         .ceilings = ceilings,
         .unit = level_rows[level].unit,
-        .supports = cpu_supports,
+        .supports = op_reads,
     };
     cpu_fill_plain(b);
     if (level == LEVEL_PLAIN) return true;

@@ -18,7 +18,6 @@ static struct device {
     int number, processors, major, minor;
     size_t bytes, shared_most;
     char name[256];
-    double bytes_per_second; // of its memory, as the maker says
 } device;
 
 bool cuda_has_bf16(void) { return device.has_bf16; }
@@ -37,7 +36,7 @@ size_t cuda_shared_most(void) { return device.shared_most; }
 
 static bool device_open(int number, struct err *err) {
     if (number) return err_set(err, "cuda: there is no GPU number %d: here a processor stands in for the one there is", number);
-    device = (struct device){true, true, true, true, 0, 4, 9, 0, (size_t)8 << 30, (size_t)227 << 10, "a processor in its place", 1e10};
+    device = (struct device){true, true, true, true, 0, 4, 9, 0, (size_t)8 << 30, (size_t)227 << 10, "a processor in its place"};
     return true;
 }
 static void check(int result, const char *what) {
@@ -101,13 +100,10 @@ static bool device_open(int number, struct err *err) {
     if (result == cudaSuccess) result = cudaSetDevice(number);
     if (result == cudaSuccess) result = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
     if (result != cudaSuccess) return err_set(err, "cuda: GPU %d cannot be used: %s", number, cudaGetErrorString(result));
-    int clock_khz = 0, bits = 0, shared = 0;
+    int shared = 0;
     cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, number);
-    cudaDeviceGetAttribute(&clock_khz, cudaDevAttrMemoryClockRate, number);
-    cudaDeviceGetAttribute(&bits, cudaDevAttrGlobalMemoryBusWidth, number);
     device.open = true, device.has_bf16 = p.major >= 8, device.number = number, device.processors = p.multiProcessorCount;
     device.major = p.major, device.minor = p.minor, device.bytes = p.totalGlobalMem, device.shared_most = (size_t)shared;
-    device.bytes_per_second = 2e3 * clock_khz * bits / 8;
     snprintf(device.name, sizeof device.name, "%s", p.name);
     return true;
 }
@@ -227,33 +223,6 @@ void *cuda_scratch(enum cuda_slot slot, size_t bytes) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// Weights and what is supported: as on the processor, but that weights in host memory are not read.
-
-static bool cuda_supports(enum op op, enum dtype dtype) {
-    const bool f32 = dtype == DTYPE_F32, half = dtype == DTYPE_F16 || dtype == DTYPE_BF16;
-    switch (op) {
-    case OP_EMBED:
-    case OP_MATMUL:
-    case OP_MATMUL_EXPERTS:
-    case OP_PROJECT:
-    case OP_FEED_FORWARD:
-    case OP_CAST:
-        return dtype < DTYPE_COUNT && dtype_row(dtype)->to_f32;
-    case OP_MATMUL_DX:
-    case OP_MATMUL_EXPERTS_DX:
-    case OP_HEAD_LOSS:
-        return f32 || dtype == DTYPE_BF16;
-    case OP_STORE_ROWS:
-    case OP_ATTEND:
-        return f32 || half || dtype == DTYPE_Q8_0 || dtype == DTYPE_Q4_0;
-    case OP_COUNT:
-        return false;
-    default:
-        return f32;
-    }
-}
-
-// ---------------------------------------------------------------------------------------------------------------
 // Passes that are kept: CUDA graphs. The first pass with a key is only done, so that all scratch has its size; the second is kept
 // and done; from the third on the graph of it is started, one call for some hundred launches. Scratch that grows makes them void.
 
@@ -341,7 +310,7 @@ const struct backend *backend_cuda(int number, struct err *err) {
     table.report = cuda_report;
     table.ceilings = ceilings;
     table.unit = cuda_unit;
-    table.supports = cuda_supports;
+    table.supports = op_reads;
     cuda_fill_ops(&table);
     cuda_fill_updates(&table);
     cuda_fill_matmul(&table);

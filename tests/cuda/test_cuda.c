@@ -115,3 +115,24 @@ Test(cuda, supports_what_the_table_runs) {
         for (int d = 0; d < DTYPE_COUNT; d++)
             cr_expect_eq(cuda()->supports((enum op)op, (enum dtype)d), (run[op] >> d & 1) != 0, "%s %s", op_name((enum op)op), dtype_row((enum dtype)d)->name);
 }
+
+// A pass with a key is done, then kept, then started again on what lies in memory by then, until it is forgotten.
+Test(cuda, a_kept_pass_is_started_again) {
+    struct err err;
+    const struct backend *b = cuda();
+    float x[4] = {1, 2, 3, 4}, found[4];
+    float *in = b->alloc(sizeof x, "numbers", &err), *out = b->alloc(sizeof x, "numbers", &err);
+    struct add_args add = {tensor_f32(out, 1, 4), {0}, tensor_f32(in, 1, 4), 2};
+    for (int pass = 0; pass < 6; pass++) {
+        for (int i = 0; i < 4; i++) x[i] += 1;
+        b->upload(in, x, sizeof x);
+        if (pass == 4) b->forget();
+        const bool again = b->begin(42);
+        cr_assert_eq(again, pass == 2 || pass == 3, "pass %d", pass);
+        if (!again) b->add(&add), b->end();
+        b->download(found, out, sizeof found);
+        for (int i = 0; i < 4; i++) cr_assert_eq(found[i], 2 * x[i], "pass %d", pass);
+    }
+    b->forget();
+    b->free(in), b->free(out);
+}
