@@ -676,8 +676,13 @@ static int run_bench_texts(struct app *a) {
     struct generate_options g = {.ignore_eos = true, .logprobs = -1, .prompt_threads = o.threads_batch};
     struct texts_options t = {.path = o.bench_texts, .n = o.n < 0 ? o.bench_new : o.n, .repeats = o.repeats, .most = o.chunks, .json = o.json,
                               .sampler = &o.sampler, .generate = &g, .encode = encode_prompt};
+    if (t.n < 2) refuse(2, "--bench-texts -n %lld: speed begins behind the first token; ask for two or more", (long long)t.n);
     open_writing(a);
+    struct session *guessed = a->session;
+    open_session(a, session_capacity(guessed), 0, 0, false);
+    t.plain = a->session, a->session = guessed;
     int code = bench_texts(a, &t, &err);
+    session_free(t.plain);
     if (code == 1) fail(1, &err);
     return code;
 }

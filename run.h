@@ -60,9 +60,10 @@ int bench_ceiling(const struct backend *backend, bool json, struct err *err);   
 // --spec-check: makes the text behind ids without and with guesses and says whether they are the same bytes; exit code 3 when not.
 int speculation_compare(struct app *a, const struct ids *ids, const struct sampler_options *sampler, const struct generate_options *g, struct err *err);
 // --bench-texts: prompts, divided by lines of %%, from a file, or from all files of a folder, each a kind of text. Each prompt is gone on with
-// plainly and with guesses, in turns, `repeats` times; the last line of a kind sums it up. encode makes ids of a prompt.
+// plainly and with guesses, a few tokens of one and then of the other, `repeats` times; the last line of a kind sums it up. encode makes ids of a prompt.
 struct texts_options {
     const char *path;
+    struct session *plain; // what is made without guesses; the app's session has what is made with them
     int64_t n, repeats, most; // tokens each; prompts of a file, 0: all
     bool json;
     const struct sampler_options *sampler;

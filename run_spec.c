@@ -5,6 +5,7 @@
 #include "run.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -257,35 +258,118 @@ static double median(double *x, size_t n) {
     return n % 2 ? x[n / 2] : (x[n / 2 - 1] + x[n / 2]) / 2;
 }
 
-// One prompt, plainly and with guesses in turns, the first of which changes. Each has the median of its times.
-static bool time_prompt(struct app *a, const struct texts_options *o, const struct ids *ids, struct kind *k, struct err *err) {
-    enum { REPEATS_MOST = 1000 };
-    double plain[REPEATS_MOST], with[REPEATS_MOST], ratio[REPEATS_MOST];
-    struct generate_options g = *o->generate;
-    bool good = true;
-    g.n = o->n;
-    for (int64_t r = 0; good && r < o->repeats; r++) {
-        struct capture text[2] = {{{0}, {0}}, {{0}, {0}}};
-        for (int turn = 0; good && turn < 2; turn++) {
-            bool guessed = (turn + r) % 2;
-            struct generate_stats stats;
-            if (guessed && a->guesses) speculation_anew(a->guesses, (uint64_t)o->sampler->seed);
-            good = make_text(a, ids, o->sampler, &g, guessed ? speculation_spec(a->guesses) : NULL, &text[guessed], &stats, err);
-            if (good) (guessed ? with : plain)[r] = (double)stats.new_tokens / stats.new_s;
-        }
-        ratio[r] = good ? with[r] / plain[r] : 0;
-        k->differs = k->differs || text[0].ids.count != text[1].ids.count ||
-                     memcmp(text[0].ids.id, text[1].ids.id, text[0].ids.count * sizeof(int32_t));
-        capture_free(&text[0]);
-        capture_free(&text[1]);
+// Two runs that share the machine by turns of a few tokens, each a thread that waits while the other has its turn. What else the
+// machine does changes within tenths of a second: of texts made one behind the other it would fall on one of the two. A turn is
+// the same tokens in each repeat, so each has the median of its times, and a stall of some milliseconds falls on nobody.
+struct turns {
+    pthread_mutex_t lock;
+    pthread_cond_t change;
+    int whose;
+    struct turn_of {
+        struct turns *all;
+        int me;
+        bool over, good;
+        double since, *took; // the turn under way; of each turn from the first token on
+        size_t turns;
+        struct capture text;
+        struct app app; // the run's own session
+        const struct ids *ids;
+        const struct texts_options *o;
+        struct generate_options generate;
+        struct generate_stats stats;
+        struct err err;
+    } run[2];
+};
+enum { TURN = 16 }; // tokens
+
+static void await_turn(struct turn_of *t) { // the lock is held
+    while (t->all->whose != t->me) pthread_cond_wait(&t->all->change, &t->all->lock);
+    t->since = time_now();
+}
+
+static void pass_turn(struct turn_of *t) { // the lock is held
+    t->took[t->turns] = time_now() - t->since;
+    if (!t->all->run[!t->me].over) t->all->whose = !t->me;
+    pthread_cond_broadcast(&t->all->change);
+}
+
+static bool count_token(void *arg, const struct token_event *e) {
+    struct turn_of *t = arg;
+    bool going = capture(&t->text, e);
+    if (t->text.ids.count % TURN != 1) return going; // the first turn is the prompt's, which is not what is timed
+    pthread_mutex_lock(&t->all->lock);
+    pass_turn(t);
+    t->turns++;
+    await_turn(t);
+    pthread_mutex_unlock(&t->all->lock);
+    return going;
+}
+
+static void *take_turns(void *arg) {
+    struct turn_of *t = arg;
+    struct sampler *sampler = sampler_new(t->o->sampler, tokenizer_vocab(t->app.tokenizer));
+    pthread_mutex_lock(&t->all->lock);
+    await_turn(t);
+    pthread_mutex_unlock(&t->all->lock);
+    session_rewind(t->app.session, 0);
+    t->good = generate(t->app.session, t->app.tokenizer, sampler, t->ids->id, t->ids->count, &t->generate, count_token, t, &t->stats, &t->err);
+    pthread_mutex_lock(&t->all->lock);
+    t->over = true;
+    pass_turn(t);
+    pthread_mutex_unlock(&t->all->lock);
+    sampler_free(sampler);
+    return NULL;
+}
+
+// Tokens a second behind the first token: of each turn the median of the repeats.
+static double speed_of(double *took, int64_t repeats, size_t turns, int64_t tokens) {
+    double *one = mem_array((size_t)repeats, sizeof *one, "times of a turn"), all = 0;
+    for (size_t i = 1; i < turns; i++) {
+        for (int64_t r = 0; r < repeats; r++) one[r] = took[(size_t)r * turns + i];
+        all += median(one, (size_t)repeats);
     }
-    if (!good) return false;
+    mem_free(one);
+    return (double)(tokens - 1) / all;
+}
+
+// One prompt, plainly and with guesses. The two threads change places with each repeat: one of them has memory of its own that is a
+// few hundredths slower.
+static bool time_prompt(struct app *a, const struct texts_options *o, const struct ids *ids, struct kind *k, struct err *err) {
+    int64_t repeats = o->repeats + o->repeats % 2;
+    size_t turns = (size_t)(o->n - 2) / TURN + 2;
+    double *took[2] = {mem_array((size_t)repeats * turns, sizeof(double), "times"), mem_array((size_t)repeats * turns, sizeof(double), "times")};
+    bool good = true;
+    for (int64_t r = 0; good && r < repeats; r++) {
+        struct turns t = {.lock = PTHREAD_MUTEX_INITIALIZER, .change = PTHREAD_COND_INITIALIZER, .whose = (int)(r % 2)};
+        pthread_t thread;
+        if (a->guesses) speculation_anew(a->guesses, (uint64_t)o->sampler->seed);
+        for (int i = 0; i < 2; i++) {
+            t.run[i] = (struct turn_of){.all = &t, .me = i, .app = *a, .ids = ids, .o = o, .generate = *o->generate, .took = took[i] + (size_t)r * turns};
+            t.run[i].generate.n = o->n;
+        }
+        t.run[0].app.session = o->plain;
+        t.run[1].generate.spec = speculation_spec(a->guesses);
+        good = !pthread_create(&thread, NULL, take_turns, &t.run[r % 2]) || err_set(err, "no thread to take turns with");
+        if (!good) break;
+        take_turns(&t.run[1 - r % 2]);
+        pthread_join(thread, NULL);
+        for (int i = 0; i < 2; i++)
+            if (good && !t.run[i].good) *err = t.run[i].err, good = false;
+        const struct ids *plain = &t.run[0].text.ids, *guessed = &t.run[1].text.ids;
+        k->differs = k->differs || plain->count != guessed->count || (plain->count && memcmp(plain->id, guessed->id, plain->count * sizeof *plain->id));
+        for (int i = 0; i < 2; i++) capture_free(&t.run[i].text);
+        pthread_mutex_destroy(&t.lock);
+        pthread_cond_destroy(&t.change);
+    }
     struct spec_stats t = a->guesses ? spec_stats(a->guesses->spec) : (struct spec_stats){0};
     k->guesses += t.guesses, k->held += t.held, k->passes += t.passes, k->tokens += t.tokens;
-    k->plain[k->n] = median(plain, (size_t)o->repeats);
-    k->with[k->n] = median(with, (size_t)o->repeats);
-    k->ratio[k->n++] = median(ratio, (size_t)o->repeats);
-    return true;
+    k->plain[k->n] = good ? speed_of(took[0], repeats, turns, o->n) : 0;
+    k->with[k->n] = good ? speed_of(took[1], repeats, turns, o->n) : 0;
+    k->ratio[k->n] = k->with[k->n] / k->plain[k->n];
+    k->n++;
+    mem_free(took[0]);
+    mem_free(took[1]);
+    return good;
 }
 
 static void tell_prompt(const struct texts_options *o, const struct kind *k) {

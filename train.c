@@ -145,9 +145,9 @@ static void parse_options(int argc, char **argv) {
     if (out == DTYPE_COUNT || !dtype_row(out)->from_f32) refuse(2, "--export-dtype %s is unknown; --list names them", opts.export_dtype);
     if (!schedule_find(opts.schedule)) refuse(2, "--schedule %s is unknown; --list names them", opts.schedule);
     for (size_t i = 0; i < opts.ladder.count; i++) {
-        char *end;
-        double share = strtod(opts.ladder.word[i], &end);
-        if (*end || !(share > 0 && share < 1)) refuse(2, "--ladder %s: expected a share between 0 and 1", opts.ladder.word[i]);
+        double share, decay;
+        if (!rung_read(opts.ladder.word[i], &share, &decay))
+            refuse(2, "--ladder %s: expected a share between 0 and 1, and behind a colon, if at all, its decay as such a share", opts.ladder.word[i]);
     }
     if ((opts.ladder.count || opts.probe_decay > 0) && !schedule_find(opts.schedule)->curve)
         refuse(2, "--ladder and --probe-decay need a schedule with a decay phase; %s has none", opts.schedule);

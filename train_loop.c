@@ -261,8 +261,9 @@ static void cool_aside(struct run *r, int64_t tokens, const char *model) {
 // Rungs of --ladder: the run that ends with a share of all tokens leaves the trunk where its own decay begins.
 static void climb(struct run *r, int64_t before) {
     for (size_t i = 0; i < opts.ladder.count && amount.tokens; i++) {
-        double share = strtod(opts.ladder.word[i], NULL);
-        int64_t all = whole_batches(share * (double)amount.tokens), decay = whole_batches(amount.decay * (double)all), leave = all - decay;
+        double share, own;
+        rung_read(opts.ladder.word[i], &share, &own);
+        int64_t all = whole_batches(share * (double)amount.tokens), decay = whole_batches(own * (double)all), leave = all - decay;
         if (leave <= before || leave > r->state.tokens || r->state.tokens <= r->cooled_at) continue;
         struct text name = {0};
         text_fmt(&name, "model-%lld.gguf", (long long)(r->state.tokens + decay));

@@ -86,7 +86,7 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"--decay-tokens", OPT_INT, &opts.decay_tokens, 0, 1e15, "N", "length of that branch; 0: 25% of what the checkpoint has seen", 0},
     {"--probe-decay", OPT_REAL, &opts.probe_decay, 0, 1e15, "N", "every so many tokens (below 1: share of all) cool a copy down and log what the run is worth now", 0},
     {"--probe-share", OPT_REAL, &opts.probe_share, 0.001, 0.9, "X", "length of that cool-down, as a share of all it has seen then", 0},
-    {"--ladder", OPT_MANY, &opts.ladder, 0, 0, "X", "also cool down the run that ends with this share of the tokens, and keep its model; give it several times", 0},
+    {"--ladder", OPT_MANY, &opts.ladder, 0, 0, "X[:D]", "also cool down the run that ends with this share of the tokens, D of these in its decay (--decay), and keep its model; give it several times", 0},
     {"--power-a", OPT_REAL, &opts.power_a, 0, 1000, "X", "amplitude of the power law; 0: 4", 0},
     {"--power-b", OPT_REAL, &opts.power_b, -2, 0, "X", "exponent of the power law", 0},
     {"--power-c", OPT_REAL, &opts.power_c, 0, 1, "X", "exponent of the batch in it below 64k tokens; 1: in proportion, as above that", 0},

@@ -300,6 +300,24 @@ void resolve_tokens(double expected) {
     amount.tokens = opts.steps ? opts.steps * amount.batch_tokens : clock_decides() && phase ? 0 : whole_batches(expected);
     amount.decay = opts.decay >= 0 ? opts.decay : rule_value("decay", &(struct known){.tokens = expected});
     if (amount.tokens && phase) amount.decay_tokens = (int64_t)(amount.decay * (double)amount.tokens);
+    for (size_t i = 0; i < opts.ladder.count; i++) { // a rung branches off what no decay has touched
+        double share, own;
+        rung_read(opts.ladder.word[i], &share, &own);
+        if (share * (1 - own) > 1 - amount.decay + 1e-9)
+            refuse(2, "--ladder %s would leave the trunk at %.4g of its tokens, but its own decay begins at %.4g: give the rung more decay, or the trunk less by --decay",
+                opts.ladder.word[i], share * (1 - own), 1 - amount.decay);
+    }
+}
+
+bool rung_read(const char *word, double *share, double *decay) {
+    char *end;
+    *share = strtod(word, &end);
+    *decay = amount.decay;
+    if (*end == ':') {
+        *decay = strtod(end + 1, &end);
+        if (!(*decay > 0 && *decay <= 1)) return false;
+    }
+    return !*end && *share > 0 && *share < 1;
 }
 
 // Turns what the user said, or left open, into numbers: from here on nothing is "auto".

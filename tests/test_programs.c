@@ -402,14 +402,17 @@ Test(programs, cool_downs_aside_are_whole_runs_and_leave_no_trace) {
     static const char *const schedules_[] = {"wsd --decay-shape 1-sqrt", "power", "wsd --optimizer schedule-free --batch-rule ramp --batch-ramp 1000"};
     for (size_t i = 0; i < COUNT_OF(schedules_); i++) {
         cr_assert(shell(line, "plain", schedules_[i], 8192, "", "plain") == 0);
-        cr_assert(shell(line, "ladder", schedules_[i], 8192, "--ladder 0.25 --ladder 0.5 --probe-decay 1500", "ladder") == 0);
+        cr_assert(shell(line, "ladder", schedules_[i], 8192, "--ladder 0.25 --ladder 0.5 --ladder 0.75:0.5 --probe-decay 1500", "ladder") == 0);
         cr_assert(shell(line, "half", schedules_[i], 4096, "", "half") == 0);
+        cr_assert(shell(line, "most", schedules_[i], 6144, "--decay 0.5", "most") == 0);
         cr_expect(same_learning("plain/log.jsonl", "ladder/log.jsonl"), "%s", schedules_[i]);
         cr_expect(same_file("plain/model.gguf", "ladder/model.gguf"), "%s", schedules_[i]);
-        if (!strstr(schedules_[i], "ramp")) cr_expect(same_file("half/model.gguf", "ladder/model-4096.gguf"), "%s", schedules_[i]);
+        if (!strstr(schedules_[i], "ramp")) cr_expect(same_file("half/model.gguf", "ladder/model-4096.gguf") && same_file("most/model.gguf", "ladder/model-6144.gguf"), "%s", schedules_[i]);
         cr_expect(shell("test $(grep -c cooled_loss ladder/log.jsonl) -ge 6 && ! test -e ladder/aside") == 0, "%s", schedules_[i]);
         cr_expect(shell("grep -q 'had it been cooled down' ladder/report.html") == 0);
     }
+    cr_expect(shell("$TRAIN corpus.txt " TINY " --schedule wsd --decay 0.25 --tokens 8192 --ladder 0.9:0.1 -o late 2>err") == 2 && shell("grep -q 'leave the trunk at 0.81 ' err") == 0);
+    cr_expect(shell("$TRAIN corpus.txt " TINY " --schedule wsd --tokens 8192 --ladder 0.5: -o late 2>err") == 2 && shell("grep -q 'ladder 0.5:: expected' err") == 0);
 }
 
 // ---- from a model to another ----------------------------------------------------------------------------------------

@@ -57,6 +57,8 @@ Test(spec_programs, the_bench_of_texts_and_the_refusals) {
     cr_assert(shell("cp '%s/data/stories-1m.gguf' tale.gguf; mkdir kinds; printf 'Once there was\\n%%%%%%%%\\nIt was a cat\\n' >kinds/tales.txt; echo no >kinds/README.md", origin) == 0);
     cr_expect(shell("$RUN -m tale.gguf --bench-texts kinds -n 16 --repeats 2 --temp 0 >said 2>err && grep -q '^tales.txt: 2 prompts, plain .* tokens/s, with guesses .* guesses held$' said") == 0);
     cr_expect(shell("$RUN -m tale.gguf --bench-texts kinds/tales.txt -n 16 --repeats 1 --json >said 2>err && grep -q '\"prompt\":2,' said") == 0);
+    cr_expect(shell("$RUN -m tale.gguf --bench-texts kinds -n 1 2>err") == 2 && shell("grep -q 'behind the first token' err") == 0);
+    cr_expect(shell("$RUN -m tale.gguf --bench-texts kinds -n 2 --repeats 1 >said 2>err && grep -q '^tales.txt: 2 prompts' said") == 0);
     cr_expect(shell("$RUN -m tale.gguf -p a --spec some 2>err") == 2 && shell("grep -q 'expected auto, none, ngram' err") == 0);
     cr_expect(shell("$RUN -m tale.gguf -p a --spec-accept some 2>err") == 2);
     cr_expect(shell("$RUN -m tale.gguf -p a --spec ngram --spec-accept rejection 2>err") == 2 && shell("grep -q 'use coupled' err") == 0);

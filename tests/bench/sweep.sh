@@ -12,7 +12,8 @@
 #   JOBS      runs at once, of THREADS each (the processors by one thread: small models use them better so)
 #   PRUNE     leave out a rate when one between it and the best of its cell is already so many times worse (1.03, mup 1.015; 0: all);
 #             list the rates you expect to be best first
-#   DECAY     of the trunk, a share of each rung (0.08), by 1-sqrt
+#   DECAY     of a ladder, a share of each rung (0.08), by 1-sqrt; ladder:rungs=A+B+C+D in SCHEDULES gives each of TOKENS its own,
+#             the last of them the trunk's, which costs nothing
 # One line a run: schedule,width,batch,tokens,lr,seed,loss; lr is the amplitude for power, and a ladder has a line a rung.
 # What is there is not run again, so a sweep may be ended at any time and goes on when it is called again with the same
 # OPTIONS, DATA and shape.
@@ -86,10 +87,9 @@ one_run() { # schedule width batch tokens rate seed
     run=$work/$1-$2-$3-$4-$5-$6 rate="--schedule ${1%%:*} --lr $5"
     case ${1%%:*} in
     power) rate="--schedule power --power-a $5 --lr $CAP" ;;
-    ladder) rate="--schedule wsd --lr $5 --decay $DECAY --decay-shape 1-sqrt"
-        for n in $TOKENS; do [ "$n" = "$4" ] || rate="$rate --ladder $(echo "$n $4" | awk '{ printf "%.9g", $1 / $2 }')"; done ;;
+    ladder) rate="--schedule wsd --lr $5 --decay-shape 1-sqrt $(rungs_of "$1")" ;;
     esac
-    rate="$rate $(echo "$1" | sed 's/^[^:]*//; s/:/ --/g; s/=/ /g')"
+    rate="$rate $(echo "$1" | sed 's/^[^:]*//; s/:rungs=[^:]*//; s/:/ --/g; s/=/ /g')"
     # shellcheck disable=SC2046,SC2086
     train_in "$run" $(options "$2" "$3" "$4" "$6") $rate || return 1
     if [ "${1%%:*}" = ladder ]; then # rungs are counted in steps: the nearest of TOKENS is the one that was asked for
@@ -103,6 +103,13 @@ one_run() { # schedule width batch tokens rate seed
 }
 
 begin() { done_already "$@" || in_place one_run "$@" || { say_spent; return 1; }; }
+
+# The cool-downs of a ladder as ./train takes them.
+rungs_of() { # schedule
+    echo "$1" | awk -v all="$TOKENS" -v usual="$DECAY" '{
+        n = split(all, t, " "); own = match($0, /rungs=[^:]*/) ? split(substr($0, RSTART + 6, RLENGTH - 6), d, "+") : 0
+        for (i = 1; i <= n; i++) if (i < n) printf "--ladder %.9g:%s ", t[i] / t[n], own ? d[i] : usual; else printf "--decay %s", own ? d[i] : usual }'
+}
 
 # Per cell (all but rate and seed) the best rate, by a parabola through it and its neighbours in the logarithm; then, over
 # the cells of a schedule, how far apart these are, and the one value whose worst excess over a cell's best is least.
@@ -148,7 +155,8 @@ summary() {
             for (i = 2; i <= n; i++) for (j = i; j > 1 && t[j] < t[j - 1]; j--) { v = t[j]; t[j] = t[j - 1]; t[j - 1] = v }
             print "kind,tokens,loss" > to
             for (i = 1; i <= n; i++) printf "rungs of one trunk,%d,%s\ncosine runs of that length,%d,%s\n", t[i], rung[trunk, t[i]], t[i], best[t[i]] > to
-            for (i = 1; i <= n; i++) { c += t[i]; l += (i < n ? decay : 1) * t[i]
+            own = match(trunk, /rungs=[^:,]*/) ? split(substr(trunk, RSTART + 6, RLENGTH - 6), d, "+") : 0
+            for (i = 1; i <= n; i++) { c += t[i]; l += (i < n ? (own ? d[i] : decay) : 1) * t[i]
                 printf "  %9d tokens: rung %.4f (%s), cosine %.4f (the best of its rates, %s): %+.2f%%\n", t[i], rung[trunk, t[i]], trunk, best[t[i]], rate[t[i]], 100 * (rung[trunk, t[i]] / best[t[i]] - 1) }
             printf "tokens trained: %.1fM for the ladder, %.1fM for the cosines: %.1f%%\n", l / 1e6, c / 1e6, 100 * l / c
         }' "$csv"
