@@ -314,15 +314,12 @@ static void product_piece(void *arg, int64_t lo, int64_t hi, int thread) {
 
 static struct backend below; // written again with the same values whenever a table is made
 
-// Measured: three rows gain nothing, four up to a fifth but where groups have 16 terms, five rows always. Passes have as many
-// rows as there are, so that a row more costs what a row costs.
-static bool tiles_pay(enum dtype t, int64_t rows) {
-    return rows > 4 || (rows > 3 && coded_group(t) == 32);
-}
+// Measured: up to five rows gain nothing. Passes have as many rows as there are, so that a row more costs what a row costs.
+static bool tiles_pay(int64_t rows) { return rows > 5; }
 
 static bool is_ours(const struct matmul_args *a) {
     return a->precision == PRECISION_F32 && is_coded(a->w.dtype) && a->w.layout == LAYOUT_DEVICE &&
-           tiles_pay(a->w.dtype, a->x.rows);
+           tiles_pay(a->x.rows);
 }
 
 // Of one x, which is laid out once for neighbours that want it alike.
@@ -343,7 +340,7 @@ static void products(const struct matmul_args *list, int count) {
         if (!laid || laid->group != coded_group(t) || laid->zero != coded_zero(t) || laid->mins != coded_mins(t)) {
             unsigned char *wide = cpu_scratch(0, SLOT_SHARED, (size_t)(passes * PASS) * wide_bytes(K));
             w = (struct widening){&a->x, wide, coded_group(t), coded_zero(t), coded_mins(t), WIDE_PLANES};
-            pool_for(passes, max_i64(1, 8192 / max_i64(1, K * PASS)), widen_piece, &w);
+            widen(&w);
             laid = &w;
         }
         cpu_scratch_reserve(SLOT_A, sizeof(struct room));

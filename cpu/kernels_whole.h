@@ -12,35 +12,45 @@
 // ---------------------------------------------------------------------------------------------------------------
 // Products. total[r] += terms [k, k + 32) of VW weight rows with R rows of x.
 
-INLINE void coded_dot(const enum dtype t, const int R, const unsigned char *block,
+// From column `col` on, C vectors of them at once, which share what they load of x.
+INLINE void coded_dot(const enum dtype t, const int R, const int C, const unsigned char *block,
                       const unsigned char *chunk, int col, const struct wide *x, int64_t k,
                       float *total) {
 #pragma GCC unroll 2
     for (int g = 0; g < 32; g += coded_group(t)) {
-        vf dl, ml;
-        vi first[PASS], second[PASS];
+        vi first[2][PASS], second[2][PASS];
         const int64_t group = (k + g) / coded_group(t);
-        coded_factors(t, block, chunk, col, g, &dl, &ml);
+#pragma GCC unroll 2
+        for (int c = 0; c < C; c++)
 #pragma GCC unroll 8
-        for (int r = 0; r < R; r++) {
-            first[r] = v_zero_words();
-            second[r] = coded_mins(t) ? v_zero_words() : v_set1_words(x->starts[group * R + r]);
-        }
+            for (int r = 0; r < R; r++) {
+                first[c][r] = v_zero_words();
+                second[c][r] = coded_mins(t) ? v_zero_words() : v_set1_words(x->starts[group * R + r]);
+            }
 #pragma GCC unroll 8
         for (int quad = g / 4; quad < (g + coded_group(t)) / 4; quad++) {
-            const vi codes = coded_operand(t, chunk, col, quad);
+            vi codes[2];
+#pragma GCC unroll 2
+            for (int c = 0; c < C; c++) codes[c] = coded_operand(t, chunk, col + c * VW, quad);
 #pragma GCC unroll 8
-            for (int r = 0; r < R; r++)
-                v_quad_dot(&first[r], &second[r], codes,
-                           x->quads + ((k / 4 + quad) * R + r) * 2);
+            for (int r = 0; r < R; r++) {
+                const int32_t *from = x->quads + ((k / 4 + quad) * R + r) * 2;
+#pragma GCC unroll 2
+                for (int c = 0; c < C; c++) v_quad_dot(&first[c][r], &second[c][r], codes[c], from);
+            }
         }
+#pragma GCC unroll 2
+        for (int c = 0; c < C; c++) {
+            vf dl, ml;
+            coded_factors(t, block, chunk, col + c * VW, g, &dl, &ml);
 #pragma GCC unroll 8
-        for (int r = 0; r < R; r++) {
-            const vf dot = v_float(v_quad_sum(first[r], second[r]));
-            vf sum = v_load(total + r * VW);
-            sum = v_fma(dl, v_mul(v_set1(x->steps[k / 32 * R + r]), dot), sum);
-            if (coded_mins(t)) sum = v_fma(ml, v_set1(x->sums[group * R + r]), sum);
-            v_store(total + r * VW, sum);
+            for (int r = 0; r < R; r++) {
+                const vf dot = v_float(v_quad_sum(first[c][r], second[c][r]));
+                vf sum = v_load(total + (c * R + r) * VW);
+                sum = v_fma(dl, v_mul(v_set1(x->steps[k / 32 * R + r]), dot), sum);
+                if (coded_mins(t)) sum = v_fma(ml, v_set1(x->sums[group * R + r]), sum);
+                v_store(total + (c * R + r) * VW, sum);
+            }
         }
     }
 }
@@ -56,13 +66,16 @@ INLINE void coded_walk(const enum dtype t, const int R, int W, const unsigned ch
                 block + coded_head(t) + k % coded_terms(t) / 32 * coded_chunk_bytes(t);
             for (int line = 0; line < coded_chunk_bytes(t); line += 64)
                 __builtin_prefetch(chunk + 2048 + line);
+            const int C = VW == 16 && R > 1 ? 2 : 1; // as many sums as there are registers for
 #pragma GCC unroll 4
-            for (int col = 0; col < PANEL; col += VW)
-                coded_dot(t, R, block, chunk, col, x, k, total + (s * PANEL + col) * R);
+            for (int col = 0; col < PANEL; col += C * VW)
+                coded_dot(t, R, C, block, chunk, col, x, k, total + (s * PANEL + col) * R);
         }
 }
 
-enum { WALK = 4, FEW_ROWS = 4 };
+// Rows in one pass: as many as there are registers for. (With AVX-512 seven and eight would gain a fifth over kernels_pairs.h, and
+// double the time it takes to compile this.)
+enum { WALK = 4, FEW_ROWS = VW == 16 ? 6 : 4 };
 typedef void coded_walk_fn(int W, const unsigned char *const *panel, const struct wide *x,
                            int64_t K, float *total);
 #define CODED_WALK_OF(upper, lower, R)                                                             \
@@ -74,11 +87,22 @@ typedef void coded_walk_fn(int W, const unsigned char *const *panel, const struc
     CODED_WALK_OF(upper, lower, 1)                                                                 \
     CODED_WALK_OF(upper, lower, 2)                                                                 \
     CODED_WALK_OF(upper, lower, 3)                                                                 \
-    CODED_WALK_OF(upper, lower, 4)
+    CODED_WALK_OF(upper, lower, 4)                                                                 \
+    CODED_WALKS_MORE(upper, lower)
+#if VW == 16
+#define CODED_WALKS_MORE(upper, lower)                                                             \
+    CODED_WALK_OF(upper, lower, 5)                                                                 \
+    CODED_WALK_OF(upper, lower, 6)
+#define CODED_WALK_MORE(lower)                                                                     \
+    , coded_walk_##lower##_5, coded_walk_##lower##_6
+#else
+#define CODED_WALKS_MORE(upper, lower)
+#define CODED_WALK_MORE(lower)
+#endif
 CODED_DTYPES(CODED_WALKS)
 #define CODED_WALK_ROW(upper, lower)                                                               \
     [DTYPE_##upper] = {coded_walk_##lower##_1, coded_walk_##lower##_2, coded_walk_##lower##_3,     \
-                       coded_walk_##lower##_4},
+                       coded_walk_##lower##_4 CODED_WALK_MORE(lower)},
 static coded_walk_fn *const coded_walks[DTYPE_COUNT][FEW_ROWS] = {CODED_DTYPES(CODED_WALK_ROW)};
 
 struct coded_product {
@@ -119,7 +143,7 @@ static void coded_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const struct coded_product *p = arg;
     const struct matmul_args *a = p->a;
     const int64_t K = a->x.cols, panels = ceil_div(a->out.cols, PANEL);
-    const int R = wide_rows(a->x.rows);
+    const int R = tile_rows(a->x.rows);
     const struct wide x = wide_at(p->wide, K, R);
     float total[WALK * PANEL * FEW_ROWS];
     for (int64_t piece = lo; piece < hi; piece++) {
@@ -140,9 +164,8 @@ static void coded_widen(struct coded_product *p, bool few, const struct coded_pr
         p->wide = before->wide;
         return;
     }
-    const int64_t K = p->a->x.cols, passes = ceil_div(p->a->x.rows, PASS);
     struct widening w = {&p->a->x, p->wide, coded_group(t), coded_dot_zero(t), coded_mins(t), few ? WIDE_QUADS : WIDE_PAIRS};
-    pool_for(passes, max_i64(1, 8192 / max_i64(1, K * PASS)), widen_piece, &w);
+    widen(&w);
 }
 
 // Of one x.

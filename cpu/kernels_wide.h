@@ -2,7 +2,7 @@
 // says what they are, and of amx_whole.c.
 //
 // 32 terms at a time are whole multiples of step = max |x| / 32512. A number is 256 high + low, both signed bytes. Rows
-// are taken in passes of R = 1 to 4 or 8, for matrix units 4 to 8; a row that does not exist is zero. A pass lies in one of three forms:
+// are taken in passes of R = 1 to 8; a row that does not exist is zero. A pass lies in one of three forms:
 //     quads    [K / 4][R] pairs of words, as v_quad_dot wants them
 //     pairs    [K / 4][R] pairs of words, as v_pair_dot or v_square_dot wants them; R = 8
 //     planes   [K / 32][2][R][8] words of four bytes: the eight quads of a row, high bytes, then low; for matrix units
@@ -20,8 +20,7 @@ struct wide {
 INLINE size_t wide_bytes(int64_t terms) { // of one row
     return (size_t)(terms * 2 + terms / 32 * 4 + terms / 16 * 4);
 }
-// Of a pass when `left` rows are left; of all passes for tiles when there are `rows`.
-INLINE int wide_rows(int64_t left) { return left > 4 ? PASS : left < 1 ? 1 : (int)left; }
+// Of all passes when there are so many rows, unless they lie as pairs.
 INLINE int tile_rows(int64_t rows) { return rows > PASS ? PASS : (int)rows; }
 INLINE struct wide wide_at(const unsigned char *pass, int64_t terms, int64_t R) {
     const unsigned char *steps = pass + terms * 2 * R, *sums = steps + terms / 32 * 4 * R;
@@ -52,12 +51,13 @@ struct widening {
     enum wide_form form;
 };
 
-static void widen_row(const struct widening *w, const float *x, unsigned char *pass, int R, int r) {
+// Terms [from, to) of a row.
+static void widen_row(const struct widening *w, const float *x, unsigned char *pass, int R, int r, int64_t from, int64_t to) {
     const int64_t K = w->x->cols;
     int32_t q[32], pairs[16];
     int32_t *quads = (int32_t *)(void *)pass;
     float *steps = (float *)(void *)(pass + K * 2 * R), *sums = steps + K / 32 * R;
-    for (int64_t k = 0; k < K; k += 32) {
+    for (int64_t k = from; k < to; k += 32) {
         const float step = x ? sixteen_bits(x + k, q) : 0;
         if (!x) memset(q, 0, sizeof q);
         for (int i = 0; i < 32; i += QUADS_TERMS)
@@ -83,17 +83,21 @@ static void widen_row(const struct widening *w, const float *x, unsigned char *p
     }
 }
 
-// A piece is a pass.
+// A piece is so many terms of a pass: eight rows of an inner dimension are long enough to be shared.
+enum { WIDE_TERMS = 256 };
 static void widen_piece(void *arg, int64_t lo, int64_t hi, int thread) {
     const struct widening *w = arg;
+    const int64_t K = w->x->cols, blocks = ceil_div(K, WIDE_TERMS);
+    const int R = w->form == WIDE_PAIRS ? PASS : tile_rows(w->x->rows);
     (void)thread;
-    for (int64_t row = lo * PASS; row < hi * PASS && row < w->x->rows; row += PASS) {
-        const int64_t left = w->x->rows - row;
-        const int R = w->form == WIDE_PLANES ? tile_rows(w->x->rows)
-                      : w->form == WIDE_PAIRS ? PASS
-                                              : wide_rows(left);
-        unsigned char *pass = w->to + (size_t)row * wide_bytes(w->x->cols);
+    for (int64_t piece = lo; piece < hi; piece++) {
+        const int64_t row = piece / blocks * PASS, k = piece % blocks * WIDE_TERMS;
+        unsigned char *pass = w->to + (size_t)row * wide_bytes(K);
         for (int r = 0; r < R; r++)
-            widen_row(w, row + r < w->x->rows ? row_f32(w->x, row + r) : NULL, pass, R, r);
+            widen_row(w, row + r < w->x->rows ? row_f32(w->x, row + r) : NULL, pass, R, r, k, min_i64(k + WIDE_TERMS, K));
     }
+}
+static void widen(struct widening *w) {
+    const int64_t each = WIDE_TERMS * min_i64(max_i64(1, w->x->rows), PASS); // 2048 take a microsecond
+    pool_for(ceil_div(w->x->rows, PASS) * ceil_div(w->x->cols, WIDE_TERMS), max_i64(1, 2048 / each), widen_piece, w);
 }
