@@ -165,6 +165,7 @@ struct model_config {
     float rope_magnitude; // what is turned is multiplied by it; 0 means 1
     int64_t rope_ctx;     // the context before stretching
     bool rope_divisors;   // the file has rope_freqs.weight
+    int64_t exit_layer;   // norm and head have learned to read the stream behind so many layers, too; 0: have not. Changes nothing that is computed
 };
 // One sentence on what rope does in a context of ctx tokens, where that depends on it; else false.
 bool config_rope_note(const struct model_config *c, int64_t ctx, struct text *note);
@@ -234,6 +235,7 @@ struct model {
     size_t weights_bytes, grads_bytes;
     int32_t *expert_use;           // host, [L*E]: rows of the last step that chose each expert; NULL unless trainable with experts
     const struct model_file *file; // of a model for running
+    struct model *whole;           // of a prefix: the model it is a part of; else NULL
     int unsettled;                 // params from here on lie in the file
 };
 
@@ -247,6 +249,9 @@ struct model *model_load(const struct model_file *f, const struct backend *b, st
 // Gives the backend all weights; nothing is left to do the second time. False when memory or a type is missing.
 MUST_USE bool model_settle(struct model *m, struct err *err);
 size_t model_unsettled_bytes(const struct model *m); // that model_settle will take
+// The first so many layers of m, fewer than it has, with its norm and head: a model for running that reads m's weights, takes no
+// memory beside m, settles m when it is settled, and lives no longer than m. What it says is what a file of these layers says.
+struct model *model_prefix(struct model *m, int64_t layers);
 // For training (families that train only: config_trains): f32 weights and gradients, initialised from seed (param i:
 // stream i). compute BF16 keeps a bf16 copy for products, which are of PRECISION_BF16, forward and backward.
 struct model *model_new(const struct model_config *c, const struct backend *b, enum dtype compute, uint64_t seed,
