@@ -459,10 +459,13 @@ struct train_batch {
 //              and prose lay .14 bits apart that way, .04 this way, .01 by sequences; after 128 steps, one seed.)
 //   router_z * mean of logsumexp(router's logits)^2 (Zoph et al. 2022, eq. 5)
 //   head_z * mean of logsumexp(logits)^2 (Chowdhery et al. 2022, section 5), not in the losses that are told
+//   exit_weight * the mean loss (head_z included) of norm and head on the stream behind config.exit_layer layers, in the one head
+//     that the last layer has, too: LayerSkip's loss (Elhoushi et al. 2024) with one exit, in every step, added and not mixed in,
+//     and no layer left out; not in the losses that are told. 0 where the config has no exit
 enum balance { BALANCE_NONE, BALANCE_GLOBAL, BALANCE_SEQUENCE };
 struct objective {
     enum balance balance;
-    double balance_coef, router_z, head_z;
+    double balance_coef, router_z, head_z, exit_weight;
 };
 // What backward needs of a layer is kept, or computed again when its turn comes (Chen et al. 2016): of the first `halves`
 // layers gate and up of the feed-forward, of the first `wholes` of these all but what enters the layer.
@@ -497,10 +500,12 @@ void train_state_aim(struct train_state *t, const struct objective *o);
 // Behind the last micro-batch of a step: who was chosen in it becomes model.expert_use, and what the objective added by its
 // balance and router_z is returned. Without it train_zero_grads forgets both.
 double train_close_use(struct train_state *t);
+// Sum of the losses at the exit, of what train_loss was given since this was asked for last or gradients were zeroed; 0 without an exit.
+double train_exit_loss(struct train_state *t);
 // The use of the busiest expert over the mean, averaged over layers: 1 is even, E / used the worst; 0 without experts or
 // before the first step.
 double train_imbalance(const struct model *m);
-// Behind the last micro-batch of a step: only now the gradient of a tied embedding is whole.
+// Behind the last micro-batch of a step: only now the gradients of a tied embedding and, with an exit, of norm and head are whole.
 void train_close_grads(struct train_state *t);
 
 #endif

@@ -196,3 +196,203 @@ Test(exit, the_layer_is_in_the_file_or_the_file_is_refused) {
     model_free(m);
     hand_cleanup();
 }
+
+// --- learning ------------------------------------------------------------------------------------------------------
+
+// Several documents in a sequence, and rows that do not count.
+struct batch {
+    int64_t rows, T;
+    int32_t *ids, *targets, *doc_start;
+};
+static struct batch random_batch(int64_t sequences, int64_t T, int64_t V, uint64_t seed) {
+    struct batch b = {sequences * T, T, NULL, NULL, NULL};
+    size_t bytes = (size_t)b.rows * sizeof(int32_t);
+    b.ids = malloc(bytes), b.targets = malloc(bytes), b.doc_start = malloc(bytes);
+    random_ids(b.ids, b.rows, V, seed);
+    random_ids(b.targets, b.rows, V, seed + 1);
+    for (int64_t i = 0; i < b.rows; i++) {
+        bool start = i % T == 0 || rng_below(seed, 78, (uint64_t)i, 5) == 0;
+        b.doc_start[i] = start ? (int32_t)i : b.doc_start[i - 1];
+        if (rng_below(seed, 79, (uint64_t)i, 7) == 0) b.targets[i] = -1;
+    }
+    return b;
+}
+static void free_batch(struct batch *b) { free(b->ids), free(b->targets), free(b->doc_start); }
+
+static struct train_state *new_state(struct model *m, int64_t rows, int64_t T, size_t memory, const struct objective *aim) {
+    struct err e = {{0}};
+    struct train_state *t = train_state_new(m, rows, T, memory, &e);
+    cr_assert(t, "%s", e.text);
+    train_state_aim(t, aim);
+    return t;
+}
+
+// Loss and gradients of a batch in micro-batches of so many sequences.
+static double run_batch(struct train_state *t, const struct batch *b, int64_t sequences, uint32_t drop, double *at_exit) {
+    double sum = 0;
+    int32_t *start = malloc((size_t)b->rows * sizeof *start);
+    train_zero_grads(t);
+    for (int64_t at = 0; at < b->rows; at += sequences * b->T) {
+        int64_t n = b->rows - at < sequences * b->T ? b->rows - at : sequences * b->T;
+        for (int64_t i = 0; i < n; i++) start[i] = b->doc_start[at + i] - (int32_t)at;
+        train_drop(t, (struct dropout){.seed = 42, .row = at, .below = drop});
+        sum += train_loss(t, &(struct train_batch){n, b->T, b->ids + at, b->targets + at, start}, .125f, NULL);
+    }
+    train_close_grads(t);
+    *at_exit = train_exit_loss(t);
+    free(start);
+    return sum;
+}
+
+static double run_all(struct model *m, const struct batch *b, const struct objective *aim, uint32_t drop, double *at_exit) {
+    struct train_state *t = new_state(m, b->rows, b->T, SIZE_MAX, aim);
+    double loss = run_batch(t, b, b->rows / b->T, drop, at_exit);
+    train_state_free(t);
+    return loss;
+}
+
+static int64_t size_of(const struct param *p) { return p->mats * p->rows * p->cols; }
+
+// A trainable model of the first layers with the same weights.
+static struct model *first_layers(const struct model *m, int64_t layers, enum dtype compute) {
+    struct err e = {{0}};
+    struct model_config c = m->config;
+    c.L = layers, c.exit_layer = 0;
+    struct model *first = model_new(&c, cpu(), compute, 1, &e);
+    cr_assert(first, "%s", e.text);
+    for (int i = 0, k = 0; i < first->n_params; i++, k++) {
+        while (strcmp(first->params[i].name, m->params[k].name) != 0) k++;
+        float *w = fetch_weights(m, k);
+        send_weights(first, i, w);
+        free(w);
+    }
+    model_refresh_copies(first);
+    return first;
+}
+
+static const struct kind {
+    const char *family;
+    bool tied;
+    int64_t layer;
+    uint32_t drop;
+    struct objective aim;
+} kinds[] = {
+    {"granite", true, 2, 0, {.exit_weight = .25}},      {"granite", false, 1, 9000, {.exit_weight = .5, .head_z = .01}},
+    {"llama", true, 3, 0, {.exit_weight = 1}},          {"llama", false, 2, 9000, {.exit_weight = .1}},
+    {"granitemoe", true, 2, 0, {.exit_weight = .25}},   {"qwen3moe", false, 1, 0, {.exit_weight = 2, .head_z = .01}},
+    {"qwen3", true, 1, 0, {.exit_weight = .25}},
+};
+
+// Of the layers behind the exit the gradient has not one bit of it; of all else it is the sum. Without its weight it is not.
+Test(exit, the_gradient_is_that_of_the_whole_and_so_many_times_that_of_the_first_layers) {
+    pool_start(2);
+    for (size_t i = 0; i < COUNT_OF(kinds); i++) {
+        const struct kind *k = &kinds[i];
+        struct model_config c = tiny(k->family, k->tied);
+        c.exit_layer = k->layer;
+        struct model *m = random_model(&c, DTYPE_F32, 21), *first = first_layers(m, k->layer, DTYPE_F32);
+        struct batch b = random_batch(3, 11, c.V, 22);
+        struct objective without = k->aim;
+        double exit_loss, none;
+        without.exit_weight = 0;
+        double loss = run_all(m, &b, &without, k->drop, &none), first_loss = run_all(first, &b, &without, k->drop, &exit_loss);
+        cr_assert(none == 0 && exit_loss == 0);
+        float **whole = malloc((size_t)m->n_params * sizeof *whole);
+        for (int p = 0; p < m->n_params; p++) whole[p] = fetch_gradient(m, p);
+        double with = run_all(m, &b, &k->aim, k->drop, &exit_loss);
+        cr_assert(with == loss && exit_loss == first_loss, "%s: %g and %g, at the exit %g and %g", k->family, with, loss, exit_loss, first_loss);
+        for (int p = 0, q = 0; p < m->n_params; p++) {
+            bool both = q < first->n_params && !strcmp(m->params[p].name, first->params[q].name);
+            float *ours = fetch_gradient(m, p), *part = both ? fetch_gradient(first, q++) : NULL;
+            double off = 0, change = 0, norm = 0;
+            for (int64_t at = 0; at < size_of(&m->params[p]); at++) {
+                double g = (double)whole[p][at], expected = g + (part ? k->aim.exit_weight * (double)part[at] : 0), x = (double)ours[at];
+                off += (x - expected) * (x - expected), change += (x - g) * (x - g), norm += expected * expected;
+            }
+            cr_expect(sqrt(off) <= (both ? 2e-6 * sqrt(norm) : 0), "%s %s: off by %g of %g", k->family, m->params[p].name, sqrt(off), sqrt(norm));
+            cr_expect(!both || sqrt(change) > 1e-3 * sqrt(norm), "%s %s: the exit gives it nothing", k->family, m->params[p].name);
+            free(ours), free(part);
+        }
+        for (int p = 0; p < m->n_params; p++) free(whole[p]);
+        free(whole), free_batch(&b), model_free(first), model_free(m);
+    }
+    pool_start(1);
+}
+
+// Micro-batches, threads and layers that are computed again.
+Test(exit, how_a_batch_is_cut_changes_no_bit) {
+    for (size_t i = 0; i < COUNT_OF(kinds); i++) {
+        const struct kind *k = &kinds[i];
+        struct model_config c = tiny(k->family, k->tied);
+        c.exit_layer = k->layer;
+        struct model *m = random_model(&c, i % 2 ? DTYPE_BF16 : DTYPE_F32, 40);
+        struct batch b = random_batch(8, 6, c.V, 41); // several sequences are a group
+        float *expected = malloc(m->grads_bytes), *found = malloc(m->grads_bytes);
+        double sum = 0, sum_exit = 0;
+        for (int run = 0; run < 12; run++) {
+            const int64_t sizes[] = {8, 1, 3, 2}, sequences = sizes[run % 4];
+            size_t memory = SIZE_MAX;
+            struct recompute again = {0};
+            for (int tighter = 0; tighter < run / 2; tighter++) memory = train_state_bytes(&c, b.T, b.T, memory == SIZE_MAX ? memory : memory - 1, &again);
+            pool_start(1 + run % 3);
+            struct train_state *t = new_state(m, sequences * b.T, b.T, memory, &k->aim);
+            double at_exit, now = run_batch(t, &b, sequences, k->drop, &at_exit);
+            m->backend->download(found, m->grads_block, m->grads_bytes);
+            if (run == 0) memcpy(expected, found, m->grads_bytes), sum = now, sum_exit = at_exit;
+            cr_expect(now == sum && at_exit == sum_exit, "%s, run %d: %.17g and %.17g, at the exit %.17g and %.17g", k->family, run, now, sum, at_exit, sum_exit);
+            cr_expect(!memcmp(found, expected, m->grads_bytes), "%s, run %d, %lld sequences, %lld halves, %lld wholes", k->family, run, (long long)sequences,
+                      (long long)again.halves, (long long)again.wholes);
+            cr_assert((again.halves > 0) == (run >= 4));
+            train_state_free(t);
+        }
+        free(expected), free(found), free_batch(&b), model_free(m);
+    }
+    pool_start(1);
+}
+
+// A second closing in the middle of a step, as the noise scale wants, adds what is there and nothing twice.
+Test(exit, closing_in_the_middle_of_a_step_adds_nothing_twice) {
+    struct model_config c = tiny("granite", true);
+    c.exit_layer = 2;
+    struct model *m = random_model(&c, DTYPE_F32, 40);
+    struct batch b = random_batch(4, 16, c.V, 41);
+    struct train_state *t = new_state(m, b.T, b.T, SIZE_MAX, &(struct objective){.exit_weight = .5});
+    double at_exit;
+    run_batch(t, &b, 1, 0, &at_exit);
+    for (int twice = 0; twice < 2; twice++) {
+        float *once = fetch_gradient(m, m->head), *norm = fetch_gradient(m, m->out_norm);
+        if (twice) {
+            train_zero_grads(t);
+            for (int64_t at = 0; at < b.rows; at += b.T) {
+                int32_t start[16];
+                for (int64_t i = 0; i < b.T; i++) start[i] = b.doc_start[at + i] - (int32_t)at;
+                train_loss(t, &(struct train_batch){b.T, b.T, b.ids + at, b.targets + at, start}, .125f, NULL);
+                train_close_grads(t);
+            }
+        } else train_close_grads(t);
+        float *again = fetch_gradient(m, m->head), *norm_again = fetch_gradient(m, m->out_norm);
+        double off = 0, all = 0;
+        for (int64_t i = 0; i < c.V * c.C; i++) off += pow((double)once[i] - (double)again[i], 2), all += pow((double)once[i], 2);
+        for (int64_t i = 0; i < c.C; i++) off += pow((double)norm[i] - (double)norm_again[i], 2);
+        cr_expect(twice ? sqrt(off) < 2e-6 * sqrt(all) : off == 0, "off by %g of %g", sqrt(off), sqrt(all));
+        free(once), free(norm), free(again), free(norm_again);
+    }
+    train_state_free(t), free_batch(&b), model_free(m);
+}
+
+Test(exit, evaluation_tells_the_loss_at_the_exit_and_leaves_gradients_alone) {
+    struct model_config c = tiny("llama", false);
+    c.exit_layer = 2;
+    struct model *m = random_model(&c, DTYPE_F32, 60);
+    struct batch b = random_batch(2, 8, c.V, 61);
+    struct train_state *t = new_state(m, b.rows, b.T, SIZE_MAX, &(struct objective){.exit_weight = .5});
+    double learning;
+    run_batch(t, &b, 2, 0, &learning);
+    float *before = malloc(m->grads_bytes), *after = malloc(m->grads_bytes);
+    m->backend->download(before, m->grads_block, m->grads_bytes);
+    train_loss(t, &(struct train_batch){b.rows, b.T, b.ids, b.targets, b.doc_start}, 0, NULL);
+    m->backend->download(after, m->grads_block, m->grads_bytes);
+    cr_expect(train_exit_loss(t) == learning && train_exit_loss(t) == 0);
+    cr_expect(!memcmp(before, after, m->grads_bytes));
+    free(before), free(after), train_state_free(t), free_batch(&b), model_free(m);
+}

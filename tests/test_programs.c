@@ -38,11 +38,11 @@ static struct text learned_columns(const char *log) {
     cr_assert(log_read(path, &rows, &err), "%s", err.text);
     for (size_t i = 0; i < rows.count; i++)
         if (!rows.row[i].cooled_tokens)
-            text_fmt(&t, "%lld %lld %.17g %.17g %.17g %.17g %.17g %.17g %.17g %s %lld %lld %lld %lld %.17g %.17g %.17g %.17g\n", (long long)rows.row[i].step,
+            text_fmt(&t, "%lld %lld %.17g %.17g %.17g %.17g %.17g %.17g %.17g %s %lld %lld %lld %lld %.17g %.17g %.17g %.17g %.17g\n", (long long)rows.row[i].step,
                      (long long)rows.row[i].tokens, rows.row[i].loss, rows.row[i].lr, rows.row[i].grad_norm, rows.row[i].val_loss,
                      rows.row[i].val_loss_replay, rows.row[i].batch, rows.row[i].noise, rows.row[i].skipped ? rows.row[i].skipped : "", (long long)rows.row[i].rollback,
                      (long long)rows.row[i].back_from, (long long)rows.row[i].passed_from, (long long)rows.row[i].passed_to,
-                     rows.row[i].aux_loss, rows.row[i].imbalance, rows.row[i].acceptance, rows.row[i].agreement);
+                     rows.row[i].aux_loss, rows.row[i].imbalance, rows.row[i].acceptance, rows.row[i].agreement, rows.row[i].exit_loss);
     log_rows_free(&rows);
     return t;
 }
@@ -124,6 +124,8 @@ Test(programs, every_rule_of_learning_keeps_the_promises) {
         FROM "ckpt-2048.gguf --replay other.txt --replay-share 0.5 --schedule wsd --ladder 0.5",
         FROM "ckpt-2048.gguf --replay other.txt --replay-share 0.3 " UNSTEADY " --lr 0.27 --tokens 8192 --save-every 50",
         DRAFT "--draft-tokens 6k --draft-vocab 100",
+        "--layers 3 --exit-layer 1 --dropout 0.1 --eval-every 5",
+        "--layers 3 --exit-layer 2 --exit-weight 0.5 --no-tied --family granitemoe --ffn 32 --experts 4 --dtype bf16 --z-loss 0.01",
     };
     make_corpus();
     make_other_corpus();
