@@ -96,7 +96,8 @@ static void check_prefixes(const struct model_file *f, int64_t ctx, const char *
 
 Test(exit, the_first_layers_are_the_model_of_a_file_that_has_only_these) {
     static const char *const goldens[] = {"family_gemma2", "family_gemma3", "family_gpt2", "family_minicpm", "family_granitemoe",
-                                          "family_llama_divisors", "family_phi3", "model_granite"};
+                                          "family_llama_divisors", "family_phi3", "model_granite", "family_gemma", "family_llama_biases", "family_mixtral",
+                                          "family_olmo2", "family_olmoe", "family_qwen2", "family_qwen3", "family_qwen3moe", "model_llama"};
     struct err e = {{0}};
     char path[160];
     pool_start(2);
@@ -142,7 +143,7 @@ Test(exit, a_prefix_settles_the_model_it_is_of) {
     cr_assert(m, "%s", e.text);
     struct model *first = model_prefix(m, 1);
     const size_t waiting = model_unsettled_bytes(m);
-    cr_assert(waiting > 0 && model_unsettled_bytes(first) == waiting);
+    cr_assert((waiting > 0) == m->backend->reads_host && model_unsettled_bytes(first) == waiting);
     cr_assert(model_settle(first, &e), "%s", e.text);
     cr_assert(model_unsettled_bytes(m) == 0 && model_unsettled_bytes(first) == 0);
     model_free(first), model_free(m), model_file_close(f);
