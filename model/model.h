@@ -460,7 +460,7 @@ struct train_batch {
 //   router_z * mean of logsumexp(router's logits)^2 (Zoph et al. 2022, eq. 5)
 //   head_z * mean of logsumexp(logits)^2 (Chowdhery et al. 2022, section 5), not in the losses that are told
 //   exit_weight * the mean loss (head_z included) of norm and head on the stream behind config.exit_layer layers, in the one head
-//     that the last layer has, too: LayerSkip's loss (Elhoushi et al. 2024) with one exit, in every step, added and not mixed in,
+//     that the last layer has, too: LayerSkip's loss (Elhoushi et al. 2024, arXiv 2404.16710) with one exit, in every step, added and not mixed in,
 //     and no layer left out; not in the losses that are told. 0 where the config has no exit
 enum balance { BALANCE_NONE, BALANCE_GLOBAL, BALANCE_SEQUENCE };
 struct objective {

@@ -118,6 +118,9 @@ Test(exit, the_first_layers_are_the_model_of_a_file_that_has_only_these) {
 
 // With windows, layers without rope, and rope that follows from the context.
 Test(exit, so_are_those_of_further_families) {
+#ifdef PLACE_LONG
+    PLACE_LONG;
+#endif
     char folder[64], path[160];
     snprintf(folder, sizeof folder, "/tmp/lehr-test-exit-%ld", (long)getpid());
     cr_assert(mkdir(folder, 0700) == 0);
@@ -322,6 +325,9 @@ Test(exit, the_gradient_is_that_of_the_whole_and_so_many_times_that_of_the_first
 
 // Micro-batches, threads and layers that are computed again.
 Test(exit, how_a_batch_is_cut_changes_no_bit) {
+#ifdef PLACE_LONG
+    PLACE_LONG;
+#endif
     for (size_t i = 0; i < COUNT_OF(kinds); i++) {
         const struct kind *k = &kinds[i];
         struct model_config c = tiny(k->family, k->tied);
