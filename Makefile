@@ -137,7 +137,7 @@ $(B)/small/%.o: tests/%.c
 	$(CC) $(CPPFLAGS) -Itests/small $(OURS) $(CFLAGS) -DPROGRAMS='"$(B)"' -c -o $@ $<
 
 # Suites that run on the GPU as they are (tests/cuda/place.h).
-ON_GPU    := families model tree accept branches
+ON_GPU    := families model tree accept branches exit
 CUDATESTS := $(patsubst %.c,$(B)/%.o,$(wildcard tests/cuda/*.c)) $(ON_GPU:%=$(B)/tests/cuda/on_gpu/test_%.o) $(if $(filter shim%,$(CONFIG)),$(B)/tests/cuda/planted.o) \
              $(patsubst %,$(B)/tests/%.o,op_cases op_check hand ref_model scratch hostile variant_kit tokenizer_kit)
 $(B)/tests/cuda/on_gpu/%.o: tests/%.c

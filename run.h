@@ -18,6 +18,7 @@ struct app {
 struct speculation_options { // of --spec and --draft, as they stand on the command line
     const char *name, *draft, *accept;
     int64_t most, least, nodes, ctx, threads; // 0: by rule
+    int64_t exit_layer; // 0: what the model's file says, if anything
     double p_min;
     bool adapt;
     uint64_t seed;

@@ -35,12 +35,13 @@ static const struct drafter_row *row_named(const char *name) {
 static bool is(const struct speculation_options *o, const char *name) { return !strcmp(o->name, name); }
 
 bool speculation_check(const struct speculation_options *o, struct err *err) {
-    if (!row_named(o->name)) return err_set(err, "--spec %s: expected auto, none, ngram, model, staged or tree (see --list)", o->name);
+    if (!row_named(o->name)) return err_set(err, "--spec %s: expected auto, none, ngram, model, staged, tree or exit (see --list)", o->name);
     const struct verifier *v = verifier_find(o->accept);
     if (!v) return err_set(err, "--spec-accept %s: --list has the names", o->accept);
     if (v->choose && is(o, "ngram")) return err_set(err, "--spec-accept %s needs to know what a guess was drawn from, which n-grams do not: use coupled", o->accept);
     if (v->choose && is(o, "staged")) return err_set(err, "--spec-accept %s does not go with --spec staged: use coupled, or --spec model", o->accept);
-    if (o->draft && (is(o, "none") || is(o, "ngram"))) return err_set(err, "--spec %s asks no draft model: leave --draft out, or take auto, model, staged or tree", o->name);
+    if (o->draft && (is(o, "none") || is(o, "ngram") || is(o, "exit"))) return err_set(err, "--spec %s asks no draft model: leave --draft out, or take auto, model, staged or tree", o->name);
+    if (o->exit_layer && !is(o, "exit") && !is(o, "auto")) return err_set(err, "--exit-layer goes with --spec exit or auto: with --spec %s nobody leaves the model early", o->name);
     if (o->nodes && !is(o, "tree")) return err_set(err, "--spec-nodes goes with --spec tree; --draft-max limits a chain");
     if (o->least > o->most && o->most > 0) return err_set(err, "--draft-min %lld is more than --draft-max %lld", (long long)o->least, (long long)o->most);
     return true;
@@ -63,13 +64,20 @@ static char *draft_beside(const char *model) {
     return NULL;
 }
 
-static bool load_draft(struct app *a, struct speculation *s, const struct speculation_options *o, const char *path, struct text *notes, struct err *err) {
+static bool open_draft_session(struct app *a, struct speculation *s, const struct speculation_options *o, struct err *err) {
     struct text line = {0};
-    struct err damaged;
-    int64_t rows = speculation_rows(o);
-    struct session_options so = {.ctx = o->ctx, .kv = DTYPE_F16};
+    int64_t rows = speculation_rows(o), ctx = session_capacity(a->session) + DRAFT_ROWS; // no longer than the target's
     if (is(o, "staged") && rows < STAGED_ROWS) rows = STAGED_ROWS;
-    so.all_logits = so.tree = rows;
+    struct session_options so = {.ctx = o->ctx, .kv = DTYPE_F16, .all_logits = rows, .tree = rows, .hidden = s->accept != NULL};
+    if (!so.ctx && ctx < s->model->config.ctx) so.ctx = ctx;
+    if (!o->ctx && s->model->whole && config_rope_by_context(&s->model->config)) so.ctx = session_capacity(a->session); // else it would turn keys otherwise
+    bool good = session_choose_context(s->model, &so, mem_available_bytes(), &line, err);
+    text_free(&line);
+    return good && (s->session = session_new(s->model, &so, err)) != NULL;
+}
+
+static bool load_draft(struct app *a, struct speculation *s, const struct speculation_options *o, const char *path, struct text *notes, struct err *err) {
+    struct err damaged;
     if (!(s->file = model_file_open(path, err))) return false;
     if (!(s->tokenizer = tokenizer_of_model(s->file, NULL, err))) return false;
     if (!(s->map = vocab_map_new(s->tokenizer, a->tokenizer, LEAST_SHARED, err))) return false;
@@ -78,12 +86,22 @@ static bool load_draft(struct app *a, struct speculation *s, const struct specul
     bool chains = is(o, "auto") || is(o, "model"); // where the head is of use
     if (chains && !accept_read(s->file, s->model->config.C, &s->accept, &damaged))
         text_fmt(notes, "note: the acceptance head of %s is not used: %s\n", path, damaged.text);
-    so.hidden = s->accept != NULL;
-    int64_t ctx = session_capacity(a->session) + DRAFT_ROWS; // no longer than the target's
-    if (!so.ctx && ctx < s->model->config.ctx) so.ctx = ctx;
-    bool good = session_choose_context(s->model, &so, mem_available_bytes(), &line, err);
-    text_free(&line);
-    return good && (s->session = session_new(s->model, &so, err)) != NULL && session_settle(s->session, err);
+    return open_draft_session(a, s, o, err) && session_settle(s->session, err);
+}
+
+// Where the model is left: by the option, else by what its file says; 0: nowhere.
+static int64_t exit_of(const struct app *a, const struct speculation_options *o) {
+    return o->exit_layer ? o->exit_layer : a->model->config.exit_layer;
+}
+
+// The first layers of the model as its own draft.
+static bool load_exit(struct app *a, struct speculation *s, const struct speculation_options *o, struct err *err) {
+    int64_t layers = exit_of(a, o), L = a->model->config.L;
+    if (!layers) return err_set(err, "%s has not learned to be left early (./train --exit-layer): --exit-layer N names a layer of any model", o->model);
+    if (layers >= L) return err_set(err, "--exit-layer %lld: expected fewer than the %lld layers of %s", (long long)layers, (long long)L, o->model);
+    s->model = model_prefix(a->model, layers);
+    s->map = vocab_map_own(a->tokenizer);
+    return open_draft_session(a, s, o, err);
 }
 
 static void drop_draft(struct speculation *s) {
@@ -96,11 +114,36 @@ static void drop_draft(struct speculation *s) {
     s->session = NULL, s->model = NULL, s->map = NULL, s->tokenizer = NULL, s->accept = NULL, s->file = NULL;
 }
 
+static double cost_of(const struct app *a, const struct speculation *s) { // of a guess, in passes of the target
+    return (double)config_params_active(&s->model->config) / (double)config_params_active(&a->model->config);
+}
+
+static void add_exit(struct app *a, struct speculation *s, const struct speculation_options *o, struct text *notes) {
+    struct err err;
+    char params[32];
+    if (!load_exit(a, s, o, &err)) {
+        text_fmt(notes, "note: no layers of the model guess, the text is made without: %s\n", err.text);
+        drop_draft(s);
+        return;
+    }
+    const struct model_config *c = &s->model->config;
+    s->drafters[s->n++] = drafter_model(&(struct draft_model){.session = s->session, .tokenizer = a->tokenizer, .target_tokenizer = a->tokenizer,
+                                                              .map = s->map, .name = "exit", .cost = cost_of(a, s)});
+    text_fmt(notes, "draft: the first %lld of %lld layers of %s, %s parameters\n", (long long)c->L, (long long)a->model->config.L, o->model,
+             text_count(params, (double)config_params(c)));
+}
+
 static void add_drafters(struct app *a, struct speculation *s, const struct speculation_options *o, const char *draft, struct text *notes) {
     struct err err;
     if (is(o, "auto") && !verifier_find(o->accept)->choose) s->drafters[s->n++] = drafter_ngram();
     if (is(o, "ngram")) s->drafters[s->n++] = drafter_ngram();
-    if (is(o, "ngram") || (is(o, "auto") && !draft)) return;
+    if (is(o, "ngram")) return;
+    if (is(o, "exit") || (is(o, "auto") && !draft && exit_of(a, o))) {
+        add_exit(a, s, o, notes);
+        return;
+    }
+    if (is(o, "auto") && !draft) return;
+    if (o->exit_layer) text_fmt(notes, "note: --exit-layer is not used, as there is the draft %s: --spec exit prefers the model's own layers\n", draft);
     if (!draft) {
         text_fmt(notes, "note: --spec %s needs a draft model: --draft FILE, or NAME.draft.gguf beside NAME.gguf; the text is made without\n", o->name);
         return;
@@ -111,7 +154,7 @@ static void add_drafters(struct app *a, struct speculation *s, const struct spec
         return;
     }
     struct draft_model m = {.session = s->session, .tokenizer = s->tokenizer, .target_tokenizer = a->tokenizer, .map = s->map, .staged = is(o, "staged"), .accept = s->accept,
-                            .cost = (double)config_params_active(&s->model->config) / (double)config_params_active(&a->model->config)};
+                            .cost = cost_of(a, s)};
     s->drafters[s->n++] = drafter_model(&m);
     char params[32];
     text_fmt(notes, "draft: %s, %s, %s parameters, %.1f%% of the vocabulary%s\n", draft, s->model->config.family->name,

@@ -160,6 +160,8 @@ static void parse_options(int argc, char **argv) {
     if (!family_find(opts.family)) refuse(2, "--family %s is unknown; --list names them", opts.family);
     if (*opts.from && opts.decay_from) refuse(2, "--from begins a new run and --decay-from ends an old one: give one of them");
     if (*opts.from && (opts.tune || opts.coord_check)) refuse(2, "--tune and --coord-check make models of their own: leave out --from");
+    if (opts.exit_weight > 0 && !opts.exit_layer) refuse(2, "--exit-weight is the weight of a loss behind --exit-layer N: give both");
+    if (opts.exit_layer && opts.exit_weight == 0) opts.exit_weight = 0.1;
     draft_options();
     if (!device_named(opts.device, opts.cpu, &err)) fail(2, &err);
 }
@@ -230,6 +232,7 @@ static struct model_config settle(struct run *r, const struct model_file *checkp
     } else {
         if (!config_read(&config, checkpoint, &err)) fail(1, &err);
         set_depth(&config);
+        set_exit(&config);
         const uint64_t hash = mixture_hash(&r->mixture);
         if (r->state.data_hash != hash && !opts.override)
             refuse(1, "the training text is not the one the checkpoint was made with (hash %016llx, now %016llx); --override goes on with it",

@@ -80,6 +80,7 @@ void print_derived(const struct run *r); // the numbers that nobody gave, each w
 void resolve_tokens(double expected); // how many, and how many of them decay; expected: where nobody said
 bool rung_read(const char *word, double *share, double *decay); // of --ladder; false: not one
 void set_depth(struct model_config *c); // the rule is in no file: options have it
+void set_exit(struct model_config *c);  // by the options; refuses a layer that is not there
 void resolve_amounts(struct run *r, const struct model_config *c); // options into `amount`: from there on nothing is "auto"
 void make_schedule(struct run *r);                                 // from `amount`; again whenever that changes
 void make_batch(struct run *r);

@@ -36,6 +36,7 @@ void draft_options(void) {
     if (!*opts.draft_for) return;
     if (*opts.from) refuse(2, "--draft-for makes a model of its own and --from goes on with another: give one of them");
     if (opts.tune || opts.coord_check) refuse(2, "--tune and --coord-check are for texts: leave out --draft-for");
+    if (opts.exit_layer) refuse(2, "--exit-layer is for a model that guesses for itself, and a draft guesses for another: leave out one of them");
     if (opts.replay.count || opts.valid.count) refuse(2, "a draft learns from its target's own texts and is validated on them: leave out --replay and --valid");
     if (strcmp(opts.tokenizer, "bpe:4096") != 0) refuse(2, "--tokenizer: a draft has a part of its target's vocabulary; --draft-vocab says how much of it");
     if (!train_option_given("seq")) opts.seq = DRAFT_SEQ;

@@ -91,6 +91,10 @@ void open_source(struct run *r) {
                 (long long)opts.seq, (long long)c->ctx, opts.from, (long long)opts.seq);
     if (opts.seq > c->ctx) c->ctx = opts.seq;
     set_depth(c);
+    if (c->exit_layer && !opts.exit_layer)
+        fprintf(stderr, "note: %s has learned to be left behind layer %lld, which the new model will not have: --exit-layer %lld goes on with it\n", opts.from,
+                (long long)c->exit_layer, (long long)c->exit_layer);
+    set_exit(c);
 }
 
 void check_source_tokenizer(const struct run *r) {

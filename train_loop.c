@@ -20,13 +20,14 @@ void note_row(struct run *r, const struct log_row *of) {
     if (r->log && r->board) board_add(r->board, &row);
 }
 
-// Mean loss over windows spread evenly through held-out tokens.
-static double evaluate(struct run *r, const struct tokens *valid, int64_t tokens) {
+// Mean loss over windows spread evenly through held-out tokens. exit_loss (may be NULL): that of the exit, 0 without one.
+static double evaluate(struct run *r, const struct tokens *valid, int64_t tokens, double *exit_loss) {
     int64_t windows = loader_windows(valid, opts.seq), wanted = tokens / opts.seq, T = opts.seq, scored = 0;
     if (wanted < 1) wanted = 1;
     if (wanted > windows) wanted = windows;
     double sum = 0;
     bool swapped = optimizer_swap(r->optimizer);
+    train_exit_loss(r->acts); // of what was before
     for (int64_t w = 0; w < wanted && !stop_wanted;) {
         int64_t n = wanted - w < r->micro_seq ? wanted - w : r->micro_seq;
         for (int64_t i = 0; i < n; i++)
@@ -37,6 +38,8 @@ static double evaluate(struct run *r, const struct tokens *valid, int64_t tokens
         w += n;
     }
     if (swapped) optimizer_swap(r->optimizer);
+    const double at_exit = train_exit_loss(r->acts);
+    if (exit_loss) *exit_loss = at_exit / (double)(scored ? scored : 1);
     return scored ? sum / (double)scored : NAN;
 }
 
@@ -61,11 +64,11 @@ static void take_score(struct run *r, int64_t tokens, struct log_row *row) {
 // Adds an evaluation to the log and tells it; returns nats per byte.
 double log_evaluation(struct run *r, int64_t tokens) {
     if (loader_windows(&r->valid, opts.seq) < 1) return NAN;
-    double loss = evaluate(r, &r->valid, tokens), per_byte = r->draft ? NAN : loss * (double)r->valid.count / r->valid.bytes; // only some are scored
-    double old = r->replay_valid.count ? evaluate(r, &r->replay_valid, tokens) : NAN;
+    double exit_loss, loss = evaluate(r, &r->valid, tokens, &exit_loss), per_byte = r->draft ? NAN : loss * (double)r->valid.count / r->valid.bytes; // only some are scored
+    double old = r->replay_valid.count ? evaluate(r, &r->replay_valid, tokens, NULL) : NAN;
     if (stop_wanted) return NAN;
     struct log_row row = log_row_at(r->state.step, r->state.tokens);
-    row.val_loss = loss, row.val_nats_per_byte = per_byte, row.val_loss_replay = old;
+    row.val_loss = loss, row.val_nats_per_byte = per_byte, row.val_loss_replay = old, row.exit_loss = exit_loss;
     if (r->draft) take_score(r, tokens, &row);
     if (train_imbalance(r->model) > 0)
         row.use = r->model->expert_use, row.layers = r->model->config.L, row.experts = r->model->config.E;
@@ -77,9 +80,10 @@ double log_evaluation(struct run *r, int64_t tokens) {
     text_free(&sample);
     r->evaluated_at = r->state.tokens;
     r->last_eval = r->state.seconds;
-    char count[32], beside[48] = "";
+    char count[32], beside[80] = "";
     text_count(count, (double)r->state.tokens);
     if (isfinite(old)) snprintf(beside, sizeof beside, "; of the old text %.4f", old);
+    if (exit_loss > 0) snprintf(beside + strlen(beside), sizeof beside - strlen(beside), "; at the exit %.4f", exit_loss);
     if (r->draft)
         progress_note(&r->progress, "%s tokens: validation loss %.4f, %.2f%% accepted at temperature 1, %.2f%% when greedy", count, loss,
                       100 * row.acceptance, 100 * row.agreement);
@@ -160,7 +164,7 @@ static bool step(struct run *r) {
         row.layer_norms = (struct log_list){r->layer_norms, r->model->config.L + 2};
     }
     if (r->peak > 0) row.peak_share = row.tok_per_s * config_flops_per_token(&r->model->config, opts.seq) / r->peak;
-    row.aux_loss = aux, row.imbalance = train_imbalance(r->model);
+    row.aux_loss = aux, row.imbalance = train_imbalance(r->model), row.exit_loss = train_exit_loss(r->acts) / (double)(scored ? scored : 1);
     note_row(r, &row);
     r->not_finite = verdict == GUARD_NOT_FINITE && r->state.guard.in_a_row == 1;
     if (verdict != GUARD_KEEP)
@@ -233,7 +237,7 @@ static void cool_aside(struct run *r, int64_t tokens, const char *model) {
     amount.tokens = from + tokens, amount.decay_tokens = tokens;
     make_schedule(r);
     while (!finished(r) && step(r)) continue;
-    double loss = finished(r) ? evaluate(r, &r->valid, (model ? 16 : 4) * opts.eval_tokens) : NAN, seconds = r->state.seconds;
+    double loss = finished(r) ? evaluate(r, &r->valid, (model ? 16 : 4) * opts.eval_tokens, NULL) : NAN, seconds = r->state.seconds;
     int64_t end = r->state.tokens;
     if (finished(r) && model && !stop_wanted) {
         optimizer_swap(r->optimizer);
@@ -293,7 +297,7 @@ double loop_aside(struct run *r) {
     while (!finished(r) && r->state.guard.in_a_row < PATIENCE && step(r)) continue;
     if (stop_wanted) return NAN;
     if (r->state.guard.in_a_row && !isfinite(optimizer_grad_norm(r->optimizer))) return INFINITY; // nothing moves it any more
-    double loss = evaluate(r, &r->valid, 4 * opts.eval_tokens);
+    double loss = evaluate(r, &r->valid, 4 * opts.eval_tokens, NULL);
     if (stop_wanted) return NAN;
     const double uniform = log((double)r->model->config.V); // whoever is dead says any token with the same probability
     return loss < uniform - 1e-3 ? loss : INFINITY;

@@ -6,7 +6,7 @@
 
 #include <string.h>
 
-enum { EXPERTS_MOST = 1024 };
+enum { EXPERTS_MOST = 1024, LAYERS_MOST = 1024 };
 
 struct train_options opts = {
     .out = "out", .from = "", .draft_for = "", .draft_vocab = 8192, .from_tokens = -1, .replay_share = -1, .family = "granite", .size = "", .ratio = 20, .tokenizer = "bpe:4096", .schedule = "power",
@@ -52,6 +52,8 @@ struct opt train_table[] = { // --data stays first: words without an option go t
     {"--balance-coef", OPT_REAL, &opts.balance_coef, 0, 100, "X", "weight of that in the loss", 0},
     {"--router-z", OPT_REAL, &opts.router_z, 0, 100, "X", "weight of the squared log-sum-exp of router logits in the loss", 0},
     {"--z-loss", OPT_REAL, &opts.head_z, 0, 100, "X", "weight of the squared log-sum-exp of the logits (PaLM: 1e-4)", 0},
+    {"--exit-layer", OPT_INT, &opts.exit_layer, 0, LAYERS_MOST, "N", "norm and head also learn to read what the first N layers make, so that ./run can guess with these (LayerSkip); 0: they do not", 0},
+    {"--exit-weight", OPT_REAL, &opts.exit_weight, 0, 100, "X", "weight of that loss beside the one of the last layer; 0: 0.1", 0},
     {"--dropout", OPT_REAL, &opts.dropout, 0, 0.95, "P", "share of the embeddings, of attention's probabilities and of what each branch adds that a training pass leaves out at random; 0.1 to 0.2 for a text that is read many times", 0},
     {"--tied", OPT_FLAG, &opts.tied, 0, 0, "", "the head is the embedding", 0},
     {"--embedding-scale", OPT_REAL, &opts.embedding_scale, 0, 1e4, "X", "multiplier of embeddings (granite); 0: 12", 0},

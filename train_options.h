@@ -12,10 +12,10 @@ struct train_options {
         *export_dtype, *draft_for, *plot, *watch, *tensorboard, *prompt, *check_widths, *balance, *depth_rule;
     int64_t width, layers, heads, kv_heads, head_size, ffn, experts, experts_used, base_layers;
     int64_t from_tokens, rollback, seq, batch_tokens, batch_least, micro_batch, memory, tokens, steps, decay_tokens, seed, threads;
-    int64_t draft_tokens, draft_vocab;
+    int64_t draft_tokens, draft_vocab, exit_layer;
     int64_t tune_width, tune_tokens, save_every, keep, eval_every, eval_tokens, eval_sample, samples, tokenizer_bytes, story_bytes;
     double tune_time, replay_share, ratio, time, lr, warmup, decay, final, phi, hold, cool, batch_ramp, batch_theta, probe_decay, probe_share, power_a, power_b, power_c, beta1, beta2, momentum, eps, weight_decay, clip, guard, valid_share,
-        save_seconds, peak, floor, embedding_scale, attention_scale, residual_scale, init_std, balance_coef, router_z, head_z, dropout;
+        save_seconds, peak, floor, embedding_scale, attention_scale, residual_scale, init_std, balance_coef, router_z, head_z, exit_weight, dropout;
     bool override, resume, save_aside, plan, tune, coord_check, profile, list, help, version, tied, doc_mask;
 };
 extern struct train_options opts;

@@ -214,6 +214,11 @@ void set_depth(struct model_config *c) {
         refuse(2, "--depth-rule %s needs a family with multipliers; %s has none", opts.depth_rule, c->family->name);
 }
 
+void set_exit(struct model_config *c) {
+    if (opts.exit_layer >= c->L) refuse(2, "--exit-layer %lld: expected fewer than the %lld layers of the model", (long long)opts.exit_layer, (long long)c->L);
+    c->exit_layer = opts.exit_layer;
+}
+
 struct model_config make_config(struct run *r) {
     struct err err;
     if (r->draft) draft_shape(r);
@@ -233,6 +238,7 @@ struct model_config make_config(struct run *r) {
     c.tied = opts.tied;
     c.init_std = (float)opts.init_std;
     set_depth(&c);
+    set_exit(&c);
     config_derive(&c);
     if (opts.embedding_scale > 0) c.m_emb = (float)opts.embedding_scale;
     if (opts.attention_scale > 0) c.m_attn = (float)opts.attention_scale;
@@ -437,7 +443,8 @@ void allocate_run(struct run *r, size_t memory) {
     if (!r->optimizer) fail(1, &err);
     r->acts = train_state_new(r->model, r->micro_seq * opts.seq, opts.seq, memory, &err);
     if (!r->acts) fail(1, &err);
-    const struct objective aim = {.balance = balance_of(opts.balance), .balance_coef = opts.balance_coef, .router_z = opts.router_z, .head_z = opts.head_z};
+    const struct objective aim = {.balance = balance_of(opts.balance), .balance_coef = opts.balance_coef, .router_z = opts.router_z, .head_z = opts.head_z,
+                                  .exit_weight = r->model->config.exit_layer ? opts.exit_weight : 0};
     train_state_aim(r->acts, &aim);
     r->ids = mem_array(rows, sizeof *r->ids, "batch");
     r->targets = mem_array(rows, sizeof *r->targets, "batch");

@@ -23,6 +23,7 @@ const struct drafter_row drafter_rows[] = {
     {"model", "the draft model of --draft, a chain", true},
     {"staged", "the same, with n-grams that guess for the draft model", true},
     {"tree", "a tree of its guesses, grown by their likelihood", true},
+    {"exit", "the first layers of the model itself, a chain; for models that have learned it, or any with --exit-layer", false},
 };
 const int drafter_row_count = COUNT_OF(drafter_rows);
 
@@ -122,6 +123,7 @@ static const float *catch_up(struct model_drafter *m, const struct draft_ask *as
     }
     if (m->skip >= n) m->skip = 0;
     if (n - m->skip + ahead > capacity) m->skip = n - (capacity - ahead) / 2;
+    if (!session_settle(s, err)) return NULL; // the target's first layers may still lie in the file: that is not what a guess costs
     const int32_t *want = m->spelled.id + m->skip, *have = session_ids(s);
     n -= m->skip;
     while (same + 1 < n && same < (size_t)session_length(s) && want[same] == have[same]) same++;
@@ -310,7 +312,7 @@ static void model_drafter_free(struct drafter *self) {
 
 struct drafter *drafter_model(const struct draft_model *o) {
     struct model_drafter *m = mem_alloc(sizeof *m, "model drafter");
-    m->base = (struct drafter){o->staged ? "staged" : "model", o->cost, model_draft, model_drafter_free};
+    m->base = (struct drafter){o->name ? o->name : o->staged ? "staged" : "model", o->cost, model_draft, model_drafter_free};
     m->o = *o;
     m->q = mem_array(DRAFT_ROWS * SAMPLER_ROUGH, sizeof *m->q, "distributions of guesses");
     m->work = mem_array(SAMPLER_ROUGH, sizeof *m->work, "draws of guesses");

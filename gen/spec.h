@@ -85,6 +85,7 @@ size_t verifier_draw(enum draw draw, const struct candidate *q, size_t n_q, size
 // Which tokens of two vocabularies are the same: by their bytes and kind, never by number or count; padding does not matter.
 struct vocab_map {
     bool same;           // every id means the same in both; padding aside, which neither list has
+    bool own;            // there is but one vocabulary: the draft reads what the target read
     int64_t draft_n, target_n; // ids of either
     int32_t *to_target;  // [draft_n], -1: the target has no such token, so it is never drafted; no id comes twice
     int32_t *to_draft;   // [target_n], -1: the draft reads it spelled out
@@ -94,6 +95,7 @@ struct vocab_map {
 };
 // Borrows both. NULL with a sentence when fewer than `least` (a share) of either are the same.
 struct vocab_map *vocab_map_new(const struct tokenizer *draft, const struct tokenizer *target, double least, struct err *err);
+struct vocab_map *vocab_map_own(const struct tokenizer *t); // of a draft that is a part of its target
 void vocab_map_free(struct vocab_map *m);
 // Appends what the draft reads for a token of the target: the same token, or, where it has none, its bytes by the draft's
 // tokenizer; nothing for a control token without a twin. An empty `out` is the beginning of a text and gets the draft's BOS.
@@ -146,7 +148,8 @@ extern const int drafter_row_count;
 struct drafter *drafter_ngram(void);
 // A small model. Its session has a tree of as many nodes as ask.most + 1, STAGED_ROWS at the least when staged, and as many rows of logits. Keys and values follow the text that was
 // taken; a text longer than its context is read from its middle. staged: n-grams of the text guess for the draft model, which
-// judges them as the target judges its own (Spector & Re 2023).
+// judges them as the target judges its own (Spector & Re 2023). The first layers of the target are such a model, too (model_prefix; LayerSkip, Elhoushi
+// et al. 2024, with a cache of its own): they share the target's tokenizer, and the map is vocab_map_own's.
 enum { STAGED_ROWS = 8 };
 struct draft_model {
     struct session *session;
@@ -154,6 +157,7 @@ struct draft_model {
     const struct vocab_map *map;
     bool staged;
     const struct accept *accept; // the draft's acceptance head, of use in chains; its session has hidden rows then. Or NULL
+    const char *name;            // of the drafter; NULL: model or staged
     double cost; // as in struct drafter
 };
 struct drafter *drafter_model(const struct draft_model *m); // borrows all that m points to

@@ -157,6 +157,17 @@ struct vocab_map *vocab_map_new(const struct tokenizer *draft, const struct toke
     return NULL;
 }
 
+struct vocab_map *vocab_map_own(const struct tokenizer *t) {
+    struct vocab_map *m = mem_alloc(sizeof *m, "map of vocabularies");
+    m->same = m->own = true;
+    m->draft_n = m->target_n = m->shared = tokenizer_vocab(t);
+    m->share = m->share_of_draft = 1;
+    m->to_target = mem_array((size_t)m->draft_n, sizeof *m->to_target, "map of vocabularies");
+    m->to_draft = mem_array((size_t)m->target_n, sizeof *m->to_draft, "map of vocabularies");
+    for (int32_t id = 0; id < m->target_n; id++) m->to_target[id] = m->to_draft[id] = id;
+    return m;
+}
+
 void vocab_map_free(struct vocab_map *m) {
     if (!m) return;
     mem_free(m->to_target);
@@ -165,6 +176,10 @@ void vocab_map_free(struct vocab_map *m) {
 }
 
 void vocab_map_read(const struct vocab_map *m, const struct tokenizer *draft, const struct tokenizer *target, int32_t id, struct ids *out) {
+    if (m->own) {
+        ids_add(out, id);
+        return;
+    }
     int32_t twin = id >= 0 && id < m->target_n ? m->to_draft[id] : -1; // a model may have rows that are no tokens
     struct span piece = tokenizer_piece(target, id);
     int32_t bos = tokenizer_bos(draft);

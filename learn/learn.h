@@ -347,7 +347,7 @@ MUST_USE bool checkpoint_export(const char *path, struct model *m, const struct 
 // OUT/log.jsonl: one object per step:
 //   step, tokens, loss (nats per token), lr, grad_norm, dt_ms, tok_per_s, batch, noise (both in tokens), skipped
 //   (reason, only then), and with experts aux_loss (balance and router_z of the objective, not in loss), imbalance
-//   (train_imbalance);
+//   (train_imbalance); with an exit exit_loss (nats per token, not in loss), in evaluations too;
 //   evaluations: step, tokens, val_loss (nats per token), val_nats_per_byte; with --replay val_loss_replay, of that text;
 //     of a draft acceptance and agreement (distil.h);
 //     and with experts: experts, for each layer how many rows of the last step chose each;
@@ -379,6 +379,7 @@ struct log_row {
     const char *sample;                 // of an evaluation
     bool undone;                        // set by log_read: the run went back behind this row
     double aux_loss, imbalance; // 0: no experts
+    double exit_loss;           // of a step or an evaluation; 0: no exit
     const int32_t *use;         // [layers*experts], NULL when not told
     int64_t layers, experts;
 };

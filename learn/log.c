@@ -50,6 +50,7 @@ static const struct member {
     {"cooled_nats_per_byte", POSITIVE, AT(cooled_nats_per_byte)},
     {"aux_loss", POSITIVE, AT(aux_loss)},
     {"imbalance", POSITIVE, AT(imbalance)},
+    {"exit_loss", POSITIVE, AT(exit_loss)},
     {"skipped", WORDS, AT(skipped)},
     {"rollback", COUNT, AT(rollback)},
     {"back_from", COUNT, AT(back_from)},

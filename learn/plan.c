@@ -88,6 +88,13 @@ static struct batch_rows random_rows(int64_t rows, int64_t T, int64_t V) {
     return r;
 }
 
+// What takes time of an objective.
+static struct train_state *new_state(struct model *m, int64_t rows, const struct plan_of *of, struct err *err) {
+    struct train_state *state = train_state_new(m, rows, of->T, of->memory, err);
+    if (state) train_state_aim(state, &(struct objective){.exit_weight = m->config.exit_layer ? 0.1 : 0});
+    return state;
+}
+
 static double time_loss(struct train_state *state, const struct train_batch *batch) {
     double start = time_now();
     train_loss(state, batch, 1 / (float)batch->rows, NULL);
@@ -131,7 +138,7 @@ static int64_t rows_to_measure(double sequence_s, int64_t max_rows, int64_t T) {
 static bool time_model(struct model *m, struct optimizer *o, const struct plan_of *of, struct measured *out,
                        struct err *err) {
     int64_t T = of->T;
-    struct train_state *state = train_state_new(m, T, T, of->memory, err);
+    struct train_state *state = new_state(m, T, of, err);
     if (!state) return false;
     struct batch_rows r = random_rows(of->micro_rows, T, m->config.V);
     struct train_batch batch = {T, T, r.ids, r.targets, r.doc_start};
@@ -139,7 +146,7 @@ static bool time_model(struct model *m, struct optimizer *o, const struct plan_o
     time_loss(state, &batch);
     int64_t rows = rows_to_measure(time_loss(state, &batch), of->micro_rows, T);
     train_state_free(state);
-    state = train_state_new(m, rows, T, of->memory, err);
+    state = new_state(m, rows, of, err);
     if (state) {
         batch.rows = rows;
         out->row_s = time_rows(state, &batch);

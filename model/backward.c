@@ -210,14 +210,15 @@ static void back_attention(const struct model *m, const struct pass *p, const st
     back_norm(m, w->attn_norm, dx, dnorm, x, segment);
 }
 
-void model_backward(const struct model *m, const struct pass *p, struct back *b, int64_t segment) {
-    assert(p->acts->kept && !p->cache_k && p->n % segment == 0);
-    for (int64_t l = m->config.L - 1; l >= 0; l--) {
+void model_backward(const struct model *m, const struct pass *p, struct back *b, int64_t segment, int64_t lo, int64_t hi) {
+    assert(p->acts->kept && !p->cache_k && p->n % segment == 0 && lo >= 0 && lo < hi && hi <= m->config.L);
+    for (int64_t l = hi - 1; l >= lo; l--) {
         model_forward_again(m, p, l);
         if (m->layers[l].router >= 0) back_experts(m, p, b, l, segment);
         else back_feed_forward(m, p, b, l, segment);
         back_attention(m, p, b, l, segment);
     }
+    if (lo > 0) return;
     const struct dropout drop = pass_drop(p, 0, DROP_EMBEDDING);
     struct tensor dx = tensor_first(b->dx, p->n); // [n,C]
     if (drop.below > 0) m->backend->dropout(&(struct dropout_args){dx, {0}, dx, 1, drop});

@@ -106,6 +106,7 @@ bool config_check(const struct model_config *c, struct err *err) {
         {"vocabulary V", c->V, 2, 1 << 22},      {"context", c->ctx, 1, 1 << 24},
         {"experts", c->E, 0, EXPERTS_MAX},       {"experts in use", c->used, c->E > 0, c->E},
         {"shared expert's width", c->FS, 0, 1 << 19}, {"window", c->window, 0, INT32_MAX},     {"columns without rope", c->unturned, 0, c->D - 1},
+        {"exit layer", c->exit_layer, 0, c->L - 1},
     };
     if (!c->family) return err_set(err, "the model has no family");
     for (size_t i = 0; i < COUNT_OF(whole); i++)

@@ -11,6 +11,9 @@
 #include <math.h>
 #include <string.h>
 
+// Ours, not the architecture's: it changes nothing that is computed.
+static const char exit_key[] = "lehr.exit_layer";
+
 // "<arch>.<rest>" in buf; returns buf.
 static const char *key(char buf[96], const struct family *f, const char *rest) {
     snprintf(buf, 96, "%s.%s", f->name, rest);
@@ -445,7 +448,7 @@ static bool read_all(struct model_config *c, const struct model_file *f, struct 
     c->mup = c->family->multipliers;
     c->init_std = c->mup ? .1f : .02f;
     c->base_width = c->mup ? (float)c->C / c->logit_divisor : 256;
-    return config_check(c, err);
+    return meta_int(f, exit_key, false, 0, LAYERS_MAX, &c->exit_layer, err) && config_check(c, err);
 }
 
 bool config_read(struct model_config *c, const struct model_file *f, struct err *err) {
@@ -514,6 +517,7 @@ void config_write(const struct model_config *c, struct gguf_out *o) {
                  c->norm_eps);
     if (!a->learned_positions) gguf_out_f32(o, key(k, a, "rope.freq_base"), c->rope_base);
     write_more(c, o);
+    if (c->exit_layer) gguf_out_u32(o, exit_key, (uint32_t)c->exit_layer);
     if (!a->multipliers) return;
     gguf_out_f32(o, key(k, a, "embedding_scale"), c->m_emb);
     gguf_out_f32(o, key(k, a, "attention.scale"), c->m_attn);

@@ -108,10 +108,11 @@ struct back {
 };
 // a is placed before: what is made again lies where forward made it.
 void back_place(struct back *b, const struct model_config *c, const struct acts *a, int64_t max_rows, struct slab *s);
-// The mirror of model_forward: b->dx holds d loss/d acts->out on entry and d loss/d embedded rows on return. ADDS
+// The mirror of layers lo to hi - 1: b->dx holds d loss/d the stream that leaves them on entry, that it enters them on return; all of
+// model_forward from its layers L - 1 to 0 in as many calls, the last of which ends with d loss/d embedded rows. ADDS
 // to the gradients of all layer weights, by segments. Overwrites gate and up of every layer. The embedding is the
 // caller's.
-void model_backward(const struct model *m, const struct pass *p, struct back *b, int64_t segment);
+void model_backward(const struct model *m, const struct pass *p, struct back *b, int64_t segment, int64_t lo, int64_t hi);
 
 // The copy of parameter i that products read: bf16 while training in bf16, else the weights themselves.
 static inline struct tensor model_product_weight(const struct model *m, int i) {

@@ -102,6 +102,10 @@ static void param_free(const struct backend *b, struct param *p) {
 
 void model_free(struct model *m) {
     if (!m) return;
+    if (m->whole) { // all it points to is lent
+        mem_free(m);
+        return;
+    }
     for (int i = 0; i < m->n_params; i++) param_free(m->backend, &m->params[i]);
     if (m->weights_block) m->backend->free(m->weights_block);
     if (m->grads_block) m->backend->free(m->grads_block);
@@ -254,6 +258,7 @@ static bool settle_matrix(struct model *m, struct tensor *w, bool *owned, struct
 }
 
 bool model_settle(struct model *m, struct err *err) {
+    if (m->whole) return model_settle(m->whole, err);
     for (; m->unsettled < m->n_params; m->unsettled++) {
         struct param *p = &m->params[m->unsettled];
         if (!settles(m, m->unsettled)) continue;
@@ -268,6 +273,7 @@ bool model_settle(struct model *m, struct err *err) {
 
 size_t model_unsettled_bytes(const struct model *m) {
     size_t bytes = 0;
+    if (m->whole) m = m->whole;
     for (int i = m->unsettled; i < m->n_params; i++)
         if (settles(m, i)) bytes += (size_t)(m->params[i].mats * m->params[i].rows) * m->params[i].w.row_bytes;
     return bytes;
@@ -304,6 +310,22 @@ struct model *model_load(const struct model_file *f, const struct backend *b, st
     model_free(m);
     err_in(err, "%s", model_file_path(f));
     return NULL;
+}
+
+// Layers are found by their indices and by bits of the config, so fewer of them are found the same. Multipliers that follow from
+// the depth stay those of the whole.
+struct model *model_prefix(struct model *m, int64_t layers) {
+    assert(layers > 0 && layers < m->config.L && !m->whole);
+    struct model *p = mem_alloc(sizeof *p, "first layers of a model");
+    *p = *m;
+    p->config.L = layers;
+    p->config.exit_layer = 0;
+    p->trainable = false;
+    p->whole = m;
+    p->weights_block = p->grads_block = NULL;
+    p->weights_bytes = p->grads_bytes = 0;
+    p->expert_use = NULL;
+    return p;
 }
 
 // --- making for training -------------------------------------------------------------------------------------------

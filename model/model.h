@@ -165,6 +165,7 @@ struct model_config {
     float rope_magnitude; // what is turned is multiplied by it; 0 means 1
     int64_t rope_ctx;     // the context before stretching
     bool rope_divisors;   // the file has rope_freqs.weight
+    int64_t exit_layer;   // norm and head have learned to read the stream behind so many layers, too; 0: have not. Changes nothing that is computed
 };
 // One sentence on what rope does in a context of ctx tokens, where that depends on it; else false.
 bool config_rope_note(const struct model_config *c, int64_t ctx, struct text *note);
@@ -234,6 +235,7 @@ struct model {
     size_t weights_bytes, grads_bytes;
     int32_t *expert_use;           // host, [L*E]: rows of the last step that chose each expert; NULL unless trainable with experts
     const struct model_file *file; // of a model for running
+    struct model *whole;           // of a prefix: the model it is a part of; else NULL
     int unsettled;                 // params from here on lie in the file
 };
 
@@ -247,6 +249,9 @@ struct model *model_load(const struct model_file *f, const struct backend *b, st
 // Gives the backend all weights; nothing is left to do the second time. False when memory or a type is missing.
 MUST_USE bool model_settle(struct model *m, struct err *err);
 size_t model_unsettled_bytes(const struct model *m); // that model_settle will take
+// The first so many layers of m, fewer than it has, with its norm and head: a model for running that reads m's weights, takes no
+// memory beside m, settles m when it is settled, and lives no longer than m. What it says is what a file of these layers says.
+struct model *model_prefix(struct model *m, int64_t layers);
 // For training (families that train only: config_trains): f32 weights and gradients, initialised from seed (param i:
 // stream i). compute BF16 keeps a bf16 copy for products, which are of PRECISION_BF16, forward and backward.
 struct model *model_new(const struct model_config *c, const struct backend *b, enum dtype compute, uint64_t seed,
@@ -454,10 +459,13 @@ struct train_batch {
 //              and prose lay .14 bits apart that way, .04 this way, .01 by sequences; after 128 steps, one seed.)
 //   router_z * mean of logsumexp(router's logits)^2 (Zoph et al. 2022, eq. 5)
 //   head_z * mean of logsumexp(logits)^2 (Chowdhery et al. 2022, section 5), not in the losses that are told
+//   exit_weight * the mean loss (head_z included) of norm and head on the stream behind config.exit_layer layers, in the one head
+//     that the last layer has, too: LayerSkip's loss (Elhoushi et al. 2024, arXiv 2404.16710) with one exit, in every step, added and not mixed in,
+//     and no layer left out; not in the losses that are told. 0 where the config has no exit
 enum balance { BALANCE_NONE, BALANCE_GLOBAL, BALANCE_SEQUENCE };
 struct objective {
     enum balance balance;
-    double balance_coef, router_z, head_z;
+    double balance_coef, router_z, head_z, exit_weight;
 };
 // What backward needs of a layer is kept, or computed again when its turn comes (Chen et al. 2016): of the first `halves`
 // layers gate and up of the feed-forward, of the first `wholes` of these all but what enters the layer.
@@ -492,10 +500,12 @@ void train_state_aim(struct train_state *t, const struct objective *o);
 // Behind the last micro-batch of a step: who was chosen in it becomes model.expert_use, and what the objective added by its
 // balance and router_z is returned. Without it train_zero_grads forgets both.
 double train_close_use(struct train_state *t);
+// Sum of the losses at the exit, of what train_loss was given since this was asked for last or gradients were zeroed; 0 without an exit.
+double train_exit_loss(struct train_state *t);
 // The use of the busiest expert over the mean, averaged over layers: 1 is even, E / used the worst; 0 without experts or
 // before the first step.
 double train_imbalance(const struct model *m);
-// Behind the last micro-batch of a step: only now the gradient of a tied embedding is whole.
+// Behind the last micro-batch of a step: only now the gradients of a tied embedding and, with an exit, of norm and head are whole.
 void train_close_grads(struct train_state *t);
 
 #endif

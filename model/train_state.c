@@ -7,9 +7,11 @@
 //   - every sum over rows in a weight's gradient is one partial sum per sequence, added in order (backend.h, rule 3);
 //   - a tied embedding gets two shares, as the head and as the embedding. What it gets as the embedding is collected apart,
 //     row after row, and added when the step is complete: only rows of tokens that were seen;
+//   - what an exit gives to the norm and the head is collected apart as well, sequence after sequence, and added when the step
+//     is complete: beside what the last layer gives them, group by group, the order of the sums would show the groups;
 //   - losses are rounded to 2^-26 nats before they are added in double, which makes the sum exact (below 2^27 nats),
 //     so the caller may add up micro-batches of any size and get the same bits.
-// The same three make a batch independent of how the caller cuts it into micro-batches.
+// The same make a batch independent of how the caller cuts it into micro-batches.
 #include "model/internal.h"
 
 #include <math.h>
@@ -33,6 +35,11 @@ struct train_state {
     bool tight;                     // as little room for the head as can be
     struct tensor looked_up;        // [V,C] a tied embedding's gradient as the embedding; absent when it is not tied
     float *losses;                  // [group_rows]
+    // Of an exit; absent without one.
+    struct tensor exit_head, exit_norm; // [V,C], [1,C] gradients
+    float *exit_losses;             // [group_rows]
+    bool exit_fresh;                // nothing was collected since they were added
+    double exit_sum;
     int32_t *ids, *targets, *pos, *lo, *hi; // [group_rows]
     int32_t *host_lo, *host_hi;     // [group_rows] host
     float *host_losses;             // [group_rows] host
@@ -58,6 +65,11 @@ static void place(struct train_state *t, const struct model_config *c, struct sl
     int32_t **ints[] = {&t->ids, &t->targets, &t->pos, &t->lo, &t->hi};
     for (size_t i = 0; i < COUNT_OF(ints); i++) *ints[i] = slab_take(s, n, sizeof(int32_t));
     if (c->tied) t->looked_up = slab_tensor(s, DTYPE_F32, c->V, c->C);
+    if (c->exit_layer) {
+        t->exit_head = slab_tensor(s, DTYPE_F32, c->V, c->C);
+        t->exit_norm = slab_tensor(s, DTYPE_F32, 1, c->C);
+        t->exit_losses = slab_take(s, n, sizeof *t->exit_losses);
+    }
     t->room_bytes = head_loss_room(n, c->V);
     size_t least = head_loss_room(head_loss_least(t->T), c->V), most = least > ROOM_BYTES || t->tight ? least : ROOM_BYTES;
     if (t->room_bytes > most) t->room_bytes = most;
@@ -156,7 +168,7 @@ struct train_state *train_state_new(struct model *m, int64_t max_rows, int64_t T
     const struct model_config *c = &m->config;
     if (!check_backend(m->backend, c->E > 0, err)) return NULL;
     struct train_state *t = mem_alloc(sizeof *t, "training state");
-    *t = (struct train_state){.m = m, .max_rows = max_rows, .T = T};
+    *t = (struct train_state){.m = m, .max_rows = max_rows, .T = T, .exit_fresh = true};
     t->acts.layer = mem_array((size_t)c->L, sizeof *t->acts.layer, "activation table");
     fit(t, c, max_rows, memory);
     struct slab s = {0};
@@ -222,13 +234,15 @@ void train_zero_grads(struct train_state *t) {
         if (param_is_vector(p) || (i == m->embed && !m->config.tied))
             m->backend->zero(p->grad.data, (size_t)p->grad.rows * p->grad.row_bytes);
     }
-    t->back.fresh = true;
+    t->back.fresh = t->exit_fresh = true;
+    t->exit_sum = 0;
     if (t->n_seen) t->m->backend->zero(t->looked_up.data, (size_t)t->looked_up.rows * t->looked_up.row_bytes);
     forget_seen(t); // of a step that was given up
     forget_use(t);
 }
 
 void train_state_aim(struct train_state *t, const struct objective *o) {
+    assert(o->exit_weight == 0 || t->m->config.exit_layer);
     t->aim = *o;
 }
 
@@ -238,6 +252,12 @@ double train_close_use(struct train_state *t) {
     for (int64_t l = 0; l < c->L; l++) sum += t->other[l];
     if (c->E > 0) memcpy(t->m->expert_use, t->use, (size_t)(c->L * c->E) * sizeof *t->use);
     forget_use(t);
+    return sum;
+}
+
+double train_exit_loss(struct train_state *t) {
+    double sum = t->exit_sum;
+    t->exit_sum = 0;
     return sum;
 }
 
@@ -256,9 +276,20 @@ double train_imbalance(const struct model *m) {
     return sum / (double)c->L;
 }
 
+// What the exit gave to norm and head.
+static void add_exit(struct train_state *t) {
+    const struct model *m = t->m;
+    struct tensor norm = m->params[m->out_norm].grad, head = m->params[m->head].grad;
+    if (t->exit_fresh) return;
+    m->backend->add(&(struct add_args){head, head, t->exit_head, 1});
+    m->backend->add(&(struct add_args){norm, norm, t->exit_norm, 1});
+    t->exit_fresh = true;
+}
+
 void train_close_grads(struct train_state *t) {
     const struct backend *b = t->m->backend;
     struct tensor grad = t->m->params[t->m->embed].grad;
+    add_exit(t);
     for (int64_t at = 0; at < t->n_seen; at += t->group_rows) {
         int64_t n = t->n_seen - at < t->group_rows ? t->n_seen - at : t->group_rows;
         struct tensor rows = tensor_first(t->back.dnorm, n);
@@ -292,22 +323,47 @@ static void upload_group(struct train_state *t, const struct train_batch *b, int
     be->upload(t->hi, t->host_hi, bytes);
 }
 
-// The head and the losses; with a gradient, d loss/d acts.out comes to back.dx.
-static void head_group(struct train_state *t, const struct pass *p, float grad_scale) {
+// Where the stream is read: behind the last layer, or at an exit.
+struct way_out {
+    struct tensor x;           // [any,C] the stream
+    struct tensor dhead, dnorm; // [V,C], [1,C] what they get of the gradient; dhead is written when fresh
+    float *losses;
+    float grad_scale;
+    bool fresh;
+};
+
+// The head and the losses; with a gradient, d loss/d x is added to back.dx.
+static void head_group(struct train_state *t, const struct pass *p, const struct way_out *o) {
     const struct model *m = t->m;
     const struct backend *b = m->backend;
-    const struct param *norm = &m->params[m->out_norm], *head = &m->params[m->head];
-    struct tensor out = tensor_first(t->acts.out, p->n);       // [n,C]
+    const struct param *norm = &m->params[m->out_norm];
+    struct tensor x = tensor_first(o->x, p->n);                // [n,C]
     struct tensor normed = tensor_first(t->acts.norm, p->n);   // [n,C]
     struct tensor dnormed = tensor_first(t->back.dnorm, p->n);    // [n,C]
     struct tensor dx = tensor_first(t->back.dx, p->n);         // [n,C]
-    b->rmsnorm(&(struct rmsnorm_args){normed, out, norm->w, m->config.norm_eps});
-    b->head_loss(&(struct head_loss_args){t->losses, dnormed, head->grad, normed, model_product_weight(m, m->head),
-                                          t->targets, 1 / m->config.logit_divisor, grad_scale, t->T, p->precision, t->room,
-                                          t->room_bytes, t->back.fresh, (float)t->aim.head_z});
-    if (grad_scale == 0) return;
-    b->zero(dx.data, (size_t)dx.rows * dx.row_bytes); // rmsnorm_back adds
-    b->rmsnorm_back(&(struct rmsnorm_back_args){dx, norm->grad, dnormed, out, norm->w, m->config.norm_eps, t->T});
+    b->rmsnorm(&(struct rmsnorm_args){normed, x, norm->w, m->config.norm_eps});
+    b->head_loss(&(struct head_loss_args){o->losses, dnormed, o->dhead, normed, model_product_weight(m, m->head),
+                                          t->targets, 1 / m->config.logit_divisor, o->grad_scale, t->T, p->precision, t->room,
+                                          t->room_bytes, o->fresh, (float)t->aim.head_z});
+    if (o->grad_scale == 0) return;
+    b->rmsnorm_back(&(struct rmsnorm_back_args){dx, o->dnorm, dnormed, x, norm->w, m->config.norm_eps, t->T});
+}
+
+// Behind the last layer: nothing is in back.dx before.
+static void end_group(struct train_state *t, const struct pass *p, float grad_scale) {
+    const struct model *m = t->m;
+    struct tensor dx = tensor_first(t->back.dx, p->n); // [n,C]
+    if (grad_scale != 0) m->backend->zero(dx.data, (size_t)dx.rows * dx.row_bytes);
+    head_group(t, p, &(struct way_out){t->acts.out, m->params[m->head].grad, m->params[m->out_norm].grad, t->losses, grad_scale, t->back.fresh});
+}
+
+// At the exit: the stream that enters layer config.exit_layer is there, its gradient of what follows in back.dx.
+static void exit_group(struct train_state *t, const struct pass *p, float grad_scale) {
+    const struct model *m = t->m;
+    if (grad_scale != 0 && t->exit_fresh) m->backend->zero(t->exit_norm.data, t->exit_norm.row_bytes);
+    head_group(t, p, &(struct way_out){t->acts.layer[m->config.exit_layer].x, t->exit_head, t->exit_norm, t->exit_losses,
+                                       grad_scale * (float)t->aim.exit_weight, t->exit_fresh});
+    if (grad_scale != 0) t->exit_fresh = false;
 }
 
 // balance[e] = coef * E * share[e] * grad_scale, where share is what e's count is of all of them; zeros when nothing was counted.
@@ -344,6 +400,15 @@ static void balance_group(struct train_state *t, int64_t n, double grad_scale) {
     }
 }
 
+// The losses of a group, rounded so that their sum is exact; each (may be NULL) receives them.
+static double sum_losses(struct train_state *t, const float *losses, int64_t n, float *each) {
+    double sum = 0;
+    t->m->backend->download(t->host_losses, losses, (size_t)n * sizeof(float));
+    for (int64_t i = 0; i < n; i++) sum += nearbyint((double)t->host_losses[i] * 0x1p26) * 0x1p-26;
+    if (each) memcpy(each, t->host_losses, (size_t)n * sizeof *each);
+    return sum;
+}
+
 // Row by row in each layer, so that groups show in no bit.
 static void take_other(struct train_state *t, int64_t n) {
     const struct model_config *c = &t->m->config;
@@ -357,6 +422,7 @@ double train_loss(struct train_state *t, const struct train_batch *batch, float 
     assert(batch->T == t->T && batch->rows > 0 && batch->rows % t->T == 0 && batch->rows <= t->max_rows);
     const struct model *m = t->m;
     const struct backend *b = m->backend;
+    const int64_t L = m->config.L, exit = t->aim.exit_weight > 0 ? m->config.exit_layer : 0;
     double sum = 0;
     for (int64_t at = 0; at < batch->rows; at += t->group_rows) {
         int64_t n = batch->rows - at < t->group_rows ? batch->rows - at : t->group_rows;
@@ -366,21 +432,20 @@ double train_loss(struct train_state *t, const struct train_batch *batch, float 
         upload_group(t, batch, at, n, grad_scale != 0);
         b->begin(0);
         model_forward(m, &p);
-        head_group(t, &p, grad_scale);
+        end_group(t, &p, grad_scale);
+        if (grad_scale != 0 && m->config.E > 0) balance_group(t, n, (double)grad_scale);
+        if (grad_scale != 0 && exit) model_backward(m, &p, &t->back, t->T, exit, L);
+        if (exit) exit_group(t, &p, grad_scale);
         if (grad_scale != 0) {
-            if (m->config.E > 0) balance_group(t, n, (double)grad_scale);
-            model_backward(m, &p, &t->back, t->T);
+            model_backward(m, &p, &t->back, t->T, 0, exit ? exit : L);
             if (m->config.E > 0) take_other(t, n);
             struct tensor table = t->looked_up.data ? t->looked_up : m->params[m->embed].grad;
             b->embed_back(&(struct embed_back_args){table, tensor_first(t->back.dx, n), p.ids, m->config.m_emb});
             t->back.fresh = false;
         }
         b->end();
-        b->download(t->host_losses, t->losses, (size_t)n * sizeof(float));
-        for (int64_t i = 0; i < n; i++) {
-            sum += nearbyint((double)t->host_losses[i] * 0x1p26) * 0x1p-26;
-            if (losses) losses[at + i] = t->host_losses[i];
-        }
+        sum += sum_losses(t, t->losses, n, losses ? losses + at : NULL);
+        if (exit) t->exit_sum += sum_losses(t, t->exit_losses, n, NULL);
     }
     t->drop = (struct dropout){0};
     return sum;

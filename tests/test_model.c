@@ -928,6 +928,8 @@ Test(model, hostile_configs_are_refused) {
     REFUSED(c.m_res = -INFINITY);
     REFUSED(c.logit_divisor = 0);
     REFUSED(c.init_std = -1);
+    REFUSED(c.exit_layer = -1);
+    REFUSED(c.exit_layer = c.L);
     REFUSED(c.family = NULL);
 }
 

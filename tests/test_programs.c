@@ -38,11 +38,11 @@ static struct text learned_columns(const char *log) {
     cr_assert(log_read(path, &rows, &err), "%s", err.text);
     for (size_t i = 0; i < rows.count; i++)
         if (!rows.row[i].cooled_tokens)
-            text_fmt(&t, "%lld %lld %.17g %.17g %.17g %.17g %.17g %.17g %.17g %s %lld %lld %lld %lld %.17g %.17g %.17g %.17g\n", (long long)rows.row[i].step,
+            text_fmt(&t, "%lld %lld %.17g %.17g %.17g %.17g %.17g %.17g %.17g %s %lld %lld %lld %lld %.17g %.17g %.17g %.17g %.17g\n", (long long)rows.row[i].step,
                      (long long)rows.row[i].tokens, rows.row[i].loss, rows.row[i].lr, rows.row[i].grad_norm, rows.row[i].val_loss,
                      rows.row[i].val_loss_replay, rows.row[i].batch, rows.row[i].noise, rows.row[i].skipped ? rows.row[i].skipped : "", (long long)rows.row[i].rollback,
                      (long long)rows.row[i].back_from, (long long)rows.row[i].passed_from, (long long)rows.row[i].passed_to,
-                     rows.row[i].aux_loss, rows.row[i].imbalance, rows.row[i].acceptance, rows.row[i].agreement);
+                     rows.row[i].aux_loss, rows.row[i].imbalance, rows.row[i].acceptance, rows.row[i].agreement, rows.row[i].exit_loss);
     log_rows_free(&rows);
     return t;
 }
@@ -124,6 +124,8 @@ Test(programs, every_rule_of_learning_keeps_the_promises) {
         FROM "ckpt-2048.gguf --replay other.txt --replay-share 0.5 --schedule wsd --ladder 0.5",
         FROM "ckpt-2048.gguf --replay other.txt --replay-share 0.3 " UNSTEADY " --lr 0.27 --tokens 8192 --save-every 50",
         DRAFT "--draft-tokens 6k --draft-vocab 100",
+        "--layers 3 --exit-layer 1 --dropout 0.1 --eval-every 5",
+        "--layers 3 --exit-layer 2 --exit-weight 0.5 --no-tied --family granitemoe --ffn 32 --experts 4 --dtype bf16 --z-loss 0.01",
     };
     make_corpus();
     make_other_corpus();
@@ -137,7 +139,7 @@ Test(programs, every_rule_of_learning_keeps_the_promises) {
         cr_expect(same_file("base/model.gguf", "other/model.gguf"), "threads or micro-batch: %s", rows[i]);
         // All but the first checkpoint are lost, with what follows from them.
         cr_assert(shell("cd other && rm -rf model.gguf report.html trunk && ls ckpt-*.gguf | sort -t- -k2 -n | tail -n +2 | xargs rm") == 0);
-        const char *tight = strstr(rows[i], "experts-used") ? "-t 3 --micro-batch 3 --memory 220k"
+        const char *tight = strstr(rows[i], "experts-used") || strstr(rows[i], "--exit-layer") ? "-t 3 --micro-batch 3 --memory 220k"
                             : strstr(rows[i], "--family") || strstr(rows[i], "--head-size") ? "-t 3 --micro-batch 3 --memory 200k"
                                                             : "-t 3 --micro-batch 3 --memory 170k";
         cr_assert(shell(run, "nothing", shape, rows[i], tight, "other") == 0, "%s", rows[i]);
@@ -145,6 +147,43 @@ Test(programs, every_rule_of_learning_keeps_the_promises) {
         cr_expect(same_learning("base/log.jsonl", "other/log.jsonl"), "resumed: %s", rows[i]);
         cr_expect(same_file("base/model.gguf", "other/model.gguf"), "resumed: %s", rows[i]);
         if (strstr(rows[i], "--guard")) cr_expect(shell("grep -q back_from base/log.jsonl") == 0, "%s", rows[i]);
+    }
+}
+
+// Every file that is written says where the model can be left, ./run leaves it there without being told, and other programs' files are as ever.
+Test(programs, a_model_that_learned_to_be_left_early_guesses_for_itself) {
+    static const struct {
+        const char *options, *why; // behind corpus.txt and TINY
+    } refused[] = {
+        {"--exit-layer 2", "expected fewer than the 2 layers"},
+        {"--exit-weight 0.5", "give both"},
+        {"--exit-layer 1 --exit-weight -1", "--exit-weight"},
+    };
+    make_corpus();
+    cr_assert(shell("$TRAIN corpus.txt " TINY " --layers 3 --exit-layer 1 --steps 30 --save-every 10 --keep 9 -o early 2>log && grep -q 'at the exit' log") == 0);
+    cr_assert(shell("$TRAIN corpus.txt " TINY " --layers 3 --steps 30 -o plain 2>log && ! grep -q 'at the exit' log && ! grep -q exit_loss plain/log.jsonl") == 0);
+    cr_expect(shell("test $(grep -c exit_loss early/log.jsonl) = $(wc -l <early/log.jsonl) && grep -q 'exit-weight.*0\\.1' early/config") == 0);
+    cr_expect(!same_file("early/model.gguf", "plain/model.gguf"));
+    cr_assert(shell("ckpt=$(ls early/ckpt-*.gguf | tail -1); cp $ckpt ckpt.gguf; $RUN -m early/model.gguf --quantize q8_0 -o small.gguf 2>err; $RUN -m ckpt.gguf --export gguf -o clean.gguf 2>err") == 0);
+    static const char *const files[] = {"early/model.gguf", "ckpt.gguf", "small.gguf", "clean.gguf"};
+    for (size_t i = 0; i < COUNT_OF(files); i++) {
+        cr_assert(shell("$RUN -m %s -p 'Once upon' -n 40 --temp 1 -s 3 --ignore-eos --spec none >a 2>err && ! grep -q '^draft' err", files[i]) == 0, "%s", files[i]);
+        cr_expect(shell("$RUN -m %s -p 'Once upon' -n 40 --temp 1 -s 3 --ignore-eos --no-spec-adapt >b 2>err && grep -q '^draft: the first 1 of 3 layers' err", files[i]) == 0, "%s", files[i]);
+        cr_expect(same_file("a", "b"), "%s", files[i]);
+    }
+    cr_expect(shell("$RUN -m early/model.gguf --export hf -o folder 2>err && ! grep -q exit folder/config.json && $RUN -m folder -p 'Once upon' -n 40 --temp 1 -s 3 --ignore-eos >b 2>err && ! grep -q '^draft' err") == 0);
+    cr_expect(shell("$RUN -m early/model.gguf -p 'Once upon' -n 40 --temp 1 -s 3 --ignore-eos --spec none >a 2>err") == 0 && same_file("a", "b"));
+    // What learns on says whether it goes on with it, and a run cannot change its mind.
+    cr_expect(shell("$TRAIN corpus.txt --seq 32 --batch-tokens 256 --samples 0 --from early/model.gguf --steps 2 -o next 2>log && grep -q 'note: .*--exit-layer 1 goes on with it' log && ! grep -q exit_loss next/log.jsonl") == 0);
+    cr_expect(shell("$TRAIN corpus.txt --seq 32 --batch-tokens 256 --samples 0 --from early/model.gguf --exit-layer 2 --steps 2 -o other 2>log && grep -q exit_loss other/log.jsonl") == 0);
+    cr_expect(shell("$TRAIN corpus.txt --exit-layer 2 -o early 2>log") == 2 && shell("grep -q 'was started with `exit-layer = 1`' log") == 0);
+    cr_expect(shell("$TRAIN corpus.txt " TINY " --layers 3 --exit-layer 1 --steps 30 --plan -o planned 2>log") == 0);
+    cr_expect(shell("$TRAIN --draft-for early/model.gguf --exit-layer 1 -o draft 2>log") == 2 && shell("grep -q 'guesses for another' log") == 0);
+    for (size_t i = 0; i < COUNT_OF(refused); i++) {
+        cr_expect(shell("$TRAIN corpus.txt " TINY " %s --steps 2 -o refused 2>log", refused[i].options) == 2, "%s", refused[i].options);
+        struct text log = read_file("log");
+        cr_expect(strstr(log.data, refused[i].why), "%s: %s", refused[i].options, log.data);
+        text_free(&log);
     }
 }
 

@@ -257,6 +257,46 @@ Test(spec, a_draft_model_of_any_vocabulary_changes_nothing) {
     kit_free(&k);
 }
 
+// Every number of first layers that there is, by a fixed length and by the pace, with room for the text and without; and from a file whose weights
+// nobody has settled yet.
+Test(spec, the_first_layers_of_a_model_change_nothing_of_what_it_says) {
+    struct err err;
+    for (int kind = 0; kind < 16; kind++) {
+        struct kit k = shipped();
+        struct ids prompt = encode(&k, "Once there was a dog. Once there");
+        struct sampler_options so = filters(kind / 4);
+        so.temp = kind % 2 ? 1 : 0;
+        bool narrow = kind % 4 == 3;
+        int64_t layers = 1 + kind % (k.model->config.L - 1);
+        struct model *first = model_prefix(k.model, layers);
+        struct session *s = open_with(k.model, DTYPE_F16);
+        struct session *draft = session_new(first, &(struct session_options){.ctx = narrow ? 60 : 0, .all_logits = ROWS, .tree = ROWS}, &err);
+        cr_assert(draft, "%s", err.text);
+        struct vocab_map *map = vocab_map_own(k.tokenizer);
+        struct drafter *d = drafter_model(&(struct draft_model){.session = draft, .tokenizer = k.tokenizer, .target_tokenizer = k.tokenizer, .map = map, .name = "exit", .cost = 0.5});
+        cr_assert_str_eq(d->name, "exit");
+        struct spec_options options = with(s, &k, d);
+        options.fixed = kind < 12;
+        struct spec *spec = spec_new(&options);
+        struct ids plain = {0}, guessed = {0};
+        make(&k, s, &so, &prompt, 60, spec, &guessed);
+        session_rewind(s, 0);
+        make(&k, s, &so, &prompt, 60, NULL, &plain);
+        struct spec_stats stats = spec_stats(spec);
+        cr_assert(same_ids(&plain, &guessed), "kind %d changes the text", kind);
+        cr_expect((stats.guesses > 0 || !options.fixed) && !spec_trouble(spec), "kind %d: %s", kind, spec_trouble(spec) ? spec_trouble(spec) : "nothing was guessed");
+        cr_expect(stats.held > 0 || !options.fixed, "kind %d: of %lld guesses none held", kind, (long long)stats.guesses);
+        if (!narrow && stats.guesses) cr_expect_arr_eq(session_ids(draft), prompt.id, prompt.count * sizeof *prompt.id, "kind %d reads another text", kind);
+        spec_free(spec);
+        d->free(d);
+        vocab_map_free(map);
+        session_free(draft), session_free(s);
+        model_free(first);
+        ids_free(&plain), ids_free(&guessed), ids_free(&prompt);
+        kit_free(&k);
+    }
+}
+
 // ---- verifiers on models --------------------------------------------------------------------------------------------
 
 enum { SMALL = 12, PAIRS = SMALL * SMALL, DRAWS = 6000 };

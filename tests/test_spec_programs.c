@@ -57,6 +57,35 @@ Test(spec_programs, a_draft_beside_the_model_is_found_and_told) {
     cr_expect(shell("$RUN -m tale.gguf -p 'Once' -n 60 --temp 1.2 -s 4 --ignore-eos --spec-check --spec model --no-spec-adapt >said 2>err && grep -q '^the same [0-9]* bytes, 60 tokens' said") == 0);
 }
 
+Test(spec_programs, the_first_layers_guess_where_they_are_named_or_the_file_names_them) {
+    static const char *const texts[] = {"-n 40 --temp 0", "-n 60 --temp 1 -s 5 --ignore-eos", "-n 40 --temp 0.8 -s 2 --repeat-penalty 1.3 -t 2"};
+    cr_assert(shell("cp '%s/data/stories-1m.gguf' tale.gguf", origin) == 0);
+    for (size_t i = 0; i < COUNT_OF(texts); i++)
+        for (int layer = 1; layer < 3; layer++) {
+            cr_assert(shell("$RUN -m tale.gguf -p 'Once there was' --spec none %s >plain 2>err", texts[i]) == 0);
+            cr_expect(shell("$RUN -m tale.gguf -p 'Once there was' --spec exit --exit-layer %d --no-spec-adapt %s >said 2>err && cmp -s plain said", layer, texts[i]) == 0, "%s", texts[i]);
+            cr_expect(shell("grep -q '^draft: the first %d of 3 layers of tale.gguf, ' err && grep -q '^guesses: .* exit, ' err && ! grep -q '^note' err", layer) == 0, "%s", texts[i]);
+        }
+    cr_expect(shell("$RUN -m tale.gguf -p 'Once' -n 60 --temp 1.2 -s 4 --ignore-eos --spec-check --exit-layer 2 --no-spec-adapt >said 2>err && grep -q '^the same [0-9]* bytes, 60 tokens' said && grep -q 'ngram, [0-9]* exit' err") == 0);
+    cr_expect(shell("$RUN -m tale.gguf -p 'Once' -n 20 --exit-layer 1 --spec exit --spec-accept rejection --temp 1 >said 2>err && ! grep -q '^note' err") == 0);
+    // Nowhere to leave it, or not before its end: one line, and the text is the same.
+    static const struct {
+        const char *options, *why;
+    } cases[] = {{"--spec exit", "has not learned to be left early"}, {"--spec exit --exit-layer 3", "fewer than the 3 layers"},
+                 {"--exit-layer 9", "fewer than the 3 layers"}, {"--exit-layer 1 --draft tale.gguf", "is not used, as there is the draft tale.gguf"},
+                 {"--spec exit --exit-layer 1 --draft-ctx 8 --no-spec-adapt", "too small to guess with"}};
+    cr_assert(shell("$RUN -m tale.gguf -p 'Once there was' --spec none %s >plain 2>err", texts[0]) == 0);
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        cr_expect(shell("$RUN -m tale.gguf -p 'Once there was' %s %s >said 2>err && cmp -s plain said", texts[0], cases[i].options) == 0, "%s", cases[i].options);
+        struct text err = read_file("err");
+        cr_expect(strstr(err.data, cases[i].why) && lines_with(err.data, "note: ") == 1, "%s: %s", cases[i].options, err.data);
+        text_free(&err);
+    }
+    cr_expect(shell("$RUN -m tale.gguf -p a --spec ngram --exit-layer 1 2>err") == 2 && shell("grep -q 'goes with --spec exit or auto' err") == 0);
+    cr_expect(shell("$RUN -m tale.gguf -p a --spec exit --exit-layer 1 --draft tale.gguf 2>err") == 2 && shell("grep -q 'leave --draft out' err") == 0);
+    cr_expect(shell("$RUN --list 2>/dev/null | grep -q '^  exit '") == 0);
+}
+
 Test(spec_programs, the_bench_of_texts_and_the_refusals) {
     cr_assert(shell("cp '%s/data/stories-1m.gguf' tale.gguf; mkdir kinds; printf 'Once there was\\n%%%%%%%%\\nIt was a cat\\n' >kinds/tales.txt; echo no >kinds/README.md", origin) == 0);
     cr_expect(shell("$RUN -m tale.gguf --bench-texts kinds -n 16 --repeats 2 --temp 0 >said 2>err && grep -q '^tales.txt: 2 prompts, plain .* tokens/s, with guesses .* guesses held$' said") == 0);
