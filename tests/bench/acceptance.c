@@ -1,6 +1,6 @@
 // acceptance.c: how often each verifier takes a guess, for a target, a draft and a text, beside the best that any could.
 //
-//     acceptance TARGET DRAFT TEXT [options] > rows.csv      models with the same tokenizer; acceptance.sh has the options' words
+//     acceptance TARGET DRAFT TEXT [options] > rows.csv      any draft that ./run would take; acceptance.sh has the options' words
 //
 // At places spread over the text both models give their distribution behind the sampler's filters. Where a verifier has a formula
 // (tests/transport.h) its acceptance is that, else the share of so many simulated draws; rows are means over places, with
@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PLACES_PER_WINDOW = 8, WIDTHS = 4, VERIFIERS_MOST = 8, WIDEST = 8, SEED = 1 };
+enum { PLACES_PER_WINDOW = 8, WIDTHS = 4, VERIFIERS_MOST = 8, WIDEST = 8, SEED = 1, DRAFT_WINDOWS = 2 };
 static const int widths[WIDTHS] = {1, 2, 4, WIDEST};
 
 static struct {
@@ -45,12 +45,12 @@ struct side {
     struct session *session;
 };
 
-static struct side open_side(const char *path, const struct backend *b) {
+static struct side open_side(const char *path, int64_t rows, const struct backend *b) {
     struct err err;
     struct side s = {.file = model_file_open(path, &err)};
     s.model = s.file ? model_load(s.file, b, &err) : NULL;
     s.tokenizer = s.model ? tokenizer_from_file(s.file, &err) : NULL;
-    struct session_options so = {.ctx = o.window, .all_logits = o.window, .exact = true};
+    struct session_options so = {.ctx = rows, .all_logits = rows, .exact = true};
     s.session = s.tokenizer ? session_new(s.model, &so, &err) : NULL;
     if (!s.session) refuse(err.text);
     return s;
@@ -155,33 +155,58 @@ static void add_place(const struct place *at, uint64_t number, struct cell cells
         }
 }
 
-static int64_t read_places(struct side *target, struct side *draft, const struct ids *ids, struct cell cells[][WIDTHS]) {
+// The window as the draft reads it; last[i]: where token i of the target ends.
+static const float *read_draft(struct side *draft, const struct tokenizer *target, const struct vocab_map *map, const int32_t *from, int64_t *last,
+                               struct err *err) {
+    struct ids spelled = {0};
+    for (int64_t i = 0; i < o.window; i++) {
+        vocab_map_read(map, draft->tokenizer, target, from[i], &spelled);
+        last[i] = (int64_t)spelled.count - 1;
+    }
+    session_rewind(draft->session, 0);
+    if ((int64_t)spelled.count > DRAFT_WINDOWS * o.window) refuse("the draft lacks too many of the text's tokens: it would have to read more than twice as many");
+    const float *logits = session_feed(draft->session, spelled.id, (int64_t)spelled.count, FEED_PROMPT, LOGITS_ALL, err);
+    ids_free(&spelled);
+    return logits;
+}
+
+// What the draft says of its own tokens, as the target numbers them; of others, nothing.
+static void spread(const struct vocab_map *map, const float *logits, float *to, int64_t V) {
+    for (int64_t i = 0; i < V; i++) to[i] = -INFINITY;
+    for (int64_t i = 0; i < map->draft_n; i++)
+        if (map->to_target[i] >= 0) to[map->to_target[i]] = logits[i];
+}
+
+static int64_t read_places(struct side *target, struct side *draft, const struct vocab_map *map, const struct ids *ids, struct cell cells[][WIDTHS]) {
     struct err err;
     int64_t V = session_vocab(target->session), windows = (o.places + PLACES_PER_WINDOW - 1) / PLACES_PER_WINDOW, done = 0;
     size_t n = 2 * (size_t)V;
     struct place at = {.p = mem_array((size_t)V, sizeof *at.p, "target's list"), .q = mem_array((size_t)V, sizeof *at.q, "draft's list"),
                        .id = mem_array(n, sizeof *at.id, "ids"), .dense_p = mem_array(n, sizeof(double), "target"),
                        .dense_q = mem_array(n, sizeof(double), "draft"), .work = mem_array(n, sizeof(double), "work")};
+    int64_t *last = mem_array((size_t)o.window, sizeof *last, "places");
+    float *said = mem_array((size_t)V, sizeof *said, "what the draft says");
     struct sampler_options open = o.sampler;
     if (o.open) open.top_k = 0, open.top_p = 1, open.min_p = 0;
     struct sampler *sampler = sampler_new(&o.sampler, V), *drafts = sampler_new(&open, V);
     for (int64_t k = 0; k < windows; k++) {
         const int32_t *from = ids->id + ((int64_t)ids->count - o.window) * k / (windows > 1 ? windows - 1 : 1);
         session_rewind(target->session, 0);
-        session_rewind(draft->session, 0);
         const float *x = session_feed(target->session, from, o.window, FEED_PROMPT, LOGITS_ALL, &err);
-        const float *y = x ? session_feed(draft->session, from, o.window, FEED_PROMPT, LOGITS_ALL, &err) : NULL;
+        const float *y = x ? read_draft(draft, target->tokenizer, map, from, last, &err) : NULL;
         if (!y) refuse(err.text);
         for (int i = 0; i < PLACES_PER_WINDOW; i++, done++) {
             int64_t row = o.window / 2 + o.window / 2 * i / PLACES_PER_WINDOW;
             at.n_p = read_list(sampler, x + row * V, at.p);
-            at.n_q = read_list(drafts, y + row * V, at.q);
+            spread(map, y + last[row] * session_vocab(draft->session), said, V);
+            at.n_q = read_list(drafts, said, at.q);
             make_dense(&at);
             add_place(&at, (uint64_t)done, cells);
         }
     }
     sampler_free(sampler);
     sampler_free(drafts);
+    mem_free(last), mem_free(said);
     mem_free(at.p), mem_free(at.q), mem_free(at.id), mem_free(at.dense_p), mem_free(at.dense_q), mem_free(at.work);
     return done;
 }
@@ -203,14 +228,14 @@ int main(int argc, char **argv) {
     pool_start((int)o.threads);
     const struct backend *b = backend_cpu(NULL, &err);
     if (!b || !file_read_all(words.word[2], (size_t)1 << 30, &text, &err)) refuse(err.text);
-    struct side target = open_side(words.word[0], b), draft = open_side(words.word[1], b);
-    if (tokenizer_hash(target.tokenizer) != tokenizer_hash(draft.tokenizer) || session_vocab(target.session) != session_vocab(draft.session))
-        refuse("the models have different tokenizers");
+    struct side target = open_side(words.word[0], o.window, b), draft = open_side(words.word[1], DRAFT_WINDOWS * o.window, b);
+    struct vocab_map *map = vocab_map_new(draft.tokenizer, target.tokenizer, 0.5, &err);
+    if (!map) refuse(err.text);
     tokenizer_encode(target.tokenizer, text.data, text.len, 0, &ids);
     if ((int64_t)ids.count < o.window) refuse("the text is shorter than a window: give more, or a smaller --window");
     struct cell cells[VERIFIERS_MOST][WIDTHS] = {{{0}}};
     assert(verifier_count <= VERIFIERS_MOST);
-    double n = (double)read_places(&target, &draft, &ids, cells);
+    double n = (double)read_places(&target, &draft, map, &ids, cells);
     for (int k = 0; k < verifier_count; k++)
         for (int w = 0; w < WIDTHS; w++) {
             const struct cell *c = &cells[k][w];
@@ -218,6 +243,7 @@ int main(int argc, char **argv) {
             printf("%s,%s,%g,%s,%d,%.5f,%.5f,%.5f,%.0f\n", name_of(words.word[0]), name_of(words.word[1]), o.sampler.temp, verifiers[k].name,
                    widths[w], mean, error, c->best / n, n);
         }
+    vocab_map_free(map);
     close_side(&target);
     close_side(&draft);
     ids_free(&ids);

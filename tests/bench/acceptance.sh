@@ -1,6 +1,6 @@
 #!/bin/sh
 # acceptance.sh: how often each verifier of speculation takes a guess, beside the best possible. `make bench-acceptance` calls it.
-#   TARGET DRAFT  models with the same tokenizer     TEXT     what they read
+#   TARGET DRAFT  a model and a draft of any vocabulary that is much the same     TEXT     what they read
 #   TEMPS         temperatures (0.6 0.8 1)            FILTERS  of the sampler (--top-k 40 --top-p 0.95 --min-p 0.05); --open: of the target alone
 #   PLACES        of the text (200)                  OUT      folder where acceptance.csv grows (bench)
 # A row of the CSV: target,draft,temp,verifier,guesses,accepted,error,best,places. accepted: the share of places where the next
