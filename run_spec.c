@@ -378,7 +378,7 @@ static double speed_of(double *took, int64_t repeats, size_t turns, int64_t toke
 // One prompt, plainly and with guesses. The two threads change places with each repeat: one of them has memory of its own that is a
 // few hundredths slower.
 static bool time_prompt(struct app *a, const struct texts_options *o, const struct ids *ids, struct kind *k, struct err *err) {
-    int64_t repeats = o->repeats + o->repeats % 2;
+    int64_t repeats = o->repeats > 1 ? o->repeats + o->repeats % 2 : 1;
     size_t turns = (size_t)(o->n - 2) / TURN + 2;
     double *took[2] = {mem_array((size_t)repeats * turns, sizeof(double), "times"), mem_array((size_t)repeats * turns, sizeof(double), "times")};
     bool good = true;
