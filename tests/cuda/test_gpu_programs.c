@@ -61,20 +61,22 @@ static int losses_of(const char *out, double *to, int most) {
     return n;
 }
 
+static int steps(void) { return getenv("LEHR_LONG") ? 100 : 20; } // a hundred take a minute where a processor stands for the GPU
+
 static void train(const char *device, const char *out, const char *options) {
     struct text line = {0};
     text_fmt(&line, "train %s/corpus.txt -o %s/%s --device %s --tokenizer byte --size 1M --width 32 --layers 2 --heads 2 --kv-heads 1 --seq 32 "
-                    "--batch-tokens 128 --steps 20 --lr 0.003 -s 3 -t 1 --samples 0 --save-seconds 1000000 --eval-tokens 64 %s",
-             folder, folder, out, device, options);
+                    "--batch-tokens 128 --steps %d --lr 0.003 -s 3 -t 1 --samples 0 --save-seconds 1000000 --eval-tokens 64 %s",
+             folder, folder, out, device, steps(), options);
     struct text said = output(line.data);
     text_free(&line), text_free(&said);
 }
 
 static void expect_near(const char *a, const char *b, double apart) {
-    enum { MOST = 100 };
+    enum { MOST = 200 };
     double x[MOST], y[MOST];
     const int n = losses_of(a, x, MOST);
-    cr_assert(n >= 20);
+    cr_assert(n >= steps());
     cr_assert_eq(losses_of(b, y, MOST), n);
     for (int i = 0; i < n; i++) cr_assert(fabs(x[i] - y[i]) <= apart * y[i], "step %d: %g and %g", i + 1, x[i], y[i]);
     cr_assert(x[n - 1] < x[0] - .3, "nothing was learned: %g, then %g", x[0], x[n - 1]);
@@ -82,13 +84,13 @@ static void expect_near(const char *a, const char *b, double apart) {
 
 TestSuite(gpu_programs, .timeout = 300);
 
-Test(gpu_programs, twenty_steps_are_those_of_the_processor) {
+Test(gpu_programs, steps_are_those_of_the_processor) {
     make_folder(), write_corpus();
     train("cuda", "gpu", ""), train("cpu", "cpu", "");
     expect_near("gpu", "cpu", 1e-4);
     drop_folder();
 }
-Test(gpu_programs, twenty_steps_in_bf16_are_near_those_of_the_processor) {
+Test(gpu_programs, steps_in_bf16_are_near_those_of_the_processor) {
     make_folder(), write_corpus();
     train("cuda", "gpu", "--dtype bf16 --optimizer muon"), train("cpu", "cpu", "--dtype bf16 --optimizer muon");
     expect_near("gpu", "cpu", 2e-2);
