@@ -3,6 +3,7 @@
 // The authority for what the first layers say is a file that has only these; for what is learned, two models: the gradient
 // of a loss with an exit is that of the whole plus so many times that of a model of its first layers.
 #include "model/internal.h"
+#include "tests/batch.h"
 #include "tests/hand.h"
 #include "tests/ref_model.h"
 #include "tests/variant_kit.h"
@@ -19,10 +20,6 @@ static const struct backend *cpu(void) {
     const struct backend *b = backend_cpu(NULL, &e);
     cr_assert(b, "%s", e.text);
     return b;
-}
-
-static void random_ids(int32_t *ids, int64_t n, int64_t V, uint64_t seed) {
-    for (int64_t i = 0; i < n; i++) ids[i] = (int32_t)rng_below(seed, 77, (uint64_t)i, (uint64_t)V);
 }
 
 // --- the first layers ----------------------------------------------------------------------------------------------
@@ -202,26 +199,6 @@ Test(exit, the_layer_is_in_the_file_or_the_file_is_refused) {
 }
 
 // --- learning ------------------------------------------------------------------------------------------------------
-
-// Several documents in a sequence, and rows that do not count.
-struct batch {
-    int64_t rows, T;
-    int32_t *ids, *targets, *doc_start;
-};
-static struct batch random_batch(int64_t sequences, int64_t T, int64_t V, uint64_t seed) {
-    struct batch b = {sequences * T, T, NULL, NULL, NULL};
-    size_t bytes = (size_t)b.rows * sizeof(int32_t);
-    b.ids = malloc(bytes), b.targets = malloc(bytes), b.doc_start = malloc(bytes);
-    random_ids(b.ids, b.rows, V, seed);
-    random_ids(b.targets, b.rows, V, seed + 1);
-    for (int64_t i = 0; i < b.rows; i++) {
-        bool start = i % T == 0 || rng_below(seed, 78, (uint64_t)i, 5) == 0;
-        b.doc_start[i] = start ? (int32_t)i : b.doc_start[i - 1];
-        if (rng_below(seed, 79, (uint64_t)i, 7) == 0) b.targets[i] = -1;
-    }
-    return b;
-}
-static void free_batch(struct batch *b) { free(b->ids), free(b->targets), free(b->doc_start); }
 
 static struct train_state *new_state(struct model *m, int64_t rows, int64_t T, size_t memory, const struct objective *aim) {
     struct err e = {{0}};

@@ -4,6 +4,7 @@
 // The oracle is tests/ref_model.c, the same block in double precision. Models are tiny and random, with sizes
 // chosen so that no two letters of the glossary are equal: a mixed-up dimension cannot hide.
 #include "model/internal.h"
+#include "tests/batch.h"
 #include "tests/ref_model.h"
 
 #include <criterion/criterion.h>
@@ -48,10 +49,6 @@ static struct model *random_model(const struct model_config *c, enum dtype compu
     return m;
 }
 
-static void random_ids(int32_t *ids, int64_t n, int64_t V, uint64_t seed) {
-    for (int64_t i = 0; i < n; i++) ids[i] = (int32_t)rng_below(seed, 77, (uint64_t)i, (uint64_t)V);
-}
-
 static struct session *new_session(struct model *m, struct session_options o) {
     struct err e = {{0}};
     struct session *s = session_new(m, &o, &e);
@@ -65,26 +62,6 @@ static const float *feed(struct session *s, const int32_t *ids, int64_t n, enum 
     cr_assert(logits, "%s", e.text);
     return logits;
 }
-
-// A batch with several documents per sequence and some rows that do not count.
-struct batch {
-    int64_t rows, T;
-    int32_t *ids, *targets, *doc_start;
-};
-static struct batch random_batch(int64_t sequences, int64_t T, int64_t V, uint64_t seed) {
-    struct batch b = {sequences * T, T, NULL, NULL, NULL};
-    size_t bytes = (size_t)b.rows * sizeof(int32_t);
-    b.ids = malloc(bytes), b.targets = malloc(bytes), b.doc_start = malloc(bytes);
-    random_ids(b.ids, b.rows, V, seed);
-    random_ids(b.targets, b.rows, V, seed + 1);
-    for (int64_t i = 0; i < b.rows; i++) {
-        bool start = i % T == 0 || rng_below(seed, 78, (uint64_t)i, 5) == 0;
-        b.doc_start[i] = start ? (int32_t)i : b.doc_start[i - 1];
-        if (rng_below(seed, 79, (uint64_t)i, 7) == 0) b.targets[i] = -1;
-    }
-    return b;
-}
-static void free_batch(struct batch *b) { free(b->ids), free(b->targets), free(b->doc_start); }
 
 static struct train_state *new_state_within(struct model *m, int64_t rows, int64_t T, size_t memory) {
     struct err e = {{0}};
