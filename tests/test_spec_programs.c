@@ -40,7 +40,7 @@ Test(spec_programs, a_draft_that_is_of_no_use_costs_one_line_and_no_byte) {
         text_free(&err);
     }
 #if !defined(__SANITIZE_ADDRESS__) // it takes terabytes of addresses for itself
-    cr_expect(shell("(ulimit -v 700000; $RUN -m good.gguf -p 'Once there was' -n 40 --temp 0.9 -s 3 --draft good.gguf --draft-ctx 4000000 >said 2>err) && cmp -s plain said && "
+    cr_expect(shell("(ulimit -v 700000; $RUN -t 1 -m good.gguf -p 'Once there was' -n 40 --temp 0.9 -s 3 --draft good.gguf --draft-ctx 4000000 >said 2>err) && cmp -s plain said && "
                     "test $(grep -c '^note: ' err) = 1 && grep -q '^note: the draft good.gguf is not used, .*no memory' err") == 0);
 #endif
 }
