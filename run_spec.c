@@ -339,7 +339,7 @@ static void pass_turn(struct turn_of *t) { // the lock is held
 static bool count_token(void *arg, const struct token_event *e) {
     struct turn_of *t = arg;
     bool going = capture(&t->text, e);
-    if (t->text.ids.count % TURN != 1) return going; // the first turn is the prompt's, which is not what is timed
+    if (e->id < 0 || t->text.ids.count % TURN != 1) return going; // the first turn is the prompt's, which is not what is timed
     pthread_mutex_lock(&t->all->lock);
     pass_turn(t);
     t->turns++;
@@ -365,21 +365,21 @@ static void *take_turns(void *arg) {
 }
 
 // Tokens a second behind the first token: of each turn the median of the repeats.
-static double speed_of(double *took, int64_t repeats, size_t turns, int64_t tokens) {
+static double speed_of(const double *took, int64_t repeats, size_t turns, size_t tokens) {
     double *one = mem_array((size_t)repeats, sizeof *one, "times of a turn"), all = 0;
     for (size_t i = 1; i < turns; i++) {
         for (int64_t r = 0; r < repeats; r++) one[r] = took[(size_t)r * turns + i];
         all += median(one, (size_t)repeats);
     }
     mem_free(one);
-    return (double)(tokens - 1) / all;
+    return tokens > 1 ? (double)(tokens - 1) / all : NAN;
 }
 
-// One prompt, plainly and with guesses. The two threads change places with each repeat: one of them has memory of its own that is a
-// few hundredths slower.
+// One prompt, plainly and with guesses. The two threads change places with each repeat: what is made in the new one was
+// three hundredths slower, with the same program on both sides.
 static bool time_prompt(struct app *a, const struct texts_options *o, const struct ids *ids, struct kind *k, struct err *err) {
     int64_t repeats = o->repeats > 1 ? o->repeats + o->repeats % 2 : 1;
-    size_t turns = (size_t)(o->n - 2) / TURN + 2;
+    size_t turns = (size_t)(o->n - 1) / TURN + 2, tokens = 0; // one before the first token, one behind each that ends a turn
     double *took[2] = {mem_array((size_t)repeats * turns, sizeof(double), "times"), mem_array((size_t)repeats * turns, sizeof(double), "times")};
     bool good = true;
     for (int64_t r = 0; good && r < repeats; r++) {
@@ -399,6 +399,7 @@ static bool time_prompt(struct app *a, const struct texts_options *o, const stru
         for (int i = 0; i < 2; i++)
             if (good && !t.run[i].good) *err = t.run[i].err, good = false;
         const struct ids *plain = &t.run[0].text.ids, *guessed = &t.run[1].text.ids;
+        tokens = plain->count; // fewer than were asked for where the context ends
         k->differs = k->differs || plain->count != guessed->count || (plain->count && memcmp(plain->id, guessed->id, plain->count * sizeof *plain->id));
         for (int i = 0; i < 2; i++) capture_free(&t.run[i].text);
         pthread_mutex_destroy(&t.lock);
@@ -406,8 +407,8 @@ static bool time_prompt(struct app *a, const struct texts_options *o, const stru
     }
     struct spec_stats t = a->guesses ? spec_stats(a->guesses->spec) : (struct spec_stats){0};
     k->guesses += t.guesses, k->held += t.held, k->passes += t.passes, k->tokens += t.tokens;
-    k->plain[k->n] = good ? speed_of(took[0], repeats, turns, o->n) : 0;
-    k->with[k->n] = good ? speed_of(took[1], repeats, turns, o->n) : 0;
+    k->plain[k->n] = good ? speed_of(took[0], repeats, turns, tokens) : 0;
+    k->with[k->n] = good ? speed_of(took[1], repeats, turns, tokens) : 0;
     k->ratio[k->n] = k->with[k->n] / k->plain[k->n];
     k->n++;
     mem_free(took[0]);

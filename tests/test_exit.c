@@ -15,13 +15,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static const struct backend *cpu(void) {
-    struct err e = {{0}};
-    const struct backend *b = backend_cpu(NULL, &e);
-    cr_assert(b, "%s", e.text);
-    return b;
-}
-
 // --- the first layers ----------------------------------------------------------------------------------------------
 
 enum { IDS = 40 };
@@ -155,20 +148,6 @@ static struct model_config tiny(const char *family, bool tied) {
     config_derive(&c);
     c.init_std = .2f;
     return c;
-}
-
-static struct model *random_model(const struct model_config *c, enum dtype compute, uint64_t seed) {
-    struct err e = {{0}};
-    struct model *m = model_new(c, cpu(), compute, seed, &e);
-    cr_assert(m, "%s", e.text);
-    for (int i = 0; i < m->n_params; i++) {
-        if (m->params[i].init_std != 0) continue;
-        float *w = fetch_weights(m, i);
-        for (int64_t k = 0; k < m->params[i].cols; k++) w[k] += .2f * (float)rng_normal(seed, 1000 + (uint64_t)i, (uint64_t)k);
-        send_weights(m, i, w);
-        free(w);
-    }
-    return m;
 }
 
 Test(exit, the_layer_is_in_the_file_or_the_file_is_refused) {

@@ -91,7 +91,10 @@ Test(spec_programs, the_bench_of_texts_and_the_refusals) {
     cr_expect(shell("$RUN -m tale.gguf --bench-texts kinds -n 16 --repeats 2 --temp 0 >said 2>err && grep -q '^tales.txt: 2 prompts, plain .* tokens/s, with guesses .* guesses held$' said") == 0);
     cr_expect(shell("$RUN -m tale.gguf --bench-texts kinds/tales.txt -n 16 --repeats 1 --json >said 2>err && grep -q '\"prompt\":2,' said") == 0);
     cr_expect(shell("$RUN -m tale.gguf --bench-texts kinds -n 1 2>err") == 2 && shell("grep -q 'behind the first token' err") == 0);
-    cr_expect(shell("$RUN -m tale.gguf --bench-texts kinds -n 2 --repeats 1 >said 2>err && grep -q '^tales.txt: 2 prompts' said") == 0);
+    static const int lengths[] = {2, 16, 17, 18, 33}; // turns are of 16 tokens
+    for (size_t i = 0; i < COUNT_OF(lengths); i++)
+        cr_expect(shell("$RUN -m tale.gguf --bench-texts kinds -n %d --repeats 1 >said 2>err && grep -q '^tales.txt: 2 prompts, plain [0-9.]* tokens' said", lengths[i]) == 0, "%d", lengths[i]);
+    cr_expect(shell("$RUN -m tale.gguf --bench-texts kinds -c 24 -n 100 --repeats 1 >said 2>err && grep -q '^tales.txt: 2 prompts, plain [0-9.]* tokens' said") == 0); // the context ends before
     cr_expect(shell("$RUN -m tale.gguf -p a --spec some 2>err") == 2 && shell("grep -q 'expected auto, none, ngram' err") == 0);
     cr_expect(shell("$RUN -m tale.gguf -p a --spec-accept some 2>err") == 2);
     cr_expect(shell("$RUN -m tale.gguf -p a --spec ngram --spec-accept rejection 2>err") == 2 && shell("grep -q 'use coupled' err") == 0);
